@@ -1,0 +1,283 @@
+//! One mapping of the tree becomes one environment: every field a checked type, every fault collected.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use super::fault::{Faults, Place};
+use super::{Found, expiry, fields};
+use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, NameError, RoutePath, ServiceName};
+use crate::records::{Environment, Expiry, ServiceChoice};
+use crate::version::Selector;
+use crate::yaml::{Mark, Node, Value};
+
+/// Longest description, in characters.
+const DESCRIPTION_LIMIT: usize = 1000;
+
+/// What could be read of an environment. It is one only if there was no fault.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub(super) name: Option<(EnvironmentName, Mark)>,
+    pub(super) prefix: Option<(DnsPrefix, Mark)>,
+    pub(super) header: Option<(HeaderValue, Mark)>,
+    extends: Option<EnvironmentName>,
+    expires: Option<Expiry>,
+    description: Option<String>,
+    services: Vec<ServiceChoice>,
+}
+
+impl Draft {
+    pub(super) fn finish(self) -> Option<Found> {
+        let ((name, name_mark), (prefix, prefix_mark), (header, header_mark)) =
+            (self.name?, self.prefix?, self.header?);
+        let Self {
+            extends,
+            expires,
+            description,
+            services,
+            ..
+        } = self;
+        let environment = Environment {
+            name,
+            prefix,
+            header,
+            extends,
+            expires,
+            description,
+            services,
+            source: None,
+        };
+        Some(Found {
+            environment,
+            name: name_mark,
+            prefix: prefix_mark,
+            header: header_mark,
+        })
+    }
+}
+
+pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) -> Draft {
+    let mut draft = Draft::default();
+    let Value::Mapping(pairs) = &node.value else {
+        faults.add(
+            node.mark,
+            place,
+            wanted(node, "an environment: a mapping with at least `name`"),
+        );
+        return draft;
+    };
+    let known = [
+        "name",
+        "prefix",
+        "header",
+        "extends",
+        "expires",
+        "description",
+        "services",
+    ];
+    let [name, prefix, header, extends, expires, description, services] =
+        fields::of(pairs, place, known, faults);
+    match name {
+        Some(name) => draft.name = text(name, place.field("name"), faults),
+        None => faults.add(
+            node.mark,
+            place.field("name"),
+            "missing: every environment needs a name",
+        ),
+    }
+    draft.prefix = match (prefix, &draft.name) {
+        (Some(prefix), _) => text(prefix, place.field("prefix"), faults),
+        (None, Some((name, mark))) => match DnsPrefix::default_for(name) {
+            Ok(prefix) => Some((prefix, *mark)),
+            Err(error) => {
+                faults.add(*mark, place.field("prefix"), error.to_string());
+                None
+            }
+        },
+        (None, None) => None,
+    };
+    draft.header = match (header, &draft.name) {
+        (Some(header), _) => text(header, place.field("header"), faults),
+        (None, name) => name.as_ref().map(|(name, mark)| (HeaderValue::from(name), *mark)),
+    };
+    if let Some((extends, mark)) = extends.and_then(|node| text(node, place.field("extends"), faults)) {
+        if draft.name.as_ref().is_some_and(|(name, _)| *name == extends) {
+            faults.add(
+                mark,
+                place.field("extends"),
+                "an environment can't extend itself: name another one",
+            );
+        }
+        draft.extends = Some(extends);
+    }
+    if let Some(node) = expires {
+        draft.expires = scalar(node, place.field("expires"), faults)
+            .and_then(|text| checked(expiry::parse(text), node.mark, place.field("expires"), faults));
+    }
+    if let Some(node) = description {
+        draft.description = self::description(node, place.field("description"), faults);
+    }
+    if let Some(node) = services {
+        draft.services = self::services(node, place.field("services"), faults);
+    }
+    draft
+}
+
+fn services(node: &Node, place: Place<'_>, faults: &mut Faults) -> Vec<ServiceChoice> {
+    let Value::Sequence(items) = &node.value else {
+        faults.add(
+            node.mark,
+            place,
+            wanted(node, "a list of services, each on a line after `- `"),
+        );
+        return Vec::new();
+    };
+    let (mut names, mut paths) = (BTreeMap::new(), BTreeMap::new());
+    let mut services = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        let place = place.index(index);
+        services.extend(service(item, place, &mut names, &mut paths, faults));
+    }
+    services
+}
+
+/// A service, if it has a name; `names` and `paths` hold the lines of those before it.
+fn service(
+    node: &Node,
+    place: Place<'_>,
+    names: &mut BTreeMap<String, usize>,
+    paths: &mut BTreeMap<String, usize>,
+    faults: &mut Faults,
+) -> Option<ServiceChoice> {
+    let (name, version, routes) = match &node.value {
+        Value::Scalar { .. } if !node.is_null() => (text(node, place, faults), Selector::Latest, Vec::new()),
+        Value::Mapping(pairs) => {
+            let known = ["name", "version", "route", "routes"];
+            let [name, version, route, routes] = fields::of(pairs, place, known, faults);
+            let Some(name) = name else {
+                faults.add(
+                    node.mark,
+                    place.field("name"),
+                    "missing: every service needs a name",
+                );
+                return None;
+            };
+            let version = version.and_then(|node| text(node, place.field("version"), faults));
+            let mut found = Vec::new();
+            if let Some(node) = route {
+                found.extend(self::route(node, place.field("route"), paths, faults));
+            }
+            if let Some(node) = routes {
+                found.extend(self::routes(node, place.field("routes"), paths, faults));
+            }
+            let name = text(name, place.field("name"), faults);
+            (
+                name,
+                version.map_or(Selector::Latest, |(version, _)| version),
+                found,
+            )
+        }
+        _ => {
+            faults.add(
+                node.mark,
+                place,
+                wanted(node, "a service: its name, or a mapping with at least `name`"),
+            );
+            return None;
+        }
+    };
+    let (name, mark): (ServiceName, Mark) = name?;
+    faults.claim(mark, place.field("name"), "service", name.as_str(), names);
+    Some(ServiceChoice {
+        name,
+        version,
+        routes,
+    })
+}
+
+fn routes(
+    node: &Node,
+    place: Place<'_>,
+    paths: &mut BTreeMap<String, usize>,
+    faults: &mut Faults,
+) -> Vec<RoutePath> {
+    let Value::Sequence(items) = &node.value else {
+        return route(node, place, paths, faults).into_iter().collect();
+    };
+    let items = items.iter().enumerate();
+    items
+        .filter_map(|(index, item)| route(item, place.index(index), paths, faults))
+        .collect()
+}
+
+fn route(
+    node: &Node,
+    place: Place<'_>,
+    paths: &mut BTreeMap<String, usize>,
+    faults: &mut Faults,
+) -> Option<RoutePath> {
+    let (path, mark): (RoutePath, Mark) = text(node, place, faults)?;
+    faults.claim(mark, place, "route", path.as_str(), paths);
+    Some(path)
+}
+
+fn description(node: &Node, place: Place<'_>, faults: &mut Faults) -> Option<String> {
+    let text = scalar(node, place, faults)?;
+    if text.chars().count() > DESCRIPTION_LIMIT {
+        faults.add(
+            node.mark,
+            place,
+            format!("too long: at most {DESCRIPTION_LIMIT} characters"),
+        );
+        return None;
+    }
+    if let Some(control) = text
+        .chars()
+        .find(|letter| letter.is_control() && !"\n\t".contains(*letter))
+    {
+        faults.add(
+            node.mark,
+            place,
+            format!("the control character {control:?} is not taken: plain text is"),
+        );
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// A scalar as a checked type, with its place.
+fn text<T: FromStr<Err = NameError>>(
+    node: &Node,
+    place: Place<'_>,
+    faults: &mut Faults,
+) -> Option<(T, Mark)> {
+    let text = scalar(node, place, faults)?;
+    checked(text.parse(), node.mark, place, faults).map(|value| (value, node.mark))
+}
+
+fn checked<T>(value: Result<T, NameError>, mark: Mark, place: Place<'_>, faults: &mut Faults) -> Option<T> {
+    value
+        .map_err(|error| faults.add(mark, place, error.to_string()))
+        .ok()
+}
+
+fn scalar<'n>(node: &'n Node, place: Place<'_>, faults: &mut Faults) -> Option<&'n str> {
+    match &node.value {
+        Value::Scalar { text, .. } => Some(text),
+        _ => {
+            faults.add(node.mark, place, wanted(node, "a single value"));
+            None
+        }
+    }
+}
+
+/// What is there, and what was wanted.
+fn wanted(node: &Node, what: &str) -> String {
+    let found = match &node.value {
+        Value::Refused(reason) => return reason.clone(),
+        _ if node.is_null() => "nothing",
+        Value::Scalar { .. } => "a single value",
+        Value::Sequence(_) => "a list",
+        Value::Mapping(_) => "a mapping",
+    };
+    format!("{found} where there should be {what}")
+}

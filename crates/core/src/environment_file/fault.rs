@@ -1,0 +1,181 @@
+//! Faults of an environment file, and the path of fields that leads to each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::names::EnvironmentName;
+use crate::yaml::Mark;
+
+/// Most faults of one file that are kept; a file with more is no environment file.
+const LIMIT: usize = 200;
+
+/// What is wrong at one place of an environment file, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Fault {
+    /// The place.
+    #[serde(flatten)]
+    pub mark: Mark,
+    /// The path of fields to it, as `services[1].version`; empty for a fault of the file or the whole environment.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+    /// The environment that it is in, if its name could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentName>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}", self.mark.line, self.mark.column)?;
+        if !self.field.is_empty() {
+            write!(f, ", {}", self.field)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Where in the tree a node stands; becomes text only when there is a fault.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// The document itself.
+    Root,
+    /// An entry of a list.
+    Index(&'a Place<'a>, usize),
+    /// A field of a mapping.
+    Field(&'a Place<'a>, &'a str),
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn index(&'a self, index: usize) -> Place<'a> {
+        Place::Index(self, index)
+    }
+
+    pub(super) fn field(&'a self, name: &'a str) -> Place<'a> {
+        Place::Field(self, name)
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Root => Ok(()),
+            Place::Index(parent, index) => write!(f, "{parent}[{index}]"),
+            Place::Field(Place::Root, name) => f.write_str(name),
+            Place::Field(parent, name) => write!(f, "{parent}.{name}"),
+        }
+    }
+}
+
+/// The faults found so far.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    kept: Vec<Fault>,
+    dropped: usize,
+}
+
+impl Faults {
+    pub(super) fn add(&mut self, mark: Mark, place: Place<'_>, message: impl Into<String>) {
+        if self.kept.len() >= LIMIT {
+            self.dropped += 1;
+            return;
+        }
+        let field = place.to_string();
+        self.kept.push(Fault {
+            mark,
+            field,
+            message: message.into(),
+            environment: None,
+        });
+    }
+
+    /// All faults so far, those that are only counted included.
+    pub(super) fn count(&self) -> usize {
+        self.kept.len() + self.dropped
+    }
+
+    /// Notes that this text, which must be unique, stands here; false, and a fault, if it stood before.
+    pub(super) fn claim(
+        &mut self,
+        mark: Mark,
+        place: Place<'_>,
+        kind: &str,
+        text: &str,
+        lines: &mut BTreeMap<String, usize>,
+    ) -> bool {
+        match lines.get(text) {
+            Some(line) => {
+                self.add(
+                    mark,
+                    place,
+                    format!("{kind} {text:?} is taken since line {line}: each may occur once"),
+                );
+                false
+            }
+            None => {
+                lines.insert(text.to_owned(), mark.line);
+                true
+            }
+        }
+    }
+
+    /// Says of every fault since `before` which environment it is in.
+    pub(super) fn belong_to(&mut self, name: &EnvironmentName, before: usize) {
+        for fault in self.kept.iter_mut().skip(before) {
+            fault.environment = Some(name.clone());
+        }
+    }
+
+    /// The faults by their place, with a last one for those that were only counted.
+    pub(super) fn in_order(mut self) -> Vec<Fault> {
+        self.kept.sort_by_key(|fault| fault.mark);
+        if self.dropped > 0 {
+            let mark = self.kept.last().map_or(Mark::START, |fault| fault.mark);
+            let message = format!("{} more faults are not listed: mend these first", self.dropped);
+            self.kept.push(Fault {
+                mark,
+                field: String::new(),
+                message,
+                environment: None,
+            });
+        }
+        self.kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_say_where_and_what() {
+        let (list, services) = (Place::Root.index(2), "services");
+        let services = list.field(services);
+        let service = services.index(1);
+        let mut faults = Faults::default();
+        faults.add(Mark { line: 4, column: 12 }, service.field("version"), "wrong");
+        faults.add(Mark { line: 1, column: 1 }, Place::Root, "not YAML");
+        faults.add(Mark { line: 2, column: 1 }, Place::Root.field("name"), "missing");
+        let shown: Vec<_> = faults.in_order().iter().map(ToString::to_string).collect();
+        let expected = [
+            "line 1, column 1: not YAML",
+            "line 2, column 1, name: missing",
+            "line 4, column 12, [2].services[1].version: wrong",
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_flood_of_faults_is_counted() {
+        let mut faults = Faults::default();
+        for line in 1..=1000 {
+            faults.add(Mark { line, column: 1 }, Place::Root, "wrong");
+        }
+        assert_eq!(faults.count(), 1000);
+        let faults = faults.in_order();
+        assert_eq!(faults.len(), LIMIT + 1);
+        assert_eq!(
+            faults[LIMIT].to_string(),
+            "line 200, column 1: 800 more faults are not listed: mend these first"
+        );
+    }
+}

@@ -1,0 +1,523 @@
+//! Resolving, step by step: the index takes each record as etcd tells of it and keeps the [`Routing`] in step. What a
+//! change costs follows the change: only the environments that it can affect are resolved again.
+//!
+//! The rules: an environment whose prefix or header belongs to one that was registered earlier is set aside whole.
+//! `extends` counts when the parent is there and at most three levels lie above; otherwise the environment has only
+//! what it names itself. A selector that moves follows the versions that have a live instance.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::address::InstanceId;
+use crate::keys::{Key, KeySpace};
+use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, ServiceName};
+use crate::records::{self, Environment, Instance, InstanceState, SetAside};
+use crate::routing::{Routing, Row, RowKey, ServerId, ServerState, Servers, Touched};
+use crate::version::{BackendId, Selector, Version};
+
+/// How many environments one may stand below by `extends`. The router's configuration writes as many steps out.
+pub const EXTENDS_LIMIT: usize = 3;
+
+/// A claim to a prefix or header; the lowest holds it. Ordered by the revision of registration, then by name.
+type Claim = (i64, EnvironmentName);
+type Instances = BTreeMap<InstanceId, Instance>;
+
+/// All records that routing depends on, and the routing that follows from them.
+#[derive(Debug, Default)]
+pub struct Index {
+    space: KeySpace,
+    environments: BTreeMap<EnvironmentName, Registered>,
+    instances: BTreeMap<ServiceName, BTreeMap<Version, Instances>>,
+    /// Environments that choose a version of a service by a selector that moves.
+    followers: BTreeMap<ServiceName, BTreeSet<EnvironmentName>>,
+    children: BTreeMap<EnvironmentName, BTreeSet<EnvironmentName>>,
+    prefixes: BTreeMap<DnsPrefix, BTreeSet<Claim>>,
+    headers: BTreeMap<HeaderValue, BTreeSet<Claim>>,
+    /// Keys whose newest value could not be read, with the reason. An earlier good value stays in force.
+    unreadable: BTreeMap<String, String>,
+    /// What is wrong with environments that were read.
+    faults: BTreeMap<EnvironmentName, Vec<String>>,
+    /// Environments to be resolved again.
+    dirty: BTreeSet<EnvironmentName>,
+    routing: Routing,
+    touched: Touched,
+}
+
+/// An environment as registered, and what it brought into the routing.
+#[derive(Debug)]
+struct Registered {
+    record: Environment,
+    /// When it was registered first, as etcd's revision.
+    revision: i64,
+    /// It holds its prefix and header.
+    accepted: bool,
+    resolved: Resolved,
+}
+
+/// What resolving one environment gave.
+#[derive(Debug, Default)]
+struct Resolved {
+    rows: BTreeMap<RowKey, String>,
+    backends: Vec<BackendId>,
+    faults: Vec<String>,
+}
+
+impl Index {
+    /// An empty index for the keys below a prefix.
+    pub fn new(space: KeySpace) -> Self {
+        Self {
+            space,
+            ..Self::default()
+        }
+    }
+
+    /// Takes the value of a key. `create_revision` is etcd's: who registered first has the older claim. A value that
+    /// does not parse is set aside with the reason, and the last good value of its key stays in force. Keys that do
+    /// not concern routing are passed over.
+    pub fn put(&mut self, key: &str, value: &[u8], create_revision: i64) {
+        match self.try_put(key, value, create_revision) {
+            Ok(()) => self.unreadable.remove(key),
+            Err(reason) => self.unreadable.insert(key.to_owned(), reason),
+        };
+    }
+
+    fn try_put(&mut self, key: &str, value: &[u8], create_revision: i64) -> Result<(), String> {
+        match self.space.parse(key).map_err(|error| error.to_string())? {
+            Key::Environment(name) => {
+                let record = records::parse_environment(&name, value).map_err(|error| error.to_string())?;
+                self.put_environment(record, create_revision);
+            }
+            Key::Instance(backend, id) => {
+                let instance = records::parse(value).map_err(|error| error.to_string())?;
+                self.put_instance(&backend, id, instance);
+            }
+            Key::Router(_) | Key::Dns(_) | Key::Status(..) => {}
+        }
+        Ok(())
+    }
+
+    /// Takes the end of a key, whether deleted or run out.
+    pub fn delete(&mut self, key: &str) {
+        self.unreadable.remove(key);
+        match self.space.parse(key) {
+            Ok(Key::Environment(name)) => self.delete_environment(&name),
+            Ok(Key::Instance(backend, id)) => self.delete_instance(&backend, &id),
+            Ok(Key::Router(_) | Key::Dns(_) | Key::Status(..)) | Err(_) => {}
+        }
+    }
+
+    /// Resolves what the changes since the last call affect, and tells which places of the routing changed.
+    pub fn resolve(&mut self) -> Touched {
+        let affected = self.settle_claims();
+        let resolved: Vec<_> = affected
+            .into_iter()
+            .filter_map(|name| {
+                let registered = self.environments.get(&name)?;
+                let new = if registered.accepted {
+                    self.rows_of(registered)
+                } else {
+                    self.set_aside_whole(registered)
+                };
+                Some((name, new))
+            })
+            .collect();
+
+        // A row can pass from one environment to another, so all old rows go before any new one comes.
+        let mut touched = std::mem::take(&mut self.touched);
+        let staying: BTreeSet<RowKey> = resolved
+            .iter()
+            .flat_map(|(_, new)| new.rows.keys().cloned())
+            .collect();
+        let mut old_backends = Vec::new();
+        for (name, new) in resolved {
+            for backend in &new.backends {
+                self.routing.name_backend(backend);
+            }
+            self.faults.remove(&name);
+            if !new.faults.is_empty() {
+                self.faults.insert(name.clone(), new.faults.clone());
+            }
+            let Some(registered) = self.environments.get_mut(&name) else {
+                continue;
+            };
+            let old = std::mem::replace(&mut registered.resolved, new);
+            for key in old.rows.keys().filter(|key| !staying.contains(key)) {
+                self.routing.remove_row(key, &mut touched);
+            }
+            for (key, value) in &registered.resolved.rows {
+                self.routing.set_row(
+                    Row {
+                        key: key.clone(),
+                        value: value.clone(),
+                    },
+                    &mut touched,
+                );
+            }
+            old_backends.extend(old.backends);
+        }
+        for backend in &old_backends {
+            self.routing.unname_backend(backend, &mut touched);
+        }
+        touched
+    }
+
+    /// Decides who holds prefix and header among the environments that changes may affect, the earliest registered
+    /// first: whether one holds its own decides about later claimants only. Returns all whose rows may be different.
+    fn settle_claims(&mut self) -> BTreeSet<EnvironmentName> {
+        let mut affected = std::mem::take(&mut self.dirty);
+        let claim = |name: &EnvironmentName| Some((self.environments.get(name)?.revision, name.clone()));
+        let mut waiting: BTreeSet<Claim> = affected.iter().filter_map(claim).collect();
+        while let Some((_, name)) = waiting.pop_first() {
+            let Some(registered) = self.environments.get(&name) else {
+                continue;
+            };
+            let accepted = self.earlier_holder(registered).is_none();
+            if accepted != registered.accepted {
+                waiting.extend(self.later_claimants(registered));
+                affected.extend(self.descendants(&name));
+                if let Some(registered) = self.environments.get_mut(&name) {
+                    registered.accepted = accepted;
+                }
+            }
+            affected.insert(name);
+        }
+        affected
+    }
+
+    /// The routing as of the last [`Index::resolve`].
+    pub fn routing(&self) -> &Routing {
+        &self.routing
+    }
+
+    /// What is left out or incomplete, and why, in the order of the keys: values that do not parse, environments that
+    /// lost their prefix or header to an earlier one, broken `extends`, selectors that nothing fits.
+    pub fn set_aside(&self) -> Vec<SetAside> {
+        let unreadable = self.unreadable.iter().map(|(key, reason)| SetAside {
+            key: key.clone(),
+            reason: reason.clone(),
+        });
+        let faults = self.faults.iter().flat_map(|(name, reasons)| {
+            let key = self.space.text(&Key::Environment(name.clone()));
+            reasons.iter().map(move |reason| SetAside {
+                key: key.clone(),
+                reason: reason.clone(),
+            })
+        });
+        let mut all: Vec<SetAside> = unreadable.chain(faults).collect();
+        all.sort();
+        all
+    }
+
+    fn put_environment(&mut self, record: Environment, revision: i64) {
+        let name = record.name.clone();
+        let old = self.environments.remove(&name);
+        let (resolved, accepted, same_parent) = match old {
+            Some(old) => {
+                self.withdraw(&old);
+                (old.resolved, old.accepted, old.record.extends == record.extends)
+            }
+            None => (Resolved::default(), false, false),
+        };
+        for choice in record.services.iter().filter(|choice| choice.version.moves()) {
+            self.followers
+                .entry(choice.name.clone())
+                .or_default()
+                .insert(name.clone());
+        }
+        if let Some(parent) = &record.extends {
+            self.children
+                .entry(parent.clone())
+                .or_default()
+                .insert(name.clone());
+        }
+        self.prefixes
+            .entry(record.prefix.clone())
+            .or_default()
+            .insert((revision, name.clone()));
+        self.headers
+            .entry(record.header.clone())
+            .or_default()
+            .insert((revision, name.clone()));
+        let registered = Registered {
+            record,
+            revision,
+            accepted,
+            resolved,
+        };
+        // A claim that came earlier than others' can take a prefix or header from them.
+        self.dirty.extend(
+            self.later_claimants(&registered)
+                .into_iter()
+                .map(|(_, name)| name),
+        );
+        if !same_parent {
+            self.dirty.extend(self.descendants(&name));
+        }
+        self.dirty.insert(name.clone());
+        self.environments.insert(name, registered);
+    }
+
+    fn delete_environment(&mut self, name: &EnvironmentName) {
+        let Some(old) = self.environments.remove(name) else {
+            return;
+        };
+        self.withdraw(&old);
+        self.dirty.extend(self.descendants(name));
+        self.dirty.remove(name);
+        self.faults.remove(name);
+        for key in old.resolved.rows.keys() {
+            self.routing.remove_row(key, &mut self.touched);
+        }
+        for backend in &old.resolved.backends {
+            self.routing.unname_backend(backend, &mut self.touched);
+        }
+    }
+
+    /// Takes back what an environment's record claims and follows; who waited for its claims is resolved again.
+    fn withdraw(&mut self, old: &Registered) {
+        let Registered { record, revision, .. } = old;
+        self.dirty
+            .extend(self.later_claimants(old).into_iter().map(|(_, name)| name));
+        let claim = (*revision, record.name.clone());
+        remove_from(&mut self.prefixes, &record.prefix, &claim);
+        remove_from(&mut self.headers, &record.header, &claim);
+        for choice in &record.services {
+            remove_from(&mut self.followers, &choice.name, &record.name);
+        }
+        if let Some(parent) = &record.extends {
+            remove_from(&mut self.children, parent, &record.name);
+        }
+    }
+
+    fn put_instance(&mut self, backend: &BackendId, id: InstanceId, instance: Instance) {
+        let versions = self.instances.entry(backend.service.clone()).or_default();
+        let instances = versions.entry(backend.version.clone()).or_default();
+        let was_live = is_live(instances);
+        instances.insert(id, instance);
+        let live = is_live(instances);
+        self.refresh_backend(backend, was_live != live);
+    }
+
+    fn delete_instance(&mut self, backend: &BackendId, id: &InstanceId) {
+        let Some(versions) = self.instances.get_mut(&backend.service) else {
+            return;
+        };
+        let Some(instances) = versions.get_mut(&backend.version) else {
+            return;
+        };
+        let was_live = is_live(instances);
+        instances.remove(id);
+        let live = is_live(instances);
+        if instances.is_empty() {
+            versions.remove(&backend.version);
+        }
+        if versions.is_empty() {
+            self.instances.remove(&backend.service);
+        }
+        self.refresh_backend(backend, was_live != live);
+    }
+
+    fn refresh_backend(&mut self, backend: &BackendId, liveness_changed: bool) {
+        let instances = self
+            .instances
+            .get(&backend.service)
+            .and_then(|versions| versions.get(&backend.version));
+        let servers = instances.map(servers_of).unwrap_or_default();
+        self.routing.set_servers(backend, servers, &mut self.touched);
+        if liveness_changed {
+            self.dirty.extend(
+                self.followers
+                    .get(&backend.service)
+                    .into_iter()
+                    .flatten()
+                    .cloned(),
+            );
+        }
+    }
+
+    /// The environment that was registered earlier, holds its own claims, and has the same prefix or header.
+    fn earlier_holder(&self, registered: &Registered) -> Option<(&'static str, &EnvironmentName)> {
+        let Registered { record, revision, .. } = registered;
+        let own = (*revision, record.name.clone());
+        let holder = |claims: Option<&BTreeSet<Claim>>| {
+            let earlier = claims?.range(..&own).map(|(_, name)| name);
+            let accepted =
+                |name: &&EnvironmentName| self.environments.get(name).is_some_and(|other| other.accepted);
+            let name = earlier.into_iter().find(accepted)?;
+            self.environments.get_key_value(name).map(|(name, _)| name)
+        };
+        let prefix = holder(self.prefixes.get(&record.prefix)).map(|name| ("prefix", name));
+        prefix.or_else(|| holder(self.headers.get(&record.header)).map(|name| ("header", name)))
+    }
+
+    fn later_claimants(&self, registered: &Registered) -> Vec<Claim> {
+        let Registered { record, revision, .. } = registered;
+        let own = (*revision, record.name.clone());
+        let prefixes = self.prefixes.get(&record.prefix).into_iter().flatten();
+        let headers = self.headers.get(&record.header).into_iter().flatten();
+        prefixes
+            .chain(headers)
+            .filter(|claim| **claim > own)
+            .cloned()
+            .collect()
+    }
+
+    /// The environments below one by `extends`, as far down as its own place in the chain matters.
+    fn descendants(&self, name: &EnvironmentName) -> BTreeSet<EnvironmentName> {
+        let mut found = BTreeSet::new();
+        let mut level = BTreeSet::from([name.clone()]);
+        for _ in 0..=EXTENDS_LIMIT {
+            let children = level.iter().filter_map(|name| self.children.get(name)).flatten();
+            level = children.filter(|child| *child != name).cloned().collect();
+            found.extend(level.iter().cloned());
+        }
+        found
+    }
+
+    fn set_aside_whole(&self, registered: &Registered) -> Resolved {
+        let fault = self.earlier_holder(registered).map(|(field, holder)| {
+            let record = &registered.record;
+            let text = if field == "prefix" {
+                record.prefix.as_str()
+            } else {
+                record.header.as_str()
+            };
+            format!(
+                "{field} {text} belongs to environment {holder}, which was registered first; choose another"
+            )
+        });
+        Resolved {
+            faults: fault.into_iter().collect(),
+            ..Resolved::default()
+        }
+    }
+
+    fn rows_of(&self, registered: &Registered) -> Resolved {
+        let record = &registered.record;
+        let mut resolved = Resolved::default();
+        let mut rows = vec![
+            Row::edge(&record.prefix, &record.header),
+            Row::header(&record.header, &record.name),
+        ];
+        match self.valid_parent(record) {
+            Ok(parent) => rows.extend(parent.map(|parent| Row::parent(&record.name, parent))),
+            Err(fault) => resolved.faults.push(fault),
+        }
+        for choice in &record.services {
+            rows.extend(
+                choice
+                    .routes
+                    .iter()
+                    .map(|path| Row::route(&record.name, path, &choice.name)),
+            );
+            match choice.version.choose(self.live_versions(&choice.name)) {
+                Some(version) => {
+                    let backend = BackendId {
+                        service: choice.name.clone(),
+                        version: version.clone(),
+                    };
+                    rows.push(Row::version(&record.name, &backend));
+                    resolved.backends.push(backend);
+                }
+                None => {
+                    rows.push(Row::nothing_fits(&record.name, &choice.name, &choice.version));
+                    resolved.faults.push(nothing_fits(&choice.name, &choice.version));
+                }
+            }
+        }
+        // Where a record names a service or route twice, the first stands.
+        for row in rows {
+            resolved.rows.entry(row.key).or_insert(row.value);
+        }
+        resolved
+    }
+
+    fn live_versions(&self, service: &ServiceName) -> impl Iterator<Item = &Version> {
+        let versions = self.instances.get(service).into_iter().flatten();
+        versions
+            .filter(|(_, instances)| is_live(instances))
+            .map(|(version, _)| version)
+    }
+
+    /// The parent that an environment takes services and routes from, if its `extends` can be followed.
+    fn valid_parent<'a>(&self, record: &'a Environment) -> Result<Option<&'a EnvironmentName>, String> {
+        let Some(parent) = &record.extends else {
+            return Ok(None);
+        };
+        let only_own = "only what the environment names itself is routed";
+        let in_force = |name: &EnvironmentName| self.environments.get(name).filter(|other| other.accepted);
+        if in_force(parent).is_none() {
+            let what = if self.environments.contains_key(parent) {
+                "is set aside"
+            } else {
+                "does not exist"
+            };
+            return Err(format!("extends {parent}, which {what}; {only_own}"));
+        }
+        let mut above = Vec::new();
+        let mut next = Some(parent);
+        while let Some(name) = next {
+            if *name == record.name {
+                return Err(format!("extends leads in a circle back to {name}; {only_own}"));
+            }
+            if above.len() == EXTENDS_LIMIT {
+                return Err(format!(
+                    "extends passes {EXTENDS_LIMIT} levels at {name}; {only_own}"
+                ));
+            }
+            // A circle further up is the problem of those in it: this environment takes from them what they name.
+            if above.contains(&name) {
+                break;
+            }
+            above.push(name);
+            next = in_force(name)
+                .and_then(|other| other.record.extends.as_ref())
+                .filter(|name| in_force(name).is_some());
+        }
+        Ok(Some(parent))
+    }
+}
+
+fn nothing_fits(service: &ServiceName, selector: &Selector) -> String {
+    match selector {
+        Selector::Range(range) => format!("no live version of {service} fits {range}"),
+        Selector::Exact(_) | Selector::Latest => format!("no version of {service} has a live instance"),
+    }
+}
+
+fn is_live(instances: &Instances) -> bool {
+    instances
+        .values()
+        .any(|instance| instance.state == InstanceState::Up)
+}
+
+/// The servers of a backend. Two records of one address are one server, which drains when both do.
+fn servers_of(instances: &Instances) -> Servers {
+    let mut servers = Servers::new();
+    for instance in instances.values() {
+        let id = ServerId {
+            address: instance.address,
+            protocol: instance.protocol,
+        };
+        let new = ServerState {
+            state: instance.state,
+            weight: instance.weight,
+        };
+        let server = servers.entry(id).or_insert(new);
+        if server.state == InstanceState::Draining {
+            *server = new;
+        }
+    }
+    servers
+}
+
+fn remove_from<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(value);
+        if set.is_empty() {
+            sets.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,410 @@
+//! Tests of the index: what a set of records resolves to, and that every way to a set of records resolves the same.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// One change as etcd tells it. The create revision of a put is its place in the history unless given.
+#[derive(Debug, Clone)]
+enum Change {
+    Put(String, String),
+    Delete(String),
+}
+
+fn put(key: &str, value: &str) -> Change {
+    Change::Put(format!("/mayfly/{key}"), value.to_owned())
+}
+
+fn delete(key: &str) -> Change {
+    Change::Delete(format!("/mayfly/{key}"))
+}
+
+/// `dev extends=qa prefix=www frontend=0.0.1:/:/shop backend=latest`
+fn environment(text: &str) -> Change {
+    let mut words = text.split(' ');
+    let name = words.next().unwrap();
+    let (mut extends, mut prefix, mut header) = (None, format!("www-{name}"), name.to_owned());
+    let mut services = Vec::new();
+    for word in words {
+        let (field, value) = word.split_once('=').unwrap();
+        match field {
+            "extends" => extends = Some(value),
+            "prefix" => prefix = value.to_owned(),
+            "header" => header = value.to_owned(),
+            service => {
+                let mut parts = value.split(':');
+                let version = parts.next().unwrap();
+                services.push(serde_json::json!({"name": service, "version": version, "routes": parts.collect::<Vec<_>>()}));
+            }
+        }
+    }
+    let record = serde_json::json!({"name": name, "extends": extends, "prefix": prefix, "header": header, "services": services});
+    put(&format!("environments/{name}"), &record.to_string())
+}
+
+/// `backend 0.0.1 10.0.0.1:80 [draining]`
+fn instance(text: &str) -> Change {
+    let words: Vec<&str> = text.split(' ').collect();
+    let state = words.get(3).unwrap_or(&"up");
+    let value = format!(r#"{{"address": "{}", "state": "{state}"}}"#, words[2]);
+    put(
+        &format!("backends/{}/{}/{}", words[0], words[1], words[2]),
+        &value,
+    )
+}
+
+/// Applies changes as etcd would number them, resolving after each.
+fn index_after(changes: &[Change]) -> Index {
+    let mut index = Index::default();
+    let mut created: BTreeMap<String, i64> = BTreeMap::new();
+    for (at, change) in changes.iter().enumerate() {
+        match change {
+            Change::Put(key, value) => {
+                let revision = *created.entry(key.clone()).or_insert(at as i64);
+                index.put(key, value.as_bytes(), revision);
+            }
+            Change::Delete(key) => {
+                created.remove(key);
+                index.delete(key);
+            }
+        }
+        index.resolve();
+    }
+    index
+}
+
+fn dump(index: &Index) -> Vec<String> {
+    let rows = index
+        .routing()
+        .rows()
+        .map(|(key, value)| format!("{} {} -> {value}", key.table(), key.as_str()));
+    let servers = index.routing().backends().map(|(backend, servers)| {
+        let servers: Vec<String> = servers
+            .iter()
+            .map(|(id, server)| format!("{} {:?}", id.address, server.state))
+            .collect();
+        format!("{backend}: {}", servers.join(", "))
+    });
+    let aside = index
+        .set_aside()
+        .into_iter()
+        .map(|entry| format!("aside {}: {}", entry.key, entry.reason));
+    rows.chain(servers).chain(aside).collect()
+}
+
+fn check(changes: &[Change], expected: &str) {
+    let expected: Vec<&str> = expected
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    assert_eq!(dump(&index_after(changes)), expected);
+}
+
+#[test]
+fn an_environment_and_its_instance() {
+    check(
+        &[
+            instance("backend 0.0.1 10.0.0.1:80"),
+            environment("prod prefix=www frontend=0.0.1:/:/shop backend=0.0.1"),
+        ],
+        "versions prod/backend -> backend@0.0.1
+         versions prod/frontend -> frontend@0.0.1
+         routes prod/ -> 001:frontend
+         routes prod/shop/ -> 006:frontend
+         headers prod -> prod
+         edge www -> prod
+         backend@0.0.1: 10.0.0.1:80 Up",
+    );
+}
+
+#[test]
+fn latest_follows_what_lives() {
+    let dev = environment("dev backend=latest");
+    let with = |changes: &[Change]| {
+        let index = index_after(changes);
+        let rows: Vec<String> = index
+            .routing()
+            .table(crate::routing::Table::Versions)
+            .map(|(_, value)| value.to_owned())
+            .collect();
+        rows.join(" ")
+    };
+    let mut changes = vec![dev, instance("backend 0.0.1 10.0.0.1:80")];
+    assert_eq!(with(&changes), "backend@0.0.1");
+    changes.push(instance("backend 0.0.2 10.0.0.2:80"));
+    assert_eq!(with(&changes), "backend@0.0.2");
+    changes.push(instance("backend 0.0.2 10.0.0.2:80 draining"));
+    assert_eq!(with(&changes), "backend@0.0.1");
+    changes.push(delete("backends/backend/0.0.1/10.0.0.1:80"));
+    assert_eq!(with(&changes), "backend@latest");
+}
+
+#[test]
+fn nothing_fits_is_told() {
+    check(
+        &[environment("dev backend=^1.2")],
+        "versions dev/backend -> backend@^1.2
+         headers dev -> dev
+         edge www-dev -> dev
+         aside /mayfly/environments/dev: no live version of backend fits ^1.2",
+    );
+}
+
+#[test]
+fn the_first_claim_stands_and_the_next_takes_over() {
+    let changes = [
+        environment("a prefix=x"),
+        environment("b prefix=x"),
+        environment("c prefix=y header=b"),
+    ];
+    // `b` is set aside whole, so its header is free for `c`.
+    check(
+        &changes,
+        "headers a -> a
+         headers b -> c
+         edge x -> a
+         edge y -> b
+         aside /mayfly/environments/b: prefix x belongs to environment a, which was registered first; choose another",
+    );
+    let without_a: Vec<Change> = changes
+        .iter()
+        .cloned()
+        .chain([delete("environments/a")])
+        .collect();
+    check(
+        &without_a,
+        "headers b -> b
+         edge x -> b
+         aside /mayfly/environments/c: header b belongs to environment b, which was registered first; choose another",
+    );
+}
+
+#[test]
+fn extends_three_levels_and_not_four() {
+    let changes = [
+        environment("e extends=d"),
+        environment("a"),
+        environment("b extends=a"),
+        environment("c extends=b"),
+        environment("d extends=c"),
+    ];
+    let index = index_after(&changes);
+    let parents: Vec<String> = index
+        .routing()
+        .table(crate::routing::Table::Parents)
+        .map(|(key, value)| format!("{}->{value}", key.as_str()))
+        .collect();
+    assert_eq!(parents, ["b->a", "c->b", "d->c"]);
+    assert_eq!(
+        index.set_aside()[0].reason,
+        "extends passes 3 levels at a; only what the environment names itself is routed"
+    );
+}
+
+#[test]
+fn a_circle_and_a_missing_parent_are_their_own_problem() {
+    check(
+        &[environment("a extends=b"), environment("b extends=a"), environment("c extends=a"), environment("d extends=gone")],
+        "parents c -> a
+         headers a -> a
+         headers b -> b
+         headers c -> c
+         headers d -> d
+         edge www-a -> a
+         edge www-b -> b
+         edge www-c -> c
+         edge www-d -> d
+         aside /mayfly/environments/a: extends leads in a circle back to a; only what the environment names itself is routed
+         aside /mayfly/environments/b: extends leads in a circle back to b; only what the environment names itself is routed
+         aside /mayfly/environments/d: extends gone, which does not exist; only what the environment names itself is routed",
+    );
+}
+
+#[test]
+fn a_bad_value_leaves_the_last_good_one_in_force() {
+    let changes = [
+        environment("dev"),
+        put("environments/dev", "{"),
+        put("backends/a b/1/x", "{}"),
+    ];
+    check(
+        &changes,
+        "headers dev -> dev
+         edge www-dev -> dev
+         aside /mayfly/backends/a b/1/x: \"a b\" is not a service name: lower-case letters, digits and hyphens, a letter or digit at both ends, at most 63
+         aside /mayfly/environments/dev: the value is not a record: EOF while parsing an object at line 1 column 1",
+    );
+    let mended: Vec<Change> = changes
+        .iter()
+        .cloned()
+        .chain([environment("dev"), delete("backends/a b/1/x")])
+        .collect();
+    check(&mended, "headers dev -> dev\nedge www-dev -> dev");
+}
+
+#[test]
+fn two_records_of_one_address_are_one_server() {
+    check(
+        &[
+            put(
+                "backends/a/1/x",
+                r#"{"address": "10.0.0.1:80", "state": "draining"}"#,
+            ),
+            put("backends/a/1/y", r#"{"address": "10.0.0.1:80"}"#),
+        ],
+        "a@1: 10.0.0.1:80 Up",
+    );
+}
+
+#[test]
+fn a_change_touches_only_its_own_places() {
+    let mut index = index_after(&[
+        environment("qa backend=1"),
+        environment("a extends=qa"),
+        environment("b extends=qa"),
+    ]);
+    let Change::Put(key, value) = environment("qa backend=2") else {
+        unreachable!()
+    };
+    index.put(&key, value.as_bytes(), 0);
+    let touched = index.resolve();
+    let rows: Vec<&str> = touched.rows.iter().map(RowKey::as_str).collect();
+    assert_eq!(rows, ["qa/backend"]);
+    assert_eq!(
+        touched.backends.len(),
+        1,
+        "backend@1, which nobody names any more"
+    );
+    index.put(&key, value.as_bytes(), 0);
+    assert!(index.resolve().is_empty(), "the same value again changes nothing");
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    let name = "[a-e]";
+    let an_environment = (
+        name,
+        proptest::option::of("[a-e]"),
+        "[x-z]|www-[a-e]",
+        "[x-z]|[a-e]",
+        proptest::collection::vec(("[st]", "[12]|latest|\\^1|\\*", proptest::bool::ANY), 0..3),
+    )
+        .prop_map(|(name, extends, prefix, header, services)| {
+            let mut text = format!("{name} prefix={prefix} header={header}");
+            if let Some(parent) = extends {
+                text += &format!(" extends={parent}");
+            }
+            for (service, version, routed) in services {
+                text += &format!(" {service}={version}{}", if routed { ":/" } else { "" });
+            }
+            environment(&text)
+        });
+    let an_instance = ("[st]", "[12]|1\\.1|latest", 1..4u8, proptest::bool::ANY);
+    prop_oneof![
+        4 => an_environment,
+        2 => name.prop_map(|name| delete(&format!("environments/{name}"))),
+        3 => an_instance.clone().prop_map(|(service, version, host, draining)| {
+            instance(&format!("{service} {version} 10.0.0.{host}:80{}", if draining { " draining" } else { "" }))
+        }),
+        2 => an_instance.prop_map(|(service, version, host, _)| {
+            delete(&format!("backends/{service}/{version}/10.0.0.{host}:80"))
+        }),
+        1 => name.prop_map(|name| put(&format!("environments/{name}"), "{}")),
+    ]
+}
+
+/// What etcd holds after a history: for each key its last good value and its create revision.
+fn survivors(changes: &[Change]) -> Vec<(String, String, i64)> {
+    let mut held: BTreeMap<String, (String, i64)> = BTreeMap::new();
+    for (at, change) in changes.iter().enumerate() {
+        match change {
+            Change::Put(key, value) if value == "{}" => {
+                // Only a value with an earlier good one keeps its revision; the test leaves new bad ones out.
+                let _ = held.get(key);
+            }
+            Change::Put(key, value) => {
+                let revision = held.get(key).map_or(at as i64, |(_, revision)| *revision);
+                held.insert(key.clone(), (value.clone(), revision));
+            }
+            Change::Delete(key) => {
+                held.remove(key);
+            }
+        }
+    }
+    held.into_iter()
+        .map(|(key, (value, revision))| (key, value, revision))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Step by step or all at once, in whatever order: the same records give the same routing and the same faults,
+    /// and what was said to be touched is exactly what differs.
+    #[test]
+    fn the_way_does_not_matter(changes in proptest::collection::vec(any_change(), 1..40)) {
+        let mut stepwise = Index::default();
+        let mut created: BTreeMap<String, i64> = BTreeMap::new();
+        for (at, change) in changes.iter().enumerate() {
+            let before = stepwise.routing().clone();
+            match change {
+                Change::Put(key, value) => {
+                    let revision = if value == "{}" { at as i64 } else { *created.entry(key.clone()).or_insert(at as i64) };
+                    stepwise.put(key, value.as_bytes(), revision);
+                }
+                Change::Delete(key) => {
+                    created.remove(key);
+                    stepwise.delete(key);
+                }
+            }
+            let touched = stepwise.resolve();
+            let after = stepwise.routing();
+            for (key, value) in before.rows().chain(after.rows()) {
+                let differs = before.row(key) != after.row(key);
+                prop_assert!(!differs || touched.rows.contains(key), "{key:?} {value}");
+            }
+            for (backend, _) in before.backends().chain(after.backends()) {
+                prop_assert!(before.servers(backend) == after.servers(backend) || touched.backends.contains(backend));
+            }
+        }
+        let mut records = survivors(&changes);
+        records.reverse();
+        let mut at_once = Index::default();
+        for (key, value, revision) in &records {
+            at_once.put(key, value.as_bytes(), *revision);
+        }
+        at_once.resolve();
+        prop_assert_eq!(stepwise.routing(), at_once.routing());
+        let readable = |index: &Index| index.faults.clone();
+        prop_assert_eq!(readable(&stepwise), readable(&at_once));
+    }
+}
+
+proptest! {
+    /// Whatever stands in etcd: no row has a character that a map file, a run-time command or a configuration reads
+    /// as syntax.
+    #[test]
+    fn no_row_carries_syntax(
+        name in "[a-z]{1,3}",
+        prefix in "[a-z]{1,4}[ -~\\n]?[a-z]{0,2}",
+        header in "[a-z#!]{1,4}[ -~\\n\\t]?[a-z]{0,2}",
+        service in "[a-z]{1,4}[ -~\\n]?[a-z]{0,2}",
+        version in "[0-9.^<>=~*, ]{1,6}[ -~\\n]?",
+        route in "/[ -~\\n]{0,4}",
+        address in "10\\.0\\.0\\.1:[0-9]{1,4}[ -~\\n]?",
+    ) {
+        let record = serde_json::json!({"name": name, "prefix": prefix, "header": header,
+            "services": [{"name": service, "version": version, "routes": [route]}]});
+        let changes = [
+            put(&format!("environments/{name}"), &record.to_string()),
+            put(&format!("backends/{service}/{version}/x"), &serde_json::json!({"address": address}).to_string()),
+        ];
+        let index = index_after(&changes);
+        for (key, value) in index.routing().rows() {
+            for text in [key.as_str(), value] {
+                let syntax = |c: char| c.is_whitespace() || c.is_control() || !c.is_ascii() || "\"{};\\".contains(c);
+                prop_assert!(!text.contains(syntax) && !text.starts_with('#') && !text.contains("<<"), "{text:?}");
+            }
+        }
+    }
+}

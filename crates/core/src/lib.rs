@@ -1,0 +1,16 @@
+//! Everything of Mayfly that is pure: names, the environment file, etcd keys and records, and the resolving of
+//! environments into routing tables. Nothing here reads a clock, a file or a socket; the daemons do that around it.
+//!
+//! The chain: text from outside becomes a checked type ([`names`], [`version`], [`address`]); YAML becomes
+//! environments ([`yaml`], [`environment_file`]); etcd keys and values become typed records ([`keys`],
+//! [`records`]); records become routing tables ([`index`], which keeps [`routing`] in step with each change).
+
+pub mod address;
+pub mod environment_file;
+pub mod index;
+pub mod keys;
+pub mod names;
+pub mod records;
+pub mod routing;
+pub mod version;
+pub mod yaml;

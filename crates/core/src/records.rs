@@ -1,0 +1,402 @@
+//! The values of the etcd keys, as JSON. Every field is a checked type, so a record that parses is safe to use; one
+//! that does not is set aside with its key and the reason. Unknown fields are ignored: a newer writer may add some.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::address::Address;
+use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, NameError, NodeName, RoutePath, ServiceName};
+use crate::version::Selector;
+
+/// A named choice of service versions, with all defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Its name, the same as in the key.
+    pub name: EnvironmentName,
+    /// The environment from which it takes every service and route that it does not name itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extends: Option<EnvironmentName>,
+    /// The first DNS label that leads to it from outside.
+    pub prefix: DnsPrefix,
+    /// The value of `x-mayfly` that marks its requests.
+    pub header: HeaderValue,
+    /// When it is to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Expiry>,
+    /// A note for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Its services, in the order of the file.
+    #[serde(default)]
+    pub services: Vec<ServiceChoice>,
+    /// Where it comes from; absent when nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// The version that an environment chooses for one service, and the public paths that lead there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceChoice {
+    /// The service.
+    pub name: ServiceName,
+    /// Which version.
+    pub version: Selector,
+    /// The public paths that lead to it; none for a service that is only called by others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RoutePath>,
+}
+
+/// Who registered an environment, and from which file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The node of the registrar.
+    pub registrar: NodeName,
+    /// The file's name in the directory that it watches.
+    pub file: String,
+}
+
+/// When an environment is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Expiry {
+    /// This long after its first registration; whole seconds, at least one.
+    After(Duration),
+    /// At this moment (RFC 3339, UTC).
+    At(SystemTime),
+}
+
+impl FromStr for Expiry {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if let Ok(moment) = humantime::parse_rfc3339(text) {
+            return Ok(Self::At(moment));
+        }
+        match humantime::parse_duration(text) {
+            Ok(duration) if duration >= Duration::from_secs(1) && duration.subsec_nanos() == 0 => {
+                Ok(Self::After(duration))
+            }
+            _ => Err(NameError::new(
+                text,
+                "an expiry",
+                "a duration in whole seconds such as 8h or 2days, or a moment such as 2030-01-31T18:00:00Z",
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for Expiry {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<Expiry> for String {
+    fn from(expiry: Expiry) -> String {
+        expiry.to_string()
+    }
+}
+
+impl fmt::Display for Expiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::After(duration) => humantime::format_duration(*duration).fmt(f),
+            Self::At(moment) => humantime::format_rfc3339(*moment).fmt(f),
+        }
+    }
+}
+
+/// One running copy of a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Where it listens.
+    pub address: Address,
+    /// Whether it takes new requests.
+    #[serde(default)]
+    pub state: InstanceState,
+    /// What it speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Its share of the requests relative to its siblings, 0 to 256.
+    #[serde(default)]
+    pub weight: Weight,
+    /// Notes for people and tools; routing does not look at them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Whether an instance takes new requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceState {
+    /// It does.
+    #[default]
+    Up,
+    /// It finishes those it has, and takes no new ones.
+    Draining,
+}
+
+/// What an instance speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http,
+    /// HTTP/2 in clear text with prior knowledge, as gRPC uses it.
+    H2c,
+}
+
+/// A share of requests, from 0 (none) to 256, as HAProxy counts it; 100 by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct Weight(u16);
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self(100)
+    }
+}
+
+impl TryFrom<u16> for Weight {
+    type Error = NameError;
+
+    fn try_from(weight: u16) -> Result<Self, NameError> {
+        if weight <= 256 {
+            return Ok(Self(weight));
+        }
+        Err(NameError::new(
+            &weight.to_string(),
+            "a weight",
+            "a number from 0 to 256",
+        ))
+    }
+}
+
+impl FromStr for Weight {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let number: Result<u16, _> = text.parse();
+        number
+            .ok()
+            .and_then(|number| Self::try_from(number).ok())
+            .ok_or_else(|| NameError::new(text, "a weight", "a number from 0 to 256"))
+    }
+}
+
+impl From<Weight> for u16 {
+    fn from(weight: Weight) -> u16 {
+        weight.0
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One HAProxy that routes for Mayfly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Router {
+    /// The address of its internal side, where the names of services lead.
+    pub address: IpAddr,
+    /// The version of HAProxy, as it says it.
+    #[serde(default)]
+    pub haproxy_version: String,
+}
+
+/// A static DNS record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsRecord {
+    /// The addresses that the host name leads to, at least one.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What a daemon says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The newest revision of etcd whose every change has been applied; 0 before the first.
+    pub applied_revision: i64,
+    /// When that was (RFC 3339, UTC).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_at: Option<String>,
+    /// Whether it has been in step with etcd since it started.
+    #[serde(default)]
+    pub ready: bool,
+    /// Entries that are left out, in the order of their keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set_aside: Vec<SetAside>,
+    /// Why the newest state is not in force, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What only this daemon has to tell: reloads, slots, version of HAProxy.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub detail: serde_json::Map<String, serde_json::Value>,
+}
+
+/// An entry that is left out, so that it harms nobody else.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SetAside {
+    /// The etcd key, or the file and environment.
+    pub key: String,
+    /// What is wrong with it and what would be right.
+    pub reason: String,
+}
+
+/// Longest value that is looked at, in octets; etcd's own limit for a request is 1.5 MiB.
+pub const VALUE_LIMIT: usize = 1 << 20;
+
+/// Why the value of a key is not a record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// It is longer than [`VALUE_LIMIT`].
+    #[error("the value has {0} octets; at most {VALUE_LIMIT} are taken")]
+    TooLong(usize),
+    /// It is not JSON, or a field of it breaks a rule.
+    #[error("the value is not a record: {0}")]
+    Invalid(#[from] serde_json::Error),
+    /// The name in the value is not the one in the key.
+    #[error("the value names environment {0}, its key another")]
+    OtherName(EnvironmentName),
+}
+
+/// Reads the value of a key.
+///
+/// # Errors
+/// When it is too long, not JSON, or breaks a rule; the message says where.
+pub fn parse<Record: DeserializeOwned>(value: &[u8]) -> Result<Record, RecordError> {
+    if value.len() > VALUE_LIMIT {
+        return Err(RecordError::TooLong(value.len()));
+    }
+    Ok(serde_json::from_slice(value)?)
+}
+
+/// Reads the value of an environment's key.
+///
+/// # Errors
+/// As [`parse`], and when the record names another environment than its key.
+pub fn parse_environment(name: &EnvironmentName, value: &[u8]) -> Result<Environment, RecordError> {
+    let environment: Environment = parse(value)?;
+    if environment.name != *name {
+        return Err(RecordError::OtherName(environment.name));
+    }
+    Ok(environment)
+}
+
+/// Writes a record as the value of a key. Equal records give equal bytes.
+pub fn to_json<Record: Serialize>(record: &Record) -> Vec<u8> {
+    // Every record is a struct of strings, numbers and maps with string keys, which JSON can always hold.
+    serde_json::to_vec(record).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment() -> Environment {
+        Environment {
+            name: "temp-1".parse().unwrap(),
+            extends: Some("qa".parse().unwrap()),
+            prefix: "www-temp-1".parse().unwrap(),
+            header: "temp-1".parse().unwrap(),
+            expires: Some("8h".parse().unwrap()),
+            description: Some("checkout".to_owned()),
+            services: vec![ServiceChoice {
+                name: "frontend".parse().unwrap(),
+                version: "0.0.2".parse().unwrap(),
+                routes: vec!["/".parse().unwrap()],
+            }],
+            source: Some(Source {
+                registrar: "host-1".parse().unwrap(),
+                file: "temp-1.yaml".to_owned(),
+            }),
+        }
+    }
+
+    #[test]
+    fn an_environment_survives_its_json() {
+        let record = environment();
+        assert_eq!(
+            parse_environment(&record.name, &to_json(&record)).unwrap(),
+            record
+        );
+    }
+
+    #[test]
+    fn every_record_becomes_json() {
+        assert!(!to_json(&environment()).is_empty());
+        assert!(!to_json(&Status::default()).is_empty());
+        let router = Router {
+            address: "10.0.0.1".parse().unwrap(),
+            haproxy_version: "2.6.12".to_owned(),
+        };
+        assert_eq!(parse::<Router>(&to_json(&router)).unwrap(), router);
+    }
+
+    #[test]
+    fn an_instance_needs_only_its_address() {
+        let instance: Instance = parse(br#"{"address": "10.0.0.5:8080", "added_later": 1}"#).unwrap();
+        assert_eq!(
+            (instance.state, instance.protocol),
+            (InstanceState::Up, Protocol::Http)
+        );
+        assert_eq!(u16::from(instance.weight), 100);
+    }
+
+    #[test]
+    fn hostile_values_are_refused_with_a_reason() {
+        for (value, reason) in [
+            (&b"not json"[..], "the value is not a record: expected"),
+            (
+                br#"{"address": "10.0.0.5:8080\n  server x 1.2.3.4:1"}"#,
+                "is not an address",
+            ),
+            (br#"{"address": "evil.example:80"}"#, "is not an address"),
+            (
+                br#"{"address": "10.0.0.5:8080", "weight": 257}"#,
+                "is not a weight",
+            ),
+            (
+                br#"{"address": "10.0.0.5:8080", "protocol": "http\n"}"#,
+                "unknown variant",
+            ),
+            (b"", "the value is not a record: EOF"),
+        ] {
+            let error = parse::<Instance>(value).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+        let long = vec![b' '; VALUE_LIMIT + 1];
+        assert!(matches!(parse::<Instance>(&long), Err(RecordError::TooLong(_))));
+    }
+
+    #[test]
+    fn a_record_under_another_key_is_refused() {
+        let record = environment();
+        let error = parse_environment(&"other".parse().unwrap(), &to_json(&record)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the value names environment temp-1, its key another"
+        );
+    }
+
+    #[test]
+    fn expiries() {
+        for good in ["8h", "90m", "2days", "2030-01-31T18:00:00Z"] {
+            let expiry: Expiry = good.parse().unwrap();
+            assert_eq!(expiry.to_string().parse::<Expiry>().unwrap(), expiry);
+        }
+        for bad in ["", "8", "0s", "1500ms", "tomorrow", "-1h", "2030-13-01T00:00:00Z"] {
+            assert!(bad.parse::<Expiry>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Environment files from outside: golden cases, texts that somebody else wrote, and texts made to do harm.
+
+// Helpers and strategies of a test stand outside of its `#[test]` functions.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mayfly_core::environment_file::{Parsed, SIZE_LIMIT, parse};
+use mayfly_core::records::{Environment, ServiceChoice};
+use mayfly_core::version::Selector;
+use proptest::prelude::*;
+
+/// The cases of a folder, by name.
+fn cases(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/environment_file")
+        .join(folder);
+    let mut cases: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    cases.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    cases.sort();
+    cases
+}
+
+/// Compares with the expected text beside the case; `UPDATE_GOLDEN=1` writes it instead.
+fn check(case: &Path, extension: &str, found: &str) {
+    let expected = case.with_extension(extension);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&expected, found).unwrap();
+    }
+    let expected =
+        fs::read_to_string(&expected).unwrap_or_else(|error| panic!("{}: {error}", expected.display()));
+    assert_eq!(found, expected, "{}", case.display());
+}
+
+fn environments(parsed: &Parsed) -> Vec<&Environment> {
+    parsed
+        .environments
+        .iter()
+        .map(|found| &found.environment)
+        .collect()
+}
+
+#[test]
+fn good_files_become_environments() {
+    let cases = cases("succeeds");
+    assert!(cases.len() >= 17);
+    for case in cases {
+        let parsed = parse(&fs::read(&case).unwrap());
+        assert_eq!(parsed.faults, [], "{}", case.display());
+        let json = serde_json::to_string_pretty(&environments(&parsed)).unwrap();
+        check(&case, "json", &(json + "\n"));
+    }
+}
+
+#[test]
+fn faults_say_where_and_what_would_be_right() {
+    let cases = cases("fails");
+    assert!(cases.len() >= 23);
+    for case in cases {
+        let parsed = parse(&fs::read(&case).unwrap());
+        assert!(!parsed.faults.is_empty(), "{}", case.display());
+        let mut found = String::new();
+        for fault in &parsed.faults {
+            found += &format!("{fault}\n");
+        }
+        for environment in environments(&parsed) {
+            found += &format!("good: {}\n", environment.name);
+        }
+        check(&case, "faults", &found);
+    }
+}
+
+#[test]
+fn a_refused_environment_is_known_by_name_where_it_has_one() {
+    let holds = |text: &str, name: &str| parse(text.as_bytes()).may_hold(&name.parse().unwrap());
+    assert!(holds("- {name: a, owner: me}\n- {name: b}", "a"));
+    assert!(!holds("- {name: a, owner: me}\n- {name: b}", "b"));
+    assert!(!holds("- {name: a, owner: me}\n- {name: b}", "gone"));
+    assert!(holds("- {name: A}\n- {name: b}", "a"));
+    assert!(holds("name: b\n---\n[", "a"));
+    assert!(!holds("", "a"));
+}
+
+/// Reads a text and says how long that took.
+fn timed(text: &str) -> (Parsed, Duration) {
+    let start = Instant::now();
+    let parsed = parse(text.as_bytes());
+    (parsed, start.elapsed())
+}
+
+#[test]
+fn texts_made_to_cost_much_are_refused_soon() {
+    let size = SIZE_LIMIT as usize / 4;
+    let fill = |unit: &str| unit.repeat(size / unit.len());
+    let staircase: String = (0..1400)
+        .map(|depth| format!("{}a:\n", " ".repeat(depth)))
+        .collect();
+    let units = [
+        "[",
+        "{",
+        "]",
+        "- ",
+        "? ",
+        "a: ",
+        "a:\n",
+        "&a ",
+        "*a ",
+        "! ",
+        "!a ",
+        "!!",
+        "%",
+        "\"",
+        "'",
+        "|",
+        ">",
+        "#",
+        "\n",
+        "---\n",
+        "--- [\n",
+        "...\n",
+        "a,",
+        "[a,",
+        "{a: ",
+        "- a\n",
+        "a: b\n",
+        "\t",
+        " ",
+        "\0",
+        "\u{feff}",
+        "é",
+        "<<: *a\n",
+        "- name: a\n",
+        "- {}\n",
+        "name: a\n---\n",
+        "&a a: *a\n",
+        "- &a [a]\n",
+        "%YAML 1.2\n",
+        "\"\\",
+        "|\n ",
+        "%TAG ! a\n",
+        "--- '\n",
+        "---\n%a\n",
+        "a\n",
+        "a ",
+        "[]: ",
+        "? a\n",
+        "[a: ",
+        "{? a, ",
+        "[\n",
+        "{\n",
+        "[ a\n",
+    ];
+    for (what, text) in units
+        .iter()
+        .map(|unit| (*unit, fill(unit)))
+        .chain([("staircase", staircase)])
+    {
+        let (parsed, took) = timed(&text);
+        // Below 0.7 s each, measured without optimisation; what grows with the square of the length takes far longer.
+        assert!(took < Duration::from_secs(15), "{what:?} took {took:?}");
+        assert!(parsed.faults.len() <= 201, "{what:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_too_long_is_refused_unread() {
+    let text = "name: dev\n".to_owned() + &" ".repeat(100 << 20);
+    let (parsed, took) = timed(&text);
+    assert_eq!(parsed.faults.len(), 1);
+    assert!(
+        parsed.faults[0].message.contains("at most 1048576"),
+        "{}",
+        parsed.faults[0]
+    );
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn a_large_honest_file_is_taken() {
+    let mut text = String::new();
+    for index in 0..1000 {
+        text += &format!("- name: temp-{index}\n  services:\n");
+        for service in 0..20 {
+            text += &format!("    - {{name: service-{service}, version: 0.0.{index}}}\n");
+        }
+    }
+    assert!(text.len() as u64 <= SIZE_LIMIT, "{}", text.len());
+    let parsed = parse(text.as_bytes());
+    assert_eq!((parsed.environments.len(), parsed.faults), (1000, vec![]));
+}
+
+prop_compose! {
+    fn service()(
+        name in "[a-z]([a-z0-9-]{0,12}[a-z0-9])?",
+        version in "[A-Za-z0-9_][A-Za-z0-9_.-]{0,10}|latest|[0-9]{1,2}\\.[0-9]{1,2}|[\\^~][1-9](\\.[1-9][0-9]?)?|>=1, <2",
+        routes in prop::collection::btree_set("/|(/[a-z0-9._~:@+-]{1,6}){1,3}", 0..3),
+    ) -> ServiceChoice {
+        let routes: BTreeSet<_> = routes.iter().filter_map(|path| path.parse().ok()).collect();
+        let version: Selector = version.parse().unwrap();
+        ServiceChoice { name: name.parse().unwrap(), version, routes: routes.into_iter().collect() }
+    }
+}
+
+prop_compose! {
+    fn environment()(
+        name in "[a-z0-9]([a-z0-9-]{0,12}[a-z0-9])?|on|null|1e3|0x1f|[0-9]{1,4}",
+        prefix in "[a-z0-9]([a-z0-9-]{0,12}[a-z0-9])?|true",
+        header in "[A-Za-z0-9][A-Za-z0-9!#$%&'*+.^_`|~-]{0,12}|1\\.10|yes",
+        extends in proptest::option::of("x[a-z]{1,5}"),
+        expires in proptest::option::of("[1-9][0-9]{0,3}(s|m|h|days)|20[3-9][0-9]-01-31T18:00:00Z"),
+        description in proptest::option::of("[^\\p{C}]{0,40}(\n[ -~]{0,20}){0,2}"),
+        services in prop::collection::vec(service(), 0..5),
+    ) -> Environment {
+        let mut services = services;
+        let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
+        services.retain(|service| names.insert(service.name.clone()));
+        for service in &mut services {
+            service.routes.retain(|path| paths.insert(path.clone()));
+        }
+        Environment {
+            name: name.parse().unwrap(),
+            prefix: prefix.parse().unwrap(),
+            header: header.parse().unwrap(),
+            extends: extends.map(|name| name.parse().unwrap()),
+            expires: expires.map(|text| text.parse().unwrap()),
+            description,
+            services,
+            source: None,
+        }
+    }
+}
+
+proptest! {
+    /// Another implementation of YAML writes, this one reads.
+    #[test]
+    fn what_serde_yaml_writes_is_read_back(environment in environment(), as_list: bool) {
+        let text = if as_list {
+            serde_yaml::to_string(&[&environment]).unwrap()
+        } else {
+            serde_yaml::to_string(&environment).unwrap()
+        };
+        let parsed = parse(text.as_bytes());
+        prop_assert_eq!(&parsed.faults, &vec![], "{}", text);
+        prop_assert_eq!(environments(&parsed), vec![&environment], "{}", text);
+    }
+
+    #[test]
+    fn any_octets_are_read_to_an_end(content in prop::collection::vec(any::<u8>(), 0..400)) {
+        parse(&content);
+    }
+
+    #[test]
+    fn anything_like_yaml_is_read_to_an_end(content in "([\\[\\]{}:,?&*!|>'\"%@`#~. \n\t-]|- |: |---\n|\\.\\.\\.\n|name|services|a|é|\u{feff}|\r|\0|\\\\){0,120}") {
+        parse(content.as_bytes());
+    }
+
+    /// A good file with one place spoilt: no panic, and what still comes through is fit to be written anywhere.
+    #[test]
+    fn a_spoilt_file_lets_only_checked_text_through(at in 0..400usize, spoil in "[ -~\n\t\r\u{feff}é]{0,4}", cut in 0..12usize) {
+        let good = fs::read_to_string(&cases("succeeds")[0]).unwrap();
+        let at = at.min(good.len());
+        let text = format!("{}{spoil}{}", &good[..at], &good[(at + cut).min(good.len())..]);
+        for environment in environments(&parse(text.as_bytes())) {
+            let mut texts = vec![environment.name.to_string(), environment.prefix.to_string(), environment.header.to_string()];
+            for service in &environment.services {
+                texts.push(service.name.to_string());
+                texts.extend(service.routes.iter().map(ToString::to_string));
+                if let Selector::Exact(version) = &service.version {
+                    texts.push(version.to_string());
+                }
+            }
+            for text in texts {
+                prop_assert!(!text.is_empty() && !text.contains([' ', '\n', '\r', '\t', '"', '{', ';', '<']), "{text:?}");
+            }
+            // And it survives the way through etcd.
+            let json = serde_json::to_vec(environment).unwrap();
+            prop_assert_eq!(&serde_json::from_slice::<Environment>(&json).unwrap(), environment);
+        }
+    }
+}
