@@ -117,10 +117,14 @@ impl<'text> Reader<'text> {
 
     fn error(&self, error: &ScanError) -> YamlError {
         let mark = self.mark(&Span::empty(*error.marker()));
-        YamlError {
-            mark,
-            message: format!("not YAML: {}", error.info()),
-        }
+        let info = error.info();
+        let message = match info {
+            // The parser looks ahead and has a limit of its own, above ours.
+            _ if info.contains("recursion limit") => "too many levels of nesting".to_owned(),
+            _ if info.contains("tab") => format!("not YAML: {info}: indent with spaces"),
+            _ => format!("not YAML: {info}"),
+        };
+        YamlError { mark, message }
     }
 
     fn node(

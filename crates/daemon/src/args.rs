@@ -1,0 +1,271 @@
+//! The arguments that every daemon takes. Each is a flag with an environment variable, and each is checked by
+//! its type while the command line is read, so a mistake is told before anything starts.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use mayfly_core::keys::KeySpace;
+use mayfly_core::names::NodeName;
+
+use crate::logs::LogFormat;
+use crate::store::Store;
+
+/// Flatten this into the top-level arguments of a program; its flags may stand before or after a subcommand.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Common options")]
+pub struct CommonArgs {
+    /// Where etcd listens: one or more endpoints, separated by commas
+    #[arg(
+        long,
+        alias = "peer",
+        env = "MAYFLY_ETCD",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:2379",
+        global = true
+    )]
+    pub etcd: Vec<Endpoint>,
+
+    /// The beginning of every key in etcd; several Mayflies can share an etcd by having a prefix each
+    #[arg(
+        long,
+        env = "MAYFLY_PREFIX",
+        value_name = "KEY",
+        default_value = "/mayfly",
+        global = true
+    )]
+    pub prefix: KeySpace,
+
+    /// The name of this node in etcd, unique for each daemon of a kind [default: the host name]
+    #[arg(long, env = "MAYFLY_NODE", value_name = "NAME", global = true)]
+    pub node: Option<NodeName>,
+
+    /// Serve /healthz, /readyz and /metrics at this address, such as 127.0.0.1:9101 [default: off]
+    #[arg(long, env = "MAYFLY_ADMIN", value_name = "ADDRESS", global = true)]
+    pub admin: Option<SocketAddr>,
+
+    /// What to log: a level, or a filter such as info,mayfly_daemon=debug
+    #[arg(
+        long,
+        env = "MAYFLY_LOG",
+        value_name = "FILTER",
+        default_value = "info",
+        global = true
+    )]
+    pub log: String,
+
+    /// How a line of the log looks
+    #[arg(long, env = "MAYFLY_LOG_FORMAT", value_enum, default_value_t, global = true)]
+    pub log_format: LogFormat,
+}
+
+impl CommonArgs {
+    /// The node's name: as given, else the host's.
+    ///
+    /// # Errors
+    /// When none was given and the host's name cannot be read or is not a node name.
+    pub fn node(&self) -> anyhow::Result<NodeName> {
+        if let Some(node) = &self.node {
+            return Ok(node.clone());
+        }
+        // The kernel's own answer, which needs no unsafe call; Mayfly runs where HAProxy runs, on Linux.
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .context("cannot read the host name: give a name with --node")?;
+        host.trim()
+            .parse()
+            .context("the host name cannot name this node: give a name with --node")
+    }
+
+    /// A store for these endpoints and this prefix. Connects with its first call.
+    pub fn store(&self) -> Store {
+        Store::new(self.etcd.clone(), self.prefix.clone())
+    }
+}
+
+/// Reads a span of time from an argument, such as `15s`, `500ms` or `2min`; a bare number counts seconds. For clap's
+/// `value_parser`.
+///
+/// # Errors
+/// When it is none, with what would be right.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = match text.parse::<u32>() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds.into())),
+        Err(_) => humantime::parse_duration(text),
+    };
+    parsed.map_err(|_| "a span of time looks like 15s, 500ms or 2min".to_owned())
+}
+
+/// One address of etcd, as `http://host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint(String);
+
+impl Endpoint {
+    /// The URL, with scheme and port.
+    pub fn url(&self) -> &str {
+        &self.0
+    }
+
+    /// The part `host:port` of the URL.
+    pub fn host_and_port(&self) -> &str {
+        self.0.trim_start_matches(SCHEME)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+const SCHEME: &str = "http://";
+const DEFAULT_PORT: u16 = 2379;
+
+/// Why a text is not an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}; an endpoint looks like http://10.0.0.1:2379 or etcd-1:2379")]
+pub struct EndpointError {
+    problem: &'static str,
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    /// Takes `http://host:port`, `host:port`, `host` and `[ipv6]:port`; the port is 2379 where none is given.
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let error = |problem| Err(EndpointError { problem });
+        let text = text.trim();
+        if text.starts_with("https://") {
+            return error("mayfly speaks to etcd without TLS only");
+        }
+        let rest = text.strip_prefix(SCHEME).unwrap_or(text);
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains("://") {
+            return error("the scheme is not http");
+        }
+        if rest.contains('@') {
+            // Never repeat it: what stands there may be a password.
+            return error("an endpoint holds no user or password");
+        }
+        let (host, port) = split_port(rest).ok_or(EndpointError {
+            problem: "the port is not a number from 1 to 65535",
+        })?;
+        if !is_host(host) {
+            return error(if host.is_empty() {
+                "the host is missing"
+            } else {
+                "the host is not a name or an address"
+            });
+        }
+        Ok(Self(format!("{SCHEME}{host}:{port}")))
+    }
+}
+
+/// Splits `host:port`; an IPv6 address keeps its brackets.
+fn split_port(text: &str) -> Option<(&str, u16)> {
+    let host_end = if text.starts_with('[') {
+        text.find(']')? + 1
+    } else {
+        text.find(':').unwrap_or(text.len())
+    };
+    let (host, port) = text.split_at(host_end);
+    let port = match port.strip_prefix(':') {
+        None if port.is_empty() => DEFAULT_PORT,
+        None => return None,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
+        Some(_) => return None,
+    };
+    (port != 0).then_some((host, port))
+}
+
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            !host.is_empty() && host.len() <= 253 && host.bytes().all(allowed)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(subcommand)]
+        command: Option<Command>,
+    }
+
+    #[derive(clap::Subcommand)]
+    enum Command {
+        Watch,
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("15"), Ok(Duration::from_secs(15)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        for bad in ["", "-1", "soon", "1.5.s"] {
+            assert!(duration(bad).unwrap_err().contains("15s"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn endpoints() {
+        for (text, url) in [
+            ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
+            ("etcd-1:4001", "http://etcd-1:4001"),
+            ("etcd", "http://etcd:2379"),
+            ("http://etcd:2379/", "http://etcd:2379"),
+            ("[::1]:2379", "http://[::1]:2379"),
+            ("http://[fd00::1]", "http://[fd00::1]:2379"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().url(), url, "{text}");
+        }
+        for (text, part) in [
+            ("https://etcd:2379", "without TLS"),
+            ("ftp://etcd:2379", "scheme"),
+            ("http://me:secret@etcd:2379", "no user or password"),
+            ("", "host is missing"),
+            (":2379", "host is missing"),
+            ("etcd:0", "port"),
+            ("etcd:65536", "port"),
+            ("etcd:+80", "port"),
+            ("::1", "port"),
+            ("[::1", "port"),
+            ("[zz]:1", "host is not"),
+            ("et cd:1", "host is not"),
+            ("etcd:1/v2", "port"),
+        ] {
+            let message = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(message.contains(part), "{text}: {message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn flags_stand_before_or_after_the_command_and_peer_is_etcd() {
+        let before = Program::try_parse_from(["x", "--peer", "a:1,b:2", "watch"]).unwrap();
+        let after = Program::try_parse_from(["x", "watch", "--etcd", "a:1", "--etcd", "b:2"]).unwrap();
+        assert_eq!(before.common.etcd, after.common.etcd);
+        assert!(matches!(after.command, Some(Command::Watch)));
+    }
+
+    #[test]
+    fn the_node_is_the_host_unless_given() {
+        let given = Program::try_parse_from(["x", "--node", "n-1"]).unwrap();
+        assert_eq!(given.common.node().unwrap().as_str(), "n-1");
+        let host = Program::try_parse_from(["x"]).unwrap().common.node().unwrap();
+        assert!(!host.as_str().is_empty());
+        assert!(Program::try_parse_from(["x", "--node", "a b"]).is_err());
+        assert!(Program::try_parse_from(["x", "--prefix", "mayfly"]).is_err());
+    }
+}

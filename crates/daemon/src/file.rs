@@ -1,0 +1,122 @@
+//! Files that another program reads: a reader sees the old bytes or the new ones, never a part, and the
+//! file survives a power cut. Written beside its place under a name that begins with a dot, then renamed.
+
+use std::fs::{File, Permissions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+/// Puts `bytes` at `path` with the permission bits `mode` (such as `0o644`), whatever stood there before.
+///
+/// The directory must exist. The temporary file lies in the same directory and begins with a dot, which
+/// dnsmasq (`--hostsdir`) and most others leave alone; it is removed when anything fails.
+///
+/// # Errors
+/// When the directory or the file cannot be written; the old file is then untouched.
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+    let directory = directory_of(path);
+    let name = path
+        .file_name()
+        .with_context(|| format!("cannot write {}: it does not name a file", path.display()))?;
+    let mut prefix = std::ffi::OsString::from(".");
+    prefix.push(name);
+    prefix.push(".");
+
+    let mut temporary = tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(".tmp")
+        .tempfile_in(directory)
+        .with_context(|| format!("cannot make a temporary file in {}", directory.display()))?;
+    let write = |temporary: &mut tempfile::NamedTempFile| -> std::io::Result<()> {
+        temporary.write_all(bytes)?;
+        // Set after creation, so the umask of whoever started us does not decide what dnsmasq may read.
+        temporary
+            .as_file()
+            .set_permissions(Permissions::from_mode(mode))?;
+        temporary.as_file().sync_all()
+    };
+    write(&mut temporary).with_context(|| format!("cannot write {}", temporary.path().display()))?;
+    temporary
+        .persist(path)
+        .map_err(|error| error.error)
+        .with_context(|| format!("cannot rename the new file to {}", path.display()))?;
+    sync_directory(directory)
+}
+
+/// As [`write_atomically`], but leaves a file that already holds exactly `bytes` alone. Says whether it wrote.
+///
+/// # Errors
+/// When the file cannot be read (other than by being absent) or written.
+pub fn write_if_different(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<bool> {
+    match std::fs::read(path) {
+        Ok(present) if present == bytes => return Ok(false),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    write_atomically(path, bytes, mode).map(|()| true)
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes the rename itself durable.
+fn sync_directory(directory: &Path) -> anyhow::Result<()> {
+    File::open(directory)
+        .and_then(|handle| handle.sync_all())
+        .with_context(|| format!("cannot sync directory {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn replaces_the_file_with_its_mode_and_leaves_nothing_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("edge.map");
+        write_atomically(&path, b"one\n", 0o600).unwrap();
+        write_atomically(&path, b"two\n", 0o644).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two\n");
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o644
+        );
+        assert_eq!(names(directory.path()), ["edge.map"]);
+    }
+
+    #[test]
+    fn a_failure_says_which_file_and_removes_the_temporary_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("taken");
+        std::fs::create_dir(&path).unwrap();
+        let error = write_atomically(&path, b"x", 0o644).unwrap_err();
+        assert!(format!("{error:#}").contains("taken"), "{error:#}");
+        assert_eq!(names(directory.path()), ["taken"]);
+
+        let error = write_atomically(&directory.path().join("no/such/file"), b"x", 0o644).unwrap_err();
+        assert!(format!("{error:#}").contains("no/such"), "{error:#}");
+    }
+
+    #[test]
+    fn equal_bytes_are_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hosts");
+        assert!(write_if_different(&path, b"a", 0o644).unwrap());
+        assert!(!write_if_different(&path, b"a", 0o644).unwrap());
+        assert!(write_if_different(&path, b"b", 0o644).unwrap());
+    }
+}

@@ -1,0 +1,312 @@
+//! What a watch has told its consumer so far, and what a new listing therefore changes: the pure half of
+//! [`crate::watch`]. A registry that suddenly empties is not believed at once: when a listing lacks every key of a
+//! kind (environments, backends, routers) that was there, their deletes are held back for a grace.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+use mayfly_core::keys::KeySpace;
+use tokio::time::Instant;
+
+use crate::store::{Entry, Listing};
+use crate::watch::Change;
+
+/// The kinds whose sudden absence is more likely a fault of etcd than anybody's wish.
+const GUARDED: [&str; 3] = ["environments", "backends", "routers"];
+
+/// What was told of a key. The value counts too: after etcd lost its data, another value can have an old revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    create_revision: i64,
+    mod_revision: i64,
+    value: u64,
+}
+
+impl Mark {
+    fn of(entry: &Entry) -> Self {
+        let mut hasher = DefaultHasher::new();
+        entry.value.hash(&mut hasher);
+        Self {
+            create_revision: entry.create_revision,
+            mod_revision: entry.mod_revision,
+            value: hasher.finish(),
+        }
+    }
+}
+
+/// A guarded kind that vanished and is not believed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Vanished {
+    /// How many keys of which kind.
+    pub kind: &'static str,
+    /// How many keys.
+    pub keys: usize,
+}
+
+/// Every key the consumer knows of.
+#[derive(Debug)]
+pub(crate) struct Known {
+    keyspace: KeySpace,
+    grace: Option<Duration>,
+    keys: HashMap<String, Mark>,
+    /// Keys that the store lacks and the consumer still has, with the end of their grace.
+    held: BTreeMap<String, Instant>,
+}
+
+impl Known {
+    pub(crate) fn new(keyspace: KeySpace, grace: Option<Duration>) -> Self {
+        Self {
+            keyspace,
+            grace,
+            keys: HashMap::new(),
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// Turns a listing into the differences from what was told, and says which kinds are newly held back.
+    pub(crate) fn list(&mut self, listing: Listing, now: Instant) -> (Vec<Change>, Vec<Vanished>) {
+        let mut present = HashMap::with_capacity(listing.entries.len());
+        let mut changes = Vec::new();
+        for entry in listing.entries {
+            let mark = Mark::of(&entry);
+            self.held.remove(&entry.key);
+            present.insert(entry.key.clone(), mark);
+            if self.keys.get(&entry.key) != Some(&mark) {
+                changes.push(Change::Put(entry));
+            }
+        }
+        let mut missing: Vec<String> = self
+            .keys
+            .keys()
+            .filter(|key| !present.contains_key(*key))
+            .cloned()
+            .collect();
+        missing.sort_unstable();
+
+        let vanished = self.hold(&missing, &present, now);
+        let mut deletes = Vec::new();
+        for key in missing {
+            if let (true, Some(mark)) = (self.held.contains_key(&key), self.keys.get(&key)) {
+                present.insert(key, *mark);
+            } else {
+                deletes.push(Change::Delete { key });
+            }
+        }
+        // Deletes first, so that a name that moved from one key to another is free when it is taken.
+        deletes.append(&mut changes);
+        self.keys = present;
+        (deletes, vanished)
+    }
+
+    fn hold(&mut self, missing: &[String], present: &HashMap<String, Mark>, now: Instant) -> Vec<Vanished> {
+        let Some(grace) = self.grace else {
+            return Vec::new();
+        };
+        let mut vanished = Vec::new();
+        for kind in GUARDED {
+            let of_kind = |key: &&String| self.keyspace.kind(key) == Some(kind);
+            if present.keys().any(|key| of_kind(&key)) {
+                continue;
+            }
+            let new: Vec<&String> = missing
+                .iter()
+                .filter(of_kind)
+                .filter(|key| !self.held.contains_key(*key))
+                .collect();
+            if !new.is_empty() {
+                vanished.push(Vanished {
+                    kind,
+                    keys: new.len(),
+                });
+                self.held
+                    .extend(new.into_iter().map(|key| (key.clone(), now + grace)));
+            }
+        }
+        vanished
+    }
+
+    /// Takes changes that came as events: these are somebody's wish and hold at once.
+    pub(crate) fn events(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Put(entry) => {
+                    self.held.remove(&entry.key);
+                    self.keys.insert(entry.key.clone(), Mark::of(entry));
+                }
+                Change::Delete { key } => {
+                    self.held.remove(key);
+                    self.keys.remove(key);
+                }
+            }
+        }
+    }
+
+    /// The deletes whose grace has ended.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Change> {
+        let ended: Vec<String> = self
+            .held
+            .iter()
+            .filter(|(_, end)| **end <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in &ended {
+            self.held.remove(key);
+            self.keys.remove(key);
+        }
+        ended.into_iter().map(|key| Change::Delete { key }).collect()
+    }
+
+    /// When the next grace ends.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.held.values().min().copied()
+    }
+
+    /// How many deletes are held back.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(60);
+
+    fn entry(key: &str, value: &str, mod_revision: i64) -> Entry {
+        let (key, value) = (format!("/mayfly/{key}"), value.as_bytes().to_vec());
+        Entry {
+            key,
+            value,
+            create_revision: 1,
+            mod_revision,
+            lease: None,
+        }
+    }
+
+    fn listing(revision: i64, entries: &[Entry]) -> Listing {
+        Listing {
+            revision,
+            entries: entries.to_vec(),
+        }
+    }
+
+    fn texts(changes: &[Change]) -> Vec<String> {
+        let text = |change: &Change| match change {
+            Change::Put(entry) => format!("put {}", entry.key.trim_start_matches("/mayfly/")),
+            Change::Delete { key } => format!("delete {}", key.trim_start_matches("/mayfly/")),
+        };
+        changes.iter().map(text).collect()
+    }
+
+    fn known(grace: Option<Duration>, entries: &[Entry]) -> Known {
+        let mut known = Known::new(KeySpace::default(), grace);
+        let (changes, vanished) = known.list(listing(9, entries), Instant::now());
+        assert_eq!((changes.len(), vanished.len()), (entries.len(), 0));
+        known
+    }
+
+    #[test]
+    fn a_listing_becomes_only_the_differences_and_tells_what_has_vanished() {
+        let now = Instant::now();
+        let (a, b) = (entry("environments/a", "1", 2), entry("environments/b", "1", 3));
+        let mut known = known(None, &[a.clone(), b]);
+        let changed = entry("environments/c", "1", 5);
+        let (changes, _) = known.list(listing(9, &[a.clone(), changed.clone()]), now);
+        assert_eq!(texts(&changes), ["delete environments/b", "put environments/c"]);
+        let (changes, _) = known.list(listing(9, &[a, changed]), now);
+        assert!(changes.is_empty());
+    }
+
+    #[test]
+    fn another_value_at_an_old_revision_is_a_difference() {
+        let mut known = known(None, &[entry("environments/a", "before", 2)]);
+        let (changes, _) = known.list(listing(2, &[entry("environments/a", "after", 2)]), Instant::now());
+        assert_eq!(texts(&changes), ["put environments/a"]);
+    }
+
+    #[test]
+    fn without_a_grace_everything_may_vanish_at_once() {
+        let mut known = known(None, &[entry("environments/a", "1", 2)]);
+        let (changes, vanished) = known.list(listing(1, &[]), Instant::now());
+        assert_eq!(
+            (texts(&changes), vanished),
+            (vec!["delete environments/a".to_owned()], vec![])
+        );
+    }
+
+    #[test]
+    fn a_kind_that_vanishes_as_a_whole_is_held_back_and_released_after_the_grace() {
+        let now = Instant::now();
+        let before = [
+            entry("backends/s/1/x", "1", 2),
+            entry("dns/host", "1", 3),
+            entry("environments/a", "1", 4),
+            entry("environments/b", "1", 5),
+        ];
+        let mut known = known(Some(GRACE), &before);
+        let (changes, vanished) = known.list(listing(6, &before[..1]), now);
+        assert_eq!(texts(&changes), ["delete dns/host"], "static records may all go");
+        assert_eq!(
+            vanished,
+            [Vanished {
+                kind: "environments",
+                keys: 2
+            }]
+        );
+        assert_eq!((known.held(), known.next_expiry()), (2, Some(now + GRACE)));
+
+        let later = now + GRACE / 2;
+        let (changes, vanished) = known.list(listing(6, &before[..1]), later);
+        assert!(
+            changes.is_empty() && vanished.is_empty(),
+            "a second empty listing neither releases nor prolongs"
+        );
+        assert!(known.expire(later).is_empty());
+        let released = known.expire(now + GRACE);
+        assert_eq!(
+            texts(&released),
+            ["delete environments/a", "delete environments/b"]
+        );
+        assert_eq!((known.held(), known.next_expiry()), (0, None));
+    }
+
+    #[test]
+    fn what_comes_back_unchanged_is_not_told_again_and_the_rest_stays_held() {
+        let now = Instant::now();
+        let before = [entry("environments/a", "1", 4), entry("environments/b", "1", 5)];
+        let mut known = known(Some(GRACE), &before);
+        known.list(listing(1, &[]), now);
+
+        let back = entry("environments/a", "1", 4);
+        let (changes, _) = known.list(listing(6, &[back]), now);
+        assert!(changes.is_empty(), "{changes:?}");
+        assert_eq!(known.held(), 1, "one that came back does not doom the others");
+
+        known.events(&[Change::Put(entry("environments/b", "2", 7))]);
+        assert_eq!(known.held(), 0);
+        assert!(known.expire(now + GRACE).is_empty());
+    }
+
+    #[test]
+    fn a_part_that_vanishes_is_believed() {
+        let before = [entry("environments/a", "1", 4), entry("environments/b", "1", 5)];
+        let mut known = known(Some(GRACE), &before);
+        let (changes, vanished) = known.list(listing(6, &before[..1]), Instant::now());
+        assert_eq!(
+            (texts(&changes), vanished),
+            (vec!["delete environments/b".to_owned()], vec![])
+        );
+    }
+
+    #[test]
+    fn deletes_that_come_as_events_are_believed() {
+        let mut known = known(Some(GRACE), &[entry("environments/a", "1", 4)]);
+        known.events(&[Change::Delete {
+            key: "/mayfly/environments/a".to_owned(),
+        }]);
+        let (changes, vanished) = known.list(listing(6, &[]), Instant::now());
+        assert!(changes.is_empty() && vanished.is_empty());
+    }
+}

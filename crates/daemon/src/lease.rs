@@ -1,0 +1,334 @@
+//! Keeps a set of keys alive in etcd under one lease, whatever happens to the lease, the keys or etcd: grants
+//! again when the lease is lost, and looks with every keep-alive whether its keys are still there. The latest
+//! value of a key wins; values in between may never be written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use mayfly_core::keys::Key;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info, warn};
+
+use crate::retry::Backoff;
+use crate::store::{Guard, Lease, LeaseId, Store, StoreError};
+use crate::tasks::Tasks;
+
+/// The shortest time between two writes of changed values, at most about 5 a second.
+const WRITE_GAP: Duration = Duration::from_millis(200);
+
+/// Advertises keys. Cheap to clone; all clones advertise under the same lease.
+#[derive(Debug, Clone)]
+pub struct Advertiser {
+    wanted: Arc<Mutex<Wanted>>,
+    /// Grows with every change of `wanted`.
+    changed: watch::Sender<u64>,
+    /// The change up to which everything is in etcd; goes back to 0 when that is in doubt.
+    written: watch::Receiver<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    values: BTreeMap<Key, Vec<u8>>,
+    ending: bool,
+}
+
+impl Advertiser {
+    /// Starts advertising, with nothing to advertise yet; the first lease is granted with the first key. A key that is
+    /// not renewed for `ttl` (at least 2 s, etcd's own minimum) vanishes by itself.
+    pub fn start(tasks: &Tasks, store: &Store, ttl: Duration) -> Self {
+        let wanted = Arc::<Mutex<Wanted>>::default();
+        let (changed, changes) = watch::channel(0);
+        let (written_sender, written) = watch::channel(0);
+        let keeper = Keeper {
+            store: store.clone(),
+            ttl,
+            wanted: wanted.clone(),
+            changes,
+            written: written_sender,
+            held: BTreeMap::new(),
+            foreign: BTreeSet::new(),
+        };
+        tasks.spawn("advertiser", keeper.run());
+        Self {
+            wanted,
+            changed,
+            written,
+        }
+    }
+
+    /// Wants `key` to have this value, or with `None` to be gone. Returns at once; see [`Advertiser::flush`].
+    pub fn set(&self, key: Key, value: Option<Vec<u8>>) {
+        {
+            let mut wanted = lock(&self.wanted);
+            let unchanged = wanted.values.get(&key) == value.as_ref();
+            if unchanged || wanted.ending {
+                return;
+            }
+            match value {
+                Some(value) => wanted.values.insert(key, value),
+                None => wanted.values.remove(&key),
+            };
+        }
+        self.changed.send_modify(|change| *change += 1);
+    }
+
+    /// Whether everything that was set is in etcd, as far as is known.
+    pub fn is_flushed(&self) -> bool {
+        *self.written.borrow() >= *self.changed.borrow()
+    }
+
+    /// Waits until everything that was set is in etcd.
+    ///
+    /// # Errors
+    /// When that takes longer than `limit` (trying goes on in the background), or everything was taken back meanwhile.
+    pub async fn flush(&self, limit: Duration) -> anyhow::Result<()> {
+        self.written(limit).await?;
+        if lock(&self.wanted).ending {
+            bail!("everything is being taken back");
+        }
+        Ok(())
+    }
+
+    async fn written(&self, limit: Duration) -> anyhow::Result<()> {
+        let target = *self.changed.borrow();
+        let mut written = self.written.clone();
+        let reached = timeout(limit, written.wait_for(|written| *written >= target)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => bail!("the advertiser has ended"),
+            Err(_) => bail!("etcd did not take everything within {limit:?}"),
+        }
+    }
+
+    /// Takes everything back: deletes its keys by revoking the lease. Nothing can be advertised afterwards.
+    ///
+    /// # Errors
+    /// When that takes longer than `limit`; the keys then vanish with their lease.
+    pub async fn shutdown(&self, limit: Duration) -> anyhow::Result<()> {
+        {
+            let mut wanted = lock(&self.wanted);
+            wanted.values.clear();
+            if !std::mem::replace(&mut wanted.ending, true) {
+                self.changed.send_modify(|change| *change += 1);
+            }
+        }
+        self.written(limit)
+            .await
+            .context("cannot take back what is advertised: it vanishes with its lease")
+    }
+}
+
+fn lock(wanted: &Mutex<Wanted>) -> MutexGuard<'_, Wanted> {
+    wanted.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The background half.
+struct Keeper {
+    store: Store,
+    ttl: Duration,
+    wanted: Arc<Mutex<Wanted>>,
+    changes: watch::Receiver<u64>,
+    written: watch::Sender<u64>,
+    /// What it has put under the present lease.
+    held: BTreeMap<Key, Vec<u8>>,
+    /// Keys that somebody else has taken over.
+    foreign: BTreeSet<Key>,
+}
+
+/// Why one step of the keeper did not work out.
+enum Trouble {
+    /// The lease is gone, and all keys with it.
+    LeaseLost,
+    /// etcd is out of reach, or refuses.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        if error.is_lease_lost() {
+            Self::LeaseLost
+        } else {
+            Self::Store(error)
+        }
+    }
+}
+
+impl Keeper {
+    async fn run(mut self) -> anyhow::Result<()> {
+        let mut backoff = Backoff::default();
+        let mut lease: Option<Lease> = None;
+        loop {
+            match self.keep(&mut lease, &mut backoff).await {
+                Ok(()) => return std::future::pending().await,
+                Err(Trouble::LeaseLost) => {
+                    info!("the lease is lost: registering again");
+                    lease = None;
+                    self.held.clear();
+                    self.written.send_replace(0);
+                }
+                Err(Trouble::Store(error)) => {
+                    if backoff.failures() == 0 {
+                        warn!("{error}; trying again");
+                    } else {
+                        debug!("{error}; trying again");
+                    }
+                }
+            }
+            backoff.rest().await;
+        }
+    }
+
+    /// Keeps everything as wanted until there is trouble, or returns when it has been shut down.
+    async fn keep(&mut self, lease: &mut Option<Lease>, backoff: &mut Backoff) -> Result<(), Trouble> {
+        if let Some(lease) = *lease {
+            // After trouble nothing is taken for granted.
+            self.store.keep_alive(lease.id).await?;
+            self.verify(lease.id).await?;
+        }
+        let mut keep_alive_at = Instant::now() + period(lease.map_or(self.ttl, |lease| lease.ttl));
+        loop {
+            if !self.has_work() && lease.is_none() {
+                // Nothing to advertise: leave etcd alone.
+                self.written.send_replace(*self.changes.borrow());
+                if lock(&self.wanted).ending {
+                    return Ok(());
+                }
+                self.wait_for_change().await;
+                continue;
+            }
+            let granted = match *lease {
+                Some(granted) => granted,
+                None => {
+                    let granted = self.store.grant(self.ttl).await?;
+                    debug!("granted lease {} for {:?}", granted.id, granted.ttl);
+                    keep_alive_at = Instant::now() + period(granted.ttl);
+                    *lease.insert(granted)
+                }
+            };
+            if self.reconcile(granted.id).await? {
+                self.store.revoke(granted.id).await?;
+                *lease = None;
+                self.held.clear();
+                continue;
+            }
+            backoff.reset();
+            let written_at = Instant::now();
+            tokio::select! {
+                () = self.wait_for_change() => {
+                    let earliest = written_at + WRITE_GAP;
+                    if !lock(&self.wanted).ending {
+                        sleep_until(earliest.min(keep_alive_at)).await;
+                    }
+                }
+                () = sleep_until(keep_alive_at) => {
+                    self.store.keep_alive(granted.id).await?;
+                    self.verify(granted.id).await?;
+                    keep_alive_at = Instant::now() + period(granted.ttl);
+                }
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !lock(&self.wanted).values.is_empty()
+    }
+
+    async fn wait_for_change(&mut self) {
+        if self.changes.changed().await.is_err() {
+            // All handles are dropped: what is advertised stays so until the process ends.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Brings etcd in step with what is wanted; says whether everything is to end.
+    async fn reconcile(&mut self, lease: LeaseId) -> Result<bool, Trouble> {
+        let change = *self.changes.borrow_and_update();
+        let (values, ending) = {
+            let wanted = lock(&self.wanted);
+            (wanted.values.clone(), wanted.ending)
+        };
+        if ending {
+            return Ok(true);
+        }
+        let gone: Vec<Key> = self
+            .held
+            .keys()
+            .filter(|key| !values.contains_key(*key))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.store.delete_if(&key, Guard::OwnedBy(lease)).await?;
+            self.held.remove(&key);
+        }
+        for (key, value) in values {
+            if self.held.get(&key) == Some(&value) || self.foreign.contains(&key) {
+                continue;
+            }
+            // The first put takes over what a predecessor left behind; later ones must not take it back from a successor.
+            let mut missing = !self.held.contains_key(&key);
+            if !missing {
+                let guard = Guard::OwnedBy(lease);
+                missing = self
+                    .store
+                    .put_if(&key, value.clone(), Some(lease), guard)
+                    .await?
+                    .is_none();
+                if missing {
+                    self.look_after(&key, lease).await?;
+                    if self.foreign.contains(&key) {
+                        continue;
+                    }
+                }
+            }
+            if missing {
+                self.store.put(&key, value.clone(), Some(lease)).await?;
+            }
+            self.held.insert(key, value);
+        }
+        self.written.send_replace(change);
+        Ok(false)
+    }
+
+    /// Looks which keys still hang on the lease, and finds out about the others.
+    async fn verify(&mut self, lease: LeaseId) -> Result<(), Trouble> {
+        let present = self.store.keys_of(lease).await?;
+        let wanted: Vec<Key> = lock(&self.wanted).values.keys().cloned().collect();
+        for key in wanted {
+            if present.contains(&self.store.keyspace().text(&key)) {
+                self.foreign.remove(&key);
+            } else {
+                self.look_after(&key, lease).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out what became of a key that may not be ours any more: one that is missing is forgotten, so that it is put
+    /// again; one that another writer took over is left to it.
+    async fn look_after(&mut self, key: &Key, lease: LeaseId) -> Result<(), Trouble> {
+        let found = self.store.get(key).await?;
+        if found.as_ref().is_some_and(|entry| entry.lease == Some(lease)) {
+            self.foreign.remove(key);
+            return Ok(());
+        }
+        let text = self.store.keyspace().text(key);
+        let was_held = self.held.remove(key).is_some();
+        if found.is_none() {
+            self.foreign.remove(key);
+            if was_held {
+                warn!("{text} is missing in etcd: putting it again");
+            }
+        } else if self.foreign.insert(key.clone()) {
+            warn!("{text} has been taken over by another writer: leaving it alone until it is gone");
+        }
+        Ok(())
+    }
+}
+
+/// Three tries in the life of a lease.
+fn period(ttl: Duration) -> Duration {
+    ttl / 3
+}

@@ -1,0 +1,106 @@
+//! The one helper behind every retry: the first try again comes at once, later ones after a growing,
+//! jittered and capped delay. A success that lasted resets it.
+
+use std::time::Duration;
+
+use rand::Rng as _;
+
+/// Delays between tries of something that keeps failing.
+///
+/// The first delay after [`Backoff::reset`] is zero; then the delays double from `first` to `cap`. Each is
+/// drawn from the upper half of its step, so that many daemons do not come back in step.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    cap: Duration,
+    failures: u32,
+}
+
+impl Default for Backoff {
+    /// At once, then about 100 ms, growing to at most 5 s.
+    fn default() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_secs(5))
+    }
+}
+
+impl Backoff {
+    /// Delays that grow from `first` to at most `cap`.
+    pub fn new(first: Duration, cap: Duration) -> Self {
+        Self {
+            first,
+            cap: cap.max(first),
+            failures: 0,
+        }
+    }
+
+    /// The number of failures in a row, as counted by [`Backoff::next_delay`].
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Counts a failure and says how long to rest before the next try.
+    pub fn next_delay(&mut self) -> Duration {
+        let doublings = self.failures.checked_sub(1);
+        self.failures = self.failures.saturating_add(1);
+        let Some(doublings) = doublings else {
+            return Duration::ZERO;
+        };
+        let step = self
+            .first
+            .saturating_mul(1u32.checked_shl(doublings.min(31)).unwrap_or(u32::MAX));
+        step.min(self.cap).mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+
+    /// Counts a failure and rests for [`Backoff::next_delay`].
+    pub async fn rest(&mut self) {
+        let delay = self.next_delay();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// Forgets all failures: what was tried has worked.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_try_again_is_at_once_and_later_delays_grow_to_the_cap() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        assert_eq!(backoff.next_delay(), Duration::ZERO);
+        for step in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
+            let delay = backoff.next_delay();
+            let step = Duration::from_millis(step);
+            assert!(
+                delay >= step / 2 && delay <= step,
+                "{delay:?} is not in the upper half of {step:?}"
+            );
+        }
+        assert_eq!(backoff.failures(), 9);
+    }
+
+    #[test]
+    fn a_success_starts_anew_and_many_failures_do_not_overflow() {
+        let mut backoff = Backoff::default();
+        for _ in 0..200 {
+            assert!(backoff.next_delay() <= Duration::from_secs(5));
+        }
+        backoff.reset();
+        assert_eq!(backoff.next_delay(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rest_takes_the_time_it_says() {
+        let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(2));
+        let start = tokio::time::Instant::now();
+        backoff.rest().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        backoff.rest().await;
+        assert!(start.elapsed() >= Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,60 @@
+//! What the `main` of every program does: start logging, build the runtime, run until the work or the process
+//! is told to end, print the chain of causes once, and turn the outcome into an exit code.
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tracing::debug;
+
+use crate::args::CommonArgs;
+use crate::shutdown::Shutdown;
+use crate::{logs, systemd};
+
+/// How long blocking work, such as a name being looked up, may hold up the end of the process.
+const LAST_WAIT: Duration = Duration::from_millis(500);
+
+/// Runs a program to its end: `fn main() -> ExitCode { let args = Args::parse(); run::main(&args.common, |shutdown| ...) }`.
+///
+/// `run` gets the [`Shutdown`] that SIGTERM and SIGINT begin; it has to return soon after. Its error is printed
+/// to stderr as one line, causes included, and gives exit code 1.
+pub fn main<F, Work>(common: &CommonArgs, run: F) -> ExitCode
+where
+    F: FnOnce(Shutdown) -> Work,
+    Work: Future<Output = anyhow::Result<ExitCode>>,
+{
+    match start(common, run) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start<F, Work>(common: &CommonArgs, run: F) -> anyhow::Result<ExitCode>
+where
+    F: FnOnce(Shutdown) -> Work,
+    Work: Future<Output = anyhow::Result<ExitCode>>,
+{
+    logs::start(&common.log, common.log_format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // Daemons wait more than they compute; one thread a core would only cost memory.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals()?;
+        let told = shutdown.clone();
+        tokio::spawn(async move {
+            told.begun().await;
+            systemd::stopping();
+        });
+        run(shutdown).await
+    });
+    runtime.shutdown_timeout(LAST_WAIT);
+    debug!("ended");
+    result
+}

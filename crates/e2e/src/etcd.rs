@@ -1,0 +1,357 @@
+//! A real etcd on loopback with a data directory of its own, which can be killed, frozen and emptied. Keys are
+//! read and written through its JSON gateway, so that no client program is needed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::http::Request;
+use crate::process::{Process, Signal};
+use crate::{eventually, port};
+
+/// How long etcd may take to answer after its start; it elects itself first.
+const START: Duration = Duration::from_secs(20);
+
+/// A running (or killed) etcd.
+#[derive(Debug)]
+pub struct Etcd {
+    client: SocketAddr,
+    peer: SocketAddr,
+    data: PathBuf,
+    directory: TempDir,
+    process: Option<Process>,
+    arguments: Vec<String>,
+}
+
+impl Etcd {
+    /// Starts an empty etcd and waits until it answers.
+    ///
+    /// # Errors
+    /// When the program `etcd` is missing (Debian: etcd-server).
+    pub async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts an empty etcd with further arguments.
+    ///
+    /// # Errors
+    /// As [`Etcd::start`].
+    pub async fn start_with(arguments: &[&str]) -> Result<Self> {
+        let mut etcd = Self::reserve()?;
+        etcd.arguments = arguments.iter().map(ToString::to_string).collect();
+        etcd.restart().await?;
+        Ok(etcd)
+    }
+
+    /// An etcd that has an address but does not run yet; [`Etcd::restart`] starts it.
+    ///
+    /// # Errors
+    /// When the data directory cannot be made.
+    pub fn reserve() -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("mayfly-etcd-")
+            .tempdir()
+            .context("make a directory")?;
+        let data = directory.path().join("data");
+        let (client, peer) = (port::free(), port::free());
+        Ok(Self {
+            client,
+            peer,
+            data,
+            directory,
+            process: None,
+            arguments: Vec::new(),
+        })
+    }
+
+    /// The address for clients, as `--etcd` takes it.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.client)
+    }
+
+    /// The address for clients.
+    pub fn address(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// Starts etcd (again) on the data it had.
+    ///
+    /// # Errors
+    /// When it runs already or cannot be started.
+    pub async fn restart(&mut self) -> Result<()> {
+        ensure!(
+            self.process.as_mut().is_none_or(|p| !p.is_running()),
+            "etcd runs already"
+        );
+        let (client, peer) = (self.endpoint(), format!("http://{}", self.peer));
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(&self.data);
+        command.args([
+            "--name",
+            "test",
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ]);
+        command.args([
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ]);
+        command.args([
+            "--initial-cluster",
+            &format!("test={peer}"),
+            "--log-level",
+            "warn",
+            "--logger",
+            "zap",
+        ]);
+        // A lone etcd waits one election before it serves: not a second of each test.
+        command.args(["--heartbeat-interval", "50", "--election-timeout", "250"]);
+        command.args(&self.arguments);
+        self.process = Some(Process::spawn(
+            "etcd",
+            &command,
+            &self.directory.path().join("etcd.log"),
+        )?);
+        let this = &*self;
+        eventually(START, "etcd answers", async || this.get("/").await).await;
+        Ok(())
+    }
+
+    /// Kills etcd; its data stays.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill9(&mut self) -> Result<()> {
+        self.process
+            .as_mut()
+            .context("etcd was never started")?
+            .kill9()
+            .await
+    }
+
+    /// Kills etcd, throws its data away and starts it again: revision 1, no key.
+    ///
+    /// # Errors
+    /// When it cannot be started again.
+    pub async fn restart_emptied(&mut self) -> Result<()> {
+        if self.process.as_mut().is_some_and(Process::is_running) {
+            self.kill9().await?;
+        }
+        std::fs::remove_dir_all(&self.data).context("throw etcd's data away")?;
+        self.restart().await
+    }
+
+    /// Freezes etcd: connections stay open, and nothing answers.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.process
+            .as_mut()
+            .context("etcd was never started")?
+            .signal(Signal::Stop)
+    }
+
+    /// Thaws it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.process
+            .as_mut()
+            .context("etcd was never started")?
+            .signal(Signal::Cont)
+    }
+
+    /// Writes a key.
+    ///
+    /// # Errors
+    /// When etcd refuses or does not answer.
+    pub async fn put(&self, key: &str, value: &str) -> Result<()> {
+        self.put_bytes(key.as_bytes(), value.as_bytes()).await
+    }
+
+    /// Writes a key whose name or value need not be text.
+    ///
+    /// # Errors
+    /// When etcd refuses or does not answer.
+    pub async fn put_bytes(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        let body = json!({ "key": BASE64.encode(key), "value": BASE64.encode(value) });
+        self.call("/v3/kv/put", &body).await.map(drop)
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn get(&self, key: &str) -> Result<Option<String>> {
+        let answer = self
+            .call("/v3/kv/range", &json!({ "key": BASE64.encode(key) }))
+            .await?;
+        Ok(pairs(&answer)?.into_values().next())
+    }
+
+    /// The value of a key as JSON.
+    ///
+    /// # Errors
+    /// When etcd does not answer, the key is missing or its value is not JSON.
+    pub async fn get_json(&self, key: &str) -> Result<Value> {
+        let value = self
+            .get(key)
+            .await?
+            .with_context(|| format!("{key} does not exist"))?;
+        serde_json::from_str(&value).with_context(|| format!("{key} is not JSON: {value}"))
+    }
+
+    /// Every key that begins with `prefix`, with its value.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn list(&self, prefix: &str) -> Result<BTreeMap<String, String>> {
+        let body = json!({ "key": BASE64.encode(prefix), "range_end": BASE64.encode(after(prefix)) });
+        pairs(&self.call("/v3/kv/range", &body).await?)
+    }
+
+    /// Deletes a key.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        self.call("/v3/kv/deleterange", &json!({ "key": BASE64.encode(key) }))
+            .await
+            .map(drop)
+    }
+
+    /// Deletes every key that begins with `prefix`, in one revision.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn delete_all(&self, prefix: &str) -> Result<()> {
+        let body = json!({ "key": BASE64.encode(prefix), "range_end": BASE64.encode(after(prefix)) });
+        self.call("/v3/kv/deleterange", &body).await.map(drop)
+    }
+
+    /// The latest revision.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn revision(&self) -> Result<i64> {
+        let answer = self
+            .call("/v3/kv/range", &json!({ "key": BASE64.encode("/") }))
+            .await?;
+        let revision = answer["header"]["revision"].as_str().context("a revision")?;
+        revision.parse().context("read the revision")
+    }
+
+    /// Compacts up to the latest revision: a watch that starts earlier cannot go on.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub async fn compact(&self) -> Result<()> {
+        let revision = self.revision().await?;
+        self.call(
+            "/v3/kv/compaction",
+            &json!({ "revision": revision, "physical": true }),
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Ends a lease at once (`id` as text, in decimal), with all keys that hang on it.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub async fn revoke(&self, id: &str) -> Result<()> {
+        self.call("/v3/lease/revoke", &json!({ "ID": id }))
+            .await
+            .map(drop)
+    }
+
+    /// The id of the lease that a key hangs on, in decimal; `None` without a lease.
+    ///
+    /// # Errors
+    /// When etcd does not answer or the key is missing.
+    pub async fn lease_of(&self, key: &str) -> Result<Option<String>> {
+        let answer = self
+            .call("/v3/kv/range", &json!({ "key": BASE64.encode(key) }))
+            .await?;
+        let pair = answer["kvs"]
+            .get(0)
+            .with_context(|| format!("{key} does not exist"))?;
+        Ok(pair["lease"].as_str().map(str::to_owned))
+    }
+
+    async fn call(&self, path: &str, body: &Value) -> Result<Value> {
+        let answer = Request::post("etcd", path, body.to_string())
+            .send(self.client)
+            .await?;
+        ensure!(answer.status == 200, "etcd refuses {path}: {}", answer.body);
+        serde_json::from_str(&answer.body).context("read etcd's answer")
+    }
+
+    /// The directory with etcd's log.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// The first key after all that begin with `prefix`: its last byte raised by one (ours end in ASCII).
+fn after(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+fn pairs(answer: &Value) -> Result<BTreeMap<String, String>> {
+    let text = |value: &Value| -> Result<String> {
+        let bytes = BASE64
+            .decode(value.as_str().unwrap_or_default())
+            .context("read base64")?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let all = answer["kvs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    all.iter()
+        .map(|pair| Ok((text(&pair["key"])?, text(&pair["value"])?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_keeps_data_over_a_crash_and_loses_it_when_emptied() {
+        let mut etcd = Etcd::start().await.unwrap();
+        etcd.put("/a/1", "one").await.unwrap();
+        etcd.put("/a/2", "two").await.unwrap();
+        etcd.delete("/a/2").await.unwrap();
+        etcd.kill9().await.unwrap();
+        assert!(etcd.get("/a/1").await.is_err());
+        etcd.restart().await.unwrap();
+        assert_eq!(
+            etcd.list("/a/").await.unwrap(),
+            BTreeMap::from([("/a/1".into(), "one".into())])
+        );
+        assert_eq!(etcd.revision().await.unwrap(), 4);
+        etcd.freeze().unwrap();
+        let look = tokio::time::timeout(Duration::from_millis(300), etcd.get("/a/1")).await;
+        assert!(look.is_err(), "a frozen etcd answers: {look:?}");
+        etcd.thaw().unwrap();
+        etcd.restart_emptied().await.unwrap();
+        assert_eq!(etcd.get("/a/1").await.unwrap(), None);
+    }
+}

@@ -1,0 +1,22 @@
+//! Harness for tests against real etcd, HAProxy and dnsmasq processes on loopback, driven through Mayfly's
+//! real binaries. Each part starts one kind of process on an address of the test's own, watches it with limits
+//! and ends it with the test, also when the test panics.
+//!
+//! - [`process`], [`port`], [`poll`]: processes, loopback addresses, waiting for a condition;
+//! - [`etcd`], [`haproxy`], [`dnsmasq`], [`instance`]: what Mayfly works with;
+//! - [`http`], [`load`]: requests one by one and under load;
+//! - [`mayfly`], [`world`]: the daemons, and all of it together.
+
+pub mod dnsmasq;
+pub mod etcd;
+pub mod haproxy;
+pub mod http;
+pub mod instance;
+pub mod load;
+pub mod mayfly;
+pub mod poll;
+pub mod port;
+pub mod process;
+pub mod world;
+
+pub use poll::eventually;

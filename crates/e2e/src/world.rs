@@ -1,0 +1,389 @@
+//! All of Mayfly around one etcd: HAProxy with its updater, the environment registrar on a directory, instances
+//! with their container registrars, and dnsmasq with the DNS updater where a test wants them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::dnsmasq::Dnsmasq;
+use crate::etcd::Etcd;
+use crate::haproxy::Haproxy;
+use crate::http::{Answer, Request};
+use crate::instance::{Outgoing, Service, ServiceProcess};
+use crate::mayfly::binary;
+use crate::process::{self, Finished, Process};
+use crate::{eventually, port};
+
+/// Limit for what should happen at once: generous, since several tests share two cores.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// A whole Mayfly.
+#[derive(Debug)]
+pub struct World {
+    // Fields are dropped in this order: daemons first, so that they do not log the end of what they use.
+    /// The environment registrar, watching [`World::environments`].
+    pub registrar: Option<Process>,
+    /// HAProxy's updater.
+    pub updater: Option<Process>,
+    /// The DNS updater.
+    pub dns_updater: Option<Process>,
+    /// HAProxy.
+    pub haproxy: Haproxy,
+    /// dnsmasq, after [`World::start_dns`].
+    pub dnsmasq: Option<Dnsmasq>,
+    /// etcd.
+    pub etcd: Etcd,
+    /// Where clients from outside connect.
+    pub edge: SocketAddr,
+    /// Where services connect.
+    pub internal: SocketAddr,
+    updater_arguments: Vec<String>,
+    directory: TempDir,
+}
+
+/// An instance of a service with its container registrar.
+#[derive(Debug)]
+pub struct Instance<S> {
+    /// The container registrar; [`Process::terminate`] takes the instance out of rotation in good order.
+    pub registrar: Process,
+    /// The service.
+    pub service: S,
+}
+
+impl World {
+    /// Starts etcd, HAProxy with its updater and the environment registrar.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`World::start`], with further arguments for haproxy-updater.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn start_with(updater_arguments: &[&str]) -> Result<Self> {
+        let mut world = Self::bare(updater_arguments)?;
+        world.etcd.restart().await?;
+        world.start_updater()?;
+        world.start_registrar(&[])?;
+        world.haproxy.start().await?;
+        Ok(world)
+    }
+
+    /// Everything has its place, and nothing runs yet, not even etcd.
+    ///
+    /// # Errors
+    /// When a directory cannot be made.
+    pub fn bare(updater_arguments: &[&str]) -> Result<Self> {
+        // Not below /var/tmp or a long TMPDIR: a socket's path holds 107 bytes.
+        let directory = tempfile::Builder::new()
+            .prefix("mayfly-")
+            .tempdir()
+            .context("make a directory")?;
+        let path = directory.path();
+        for name in ["environments", "haproxy/run", "hosts"] {
+            std::fs::create_dir_all(path.join(name)).context("make a directory")?;
+        }
+        let state = path.join("haproxy");
+        let (master, socket) = (state.join("run/master.sock"), state.join("run/haproxy.sock"));
+        Ok(Self {
+            registrar: None,
+            updater: None,
+            dns_updater: None,
+            haproxy: Haproxy::new(&state.join("haproxy.cfg"), &master, &socket, path),
+            dnsmasq: None,
+            etcd: Etcd::reserve()?,
+            edge: port::free(),
+            internal: port::free(),
+            updater_arguments: updater_arguments.iter().map(ToString::to_string).collect(),
+            directory,
+        })
+    }
+
+    /// The directory of this world: logs, and a place for a test's own files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The directory that the environment registrar watches.
+    pub fn environments(&self) -> PathBuf {
+        self.directory().join("environments")
+    }
+
+    /// The directory that haproxy-updater and HAProxy share.
+    pub fn haproxy_directory(&self) -> PathBuf {
+        self.directory().join("haproxy")
+    }
+
+    /// The file of a map, such as `edge`.
+    pub fn map_file(&self, name: &str) -> PathBuf {
+        self.haproxy_directory().join("maps").join(format!("{name}.map"))
+    }
+
+    /// A command of one of Mayfly's programs for this world's etcd.
+    ///
+    /// # Errors
+    /// When the program has not been built.
+    pub fn command(&self, program: &str) -> Result<Command> {
+        let mut command = Command::new(binary(program)?);
+        command
+            .arg("--etcd")
+            .arg(self.etcd.endpoint())
+            .args(["--node", "test"]);
+        Ok(command)
+    }
+
+    /// Runs one of Mayfly's programs to its end.
+    ///
+    /// # Errors
+    /// When it has not been built or does not end within 30 s.
+    pub async fn run(&self, program: &str, arguments: &[&str]) -> Result<Finished> {
+        process::run(self.command(program)?.args(arguments), Duration::from_secs(30)).await
+    }
+
+    /// Starts one of Mayfly's daemons; its log is `<name>.log` in the world's directory.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn spawn(&self, name: &str, command: &Command) -> Result<Process> {
+        Process::spawn(name, command, &self.directory().join(format!("{name}.log")))
+    }
+
+    /// Starts haproxy-updater (again).
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn start_updater(&mut self) -> Result<()> {
+        self.start_updater_with(&[])
+    }
+
+    /// Starts haproxy-updater (again) with further arguments for this time only.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn start_updater_with(&mut self, arguments: &[&str]) -> Result<()> {
+        let mut command = self.command("haproxy-updater")?;
+        command.arg("--dir").arg(self.haproxy_directory());
+        command
+            .arg("--edge")
+            .arg(self.edge.to_string())
+            .arg("--internal")
+            .arg(self.internal.to_string());
+        // `auto` would find 127.0.0.1, from which loopback addresses are reached.
+        command.arg("--advertise").arg(self.internal.ip().to_string());
+        command.args(&self.updater_arguments).args(arguments);
+        self.updater = Some(self.spawn("haproxy-updater", &command)?);
+        Ok(())
+    }
+
+    /// Starts the environment registrar (again), with further arguments.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn start_registrar(&mut self, arguments: &[&str]) -> Result<()> {
+        let mut command = self.command("environment-registrar")?;
+        command.arg("watch").arg(self.environments()).args(arguments);
+        self.registrar = Some(self.spawn("environment-registrar", &command)?);
+        Ok(())
+    }
+
+    /// Starts dnsmasq and the DNS updater.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn start_dns(&mut self) -> Result<()> {
+        let hosts = self.directory().join("hosts");
+        self.dns_updater = Some(self.spawn("dns-updater", &self.dns_watch()?)?);
+        self.dnsmasq = Some(Dnsmasq::start(&hosts, "service", self.directory()).await?);
+        Ok(())
+    }
+
+    /// `dns-updater watch` on this world's hosts directory.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn dns_watch(&self) -> Result<Command> {
+        let mut command = self.command("dns-updater")?;
+        command
+            .arg("watch")
+            .arg("--hosts-file")
+            .arg(self.directory().join("hosts/mayfly"));
+        Ok(command)
+    }
+
+    /// Saves a file in the watched directory as careful programs do: written beside, then renamed.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn save(&self, file: &str, text: &str) {
+        let beside = self.directory().join(format!("{file}.new"));
+        std::fs::write(&beside, text).expect("write a file");
+        std::fs::rename(&beside, self.environments().join(file)).expect("rename a file");
+    }
+
+    /// Deletes a file of the watched directory.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn remove(&self, file: &str) {
+        std::fs::remove_file(self.environments().join(file)).expect("delete a file");
+    }
+
+    /// Starts an instance in the test process with a container registrar beside it.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn instance(&self, service: &str, version: &str) -> Result<Instance<Service>> {
+        let outgoing = self.dnsmasq.as_ref().map(|d| Outgoing {
+            dns: d.address(),
+            port: self.internal.port(),
+        });
+        let running = Service::start_at(port::free(), service, version, outgoing).await?;
+        let registrar = self.register(service, version, running.address(), &[])?;
+        Ok(Instance {
+            registrar,
+            service: running,
+        })
+    }
+
+    /// Starts an instance as a process of its own, which can be killed, with a container registrar beside it.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn killable(
+        &self,
+        service: &str,
+        version: &str,
+        arguments: &[&str],
+    ) -> Result<Instance<ServiceProcess>> {
+        let running = ServiceProcess::start(service, version, self.directory()).await?;
+        let registrar = self.register(service, version, running.address(), arguments)?;
+        Ok(Instance {
+            registrar,
+            service: running,
+        })
+    }
+
+    /// Starts `container-registrar register` for an address.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn register(
+        &self,
+        service: &str,
+        version: &str,
+        at: SocketAddr,
+        arguments: &[&str],
+    ) -> Result<Process> {
+        let mut command = self.command("container-registrar")?;
+        command.args([
+            "register",
+            service,
+            version,
+            &at.ip().to_string(),
+            &at.port().to_string(),
+        ]);
+        command.args(arguments);
+        self.spawn(&format!("registrar-{service}-{version}-{}", at.port()), &command)
+    }
+
+    /// Sends GET `path` to the edge for `host`.
+    ///
+    /// # Errors
+    /// When no complete answer comes.
+    pub async fn get(&self, host: &str, path: &str) -> Result<Answer> {
+        Request::get(host, path).send(self.edge).await
+    }
+
+    /// Sends GET / to the internal side for `<service>.service`, in an environment.
+    ///
+    /// # Errors
+    /// When no complete answer comes.
+    pub async fn call(&self, environment: &str, service: &str) -> Result<Answer> {
+        let request = Request::get(&format!("{service}.service"), "/").header("x-mayfly", environment);
+        request.send(self.internal).await
+    }
+
+    /// Waits until GET / at the edge for `host` is answered by `backend` (`service@version`).
+    ///
+    /// # Panics
+    /// When it is not within 10 s.
+    pub async fn answers(&self, host: &str, backend: &str) {
+        let what = format!("{host} is answered by {backend}");
+        eventually(SOON, &what, async || -> Result<()> {
+            let found = self.get(host, "/").await?.backend()?;
+            ensure!(found == backend, "{found} answers");
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Waits until a call of `service` inside `environment` is answered by `backend` (`service@version`).
+    ///
+    /// # Panics
+    /// When it is not within 10 s.
+    pub async fn calls(&self, environment: &str, service: &str, backend: &str) {
+        let what = format!("{service} in {environment} is answered by {backend}");
+        eventually(SOON, &what, async || -> Result<()> {
+            let found = self.call(environment, service).await?.backend()?;
+            ensure!(found == backend, "{found} answers");
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Waits until the name resolves to exactly these addresses.
+    ///
+    /// # Panics
+    /// When it does not within 10 s, or dnsmasq was not started.
+    pub async fn resolves(&self, name: &str, addresses: &[IpAddr]) {
+        let dnsmasq = self.dnsmasq.as_ref().expect("start_dns comes first");
+        let what = format!("{name} resolves to {addresses:?}");
+        eventually(SOON, &what, async || -> Result<()> {
+            let found = dnsmasq.lookup(name).await?;
+            ensure!(found == addresses, "found {found:?}");
+            Ok(())
+        })
+        .await;
+    }
+
+    /// The status record of a daemon.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn status(&self, daemon: &str) -> Result<Value> {
+        self.etcd.get_json(&format!("/mayfly/status/{daemon}/test")).await
+    }
+
+    /// How often haproxy-updater says that it has reloaded HAProxy.
+    ///
+    /// # Errors
+    /// When its status record does not say it.
+    pub async fn reloads(&self) -> Result<u64> {
+        let status = self.status("haproxy-updater").await?;
+        status["detail"]["reloads"]
+            .as_u64()
+            .with_context(|| format!("no count of reloads in {status}"))
+    }
+
+    /// The entries that a daemon has set aside, as key and reason.
+    ///
+    /// # Errors
+    /// When there is no status record.
+    pub async fn set_aside(&self, daemon: &str) -> Result<Vec<(String, String)>> {
+        let status = self.status(daemon).await?;
+        let all = status["set_aside"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(all
+            .iter()
+            .map(|entry| (text(&entry["key"]), text(&entry["reason"])))
+            .collect())
+    }
+}
