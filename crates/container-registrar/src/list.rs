@@ -1,0 +1,99 @@
+//! `list`: the instances that etcd knows. An entry that breaks a rule is named on stderr and harms no other.
+
+use std::process::ExitCode;
+
+use mayfly_core::keys::Key;
+use mayfly_core::records::{self, Instance, InstanceState, Protocol};
+use mayfly_core::version::BackendId;
+use mayfly_daemon::args::CommonArgs;
+use mayfly_daemon::output::{self, Format, Table, printable};
+use mayfly_daemon::store::Entry;
+use serde::Serialize;
+
+use crate::args::List;
+
+/// One line of the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Found {
+    service: String,
+    version: String,
+    #[serde(flatten)]
+    instance: Instance,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When etcd does not answer.
+pub async fn run(common: &CommonArgs, list: &List) -> anyhow::Result<ExitCode> {
+    let store = common.store();
+    let keyspace = store.keyspace();
+    let range = match (&list.service, &list.version) {
+        (Some(service), Some(version)) => keyspace.instances_of(service, version),
+        (service, _) => keyspace.instances(service.as_ref()),
+    };
+    let listing = store.list(&range).await?;
+    let mut found = Vec::new();
+    for entry in listing.entries {
+        match read(&entry, keyspace.parse(&entry.key)) {
+            Ok(instance) => found.push(instance),
+            Err(reason) => eprintln!("warning: {}: {}", printable(&entry.key), printable(&reason)),
+        }
+    }
+    output::print(&match list.format {
+        Format::Json => output::json(&found)?,
+        Format::Table => table(&found).render(),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(entry: &Entry, key: Result<Key, impl ToString>) -> Result<Found, String> {
+    match key {
+        Ok(Key::Instance(BackendId { service, version }, _)) => {
+            let instance = records::parse(&entry.value).map_err(|error| error.to_string())?;
+            Ok(Found {
+                service: service.to_string(),
+                version: version.to_string(),
+                instance,
+            })
+        }
+        Ok(_) => Err("not an instance".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn table(found: &[Found]) -> Table {
+    let mut table = Table::new([
+        "SERVICE", "VERSION", "ADDRESS", "STATE", "PROTOCOL", "WEIGHT", "NOTES",
+    ]);
+    for Found {
+        service,
+        version,
+        instance,
+    } in found
+    {
+        let state = match instance.state {
+            InstanceState::Up => "up",
+            InstanceState::Draining => "draining",
+        };
+        let protocol = match instance.protocol {
+            Protocol::Http => "http",
+            Protocol::H2c => "h2c",
+        };
+        let notes: Vec<String> = instance
+            .metadata
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        table.row([
+            service.clone(),
+            version.clone(),
+            instance.address.to_string(),
+            state.to_owned(),
+            protocol.to_owned(),
+            instance.weight.to_string(),
+            notes.join(" "),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,12 @@
+//! Advertises a running instance in etcd under a lease. See the library for the chain of its steps.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use container_registrar::args::Arguments;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let common = arguments.common.clone();
+    mayfly_daemon::run::main(&common, |shutdown| container_registrar::run(arguments, shutdown))
+}

@@ -1,0 +1,335 @@
+//! The real binary against a real etcd and real instances: what is registered when, and what the commands answer.
+
+// The lint's exception for tests does not reach their helpers.
+#![allow(clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use mayfly_e2e::etcd::Etcd;
+use mayfly_e2e::http::Request;
+use mayfly_e2e::instance::Service;
+use mayfly_e2e::poll::throughout;
+use mayfly_e2e::process::{Finished, Process, Signal, run};
+use mayfly_e2e::{eventually, port};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_container-registrar");
+const SOON: Duration = Duration::from_secs(20);
+
+struct Bench {
+    etcd: Etcd,
+    directory: TempDir,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        Self {
+            etcd: Etcd::start().await.unwrap(),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .args(line.split_whitespace())
+            .args(["--etcd", &self.etcd.endpoint()]);
+        command
+    }
+
+    fn register(&self, line: &str) -> Process {
+        let command = self.command(&format!("register {line}"));
+        Process::spawn(
+            "container-registrar",
+            &command,
+            &self.directory.path().join("registrar.log"),
+        )
+        .unwrap()
+    }
+
+    async fn run(&self, line: &str) -> Finished {
+        run(&self.command(line), SOON).await.unwrap()
+    }
+
+    async fn registered(&self, address: &str) -> Option<Value> {
+        let key = format!("/mayfly/backends/backend/0.0.2/{address}");
+        let text = self.etcd.get(&key).await.ok().flatten()?;
+        Some(serde_json::from_str(&text).unwrap())
+    }
+
+    async fn until_registered(&self, address: &str) {
+        eventually(SOON, "registered", async || self.registered(address).await).await;
+    }
+
+    async fn until_gone(&self, address: &str) {
+        eventually(SOON, "no longer registered", async || {
+            self.registered(address).await.is_none()
+        })
+        .await;
+    }
+}
+
+fn split(address: SocketAddr) -> String {
+    format!("{} {}", address.ip(), address.port())
+}
+
+#[tokio::test]
+async fn registers_drains_and_goes() {
+    let bench = Bench::new().await;
+    let mut registrar =
+        bench.register("backend.service 0.0.2 10.0.0.5 8080 --drain 1s --weight 50 --meta zone=north");
+    bench.until_registered("10.0.0.5:8080").await;
+    let mut expected = json!({
+        "address": "10.0.0.5:8080", "state": "up", "protocol": "http", "weight": 50, "metadata": {"zone": "north"}
+    });
+    assert_eq!(bench.registered("10.0.0.5:8080").await.unwrap(), expected);
+
+    let start = Instant::now();
+    registrar.signal(Signal::Term).unwrap();
+    expected["state"] = "draining".into();
+    eventually(SOON, "draining", async || {
+        bench.registered("10.0.0.5:8080").await == Some(expected.clone())
+    })
+    .await;
+    assert_eq!(registrar.wait(SOON).await.unwrap().code(), Some(0));
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    assert_eq!(bench.registered("10.0.0.5:8080").await, None);
+}
+
+#[tokio::test]
+async fn advertises_only_what_answers() {
+    let bench = Bench::new().await;
+    let (address, admin) = (port::free(), port::free());
+    let line = "--check /health --check-interval 100ms --check-timeout 500ms --fall 3 --rise 2 --drain 0";
+    let _registrar = bench.register(&format!(
+        "backend 0.0.2 {} {line} --admin {admin}",
+        split(address)
+    ));
+    eventually(SOON, "the admin endpoint", async || {
+        Request::get("x", "/healthz").send(admin).await
+    })
+    .await;
+    throughout(
+        Duration::from_secs(1),
+        "what does not answer is not registered",
+        async || bench.registered(&address.to_string()).await.is_none(),
+    )
+    .await;
+    assert_eq!(
+        Request::get("x", "/readyz").send(admin).await.unwrap().status,
+        503
+    );
+
+    let back = Service::start_at(address, "backend", "0.0.2", None)
+        .await
+        .unwrap();
+    bench.until_registered(&address.to_string()).await;
+    eventually(SOON, "ready", async || {
+        Request::get("x", "/readyz").send(admin).await.unwrap().status == 200
+    })
+    .await;
+    drop(back);
+    bench.until_gone(&address.to_string()).await;
+    let _again = Service::start_at(address, "backend", "0.0.2", None)
+        .await
+        .unwrap();
+    bench.until_registered(&address.to_string()).await;
+    let metrics = Request::get("x", "/metrics").send(admin).await.unwrap().body;
+    assert!(metrics.contains("\nmayfly_registered 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn survives_the_loss_of_its_lease_of_etcd_and_of_all_data() {
+    let mut bench = Bench::new().await;
+    let _registrar = bench.register("backend 0.0.2 10.0.0.5 8080 --ttl 3s");
+    bench.until_registered("10.0.0.5:8080").await;
+
+    let key = "/mayfly/backends/backend/0.0.2/10.0.0.5:8080";
+    let lease = bench.etcd.lease_of(key).await.unwrap().unwrap();
+    bench.etcd.revoke(&lease).await.unwrap();
+    bench.until_registered("10.0.0.5:8080").await;
+    bench.etcd.restart_emptied().await.unwrap();
+    bench.until_registered("10.0.0.5:8080").await;
+    bench.etcd.kill9().await.unwrap();
+    bench.etcd.restart().await.unwrap();
+    throughout(
+        Duration::from_secs(5),
+        "it lives on after a restart of etcd",
+        async || bench.registered("10.0.0.5:8080").await.is_some(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn may_start_before_etcd_and_vanishes_by_itself_when_it_dies() {
+    let mut bench = Bench {
+        etcd: Etcd::reserve().unwrap(),
+        directory: tempfile::tempdir().unwrap(),
+    };
+    let address = "127.0.0.1:8080";
+    let mut registrar = bench.register("backend 0.0.2 localhost 8080 --ttl 2s");
+    bench.etcd.restart().await.unwrap();
+    eventually(SOON, "registered by name", async || {
+        bench.registered(address).await
+    })
+    .await;
+    registrar.kill9().await.unwrap();
+    bench.until_gone(address).await;
+}
+
+#[tokio::test]
+async fn a_successor_takes_over_at_once_without_a_gap() {
+    let bench = Bench::new().await;
+    let mut first = bench.register("backend 0.0.2 10.0.0.5 8080 --ttl 2s");
+    bench.until_registered("10.0.0.5:8080").await;
+    let key = "/mayfly/backends/backend/0.0.2/10.0.0.5:8080";
+    let lease = bench.etcd.lease_of(key).await.unwrap();
+    first.kill9().await.unwrap();
+    let _second = bench.register("backend 0.0.2 10.0.0.5 8080 --ttl 2s");
+    eventually(SOON, "another lease", async || {
+        bench.etcd.lease_of(key).await.unwrap() != lease
+    })
+    .await;
+    throughout(
+        Duration::from_secs(4),
+        "the entry outlives the old lease",
+        async || bench.registered("10.0.0.5:8080").await.is_some(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn ends_in_bounded_time_without_etcd_and_at_once_at_a_second_signal() {
+    let mut bench = Bench::new().await;
+    let mut patient = bench.register("backend 0.0.2 10.0.0.5 8080 --drain 10min");
+    bench.until_registered("10.0.0.5:8080").await;
+    patient.signal(Signal::Term).unwrap();
+    eventually(SOON, "draining", async || {
+        patient.output().contains("is draining")
+    })
+    .await;
+    patient.signal(Signal::Term).unwrap();
+    assert_eq!(patient.wait(SOON).await.unwrap().code(), Some(143));
+
+    let mut registrar = bench.register("backend 0.0.2 10.0.0.6 8080 --drain 10min");
+    bench.until_registered("10.0.0.6:8080").await;
+    bench.etcd.freeze().unwrap();
+    let start = Instant::now();
+    assert_eq!(registrar.terminate(SOON).await.unwrap().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
+    bench.etcd.thaw().unwrap();
+}
+
+#[tokio::test]
+async fn commands_answer_and_say_what_is_wrong() {
+    let mut bench = Bench::new().await;
+    let etcd = &bench.etcd;
+    for (service, version, address, more) in [
+        ("backend", "0.0.1", "10.0.0.4:80", ""),
+        (
+            "backend",
+            "0.0.2",
+            "10.0.0.5:80",
+            r#", "state": "draining", "metadata": {"a": "b\u001b"}"#,
+        ),
+        ("backend2", "0.0.2", "10.0.0.6:80", r#", "protocol": "h2c""#),
+    ] {
+        let record = format!(r#"{{"address": "{address}"{more}}}"#);
+        etcd.put(
+            &format!("/mayfly/backends/{service}/{version}/{address}"),
+            &record,
+        )
+        .await
+        .unwrap();
+    }
+    etcd.put("/mayfly/backends/backend/0.0.1/bad", "{}")
+        .await
+        .unwrap();
+    etcd.put("/mayfly/backends/Bad/0.0.1/x", "{}").await.unwrap();
+
+    let all = bench.run("list").await;
+    assert_eq!(all.code, Some(0));
+    let expected = [
+        "SERVICE   VERSION  ADDRESS      STATE     PROTOCOL  WEIGHT  NOTES",
+        "backend   0.0.1    10.0.0.4:80  up        http      100",
+        "backend   0.0.2    10.0.0.5:80  draining  http      100     a=b\\u{1b}",
+        "backend2  0.0.2    10.0.0.6:80  up        h2c       100",
+        "",
+    ];
+    assert_eq!(all.stdout, expected.join("\n"));
+    assert!(
+        all.stderr.contains("/mayfly/backends/backend/0.0.1/bad: "),
+        "{}",
+        all.stderr
+    );
+    assert!(
+        all.stderr.contains("/mayfly/backends/Bad/0.0.1/x: "),
+        "{}",
+        all.stderr
+    );
+
+    let one: Value = serde_json::from_str(
+        &bench
+            .run("list backend.service 0.0.2 --format json")
+            .await
+            .ok()
+            .unwrap(),
+    )
+    .unwrap();
+    assert_eq!(one.as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&one[0]["version"], &one[0]["state"]),
+        (&json!("0.0.2"), &json!("draining"))
+    );
+
+    let removed = bench
+        .run("deregister backend 0.0.2 10.0.0.5 80")
+        .await
+        .ok()
+        .unwrap();
+    assert!(
+        removed.contains("backend@0.0.2 at 10.0.0.5:80 is removed"),
+        "{removed}"
+    );
+    let again = bench.run("deregister backend 0.0.2 10.0.0.5 80").await;
+    assert_eq!(again.code, Some(1));
+    assert_eq!(
+        again.stderr,
+        "error: backend@0.0.2 at 10.0.0.5:80 is not registered\n"
+    );
+
+    let usage = bench.run("register Backend 0.0.2 auto 80").await;
+    assert_eq!(usage.code, Some(2));
+    bench.etcd.kill9().await.unwrap();
+    let away = bench.run("list").await;
+    assert_eq!((away.code, away.stdout.as_str()), (Some(1), ""));
+    assert!(
+        away.stderr
+            .starts_with("error: cannot list /mayfly/backends/: etcd at "),
+        "{}",
+        away.stderr
+    );
+    assert_eq!(away.stderr.lines().count(), 1, "{}", away.stderr);
+}
+
+#[tokio::test]
+async fn one_that_never_reached_etcd_does_not_claim_so() {
+    let bench = Bench {
+        etcd: Etcd::reserve().unwrap(),
+        directory: tempfile::tempdir().unwrap(),
+    };
+    let mut registrar = bench.register("backend 0.0.2 10.0.0.5 8080 --drain 10min");
+    eventually(SOON, "the first try", async || {
+        registrar.output().contains("trying again")
+    })
+    .await;
+    assert_eq!(registrar.terminate(SOON).await.unwrap().code(), Some(0));
+    let log = registrar.output();
+    assert!(
+        !log.contains("is registered") && log.contains("cannot mark"),
+        "{log}"
+    );
+}

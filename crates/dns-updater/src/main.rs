@@ -1,0 +1,12 @@
+//! Writes the hosts file of dnsmasq from etcd. See the library for the chain of its steps.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use dns_updater::args::Arguments;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let common = arguments.common.clone();
+    mayfly_daemon::run::main(&common, |shutdown| dns_updater::run(arguments, shutdown))
+}
