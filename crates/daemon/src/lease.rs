@@ -189,6 +189,8 @@ impl Keeper {
             self.verify(lease.id).await?;
         }
         let mut keep_alive_at = Instant::now() + period(lease.map_or(self.ttl, |lease| lease.ttl));
+        // Whether there may be something to write, and when that may happen at the earliest.
+        let (mut changed, mut write_at) = (true, Instant::now());
         loop {
             if !self.has_work() && lease.is_none() {
                 // Nothing to advertise: leave etcd alone.
@@ -197,6 +199,7 @@ impl Keeper {
                     return Ok(());
                 }
                 self.wait_for_change().await;
+                changed = true;
                 continue;
             }
             let granted = match *lease {
@@ -208,26 +211,26 @@ impl Keeper {
                     *lease.insert(granted)
                 }
             };
-            if self.reconcile(granted.id).await? {
-                self.store.revoke(granted.id).await?;
-                *lease = None;
-                self.held.clear();
-                continue;
-            }
-            backoff.reset();
-            let written_at = Instant::now();
             tokio::select! {
-                () = self.wait_for_change() => {
-                    let earliest = written_at + WRITE_GAP;
-                    if !lock(&self.wanted).ending {
-                        sleep_until(earliest.min(keep_alive_at)).await;
-                    }
-                }
+                biased;
+                // First, so that no stream of changes can starve the lease.
                 () = sleep_until(keep_alive_at) => {
                     self.store.keep_alive(granted.id).await?;
                     self.verify(granted.id).await?;
                     keep_alive_at = Instant::now() + period(granted.ttl);
+                    changed = true;
                 }
+                () = sleep_until(write_at), if changed => {
+                    changed = false;
+                    if self.reconcile(granted.id).await? {
+                        self.store.revoke(granted.id).await?;
+                        *lease = None;
+                        self.held.clear();
+                    }
+                    backoff.reset();
+                    write_at = Instant::now() + WRITE_GAP;
+                }
+                () = self.wait_for_change(), if !changed => changed = true,
             }
         }
     }
