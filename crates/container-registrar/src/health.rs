@@ -39,6 +39,11 @@ impl Health {
         self.up
     }
 
+    /// Whether it has not answered yet since it is watched.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
     /// Takes the outcome of a check, and says whether the state has turned.
     pub fn observe(&mut self, answered: bool) -> Option<Turn> {
         if answered == self.up {

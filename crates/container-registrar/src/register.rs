@@ -26,6 +26,8 @@ use crate::health::{Health, Turn};
 const LAST_WRITE: Duration = Duration::from_secs(3);
 /// How often a name is resolved again while all is well.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How often at most an instance that has not answered yet is asked: most are about to.
+const EAGER: Duration = Duration::from_millis(200);
 /// As long as any process lives.
 const EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -127,6 +129,9 @@ impl Registration {
                         _ => debug!("{backend} at {address} does not answer: {error:#}"),
                     }
                 }
+            }
+            if health.is_fresh() {
+                ticks.reset_after(EAGER.min(self.arguments.check_interval));
             }
             if turn == Some(Turn::Down) {
                 self.withdraw();

@@ -163,8 +163,12 @@ impl Updater {
             return;
         }
         if without {
-            let count = self.view.routers().len();
-            warn!("no router is live: names go on leading to the {count} addresses known last");
+            match self.view.routers().len() {
+                0 => {
+                    warn!("no router is known yet: only static records are names (does haproxy-updater run?)")
+                }
+                count => warn!("no router is live: names go on leading to the {count} addresses known last"),
+            }
         } else {
             info!("names lead to live routers again");
         }
