@@ -55,7 +55,10 @@ impl Parsed {
 
     /// A file that has not been read yet: it may hold any environment.
     pub fn unread() -> Self {
-        Self { nameless: true, ..Self::default() }
+        Self {
+            nameless: true,
+            ..Self::default()
+        }
     }
 
     /// A file of which nothing can be read, for the given reason.

@@ -1,0 +1,134 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mayfly_daemon::args::CommonArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  environment-registrar watch                           watch /etc/mayfly/environments
+  environment-registrar watch ./environments --etcd 10.0.0.1:2379,10.0.0.2:2379
+  environment-registrar watch /mnt/nfs/environments --poll 1s
+  environment-registrar check environments/*.yaml       say what is wrong, before it is saved there
+  environment-registrar list --format json              what is registered
+
+An environment file:
+  name: temp-1
+  extends: qa               # optional: all that is not named here is as in qa
+  services:
+    - name: backend
+      version: 0.0.2        # exact, or latest (the default), or a range such as ^1.2
+      route: /api           # optional: the public path that leads here
+
+Also optional: prefix (default www-<name>), header (default <name>), description,
+and expires (8h, or 2030-01-31T18:00:00Z), which is checked and recorded: nothing
+removes an environment yet when that time has come.";
+
+/// Keeps the environments of etcd in step with a directory of YAML files
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// What every program of Mayfly takes.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch a directory and keep etcd in step with its *.yaml and *.yml files
+    ///
+    /// A file that breaks a rule is reported, and the last good version of its environments stays; the other files are
+    /// not affected. Environments that another registrar (another --node) has registered are left alone, so keep the
+    /// node's name when you move this registrar to another machine or container.
+    Watch(WatchOptions),
+    /// Check files without etcd: one line for each fault, exit code 1 if there is one
+    Check {
+        /// Files, directories with *.yaml and *.yml files, or `-` for standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// List the environments that are registered in etcd
+    List {
+        /// How to print them
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+}
+
+/// How to watch.
+#[derive(Debug, Clone, Args)]
+pub struct WatchOptions {
+    /// The directory; it need not exist yet
+    #[arg(
+        env = "MAYFLY_ENVIRONMENTS",
+        value_name = "DIRECTORY",
+        default_value = "/etc/mayfly/environments"
+    )]
+    pub directory: PathBuf,
+
+    /// Look at the directory this often instead of waiting for events, for file systems without any (NFS, some mounts
+    /// of virtual machines)
+    #[arg(long, env = "MAYFLY_POLL", value_name = "DURATION", value_parser = positive)]
+    pub poll: Option<Duration>,
+
+    /// How long an environment that no file names any more stays: a save by delete and create makes no gap
+    #[arg(long, env = "MAYFLY_GRACE", value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub grace: Duration,
+
+    /// Look through the whole directory this often even without an event
+    #[arg(long, env = "MAYFLY_RESCAN", value_name = "DURATION", default_value = "30s", value_parser = positive)]
+    pub rescan: Duration,
+}
+
+/// How to print a list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON array of the records.
+    Json,
+    /// One YAML list of the records.
+    Yaml,
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration >= Duration::from_millis(10) => Ok(duration),
+        Ok(_) => Err("at least 10ms".to_owned()),
+        Err(error) => Err(format!("{error}: a duration is wanted, such as 1s or 500ms")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+        let help = Arguments::command().render_long_help().to_string();
+        assert!(
+            help.contains("environment-registrar watch ./environments"),
+            "{help}"
+        );
+    }
+
+    #[test]
+    fn defaults() {
+        let Command::Watch(options) = Arguments::parse_from(["x", "watch"]).command else {
+            panic!("not watch")
+        };
+        assert_eq!(options.directory, PathBuf::from("/etc/mayfly/environments"));
+        assert_eq!((options.poll, options.grace), (None, Duration::from_secs(1)));
+        assert!(Arguments::try_parse_from(["x", "check"]).is_err());
+        assert!(Arguments::try_parse_from(["x", "watch", "--poll", "0s"]).is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! Keeps the environments of etcd in step with a directory of YAML files.
+//!
+//! The chain of `watch`: [`observe`] (what has changed in the directory) -> [`scan`] (the contents of files) ->
+//! [`library`] (what each file says, by the environment file of `mayfly-core`) -> [`merge`] (all files together, and
+//! what others have registered: which environments are to be in etcd) -> [`plan`] (that against the [`mirror`] of
+//! etcd: puts and deletes) -> [`publish`] (conditional writes). [`watch`] runs it, and [`report`] tells the outcome.
+//! [`check`] and [`list`] are commands of their own.
+//!
+//! Invariants: nothing of a refused environment is published, and its last good version stays; a record that somebody
+//! else registered is never touched; nothing is deleted while the directory cannot be read.
+
+pub mod args;
+pub mod check;
+pub mod library;
+pub mod list;
+pub mod merge;
+pub mod mirror;
+pub mod observe;
+pub mod plan;
+pub mod publish;
+pub mod report;
+pub mod scan;
+pub mod watch;

@@ -1,0 +1,22 @@
+//! `environment-registrar`: parses the arguments and runs the library.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use environment_registrar::args::{Arguments, Command};
+use environment_registrar::{check, list, watch};
+use mayfly_daemon::run;
+
+fn main() -> ExitCode {
+    let Arguments { common, command } = Arguments::parse();
+    run::main(&common, |shutdown| {
+        let common = common.clone();
+        async move {
+            match command {
+                Command::Watch(options) => watch::run(&common, options, shutdown).await,
+                Command::Check { files } => check::run(&files),
+                Command::List { format } => list::run(&common.store(), format).await,
+            }
+        }
+    })
+}

@@ -1,0 +1,338 @@
+//! All files together, and what others have registered: which environments are to be in etcd. A name, prefix or header
+//! belongs to one environment only; who is registered keeps it, and of new rivals the first file by name gets it.
+//!
+//! An environment that loses, or has a fault, keeps its last good version: the one of the merge before, or of etcd.
+//!
+//! [`update`] takes a change that touches no rival, at a cost that follows the change; anything else goes through
+//! [`merge`], which looks at everything. A property test holds the two together.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use mayfly_core::names::{DnsPrefix, EnvironmentName, HeaderValue};
+use mayfly_core::records::Environment;
+use mayfly_core::yaml::Mark;
+
+mod update;
+
+pub use update::{Changes, update};
+
+use crate::library::{Entry, Library};
+use crate::mirror::Mirror;
+
+/// The outcome of a merge.
+#[derive(Debug, Clone, Default)]
+pub struct Merged {
+    /// What is to be in etcd, by name.
+    pub accepted: BTreeMap<EnvironmentName, Arc<Environment>>,
+    /// What is not, although a file says it, and why; in the order of the files.
+    pub refused: Vec<Refusal>,
+    /// Whose each accepted prefix and header is.
+    prefixes: HashMap<DnsPrefix, EnvironmentName>,
+    headers: HashMap<HeaderValue, EnvironmentName>,
+    /// The accepted environments by file.
+    files: HashMap<String, BTreeSet<EnvironmentName>>,
+    /// Every name, prefix and header that a refused environment wants.
+    wanted: HashSet<String>,
+}
+
+impl Merged {
+    /// Whether an accepted environment has this prefix or header.
+    pub fn has_keys_of(&self, environment: &Environment) -> bool {
+        self.prefixes.contains_key(&environment.prefix) || self.headers.contains_key(&environment.header)
+    }
+
+    pub(crate) fn accept(&mut self, environment: &Arc<Environment>) {
+        let name = &environment.name;
+        self.drop(name);
+        self.prefixes.insert(environment.prefix.clone(), name.clone());
+        self.headers.insert(environment.header.clone(), name.clone());
+        let file = file_of(environment).unwrap_or_default();
+        self.files
+            .entry(file.to_owned())
+            .or_default()
+            .insert(name.clone());
+        self.accepted.insert(name.clone(), environment.clone());
+    }
+
+    fn drop(&mut self, name: &EnvironmentName) {
+        let Some(environment) = self.accepted.remove(name) else {
+            return;
+        };
+        // The key may belong to its successor already.
+        if self.prefixes.get(&environment.prefix) == Some(name) {
+            self.prefixes.remove(&environment.prefix);
+        }
+        if self.headers.get(&environment.header) == Some(name) {
+            self.headers.remove(&environment.header);
+        }
+        let file = file_of(&environment).unwrap_or_default();
+        if let Some(names) = self.files.get_mut(file) {
+            names.remove(name);
+            if names.is_empty() {
+                self.files.remove(file);
+            }
+        }
+    }
+
+    fn wants(&self, environment: &Environment) -> bool {
+        let keys = [
+            environment.name.as_str(),
+            environment.prefix.as_str(),
+            environment.header.as_str(),
+        ];
+        keys.iter().any(|key| self.wanted.contains(*key))
+    }
+}
+
+/// An environment of a file that can't be registered as the file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The file.
+    pub file: String,
+    /// The environment.
+    pub environment: EnvironmentName,
+    /// The place in the file.
+    pub mark: Mark,
+    /// What is wrong and what would be right.
+    pub reason: String,
+}
+
+/// Merges the library with what etcd holds; `before` is the outcome of the last merge.
+pub fn merge(library: &Library, mirror: &Mirror, before: &Merged) -> Merged {
+    let last_good = last_good(library, mirror, before);
+    let mut pinned = BTreeMap::new();
+    loop {
+        let merge = Merge {
+            mirror,
+            last_good: &last_good,
+            pinned: &pinned,
+            merged: Merged::default(),
+        };
+        match merge.run(library) {
+            Ok(merged) => return merged,
+            // A change was refused, and meanwhile another environment was given what its last good version holds: that
+            // one has to yield. Each time one more environment is pinned, so this ends.
+            Err(refusal) => pinned.insert(refusal.environment.clone(), refusal),
+        };
+    }
+}
+
+/// The last good version of each environment whose file is still there, by name.
+fn last_good(
+    library: &Library,
+    mirror: &Mirror,
+    before: &Merged,
+) -> BTreeMap<EnvironmentName, Arc<Environment>> {
+    let mut last_good: BTreeMap<EnvironmentName, Arc<Environment>> = BTreeMap::new();
+    let registered = mirror.environments().keys().filter_map(|name| mirror.ours(name));
+    // What was accepted last can be newer than etcd, which may be out of reach.
+    for environment in registered.chain(before.accepted.values()) {
+        let document = |environment: &Environment| library.get(file_of(environment)?);
+        let claimed = |environment: &Environment| {
+            document(environment).is_some_and(|it| it.is_about(&environment.name))
+        };
+        let older = last_good.get(&environment.name);
+        // The older version counts only where its file still means it, and that of the newer one does not.
+        if document(environment).is_some()
+            && (claimed(environment) || !older.is_some_and(|older| claimed(older)))
+        {
+            last_good.insert(environment.name.clone(), environment.clone());
+        }
+    }
+    last_good
+}
+
+/// The file that a record of ours comes from.
+fn file_of(environment: &Environment) -> Option<&str> {
+    environment.source.as_ref().map(|source| source.file.as_str())
+}
+
+/// Why a candidate can't be accepted.
+struct Conflict {
+    mark: Mark,
+    reason: String,
+    /// Whether the rival is somebody else's, rather than of our own files.
+    foreign: bool,
+}
+
+struct Merge<'a> {
+    mirror: &'a Mirror,
+    last_good: &'a BTreeMap<EnvironmentName, Arc<Environment>>,
+    pinned: &'a BTreeMap<EnvironmentName, Refusal>,
+    merged: Merged,
+}
+
+impl Merge<'_> {
+    /// Goes through all candidates in the order of precedence; fails with the refusal of an environment whose last good
+    /// version is displaced.
+    fn run(mut self, library: &Library) -> Result<Merged, Refusal> {
+        for (name, refusal) in self.pinned {
+            self.merged.refused.push(refusal.clone());
+            self.keep(name);
+        }
+        // What stays as it is, what is registered and changes, what moves from another file, what is new.
+        let mut tiers: [Vec<(&str, &Entry)>; 4] = Default::default();
+        for (file, document) in library.files() {
+            for entry in &document.entries {
+                let environment = &entry.environment;
+                if self
+                    .pinned
+                    .get(&environment.name)
+                    .is_some_and(|refusal| refusal.file == file)
+                {
+                    continue;
+                }
+                let tier = match self.last_good.get(&environment.name) {
+                    None => 3,
+                    Some(good) if file_of(good) != Some(file) => 2,
+                    Some(good) if same_keys(good, environment) => 0,
+                    Some(_) => 1,
+                };
+                tiers[tier].push((file, entry));
+            }
+        }
+        let [unchanged, others @ ..] = tiers;
+        for (file, entry) in unchanged {
+            self.consider(file, entry)?;
+        }
+        for (name, good) in self.last_good {
+            let document = file_of(good).and_then(|file| library.get(file));
+            if document.is_some_and(|document| document.may_hold(name) && document.entry(name).is_none()) {
+                self.keep(name);
+            }
+        }
+        for (file, entry) in others.into_iter().flatten() {
+            self.consider(file, entry)?;
+        }
+        self.merged
+            .refused
+            .sort_by(|a, b| (&a.file, a.mark).cmp(&(&b.file, b.mark)));
+        for refusal in &self.merged.refused {
+            let document = library.get(&refusal.file);
+            if let Some(entry) = document.and_then(|document| document.entry(&refusal.environment)) {
+                let Environment {
+                    name, prefix, header, ..
+                } = &*entry.environment;
+                self.merged
+                    .wanted
+                    .extend([name.to_string(), prefix.to_string(), header.to_string()]);
+            }
+        }
+
+        Ok(self.merged)
+    }
+
+    /// Accepts the last good version of an environment, unless its keys are given away.
+    fn keep(&mut self, name: &EnvironmentName) -> bool {
+        let Some(good) = self.last_good.get(name) else {
+            return false;
+        };
+        let given_away = self
+            .conflicts(good, None)
+            .iter()
+            .any(|conflict| !conflict.foreign);
+        if !given_away && self.mirror.other(name).is_none() {
+            self.merged.accept(good);
+        }
+        !given_away
+    }
+
+    fn consider(&mut self, file: &str, entry: &Entry) -> Result<(), Refusal> {
+        let environment = &entry.environment;
+        let refusal = |conflict: Conflict| Refusal {
+            file: file.to_owned(),
+            environment: environment.name.clone(),
+            mark: conflict.mark,
+            reason: conflict.reason,
+        };
+        let own = self
+            .last_good
+            .get(&environment.name)
+            .filter(|good| file_of(good) == Some(file));
+        let registered = own.is_some_and(|good| same_keys(good, environment));
+        let conflicts = self.conflicts(environment, Some(entry));
+        let taken = self.mirror.other(&environment.name).is_some();
+        // Who is registered stays, even if somebody else has claimed the same since: that is only told.
+        let bearable = registered && !taken && conflicts.iter().all(|conflict| conflict.foreign);
+        if conflicts.is_empty() || bearable {
+            self.merged.refused.extend(conflicts.into_iter().map(refusal));
+            self.merged.accept(environment);
+            return Ok(());
+        }
+        let Some(refusal) = conflicts.into_iter().next().map(refusal) else {
+            return Ok(());
+        };
+        if own.is_some() && !registered && !self.keep(&environment.name) {
+            return Err(refusal);
+        }
+        self.merged.refused.push(refusal);
+        Ok(())
+    }
+
+    fn conflicts(&self, environment: &Environment, entry: Option<&Entry>) -> Vec<Conflict> {
+        let mut conflicts = Vec::new();
+        let name = &environment.name;
+        let mark = |of: fn(&Entry) -> Mark| entry.map_or(Mark::START, of);
+        let at_name = mark(|entry| entry.name);
+        if let Some(owner) = self.mirror.other(name) {
+            let reason = format!("environment {name} is registered by {owner}: give this one another name");
+            conflicts.push(Conflict {
+                mark: at_name,
+                reason,
+                foreign: true,
+            });
+            return conflicts;
+        }
+        if let Some(rival) = self.merged.accepted.get(name) {
+            let file = file_of(rival).unwrap_or_default();
+            let reason = format!("environment {name} is registered from {file}: give this one another name");
+            conflicts.push(Conflict {
+                mark: at_name,
+                reason,
+                foreign: false,
+            });
+            return conflicts;
+        }
+        let mut claim = |mark, what: String, rival: &EnvironmentName, foreign: bool| {
+            let place = if foreign {
+                self.mirror.other(rival).unwrap_or_default()
+            } else {
+                self.merged
+                    .accepted
+                    .get(rival)
+                    .and_then(|rival| file_of(rival))
+                    .unwrap_or_default()
+            };
+            let reason = format!("{what} is taken by environment {rival} of {place}: choose another one");
+            conflicts.push(Conflict {
+                mark,
+                reason,
+                foreign,
+            });
+        };
+        let (prefix, header) = (&environment.prefix, &environment.header);
+        let at_prefix = mark(|entry| entry.prefix);
+        if let Some(rival) = self.merged.prefixes.get(prefix) {
+            claim(at_prefix, format!("prefix {prefix}"), rival, false);
+        }
+        for rival in self.mirror.others_with_prefix(prefix) {
+            claim(at_prefix, format!("prefix {prefix}"), rival, true);
+        }
+        let at_header = mark(|entry| entry.header);
+        if let Some(rival) = self.merged.headers.get(header) {
+            claim(at_header, format!("header {header}"), rival, false);
+        }
+        for rival in self.mirror.others_with_header(header) {
+            claim(at_header, format!("header {header}"), rival, true);
+        }
+        conflicts
+    }
+}
+
+fn same_keys(a: &Environment, b: &Environment) -> bool {
+    a.prefix == b.prefix && a.header == b.header
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! Says what in the directory has to be looked at: a file as soon as its writer has closed or renamed it, the whole
+//! directory after any doubt (events lost, the directory exchanged, a link swapped as config maps do) and once in a
+//! while without one. Where events can't be had it polls.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::time::sleep_until;
+use tracing::{debug, info, warn};
+
+use crate::scan::{self, Known, Scan};
+
+mod board;
+mod events;
+
+use board::Board;
+use events::Layout;
+
+/// How often to check that the directory is still the one that is watched.
+const CHECK: Duration = Duration::from_secs(1);
+/// The same while there is none.
+const CHECK_MISSING: Duration = Duration::from_millis(250);
+/// How often to look where events should work and do not.
+const FALLBACK: Duration = Duration::from_secs(1);
+/// A file that changed less than this ago may be half written, unless its writer is known to have closed it.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// What has to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// These files.
+    Files(BTreeSet<String>),
+    /// The whole directory.
+    All,
+}
+
+/// Watches a directory.
+#[derive(Debug)]
+pub struct Observer {
+    directory: PathBuf,
+    /// The interval of polling; `None` with events.
+    poll: Option<Duration>,
+    rescan: Duration,
+    board: Board,
+    watcher: Option<RecommendedWatcher>,
+    /// The directory that is watched, by identity.
+    watched: Option<(u64, u64)>,
+    targets: BTreeSet<PathBuf>,
+    known_fresh: Known,
+    next_scan: Instant,
+    next_check: Instant,
+    missing: bool,
+}
+
+impl Observer {
+    /// An observer of a directory, which need not exist. `poll` is how often to look instead of waiting for events,
+    /// `rescan` how often to look at everything with events.
+    pub fn new(directory: &Path, poll: Option<Duration>, rescan: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            // Events carry the path as it was given to the watch.
+            directory: std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf()),
+            poll,
+            rescan,
+            board: Board::default(),
+            watcher: None,
+            watched: None,
+            targets: BTreeSet::new(),
+            known_fresh: Known::default(),
+            next_scan: now,
+            next_check: now,
+            missing: false,
+        }
+    }
+
+    /// Waits until something has to be looked at. Safe in `select!`: what it has not told yet, it tells next time.
+    pub async fn next(&mut self) -> Look {
+        loop {
+            let now = Instant::now();
+            if now >= self.next_check {
+                self.next_check = now
+                    + if self.watched.is_none() {
+                        CHECK_MISSING
+                    } else {
+                        CHECK
+                    };
+                if scan::identity(&self.directory) != self.watched {
+                    return Look::All;
+                }
+            }
+            if now >= self.next_scan || self.board.take_doubt() {
+                return Look::All;
+            }
+            let files = self.board.take_settled(now);
+            if !files.is_empty() {
+                return Look::Files(files);
+            }
+            let due = self
+                .board
+                .next_settled()
+                .into_iter()
+                .chain([self.next_scan, self.next_check])
+                .min();
+            tokio::select! {
+                () = self.board.told() => {}
+                () = sleep_until(due.unwrap_or(self.next_check).into()) => {}
+            }
+        }
+    }
+
+    /// Looks through the whole directory, given what is known of it. Watches it anew first where that is needed, so
+    /// that nothing is missed in between.
+    ///
+    /// # Errors
+    /// When the directory is not there or can't be read.
+    pub async fn scan(&mut self, mut known: Known) -> io::Result<Scan> {
+        self.next_scan = Instant::now() + self.poll.unwrap_or(self.rescan);
+        let identity = scan::identity(&self.directory);
+        if identity != self.watched {
+            self.watch_anew();
+            self.watched = identity;
+        }
+        known.writing = self.board.writing();
+        known.fresh = std::mem::take(&mut self.known_fresh.fresh);
+        let (directory, quiet) = (self.directory.clone(), self.poll.unwrap_or(QUIET));
+        let outcome = tokio::task::spawn_blocking(move || scan::all(&directory, &known, quiet)).await;
+        match outcome.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(scan) => {
+                if std::mem::take(&mut self.missing) {
+                    info!("{} is there again", self.directory.display());
+                }
+                self.known_fresh.fresh.clone_from(&scan.fresh);
+                if !scan.fresh.is_empty() {
+                    self.next_scan = self.next_scan.min(Instant::now() + quiet);
+                }
+                if self.poll.is_none() && self.targets != scan.targets {
+                    // What changed there before the watch began shows in one more look.
+                    self.targets.clone_from(&scan.targets);
+                    self.watch_anew();
+                    self.next_scan = Instant::now();
+                }
+                Ok(scan)
+            }
+            Err(error) => {
+                (self.watched, self.watcher) = (None, None);
+                if !std::mem::replace(&mut self.missing, true) {
+                    warn!(
+                        "cannot read the directory {}: {error}; waiting for it, and deleting nothing",
+                        self.directory.display()
+                    );
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads some files.
+    pub async fn look(&self, names: BTreeSet<String>) -> Vec<(String, Option<scan::Found>)> {
+        let directory = self.directory.clone();
+        let read = move || {
+            names
+                .into_iter()
+                .map(|name| (name.clone(), scan::look(&directory, &name)))
+                .collect()
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    /// Whether the directory is there and is the one that has been looked through.
+    pub fn is_there(&self) -> bool {
+        self.watched.is_some() && scan::identity(&self.directory) == self.watched
+    }
+
+    fn watch_anew(&mut self) {
+        if self.poll.is_some() {
+            return;
+        }
+        match self.watch() {
+            Ok(watcher) => self.watcher = Some(watcher),
+            // The directory may have gone since; then the next check finds out.
+            Err(error) if scan::identity(&self.directory).is_some() => {
+                warn!(
+                    "cannot watch {}: {error}; looking every {FALLBACK:?} instead",
+                    self.directory.display()
+                );
+                (self.watcher, self.poll) = (None, Some(FALLBACK));
+                self.next_scan = Instant::now() + FALLBACK;
+            }
+            Err(error) => {
+                debug!("cannot watch {}: {error}", self.directory.display());
+                self.watcher = None;
+            }
+        }
+    }
+
+    fn watch(&self) -> notify::Result<RecommendedWatcher> {
+        let layout = Layout::of(&self.directory, &self.targets);
+        let others = layout.others();
+        let board = self.board.clone();
+        let mut watcher = notify::recommended_watcher(move |event| layout.note(event, &board))?;
+        for other in &others {
+            // Only a shorter way to what the regular check and look find too.
+            if let Err(error) = watcher.watch(other, RecursiveMode::NonRecursive) {
+                debug!("cannot watch {}: {error}", other.display());
+            }
+        }
+        watcher.watch(&self.directory, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! What an event of the file system means for the environment files of a directory.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{Event, EventKind};
+use tracing::debug;
+
+use super::board::Board;
+use crate::scan::is_environment_file;
+
+/// Most other directories that are watched because links lead there; beyond, the regular look has to do.
+const TARGETS: usize = 64;
+
+/// The directories that are watched.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    /// The directory of the environment files, as an absolute path.
+    directory: PathBuf,
+    /// The directories in which the directory itself, or a link on the way to it, can be exchanged.
+    anchors: BTreeSet<PathBuf>,
+    /// The other directories into which links of the directory lead.
+    targets: BTreeSet<PathBuf>,
+}
+
+/// What has happened to an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Happened {
+    Created,
+    Written,
+    Closed,
+    Touched,
+    Moved,
+    Removed,
+}
+
+impl Layout {
+    pub(super) fn of(directory: &Path, targets: &BTreeSet<PathBuf>) -> Self {
+        let mut anchors: BTreeSet<PathBuf> = directory.parent().map(Path::to_path_buf).into_iter().collect();
+        for part in directory.ancestors().filter(|part| part.is_symlink()) {
+            anchors.extend(part.parent().map(Path::to_path_buf));
+        }
+        // One directory can be watched under one path only: events of both kinds then come with the path of the anchor.
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        let own = real(directory);
+        anchors.retain(|anchor| real(anchor) != own);
+        let as_watched = |target: &PathBuf| {
+            anchors
+                .iter()
+                .find(|anchor| real(anchor) == *target)
+                .unwrap_or(target)
+                .clone()
+        };
+        let targets = targets
+            .iter()
+            .filter(|target| **target != own)
+            .map(as_watched)
+            .collect();
+        Self {
+            directory: directory.to_path_buf(),
+            anchors,
+            targets,
+        }
+    }
+
+    /// The other directories to watch besides the directory itself.
+    pub(super) fn others(&self) -> BTreeSet<PathBuf> {
+        self.anchors
+            .iter()
+            .chain(self.targets.iter().take(TARGETS))
+            .cloned()
+            .collect()
+    }
+
+    /// Notes on the board what an event means.
+    pub(super) fn note(&self, event: notify::Result<Event>, board: &Board) {
+        let event = match event {
+            Ok(event) if event.need_rescan() => return board.doubt(),
+            Ok(event) => event,
+            Err(error) => {
+                debug!("events of {} may be lost: {error}", self.directory.display());
+                return board.doubt();
+            }
+        };
+        let happened = match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => Happened::Closed,
+            // Among them are those that reading the files makes.
+            EventKind::Access(_) => return,
+            EventKind::Create(_) => Happened::Created,
+            EventKind::Modify(ModifyKind::Data(_)) => Happened::Written,
+            EventKind::Modify(ModifyKind::Metadata(_)) => Happened::Touched,
+            EventKind::Modify(ModifyKind::Name(_)) => Happened::Moved,
+            EventKind::Remove(_) => Happened::Removed,
+            EventKind::Modify(_) | EventKind::Any | EventKind::Other => return board.doubt(),
+        };
+        for path in &event.paths {
+            self.note_path(path, happened, board);
+        }
+    }
+
+    fn note_path(&self, path: &Path, happened: Happened, board: &Board) {
+        if self.directory.starts_with(path) {
+            // The directory itself, or a part of the way to it.
+            return board.doubt();
+        }
+        let Some(parent) = path.parent() else { return };
+        if parent != self.directory {
+            if self.targets.contains(parent) && happened != Happened::Written {
+                board.doubt();
+            }
+            return;
+        }
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            return;
+        };
+        if !is_environment_file(name) {
+            // Config maps swap the link `..data`; any other entry can be what a link leads to.
+            let linked = name.starts_with("..") || !self.targets.is_empty();
+            if linked && !matches!(happened, Happened::Written | Happened::Touched) {
+                board.doubt();
+            }
+            return;
+        }
+        match happened {
+            Happened::Closed | Happened::Moved | Happened::Removed => board.settled(name),
+            Happened::Touched => board.touched(name),
+            Happened::Written => board.written(name, Instant::now()),
+            // A link is whole as soon as it is there; a new file is whole when its writer closes it.
+            Happened::Created if is_link(path) => board.settled(name),
+            Happened::Created => board.written(name, Instant::now()),
+        }
+    }
+}
+
+/// Whether an entry is a symbolic link, or a further name of a file that was there before.
+fn is_link(path: &Path) -> bool {
+    path.symlink_metadata()
+        .is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1)
+}

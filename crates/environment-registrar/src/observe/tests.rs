@@ -1,0 +1,209 @@
+//! The ways in which people and tools save files, on a real directory.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+
+use super::*;
+use crate::scan::Content;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(3600);
+
+struct Case {
+    root: tempfile::TempDir,
+    observer: Observer,
+}
+
+impl Case {
+    /// A directory `envs` with one file, looked through until nothing is left to look at.
+    async fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("envs")).unwrap();
+        fs::write(root.path().join("envs/a.yaml"), "first").unwrap();
+        let observer = Observer::new(&root.path().join("envs"), None, LONG);
+        let mut case = Self { root, observer };
+        assert_eq!(case.until("a.yaml", Some("first")).await, ["first"]);
+        case
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// Looks when told until the file holds this text (`None`: is gone); gives every content it was read with.
+    async fn until(&mut self, name: &str, wanted: Option<&str>) -> Vec<String> {
+        let mut read = Vec::new();
+        let work = async {
+            loop {
+                let found = match self.observer.next().await {
+                    Look::All => match self.observer.scan(Known::default()).await {
+                        Ok(mut scan) => scan
+                            .files
+                            .remove(name)
+                            .map_or(Some(None), |found| found.map(Some)),
+                        Err(_) => None,
+                    },
+                    Look::Files(names) => {
+                        let looked = self.observer.look(names).await;
+                        looked
+                            .into_iter()
+                            .find(|(looked, _)| looked == name)
+                            .map(|(_, found)| found)
+                    }
+                };
+                // Nothing was said of this file.
+                let Some(found) = found else { continue };
+                let text = found.map(|found| match found.content {
+                    Content::Octets(octets) => String::from_utf8(octets).unwrap(),
+                    Content::Unreadable(reason) => reason,
+                });
+                read.extend(text.clone());
+                if text.as_deref() == wanted {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, work)
+            .await
+            .unwrap_or_else(|_| panic!("{name} never became {wanted:?}"));
+        read
+    }
+}
+
+#[tokio::test]
+async fn written_in_place() {
+    let mut case = Case::new().await;
+    fs::write(case.path("envs/a.yaml"), "second").unwrap();
+    assert_eq!(
+        case.until("a.yaml", Some("second")).await,
+        ["second"],
+        "only the whole file is read"
+    );
+}
+
+#[tokio::test]
+async fn written_bit_by_bit() {
+    let mut case = Case::new().await;
+    let mut file = File::create(case.path("envs/a.yaml")).unwrap();
+    file.write_all(b"sec").unwrap();
+    file.sync_all().unwrap();
+    // Something else happens meanwhile, the whole directory is looked through, and still nobody reads the half.
+    fs::write(case.path("envs/b.yaml"), "b").unwrap();
+    case.until("b.yaml", Some("b")).await;
+    case.observer.next_scan = Instant::now();
+    assert_eq!(case.observer.next().await, Look::All);
+    assert_eq!(
+        case.observer.scan(Known::default()).await.unwrap().files["a.yaml"],
+        None
+    );
+    file.write_all(b"ond").unwrap();
+    drop(file);
+    assert_eq!(case.until("a.yaml", Some("second")).await, ["second"]);
+}
+
+#[tokio::test]
+async fn renamed_over_it() {
+    let mut case = Case::new().await;
+    fs::write(case.path("envs/.a.yaml.tmp"), "second").unwrap();
+    fs::rename(case.path("envs/.a.yaml.tmp"), case.path("envs/a.yaml")).unwrap();
+    assert_eq!(case.until("a.yaml", Some("second")).await, ["second"]);
+    fs::rename(case.path("envs/a.yaml"), case.path("envs/b.yaml")).unwrap();
+    assert_eq!(case.until("a.yaml", None).await, [""; 0]);
+    fs::write(case.path("outside"), "third").unwrap();
+    fs::rename(case.path("outside"), case.path("envs/b.yaml")).unwrap();
+    case.until("b.yaml", Some("third")).await;
+}
+
+#[tokio::test]
+async fn deleted_and_created() {
+    let mut case = Case::new().await;
+    fs::remove_file(case.path("envs/a.yaml")).unwrap();
+    case.until("a.yaml", None).await;
+    fs::write(case.path("envs/a.yaml"), "second").unwrap();
+    assert_eq!(case.until("a.yaml", Some("second")).await, ["second"]);
+}
+
+#[tokio::test]
+async fn linked() {
+    let mut case = Case::new().await;
+    fs::write(case.path("one"), "one").unwrap();
+    fs::hard_link(case.path("one"), case.path("envs/hard.yaml")).unwrap();
+    case.until("hard.yaml", Some("one")).await;
+    symlink(case.path("one"), case.path("envs/soft.yaml")).unwrap();
+    case.until("soft.yaml", Some("one")).await;
+    // The file behind the link is changed in another directory. Looking through everything learns of that directory.
+    case.observer.scan(Known::default()).await.unwrap();
+    fs::write(case.path("one"), "two").unwrap();
+    case.until("soft.yaml", Some("two")).await;
+}
+
+#[tokio::test]
+async fn swapped_as_config_maps_are() {
+    let mut case = Case::new().await;
+    let generation = |case: &Case, name: &str, text: &str| {
+        fs::create_dir(case.path(&format!("envs/{name}"))).unwrap();
+        fs::write(case.path(&format!("envs/{name}/m.yaml")), text).unwrap();
+        symlink(name, case.path("envs/..data_tmp")).unwrap();
+        fs::rename(case.path("envs/..data_tmp"), case.path("envs/..data")).unwrap();
+    };
+    generation(&case, "..2030_01", "one");
+    symlink("..data/m.yaml", case.path("envs/m.yaml")).unwrap();
+    case.until("m.yaml", Some("one")).await;
+    generation(&case, "..2030_02", "two");
+    fs::remove_dir_all(case.path("envs/..2030_01")).unwrap();
+    case.until("m.yaml", Some("two")).await;
+}
+
+#[tokio::test]
+async fn the_directory_is_a_link_that_is_swapped() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    for (directory, text) in [("one", "one"), ("two", "two")] {
+        fs::create_dir_all(path(directory).join("envs")).unwrap();
+        fs::write(path(directory).join("envs/a.yaml"), text).unwrap();
+    }
+    symlink("one", path("current")).unwrap();
+    let observer = Observer::new(&path("current/envs"), None, LONG);
+    let mut case = Case { root, observer };
+    case.until("a.yaml", Some("one")).await;
+    symlink("two", case.path("new")).unwrap();
+    fs::rename(case.path("new"), case.path("current")).unwrap();
+    case.until("a.yaml", Some("two")).await;
+    fs::write(case.path("two/envs/a.yaml"), "three").unwrap();
+    case.until("a.yaml", Some("three")).await;
+}
+
+#[tokio::test]
+async fn the_directory_goes_and_comes_back() {
+    let mut case = Case::new().await;
+    fs::rename(case.path("envs"), case.path("away")).unwrap();
+    let gone = async {
+        loop {
+            if case.observer.next().await == Look::All && case.observer.scan(Known::default()).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, gone).await.unwrap();
+    assert!(!case.observer.is_there());
+    fs::create_dir(case.path("envs")).unwrap();
+    fs::write(case.path("envs/a.yaml"), "second").unwrap();
+    case.until("a.yaml", Some("second")).await;
+    assert!(case.observer.is_there());
+    fs::write(case.path("envs/a.yaml"), "third").unwrap();
+    case.until("a.yaml", Some("third")).await;
+}
+
+#[tokio::test]
+async fn polling_sees_changes_and_reads_no_file_that_is_still_growing() {
+    let mut case = Case::new().await;
+    case.observer = Observer::new(&case.path("envs"), Some(Duration::from_millis(50)), LONG);
+    case.until("a.yaml", Some("first")).await;
+    fs::write(case.path("envs/a.yaml"), "second").unwrap();
+    case.until("a.yaml", Some("second")).await;
+    fs::remove_file(case.path("envs/a.yaml")).unwrap();
+    case.until("a.yaml", None).await;
+    assert!(case.observer.watcher.is_none());
+}

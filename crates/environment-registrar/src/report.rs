@@ -1,0 +1,204 @@
+//! What the registrar says of itself: the log, the metrics, and the entries of its status record.
+
+use std::collections::BTreeMap;
+
+use mayfly_core::records::SetAside;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tracing::{info, warn};
+
+use crate::library::Library;
+use crate::merge::Merged;
+use crate::mirror::Mirror;
+use crate::publish::Outcome;
+
+/// Most entries that the status record holds: it must stay far below etcd's limit for a value.
+const ENTRIES: usize = 200;
+/// Most faults of one environment that an entry tells in full.
+const FAULTS: usize = 3;
+
+/// The registrar's own metrics.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    environments: Gauge,
+    files: Gauge,
+    faults: Gauge,
+    puts: Counter,
+    deletes: Counter,
+}
+
+impl Metrics {
+    /// Registers the metrics. Names begin with `mayfly_environment`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let gauges = [
+            (
+                "mayfly_environments",
+                "Environments of this registrar that are to be in etcd",
+                &metrics.environments,
+            ),
+            (
+                "mayfly_environment_files",
+                "Files in the directory",
+                &metrics.files,
+            ),
+            (
+                "mayfly_environment_faults",
+                "Faults and clashes in the files",
+                &metrics.faults,
+            ),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, gauge.clone());
+        }
+        registry.register(
+            "mayfly_environment_puts",
+            "Records put into etcd",
+            metrics.puts.clone(),
+        );
+        registry.register(
+            "mayfly_environment_deletes",
+            "Records deleted from etcd",
+            metrics.deletes.clone(),
+        );
+        metrics
+    }
+
+    /// Sets the metrics to the state of things.
+    pub fn set(&self, library: &Library, merged: &Merged) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let faults: usize = library
+            .faulty()
+            .map(|(_, document)| document.faults().len())
+            .sum();
+        self.environments.set(number(merged.accepted.len()));
+        self.files.set(number(library.len()));
+        self.faults.set(number(faults + merged.refused.len()));
+    }
+
+    /// Counts what was written.
+    pub fn count(&self, outcome: &Outcome) {
+        self.puts.inc_by(outcome.puts);
+        self.deletes.inc_by(outcome.deletes);
+    }
+}
+
+/// Everything that is left out, with the reason: keys are `<file>:<environment>`, `<file>`, or keys of etcd.
+pub fn set_aside(library: &Library, merged: &Merged, mirror: &Mirror) -> Vec<SetAside> {
+    let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (file, document) in library.faulty() {
+        for fault in document.faults() {
+            let key = fault
+                .environment
+                .as_ref()
+                .map_or_else(|| file.to_owned(), |name| format!("{file}:{name}"));
+            reasons.entry(key).or_default().push(fault.to_string());
+        }
+    }
+    for refusal in &merged.refused {
+        let key = format!("{}:{}", refusal.file, refusal.environment);
+        let reason = format!(
+            "line {}, column {}: {}",
+            refusal.mark.line, refusal.mark.column, refusal.reason
+        );
+        reasons.entry(key).or_default().push(reason);
+    }
+    let told = reasons.into_iter().map(|(key, mut reasons)| {
+        let more = reasons.len().saturating_sub(FAULTS);
+        reasons.truncate(FAULTS);
+        if more > 0 {
+            reasons.push(format!("and {more} more"));
+        }
+        SetAside {
+            key,
+            reason: reasons.join("; "),
+        }
+    });
+    let mut entries: Vec<SetAside> = told.chain(mirror.set_aside()).collect();
+    entries.sort();
+    if entries.len() > ENTRIES {
+        let more = entries.len() - ENTRIES;
+        entries.truncate(ENTRIES);
+        let reason = format!("{more} more entries are not listed here: see the log, or run `check`");
+        entries.push(SetAside {
+            key: "~".to_owned(),
+            reason,
+        });
+    }
+    entries
+}
+
+/// Logs what is newly set aside, and what no longer is.
+#[derive(Debug, Default)]
+pub struct Journal {
+    told: BTreeMap<String, String>,
+}
+
+impl Journal {
+    /// Logs the differences to the last call.
+    pub fn tell(&mut self, entries: &[SetAside]) {
+        let now: BTreeMap<_, _> = entries
+            .iter()
+            .map(|entry| (entry.key.clone(), entry.reason.clone()))
+            .collect();
+        for (key, reason) in &now {
+            if self.told.get(key) != Some(reason) {
+                warn!("{key:?} is set aside: {reason}");
+            }
+        }
+        for key in self.told.keys().filter(|key| !now.contains_key(*key)) {
+            info!("{key:?} is no longer set aside");
+        }
+        self.told = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::{Content, Found};
+
+    #[test]
+    fn entries_tell_file_environment_and_reason() {
+        let node: mayfly_core::names::NodeName = "us".parse().unwrap();
+        let mut library = Library::new(node.clone());
+        let mirror = Mirror::new(mayfly_core::keys::KeySpace::default(), node);
+        let mut save = |file: &str, text: &str| {
+            let content = Content::Octets(text.as_bytes().to_vec());
+            library.take(
+                file,
+                Some(Found {
+                    fingerprint: None,
+                    content,
+                }),
+            );
+        };
+        save(
+            "a.yaml",
+            "- {name: x, a: 1, b: 2, c: 3, d: 4}\n- {name: y}\n---\n[",
+        );
+        save("b.yaml", "name: y");
+        let merged = crate::merge::merge(&library, &mirror, &Merged::default());
+        let entries = set_aside(&library, &merged, &mirror);
+        let keys: Vec<_> = entries.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(keys, ["a.yaml", "a.yaml:x", "b.yaml:y"]);
+        assert!(
+            entries[1]
+                .reason
+                .starts_with("line 1, column 13, [0].a: unknown field"),
+            "{}",
+            entries[1].reason
+        );
+        assert!(
+            entries[1].reason.ends_with("; and 1 more"),
+            "{}",
+            entries[1].reason
+        );
+        assert!(
+            entries[2].reason.contains("is registered from a.yaml"),
+            "{}",
+            entries[2].reason
+        );
+    }
+}

@@ -1,0 +1,280 @@
+//! The directory as it is now: which of its entries are environment files, whether they have changed, and their
+//! contents. A file is looked at before it is read, so that a huge one or one that is no file costs nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use mayfly_core::environment_file::{SIZE_LIMIT, too_long};
+
+/// Changes whenever a file is written, replaced or gets other permissions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Fingerprint {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// What an environment file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Its octets, within [`SIZE_LIMIT`].
+    Octets(Vec<u8>),
+    /// It can't be read, or is too long: why.
+    Unreadable(String),
+}
+
+/// A file as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What tells this state from later ones; `None` for a link that leads nowhere.
+    pub fingerprint: Option<Fingerprint>,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// Whether an entry of this name is taken for an environment file: `*.yaml` or `*.yml`, not hidden. Backups and
+/// temporary files of editors (`.dev.yaml.swp`, `dev.yaml~`, `4913`, `#dev.yaml#`) are not.
+pub fn is_environment_file(name: &str) -> bool {
+    let long_enough = |stem: &str| !stem.is_empty();
+    let stem = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml"));
+    stem.is_some_and(long_enough) && !name.starts_with(['.', '#'])
+}
+
+/// Reads one entry of the directory; `None` when it is not there or no file.
+pub fn look(directory: &Path, name: &str) -> Option<Found> {
+    let path = directory.join(name);
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => Some(Found {
+            fingerprint: Some(Fingerprint::of(&metadata)),
+            content: read(&path, metadata.len()),
+        }),
+        Ok(_) => None,
+        Err(error) if fs::symlink_metadata(&path).is_ok() => {
+            let content = Content::Unreadable(format!("cannot be read: {error}"));
+            Some(Found {
+                fingerprint: None,
+                content,
+            })
+        }
+        Err(_) => None,
+    }
+}
+
+/// Reads a file that has `octets` octets.
+fn read(path: &Path, octets: u64) -> Content {
+    if octets > SIZE_LIMIT {
+        return Content::Unreadable(too_long(octets));
+    }
+    let mut content = Vec::with_capacity(usize::try_from(octets).unwrap_or_default());
+    // It may have grown since it was looked at.
+    let outcome = File::open(path).and_then(|file| file.take(SIZE_LIMIT + 1).read_to_end(&mut content));
+    match outcome {
+        Ok(_) if content.len() as u64 > SIZE_LIMIT => Content::Unreadable(too_long(content.len() as u64)),
+        Ok(_) => Content::Octets(content),
+        Err(error) => Content::Unreadable(format!("cannot be read: {error}")),
+    }
+}
+
+/// What is known already, so that a scan reads only what is new.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The files that have been read.
+    pub read: BTreeMap<String, Fingerprint>,
+    /// The files that were found too fresh to be read, as they were then.
+    pub fresh: BTreeMap<String, Fingerprint>,
+    /// The files that somebody is writing at this moment.
+    pub writing: BTreeSet<String>,
+}
+
+/// What a scan of the whole directory found.
+#[derive(Debug, Clone, Default)]
+pub struct Scan {
+    /// All environment files by name; `None` for one that need not or must not be read now.
+    pub files: BTreeMap<String, Option<Found>>,
+    /// Those among them that were written a moment ago, perhaps not to their end: to be looked at again.
+    pub fresh: BTreeMap<String, Fingerprint>,
+    /// The directories in which the targets of symbolic links lie.
+    pub targets: BTreeSet<PathBuf>,
+}
+
+/// Looks through the directory. A file that changed less than `quiet` ago, and has changed since the last look, may be
+/// half written: it is left for the next look.
+///
+/// # Errors
+/// When the directory is not there or cannot be read.
+pub fn all(directory: &Path, known: &Known, quiet: Duration) -> io::Result<Scan> {
+    let now = SystemTime::now();
+    let mut scan = Scan::default();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        if !is_environment_file(&name) {
+            continue;
+        }
+        if entry.file_type()?.is_symlink() {
+            let target = fs::canonicalize(entry.path()).ok();
+            scan.targets
+                .extend(target.as_deref().and_then(Path::parent).map(Path::to_path_buf));
+        }
+        if known.writing.contains(&name) {
+            scan.files.insert(name, None);
+            continue;
+        }
+        if let Ok(metadata) = fs::metadata(entry.path()) {
+            let fingerprint = Fingerprint::of(&metadata);
+            if metadata.is_file() && known.read.get(&name) == Some(&fingerprint) {
+                scan.files.insert(name, None);
+                continue;
+            }
+            let age = metadata
+                .modified()
+                .ok()
+                .and_then(|modified| now.duration_since(modified).ok());
+            let old = age.is_some_and(|age| age >= quiet);
+            if metadata.is_file() && !old && known.fresh.get(&name) != Some(&fingerprint) {
+                scan.fresh.insert(name.clone(), fingerprint);
+                scan.files.insert(name, None);
+                continue;
+            }
+        }
+        if let Some(found) = look(directory, &name) {
+            scan.files.insert(name, Some(found));
+        }
+    }
+    Ok(scan)
+}
+
+/// What tells a directory from another one of the same name: device and inode; `None` when there is none.
+pub fn identity(directory: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(directory).ok()?;
+    metadata.is_dir().then(|| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    #[test]
+    fn names_of_environment_files() {
+        for name in ["dev.yaml", "dev.yml", "a b.yaml", "dev.yaml.yml"] {
+            assert!(is_environment_file(name), "{name}");
+        }
+        for name in [
+            ".dev.yaml.swp",
+            "dev.yaml~",
+            "4913",
+            ".dev.yaml",
+            "#dev.yaml#",
+            ".#dev.yaml",
+            "dev.yaml.bak",
+            ".yaml",
+            "..data",
+            "README.md",
+            "dev.YAML",
+            "dev.yaml.tmp",
+        ] {
+            assert!(!is_environment_file(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_files_that_changed_are_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        fs::write(path.join("a.yaml"), "name: a").unwrap();
+        fs::write(path.join("notes.txt"), "x").unwrap();
+        fs::create_dir(path.join("sub.yaml")).unwrap();
+        let scan = all(path, &Known::default(), AT_ONCE).unwrap();
+        assert_eq!(scan.files.keys().collect::<Vec<_>>(), ["a.yaml"]);
+        let found = scan.files["a.yaml"].clone().unwrap();
+        assert_eq!(found.content, Content::Octets(b"name: a".to_vec()));
+
+        let mut known = Known::default();
+        known.read.insert("a.yaml".to_owned(), found.fingerprint.unwrap());
+        assert_eq!(all(path, &known, AT_ONCE).unwrap().files["a.yaml"], None);
+        fs::write(path.join("a.yaml"), "name: ab").unwrap();
+        assert!(all(path, &known, AT_ONCE).unwrap().files["a.yaml"].is_some());
+        known.writing.insert("a.yaml".to_owned());
+        assert_eq!(all(path, &known, AT_ONCE).unwrap().files["a.yaml"], None);
+    }
+
+    #[test]
+    fn a_fresh_file_is_read_when_it_has_not_changed_since_the_last_look() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a.yaml"), "name: a").unwrap();
+        let hour = Duration::from_secs(3600);
+        let scan = all(directory.path(), &Known::default(), hour).unwrap();
+        assert_eq!((scan.files["a.yaml"].is_some(), scan.fresh.len()), (false, 1));
+        let known = Known {
+            fresh: scan.fresh,
+            ..Known::default()
+        };
+        let scan = all(directory.path(), &known, hour).unwrap();
+        assert_eq!((scan.files["a.yaml"].is_some(), scan.fresh.len()), (true, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_and_what_is_too_long_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        symlink("nowhere", path.join("dangling.yaml")).unwrap();
+        File::create(path.join("huge.yaml"))
+            .unwrap()
+            .set_len(100 << 20)
+            .unwrap();
+        let reason = |name: &str| match look(path, name).unwrap().content {
+            Content::Unreadable(reason) => reason,
+            Content::Octets(_) => panic!("{name} was read"),
+        };
+        assert!(reason("dangling.yaml").contains("No such file"));
+        assert!(reason("huge.yaml").contains("104857600 octets"));
+        assert_eq!(look(path, "gone.yaml"), None);
+        let scan = all(path, &Known::default(), AT_ONCE).unwrap();
+        assert!(scan.files["dangling.yaml"].is_some());
+    }
+
+    #[test]
+    fn targets_of_links_are_known() {
+        let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(other.path().join("x"), "name: x").unwrap();
+        symlink(other.path().join("x"), directory.path().join("x.yaml")).unwrap();
+        let scan = all(directory.path(), &Known::default(), AT_ONCE).unwrap();
+        assert_eq!(
+            scan.targets,
+            BTreeSet::from([other.path().canonicalize().unwrap()])
+        );
+        assert!(scan.files["x.yaml"].is_some());
+    }
+
+    #[test]
+    fn a_missing_directory_is_an_error_and_has_no_identity() {
+        let missing = Path::new("/nonexistent/environments");
+        assert!(all(missing, &Known::default(), AT_ONCE).is_err());
+        assert_eq!(identity(missing), None);
+        let directory = tempfile::tempdir().unwrap();
+        assert!(identity(directory.path()).is_some());
+    }
+}

@@ -1,0 +1,221 @@
+//! The command `watch`: runs the chain whenever the directory or etcd has changed.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use mayfly_core::keys::Daemon;
+use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
+use mayfly_daemon::args::CommonArgs;
+use mayfly_daemon::lease::Advertiser;
+use mayfly_daemon::retry::Backoff;
+use mayfly_daemon::shutdown::Shutdown;
+use mayfly_daemon::status::StatusReporter;
+use mayfly_daemon::store::Store;
+use mayfly_daemon::tasks::Tasks;
+use mayfly_daemon::watch::{self, Watch, WatchOptions as EtcdWatchOptions};
+use prometheus_client::registry::Registry;
+use tokio::time::sleep_until;
+use tracing::{info, warn};
+
+use crate::args::WatchOptions;
+use crate::library::Library;
+use crate::merge::{Changes, Merged, merge, update};
+use crate::mirror::Mirror;
+use crate::observe::{Look, Observer};
+use crate::plan::{Absences, plan};
+use crate::publish::{Outcome, publish};
+use crate::report::{Journal, Metrics, set_aside};
+
+/// How long the status record lives without its registrar.
+const STATUS_TTL: Duration = Duration::from_secs(15);
+/// How long the end may wait for etcd.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+/// When to think again about deletes that were held back.
+const RECONSIDER: Duration = Duration::from_secs(1);
+/// How often to try again at once when somebody else writes the same records at the same time.
+const TRIES: usize = 3;
+
+/// Keeps etcd in step with the directory until the shutdown begins.
+///
+/// # Errors
+/// When the node has no name, the admin address can't be listened at, or a background task ends. Neither a missing
+/// directory nor an etcd out of reach is an error: both are waited for.
+pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
+    let (tasks, store, readiness) = (Tasks::new(), common.store(), Readiness::new());
+    let node = common.node()?;
+    let mut registry = Registry::default();
+    let common_metrics = CommonMetrics::register(
+        &mut registry,
+        "environment-registrar",
+        env!("CARGO_PKG_VERSION"),
+        &store,
+    );
+    let etcd = watch::watch(
+        &store,
+        store.keyspace().environments(),
+        EtcdWatchOptions::default(),
+    );
+    CommonMetrics::register_watch(&mut registry, &etcd.metrics());
+    let metrics = Metrics::register(&mut registry);
+    let advertiser = Advertiser::start(&tasks, &store, STATUS_TTL);
+    let status = StatusReporter::new(
+        &advertiser,
+        Daemon::EnvironmentRegistrar,
+        node.clone(),
+        &common_metrics,
+    );
+    admin::start(&tasks, common.admin, &readiness, registry).await?;
+    info!("watching {} as node {node}", options.directory.display());
+
+    let registrar = Registrar {
+        observer: Observer::new(&options.directory, options.poll, options.rescan),
+        etcd,
+        library: Library::new(node.clone()),
+        mirror: Mirror::new(store.keyspace().clone(), node),
+        merged: Merged::default(),
+        absences: Absences::new(options.grace),
+        journal: Journal::default(),
+        scanned: false,
+        directory_error: None,
+        changes: Changes::default(),
+        again: None,
+        backoff: Backoff::default(),
+        store,
+        status,
+        readiness,
+        metrics,
+    };
+    tasks.supervise(registrar.run(shutdown)).await?;
+    // An etcd that is gone must not hold up the end: the status record then vanishes with its lease.
+    let _ = advertiser.shutdown(LAST_WAIT).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Registrar {
+    observer: Observer,
+    etcd: Watch,
+    library: Library,
+    mirror: Mirror,
+    merged: Merged,
+    absences: Absences,
+    journal: Journal,
+    /// Whether the directory has been looked through once.
+    scanned: bool,
+    directory_error: Option<String>,
+    /// What has changed since etcd was last in step.
+    changes: Changes,
+    /// When to go through the chain even if nothing changes.
+    again: Option<Instant>,
+    backoff: Backoff,
+    store: Store,
+    status: StatusReporter,
+    readiness: Readiness,
+    metrics: Metrics,
+}
+
+impl Registrar {
+    async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        loop {
+            let again = self
+                .again
+                .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                () = shutdown.begun() => return Ok(()),
+                look = self.observer.next() => self.look(look).await,
+                batch = self.etcd.next_batch_coalesced() => self.changes.add(self.mirror.take(batch)),
+                () = sleep_until(again.into()) => {}
+            }
+            tokio::select! {
+                () = shutdown.begun() => return Ok(()),
+                () = self.round() => {}
+            }
+        }
+    }
+
+    /// Brings the library in step with the directory.
+    async fn look(&mut self, look: Look) {
+        match look {
+            Look::Files(names) => {
+                for (name, found) in self.observer.look(names).await {
+                    if self.library.take(&name, found) {
+                        self.changes.files.insert(name);
+                    }
+                }
+            }
+            Look::All => match self.observer.scan(self.library.known()).await {
+                Ok(scan) => {
+                    self.changes.files.extend(self.library.take_scan(scan));
+                    self.changes.all |= !self.scanned;
+                    (self.scanned, self.directory_error) = (true, None);
+                }
+                Err(error) => self.directory_error = Some(format!("the directory cannot be read: {error}")),
+            },
+        }
+    }
+
+    /// Brings etcd in step with the library.
+    async fn round(&mut self) {
+        let due = self.again.is_some_and(|again| again <= Instant::now());
+        if (due || !self.changes.is_empty()) && self.scanned && self.mirror.is_listed() {
+            self.again = None;
+            let mut outcome = Outcome::default();
+            match self.write(&mut outcome).await {
+                Ok(()) => self.backoff.reset(),
+                Err(error) => {
+                    warn!("{error}; trying again");
+                    self.changes.all = true;
+                    self.again = Some(Instant::now() + self.backoff.next_delay());
+                    self.status.failed(&error);
+                }
+            }
+            self.metrics.count(&outcome);
+        }
+        self.report();
+    }
+
+    async fn write(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
+        for _ in 0..TRIES {
+            let changes = std::mem::take(&mut self.changes);
+            let affected = update(&mut self.merged, &self.library, &self.mirror, &changes);
+            if affected.is_none() {
+                self.merged = merge(&self.library, &self.mirror, &self.merged);
+            }
+            let (merged, absences) = (&self.merged, &mut self.absences);
+            let mut plan = plan(merged, &self.mirror, affected.as_ref(), absences, Instant::now());
+            // Files that vanish one by one may be the beginning of the end of the whole directory.
+            self.again = plan.again;
+            if !plan.deletes.is_empty() && !self.observer.is_there() {
+                plan.deletes.clear();
+                self.again = Some(Instant::now() + RECONSIDER);
+            }
+            outcome.conflict = false;
+            publish(&self.store, &mut self.mirror, plan, outcome).await?;
+            if !outcome.conflict {
+                return Ok(());
+            }
+            self.changes.all = true;
+        }
+        anyhow::bail!("somebody else keeps changing the same environments")
+    }
+
+    fn report(&mut self) {
+        let entries = set_aside(&self.library, &self.merged, &self.mirror);
+        self.journal.tell(&entries);
+        self.metrics.set(&self.library, &self.merged);
+        if let Some(error) = &self.directory_error {
+            self.status.update(|status| {
+                status.error = Some(error.clone());
+                status.set_aside.clone_from(&entries);
+            });
+        } else if self.changes.is_empty()
+            && self.scanned
+            && self.mirror.is_listed()
+            && self.library.is_complete()
+        {
+            self.status.applied(self.mirror.revision(), entries);
+            self.readiness.set_ready();
+        } else {
+            self.status.update(|status| status.set_aside = entries);
+        }
+    }
+}
