@@ -196,7 +196,8 @@ impl From<&EnvironmentName> for HeaderValue {
 }
 
 /// A public path prefix that leads to a service, canonical: absolute, no closing slash but in `/` itself, no empty
-/// segment, no `.` or `..`, nothing percent-encoded, at most 256 octets.
+/// segment, no `.` or `..`, nothing percent-encoded, at most 256 octets. `api` is taken as `/api`, as it was by the
+/// first Mayfly, whose files are to work unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RoutePath(String);
@@ -207,9 +208,10 @@ impl RoutePath {
 
     fn check(text: &str) -> Result<String, NameError> {
         let error = |rule: &str| Err(NameError::new(text, "a route", rule));
-        let Some(rest) = text.strip_prefix('/') else {
+        if text.is_empty() {
             return error("an absolute path, such as `/` or `/api`");
-        };
+        }
+        let rest = text.strip_prefix('/').unwrap_or(text);
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if text.len() > Self::LIMIT {
             return error("at most 256 octets");
@@ -374,11 +376,12 @@ mod tests {
             ("/api", "/api"),
             ("/api/", "/api"),
             ("/a/b~c", "/a/b~c"),
+            ("api/v1", "/api/v1"),
         ] {
             assert_eq!(text.parse::<RoutePath>().unwrap().as_str(), canonical);
         }
         for bad in [
-            "", "api", "//", "/a//b", "/a b", "/a#b", "/a?b", "/../a", "/.", "/a%20", "/a\\",
+            "", "//", "/a//b", "/a b", "/a#b", "/a?b", "/../a", "/.", "/a%20", "/a\\",
         ] {
             assert!(bad.parse::<RoutePath>().is_err(), "{bad:?}");
         }
