@@ -1,0 +1,120 @@
+//! The HAProxy updater: follows etcd and makes a running HAProxy route accordingly, without reloads.
+//!
+//! The chain: observe ([`updater`] takes batches from etcd) -> resolve ([`mayfly_core::index`] turns records into
+//! rows and servers; [`slots`] gives each backend its place) -> plan ([`plan`], pure: what should be, and what HAProxy
+//! has as [`model`] knows it, to [`command`]s in order) -> apply ([`engine`], through [`runtime`] and, for the rare
+//! reload, [`master`]).
+//!
+//! Beside the chain: [`render`] and [`files`] keep on disk what HAProxy starts from; [`read`] understands its answers;
+//! [`text`] has the types without which no text reaches it; [`advertise`], [`metrics`] and [`args`] face the world.
+
+pub mod advertise;
+pub mod args;
+pub mod command;
+pub mod engine;
+pub mod files;
+pub mod master;
+pub mod metrics;
+pub mod model;
+pub mod plan;
+pub mod read;
+pub mod render;
+pub mod runtime;
+pub mod slots;
+pub mod text;
+pub mod updater;
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use mayfly_core::index::Index;
+use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
+use mayfly_daemon::lease::Advertiser;
+use mayfly_daemon::shutdown::Shutdown;
+use mayfly_daemon::status::StatusReporter;
+use mayfly_daemon::tasks::Tasks;
+use mayfly_daemon::watch::{self, WatchOptions};
+use prometheus_client::registry::Registry;
+
+use args::{Arguments, Command};
+use engine::{Engine, Parts};
+use files::Files;
+use metrics::Metrics;
+use runtime::Runtime;
+use text::Word;
+use updater::{DAEMON, Times, Updater, Voice};
+
+/// The life of the status and router records without a sign of life.
+const TTL: Duration = Duration::from_secs(15);
+
+/// Runs the command that the arguments name, or follows etcd until told to end.
+///
+/// # Errors
+/// When the command line asks for something that cannot be, or a background task ends.
+pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
+    let Arguments {
+        common,
+        options,
+        command,
+    } = arguments;
+    if let Some(Command::Template) = command {
+        print!("{}", render::TEMPLATE);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let renderer = options.renderer()?;
+    if let Some(Command::Render) = command {
+        print!("{}", renderer.render(options.slots, &Default::default())?.text);
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let (tasks, store, readiness) = (Tasks::new(), common.store(), Readiness::new());
+    let mut registry = Registry::default();
+    let common_metrics =
+        CommonMetrics::register(&mut registry, DAEMON.as_str(), env!("CARGO_PKG_VERSION"), &store);
+    let metrics = Metrics::register(&mut registry);
+    let dir = options.dir()?;
+    let parts = Parts {
+        renderer,
+        files: Files::open(&dir, &options.haproxy)?,
+        runtime: Runtime::new(&options.runtime_socket()?, dir.join("maps")),
+        master: options.master_socket()?,
+        slots: options.slots,
+        token: token()?,
+        metrics,
+    };
+    let engine = Engine::new(parts, Index::new(store.keyspace().clone()));
+
+    let following = WatchOptions::default().with_vanish_grace(options.vanish_grace);
+    let watch = watch::watch(&store, store.keyspace().routing(), following);
+    CommonMetrics::register_watch(&mut registry, &watch.metrics());
+    let advertiser = Advertiser::start(&tasks, &store, TTL);
+    let node = common.node()?;
+    let voice = Voice {
+        status: StatusReporter::new(&advertiser, DAEMON, node.clone(), &common_metrics),
+        advertiser,
+        readiness: readiness.clone(),
+        node,
+        advertised: options.advertise.clone(),
+        endpoints: common.etcd.clone(),
+    };
+    admin::start(&tasks, common.admin, &readiness, registry).await?;
+
+    let times = Times {
+        look: options.look,
+        verify: options.verify,
+    };
+    let updater = Updater::new(engine, voice, times);
+    tasks.supervise(updater.run(watch, &shutdown)).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A word that no other haproxy-updater has told HAProxy.
+fn token() -> anyhow::Result<Word> {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{}-{}", std::process::id(), now.as_nanos())
+        .parse()
+        .context("cannot make a token")
+}

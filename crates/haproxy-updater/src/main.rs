@@ -1,0 +1,12 @@
+//! Makes a running HAProxy route as etcd says. See the library for the chain of its steps.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use haproxy_updater::args::Arguments;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let common = arguments.common.clone();
+    mayfly_daemon::run::main(&common, |shutdown| haproxy_updater::run(arguments, shutdown))
+}

@@ -1,0 +1,317 @@
+//! From what should be and what HAProxy has to the commands that lead from one to the other: a pure function. It
+//! looks at the touched places only, unless everything is in doubt. The order lets no request see half of a change:
+//! servers first, then each row after those that it leads to; removal goes the other way round, servers last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mayfly_core::names::EnvironmentName;
+use mayfly_core::records::InstanceState;
+use mayfly_core::routing::{Routing, Servers, Table, Touched};
+use mayfly_core::version::BackendId;
+
+use crate::command::Command;
+use crate::model::{Actual, Admin, Map};
+use crate::slots::Pool;
+use crate::text::{ServerName, Slot, Word};
+
+/// What HAProxy should have.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Rows and servers.
+    pub routing: &'a Routing,
+    /// Which backend has which slot.
+    pub pool: &'a Pool,
+    /// The environment of internal requests that name none.
+    pub default_environment: Option<&'a EnvironmentName>,
+}
+
+/// What has to be looked at.
+#[derive(Debug, Clone, Copy)]
+pub enum Scope<'a> {
+    /// These places; the rest is as it should be.
+    Touched(&'a Touched),
+    /// Everything.
+    Everything,
+}
+
+/// Commands, in order, and what cannot be done at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What to tell HAProxy now.
+    pub commands: Vec<Command>,
+    /// Slots that were looked at; nothing that was known of leaving servers in them holds any more.
+    pub slots: BTreeSet<Slot>,
+    /// Servers that are to be removed when their connections have ended.
+    pub leaving: BTreeSet<(Slot, ServerName)>,
+    /// Texts that no command may carry. Core makes none.
+    pub refused: Vec<String>,
+}
+
+/// Above this many changed or removed rows of one map, the whole map is swapped: each such command searches the map.
+const SWAP_ABOVE: usize = 1_000;
+
+/// Plans how `actual` becomes what is wanted.
+pub fn plan(scope: Scope<'_>, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
+    let mut plan = Plan::default();
+    let mut early = Vec::new();
+    let mut late = Vec::new();
+    for (slot, servers) in slots(scope, wanted, actual) {
+        plan.slots.insert(slot);
+        plan_slot(slot, servers, actual, &mut early, &mut late, &mut plan.leaving);
+    }
+    plan.commands = early;
+    let mut removals = Vec::new();
+    for map in Map::ALL {
+        let differences = match scope {
+            Scope::Touched(touched) => touched_rows(map, touched, wanted, actual),
+            Scope::Everything => all_rows(map, wanted, actual),
+        };
+        plan_map(map, differences, wanted, actual, &mut plan, &mut removals);
+    }
+    for mut commands in removals.into_iter().rev() {
+        plan.commands.append(&mut commands);
+    }
+    plan.commands.append(&mut late);
+    plan
+}
+
+/// The slots to look at, with the servers that each should have.
+fn slots<'a>(scope: Scope<'_>, wanted: &Wanted<'a>, actual: &Actual) -> BTreeMap<Slot, Option<&'a Servers>> {
+    let mut slots = BTreeMap::new();
+    match scope {
+        Scope::Touched(touched) => {
+            for backend in &touched.backends {
+                // Where it was, in case that it is nowhere or elsewhere now; unless another backend is there.
+                let before = actual
+                    .row(Map::Slots, &backend.to_string())
+                    .and_then(|slot| slot.parse::<Slot>().ok());
+                let given_on = |slot: &Slot| wanted.pool.assigned().any(|(_, other)| other == *slot);
+                if let Some(slot) =
+                    before.filter(|slot| wanted.pool.slot(backend) == Some(*slot) || !given_on(slot))
+                {
+                    slots.insert(slot, None);
+                }
+            }
+            for backend in &touched.backends {
+                if let Some(slot) = wanted.pool.slot(backend) {
+                    slots.insert(slot, wanted.routing.servers(backend));
+                }
+            }
+        }
+        Scope::Everything => {
+            slots.extend(actual.servers.keys().map(|slot| (*slot, None)));
+            slots.extend(
+                wanted
+                    .pool
+                    .assigned()
+                    .map(|(backend, slot)| (slot, wanted.routing.servers(backend))),
+            );
+        }
+    }
+    slots
+}
+
+fn plan_slot(
+    slot: Slot,
+    servers: Option<&Servers>,
+    actual: &Actual,
+    early: &mut Vec<Command>,
+    late: &mut Vec<Command>,
+    leaving: &mut BTreeSet<(Slot, ServerName)>,
+) {
+    let present = actual.servers.get(&slot);
+    let mut wanted = BTreeSet::new();
+    for (id, state) in servers.into_iter().flatten() {
+        let name = ServerName::from(id);
+        let admin = match state.state {
+            InstanceState::Up => Admin::Ready,
+            InstanceState::Draining => Admin::Drain,
+        };
+        let set_state = Command::SetState {
+            slot,
+            name: name.clone(),
+            admin,
+        };
+        let enable_health = Command::EnableHealth {
+            slot,
+            name: name.clone(),
+        };
+        match present.and_then(|servers| servers.get(&name)) {
+            None => early.extend([
+                Command::AddServer {
+                    slot,
+                    name: name.clone(),
+                    address: id.address,
+                    protocol: id.protocol,
+                    weight: state.weight,
+                },
+                set_state,
+                enable_health,
+            ]),
+            Some(server) => {
+                if server.address != id.address.to_string() {
+                    early.push(Command::SetAddress {
+                        slot,
+                        name: name.clone(),
+                        address: id.address,
+                    });
+                }
+                // One that goes out of rotation does so only when what replaces it is in, and before it gets a weight.
+                let turn = if admin == Admin::Ready {
+                    &mut *early
+                } else {
+                    &mut *late
+                };
+                if server.admin != admin {
+                    turn.push(set_state);
+                }
+                if server.weight != u16::from(state.weight) {
+                    turn.push(Command::SetWeight {
+                        slot,
+                        name: name.clone(),
+                        weight: state.weight,
+                    });
+                }
+                if !server.checked {
+                    early.push(enable_health);
+                }
+            }
+        }
+        wanted.insert(name);
+    }
+    for (name, server) in present
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| !wanted.contains(name))
+    {
+        leaving.insert((slot, name.clone()));
+        if server.admin == Admin::Ready {
+            late.push(Command::SetState {
+                slot,
+                name: name.clone(),
+                admin: Admin::Drain,
+            });
+        }
+    }
+}
+
+/// Keys of one map that may differ, with the values that they should have.
+type Differences = BTreeMap<String, Option<String>>;
+
+fn touched_rows(map: Map, touched: &Touched, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
+    match map {
+        Map::Table(table) => {
+            let keys = touched.rows.iter().filter(|key| key.table() == table);
+            keys.map(|key| {
+                (
+                    key.as_str().to_owned(),
+                    wanted.routing.row(key).map(str::to_owned),
+                )
+            })
+            .collect()
+        }
+        Map::Slots => {
+            let slot = |backend: &BackendId| wanted.pool.slot(backend).map(|slot| slot.to_string());
+            touched
+                .backends
+                .iter()
+                .map(|backend| (backend.to_string(), slot(backend)))
+                .collect()
+        }
+        Map::Default if touched.rows.iter().any(|key| key.table() == Table::Headers) => {
+            all_rows(map, wanted, actual)
+        }
+        Map::Default | Map::Witness => Differences::new(),
+    }
+}
+
+fn all_rows(map: Map, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
+    // The witness is not a matter of what is wanted: it says which process this is.
+    if map == Map::Witness {
+        return Differences::new();
+    }
+    let present = actual.rows.get(&map).into_iter().flatten();
+    let mut rows: Differences = present.map(|(key, _)| (key.clone(), None)).collect();
+    each_row(map, wanted, |key, value| {
+        rows.insert(key.to_owned(), Some(value.to_owned()));
+    });
+    rows
+}
+
+/// Shows all rows that a map should have, in the order of their keys.
+pub fn each_row(map: Map, wanted: &Wanted<'_>, mut show: impl FnMut(&str, &str)) {
+    match map {
+        Map::Table(table) => {
+            for (key, value) in wanted.routing.table(table) {
+                show(key.as_str(), value);
+            }
+        }
+        Map::Slots => {
+            for (backend, slot) in wanted.pool.assigned() {
+                show(&backend.to_string(), &slot.to_string());
+            }
+        }
+        Map::Default => {
+            let Some(name) = wanted.default_environment else {
+                return;
+            };
+            let mut headers = wanted.routing.table(Table::Headers);
+            if let Some((header, _)) = headers.find(|(_, environment)| *environment == name.as_str()) {
+                show(name.as_str(), header.as_str());
+            }
+        }
+        Map::Witness => {}
+    }
+}
+
+fn plan_map(
+    map: Map,
+    differences: Differences,
+    wanted: &Wanted<'_>,
+    actual: &Actual,
+    plan: &mut Plan,
+    removals: &mut Vec<Vec<Command>>,
+) {
+    let (mut adds, mut sets, mut removes) = (Vec::new(), Vec::new(), Vec::new());
+    for (key, value) in differences {
+        let present = actual.row(map, &key);
+        if present == value.as_deref() {
+            continue;
+        }
+        let Ok(word) = key.parse::<Word>() else {
+            plan.refused.push(key);
+            continue;
+        };
+        let Some(value) = value else {
+            removes.push(Command::DeleteRow { map, key: word });
+            continue;
+        };
+        match (value.parse::<Word>(), present) {
+            (Ok(value), None) => adds.push(Command::AddRow {
+                map,
+                key: word,
+                value,
+            }),
+            (Ok(value), Some(_)) => sets.push(Command::SetRow {
+                map,
+                key: word,
+                value,
+            }),
+            (Err(_), _) => plan.refused.push(value),
+        }
+    }
+    if actual.foreign.contains(&map) || sets.len() + removes.len() > SWAP_ABOVE {
+        let mut rows = Vec::new();
+        each_row(map, wanted, |key, value| {
+            rows.extend(key.parse().ok().zip(value.parse().ok()));
+        });
+        plan.commands.push(Command::ReplaceMap { map, rows });
+        return;
+    }
+    plan.commands.append(&mut adds);
+    plan.commands.append(&mut sets);
+    removals.push(removes);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+//! Reads HAProxy's answers: pure functions from the text of `show info`, `show map`, `show servers state` and
+//! `show servers conn` to what Mayfly knows. Columns are found by their names, since versions add some.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail};
+
+use crate::model::{ActualServer, ActualServers, Admin};
+use crate::text::{ServerName, Slot, Word};
+
+/// What a process of HAProxy says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// `2.6.12-1+deb12u4`.
+    pub version: String,
+    /// The description of its configuration; empty when it has none.
+    pub description: String,
+}
+
+/// Reads the answer to `show info`.
+///
+/// # Errors
+/// When it names no version.
+pub fn info(answer: &str) -> anyhow::Result<Info> {
+    let field = |name: &str| {
+        let mut lines = answer.lines().filter_map(|line| line.split_once(':'));
+        lines
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim().to_owned())
+    };
+    let version = field("version").with_context(|| format!("`show info` names no version: {answer:.100}"))?;
+    Ok(Info {
+        version,
+        description: field("description").unwrap_or_default(),
+    })
+}
+
+/// The rows of one map.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MapRows {
+    /// Key -> value; empty for a key that stands there several times with different values.
+    pub rows: BTreeMap<String, String>,
+    /// Whether it has rows with keys that Mayfly would never make and cannot name in a command.
+    pub foreign: bool,
+}
+
+/// Reads the answer to `show map <map>`: an address, a key and a value on each line.
+///
+/// # Errors
+/// When it is not that, as for a map that the process does not have.
+pub fn map(answer: &str) -> anyhow::Result<MapRows> {
+    let mut map = MapRows::default();
+    for line in answer.lines().filter(|line| !line.is_empty()) {
+        let mut words = line.splitn(3, ' ');
+        let (address, key, value) = (words.next(), words.next(), words.next());
+        let (Some(address), Some(key)) = (address, key) else {
+            bail!("HAProxy does not show the map: {line}")
+        };
+        if !address.starts_with("0x") {
+            bail!("HAProxy does not show the map: {line}");
+        }
+        if key.parse::<Word>().is_err() {
+            map.foreign = true;
+            continue;
+        }
+        let value = value.unwrap_or_default().trim_end();
+        let known = map.rows.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+        if known != value {
+            known.clear();
+        }
+    }
+    Ok(map)
+}
+
+/// Reads the answer to `show servers state`: the servers of the slots. Servers of other backends, and servers with
+/// names that nobody could put into a command, are not Mayfly's and are passed over.
+///
+/// # Errors
+/// When the answer has no header or lacks a column.
+pub fn servers(answer: &str) -> anyhow::Result<BTreeMap<Slot, ActualServers>> {
+    let table = Table::read(answer)?;
+    let mut slots: BTreeMap<Slot, ActualServers> = BTreeMap::new();
+    for row in &table.rows {
+        let field = |name: &str| table.field(row, name);
+        let Ok(slot) = field("be_name")?.parse::<Slot>() else {
+            continue;
+        };
+        let Ok(name) = field("srv_name")?.parse::<ServerName>() else {
+            continue;
+        };
+        let (ip, port) = (field("srv_addr")?, field("srv_port")?);
+        let address = if ip.contains(':') {
+            format!("[{ip}]:{port}")
+        } else {
+            format!("{ip}:{port}")
+        };
+        let admin_bits: u32 = field("srv_admin_state")?
+            .parse()
+            .context("`srv_admin_state` is not a number")?;
+        let check_bits: u32 = field("srv_check_state")?
+            .parse()
+            .context("`srv_check_state` is not a number")?;
+        let weight = field("srv_uweight")?
+            .parse()
+            .context("`srv_uweight` is not a number")?;
+        let admin = match admin_bits {
+            bits if bits & MAINTENANCE != 0 => Admin::Maint,
+            bits if bits & DRAIN != 0 => Admin::Drain,
+            _ => Admin::Ready,
+        };
+        let server = ActualServer {
+            address,
+            admin,
+            weight,
+            checked: check_bits & CHECK_ENABLED != 0,
+        };
+        slots.entry(slot).or_default().insert(name, server);
+    }
+    Ok(slots)
+}
+
+/// HAProxy's `SRV_ADMF_*`: forced, inherited, from the configuration, by DNS.
+const MAINTENANCE: u32 = 0x01 | 0x02 | 0x04 | 0x20 | 0x40;
+/// Forced or inherited drain.
+const DRAIN: u32 = 0x08 | 0x10;
+/// HAProxy's `CHK_ST_ENABLED`.
+const CHECK_ENABLED: u32 = 0x04;
+
+/// What decides whether a server that is to go can go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leaving {
+    /// Connections that carry a request.
+    pub used: u64,
+    /// Whether its health checks found it dead.
+    pub dead: bool,
+}
+
+/// Reads the answers to `show servers conn` and `show servers state` of one backend, for servers that are to go.
+///
+/// # Errors
+/// When an answer has no header or lacks a column.
+pub fn leaving(connections: &str, state: &str) -> anyhow::Result<BTreeMap<ServerName, Leaving>> {
+    let mut servers: BTreeMap<ServerName, Leaving> = BTreeMap::new();
+    let table = Table::read(connections)?;
+    for row in &table.rows {
+        let (_, name) = table
+            .field(row, "bkname/svname")?
+            .split_once('/')
+            .unwrap_or_default();
+        let Ok(name) = name.parse() else { continue };
+        let used = table
+            .field(row, "used_cur")?
+            .parse()
+            .context("`used_cur` is not a number")?;
+        servers.entry(name).or_default().used = used;
+    }
+    let table = Table::read(state)?;
+    for row in &table.rows {
+        let Ok(name) = table.field(row, "srv_name")?.parse::<ServerName>() else {
+            continue;
+        };
+        if let Some(server) = servers.get_mut(&name) {
+            // In maintenance nobody checks, and every server is called down.
+            let unchecked = matches!(table.field(row, "srv_admin_state")?.parse::<u32>(), Ok(bits) if bits & MAINTENANCE != 0);
+            server.dead = table.field(row, "srv_op_state")? == "0" && !unchecked;
+        }
+    }
+    Ok(servers)
+}
+
+/// A table of words with a header that begins with `#`.
+struct Table<'a> {
+    columns: BTreeMap<&'a str, usize>,
+    rows: Vec<Vec<&'a str>>,
+}
+
+impl<'a> Table<'a> {
+    fn read(answer: &'a str) -> anyhow::Result<Self> {
+        let mut lines = answer.lines().skip_while(|line| !line.starts_with('#'));
+        let header = lines
+            .next()
+            .with_context(|| format!("HAProxy shows no table: {answer:.100}"))?;
+        let columns = header
+            .trim_start_matches(['#', ' '])
+            .split_whitespace()
+            .enumerate();
+        let columns = columns.map(|(place, name)| (name, place)).collect();
+        let rows = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+        Ok(Self {
+            columns,
+            rows: rows.filter(|row| !row.is_empty()).collect(),
+        })
+    }
+
+    fn field(&self, row: &[&'a str], name: &str) -> anyhow::Result<&'a str> {
+        let place = self
+            .columns
+            .get(name)
+            .with_context(|| format!("HAProxy's table has no column {name}"))?;
+        row.get(*place)
+            .copied()
+            .with_context(|| format!("a line of HAProxy's table has no {name}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As HAProxy 2.6.12 and 3.0.11 answer.
+    const STATE: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n\
+        3 slot-1 1 127.0.0.1:19001 127.0.0.1 2 8 50 100 0 6 3 4 6 0 0 0 - 19001 - 0 0 - - 0\n\
+        3 slot-1 2 fd00::1:19002 fd00::1 0 1 0 0 0 8 2 0 14 0 0 0 - 19002 - 0 0 - - 0\n\
+        3 slot-2 2 a 127.0.0.1 0 0 7 0 0 8 2 0 2 0 0 0 - 19002 - 0 0 - - 0\n\
+        4 other 2 a 127.0.0.1 0 0 0 0 0 8 2 0 6 0 0 0 - 19002 - 0 0 - - 0\n\n";
+
+    #[test]
+    fn info_of_a_process() {
+        let read =
+            info("Name: HAProxy\nVersion: 2.6.12-1+deb12u4\nPid: 1\ndescription: mayfly abc\n").unwrap();
+        assert_eq!(
+            read,
+            Info {
+                version: "2.6.12-1+deb12u4".into(),
+                description: "mayfly abc".into()
+            }
+        );
+        assert!(info("Unknown command").is_err());
+    }
+
+    #[test]
+    fn rows_with_double_and_foreign_ones() {
+        let read = map("0x1 a b\n0x2 c 012 x y\n0x3 a c\n0x4 d e\n0x5 d e\n0x6 a;b c\n\n").unwrap();
+        let rows = [("a", ""), ("c", "012 x y"), ("d", "e")];
+        assert_eq!(
+            read.rows,
+            rows.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+        );
+        assert!(read.foreign);
+        assert!(map("Unknown map identifier. Please use #<id> or <file>.\n").is_err());
+        assert_eq!(map("\n").unwrap(), MapRows::default());
+    }
+
+    #[test]
+    fn servers_of_the_slots() {
+        let read = servers(STATE).unwrap();
+        let server = |slot, name: &str| read[&Slot(slot)][&name.parse().unwrap()].clone();
+        assert_eq!(read.len(), 2);
+        assert_eq!(
+            server(1, "127.0.0.1:19001"),
+            ActualServer {
+                address: "127.0.0.1:19001".into(),
+                admin: Admin::Drain,
+                weight: 50,
+                checked: true
+            }
+        );
+        assert_eq!(
+            server(1, "fd00::1:19002"),
+            ActualServer {
+                address: "[fd00::1]:19002".into(),
+                admin: Admin::Maint,
+                weight: 0,
+                checked: true
+            }
+        );
+        assert!(!server(2, "a").checked);
+        assert!(servers("No such backend.\n").is_err());
+    }
+
+    #[test]
+    fn servers_that_are_to_go() {
+        let connections = "# bkname/svname bkid/svid addr port - purge_delay used_cur used_max\n\
+            slot-1/127.0.0.1:19001 3/1 127.0.0.1 19001 - 1000 7 9\nslot-1/fd00::1:19002 3/2 fd00::1 19002 - 1000 0 0\n\n";
+        let read = leaving(connections, STATE).unwrap();
+        assert_eq!(
+            read[&"127.0.0.1:19001".parse().unwrap()],
+            Leaving { used: 7, dead: false }
+        );
+        assert_eq!(
+            read[&"fd00::1:19002".parse().unwrap()],
+            Leaving { used: 0, dead: false },
+            "in maintenance"
+        );
+        let down = STATE.replace("fd00::1 0 1", "fd00::1 0 8");
+        assert!(leaving(connections, &down).unwrap()[&"fd00::1:19002".parse().unwrap()].dead);
+    }
+}

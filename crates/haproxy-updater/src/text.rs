@@ -1,0 +1,303 @@
+//! Text that may stand in haproxy.cfg, a map or a run-time command, as checked types. What comes from etcd is checked
+//! in core already; these types cover what comes from the operator and from HAProxy's own answers, and are the only
+//! way into a [`crate::command::Command`].
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use mayfly_core::records::Protocol;
+use mayfly_core::routing::ServerId;
+use serde::Serialize;
+
+/// Why a text was refused: the text's kind and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is not {kind}")]
+pub struct TextError {
+    given: String,
+    kind: &'static str,
+}
+
+fn error<T>(given: &str, kind: &'static str) -> Result<T, TextError> {
+    Err(TextError {
+        given: given.chars().take(80).collect(),
+        kind,
+    })
+}
+
+/// One word of a map or command: printable ASCII without blank, quote, brace, `;` or `\`, never `<<`, and no `#` at
+/// its beginning. Every key and value that core builds is made of such words.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Word(String);
+
+impl Word {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_graphic() && !b"\"{};\\".contains(&byte);
+    !text.is_empty() && text.bytes().all(allowed) && !text.contains("<<") && !text.starts_with('#')
+}
+
+impl FromStr for Word {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        if is_word(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            error(text, "a word of a map")
+        }
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The name of a server within its slot: its address, without the brackets of IPv6, and what it speaks if that is
+/// not HTTP/1.1. Another address or protocol is thereby another server.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ServerName(String);
+
+impl ServerName {
+    /// The name as it stands in commands.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&ServerId> for ServerName {
+    fn from(id: &ServerId) -> Self {
+        let protocol = match id.protocol {
+            Protocol::Http => "",
+            Protocol::H2c => "-h2c",
+        };
+        Self(format!("{}:{}{protocol}", id.address.ip(), id.address.port()))
+    }
+}
+
+impl FromStr for ServerName {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte);
+        if (1..=128).contains(&text.len()) && text.bytes().all(allowed) {
+            return Ok(Self(text.to_owned()));
+        }
+        error(text, "the name of a server")
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// One backend of the pool, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+impl FromStr for Slot {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let number = text
+            .strip_prefix("slot-")
+            .filter(|digits| !digits.starts_with(['0', '+']));
+        match number.and_then(|digits| digits.parse().ok()) {
+            Some(number) => Ok(Self(number)),
+            None => error(text, "a slot"),
+        }
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "slot-{}", self.0)
+    }
+}
+
+/// An absolute path that can stand in haproxy.cfg without quoting: letters, digits and `/_.-`, at most 90 octets, so
+/// that the name of a socket still fits behind it (a socket's path ends at 107).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ConfigPath(String);
+
+impl ConfigPath {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The path as one of the file system.
+    pub fn as_path(&self) -> &std::path::Path {
+        self.0.as_ref()
+    }
+
+    /// The path of something below this directory. `name` is fixed text of this program.
+    pub fn join(&self, name: &'static str) -> Self {
+        Self(format!("{}/{name}", self.0))
+    }
+}
+
+impl FromStr for ConfigPath {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-".contains(&byte);
+        let good = text.starts_with('/') && text.len() > 1 && text.len() <= 90 && text.bytes().all(allowed);
+        match text.trim_end_matches('/') {
+            bare if good && !bare.is_empty() => Ok(Self(bare.to_owned())),
+            _ => error(
+                text,
+                "an absolute path of letters, digits and /_.- with at most 90 octets",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for ConfigPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Where a listener binds: `*:80`, `10.0.0.1:8080` or `[fd00::1]:8080`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Bind(String);
+
+impl FromStr for Bind {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let good = text.rsplit_once(':').is_some_and(|(host, port)| {
+            let in_brackets = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            let host_is_good = match in_brackets {
+                Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
+                None => host == "*" || host.parse::<Ipv4Addr>().is_ok(),
+            };
+            let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+            host_is_good && digits && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+        if good {
+            return Ok(Self(text.to_owned()));
+        }
+        error(
+            text,
+            "an address to bind to, as *:80, 10.0.0.1:8080 or [fd00::1]:8080",
+        )
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A whole number of milliseconds, above 0, as HAProxy's timeouts take it; written on the command line as `500ms`,
+/// `5s` or `1h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Millis(u32);
+
+impl FromStr for Millis {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let duration = humantime::parse_duration(text).ok();
+        // HAProxy counts milliseconds in 31 bits: some 24 days.
+        let millis = duration.and_then(|time| u32::try_from(time.as_millis()).ok());
+        match millis.filter(|millis| (1..=i32::MAX as u32).contains(millis)) {
+            Some(millis) => Ok(Self(millis)),
+            None => error(text, "a time from 1ms to 24days, as 500ms, 5s or 1h"),
+        }
+    }
+}
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}ms", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn server_names_tell_address_and_protocol() {
+        let name = |address: &str, protocol| {
+            ServerName::from(&ServerId {
+                address: address.parse().unwrap(),
+                protocol,
+            })
+            .to_string()
+        };
+        assert_eq!(name("10.0.0.5:8080", Protocol::Http), "10.0.0.5:8080");
+        assert_eq!(name("[fd00::5]:8080", Protocol::H2c), "fd00::5:8080-h2c");
+    }
+
+    #[test]
+    fn binds() {
+        for good in ["*:80", "127.0.0.1:8080", "[::]:80", "[fd00::1]:65535"] {
+            assert_eq!(good.parse::<Bind>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "80", ":80", "*:0", "*:65536", "*:+80", "host:80", "*:80 ssl", "*:80\n", "::1:80", "[x]:80",
+        ] {
+            assert!(bad.parse::<Bind>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_slots_and_times() {
+        assert_eq!(
+            "/var/lib/mayfly/".parse::<ConfigPath>().unwrap().as_str(),
+            "/var/lib/mayfly"
+        );
+        for bad in ["", "/", "a/b", "/a b", "/a\"", "/a,b", "/a\n", "/ä", "/a(b)"] {
+            assert!(bad.parse::<ConfigPath>().is_err(), "{bad}");
+        }
+        assert_eq!("slot-17".parse::<Slot>().unwrap(), Slot(17));
+        for bad in [
+            "slot-0",
+            "slot-",
+            "slot-01",
+            "slot-+1",
+            "17",
+            "slot-1 ",
+            "slot-99999999999",
+        ] {
+            assert!(bad.parse::<Slot>().is_err(), "{bad}");
+        }
+        assert_eq!("1m".parse::<Millis>().unwrap().to_string(), "60000ms");
+        for bad in ["0s", "60days", "5", "x"] {
+            assert!(bad.parse::<Millis>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        /// Whatever comes in, nothing that means something to HAProxy comes out.
+        #[test]
+        fn no_syntax_passes(text in "\\PC{0,30}|[ -~\\n\\t]{0,30}|[a-z]{1,4}[ \\n\"'{};#<\\\\]{1,3}[a-z]{0,4}") {
+            let passed = [
+                text.parse::<Word>().map(|word| word.to_string()),
+                text.parse::<ServerName>().map(|name| name.to_string()),
+                text.parse::<ConfigPath>().map(|path| path.to_string()),
+                text.parse::<Bind>().map(|bind| bind.to_string()),
+                text.parse::<Slot>().map(|slot| slot.to_string()),
+            ];
+            for text in passed.into_iter().flatten() {
+                let syntax = |c: char| c.is_whitespace() || c.is_control() || "\"{};\\".contains(c);
+                prop_assert!(!text.contains(syntax) && !text.contains("<<") && !text.starts_with('#'), "{text:?}");
+            }
+        }
+    }
+}

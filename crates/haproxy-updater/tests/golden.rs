@@ -1,0 +1,125 @@
+//! Golden cases in tests/golden: the flags and records of a case beside the haproxy.cfg and maps that they make, and in
+//! `fails` the templates that are refused beside the reason. Each golden haproxy.cfg also passes `haproxy -c`.
+//! `MAYFLY_UPDATE_GOLDEN=1` writes what comes out; look at the difference before you commit it.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Parser as _;
+use haproxy_updater::args::Arguments;
+use haproxy_updater::files::{Stale, run_check, texts};
+use haproxy_updater::plan::Wanted;
+use haproxy_updater::slots::{Pool, allot};
+use mayfly_core::index::Index;
+use mayfly_core::keys::KeySpace;
+use serde_json::Value;
+
+/// Where the flags of the cases put everything.
+const DIR: &str = "/var/lib/mayfly/haproxy";
+
+fn cases(folder: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let entries = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let is_case = |path: &PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(|c: char| c.is_ascii_digit())
+    };
+    let mut cases: Vec<PathBuf> = entries.filter(is_case).collect();
+    cases.sort();
+    assert!(!cases.is_empty());
+    cases
+}
+
+fn arguments(case: &Path) -> Arguments {
+    let flags = fs::read_to_string(case.join("flags")).unwrap_or_default();
+    let mut line: Vec<String> = vec!["haproxy-updater".to_owned()];
+    line.extend(
+        flags
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .flat_map(str::split_whitespace)
+            .map(str::to_owned),
+    );
+    let template = case.join("template.tera");
+    if template.exists() {
+        line.extend(["--template".to_owned(), template.to_str().unwrap().to_owned()]);
+    }
+    Arguments::try_parse_from(line).unwrap()
+}
+
+/// Compares a file with what it should be, or writes it.
+fn compare(path: &Path, text: &str) {
+    if std::env::var_os("MAYFLY_UPDATE_GOLDEN").is_some() {
+        fs::write(path, text).unwrap();
+    }
+    let expected = fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        expected == text,
+        "{} is not what comes out:\n{text}",
+        path.display()
+    );
+}
+
+#[test]
+fn flags_and_records_make_the_files() {
+    for case in cases("tests/golden") {
+        let options = arguments(&case).options;
+        let renderer = options.renderer().unwrap();
+        let (mut index, mut pool) = (Index::new(KeySpace::default()), Pool::new(options.slots));
+        let records = fs::read_to_string(case.join("records.json")).unwrap_or_else(|_| "{}".to_owned());
+        let records: serde_json::Map<String, Value> = serde_json::from_str(&records).unwrap();
+        for (revision, (key, value)) in records.iter().enumerate() {
+            index.put(key, value.to_string().as_bytes(), revision as i64 + 1);
+        }
+        let mut touched = index.resolve();
+        allot(
+            &mut pool,
+            index.routing(),
+            &mut touched,
+            &mut Default::default(),
+            true,
+            |_| true,
+        );
+        let default_environment = options.default_environment.as_ref();
+        let wanted = Wanted {
+            routing: index.routing(),
+            pool: &pool,
+            default_environment,
+        };
+        let texts = texts(&renderer, &wanted, &Stale::all()).unwrap();
+        let config = texts.config.unwrap();
+
+        compare(&case.join("haproxy.cfg"), &config);
+        let mut maps = String::new();
+        for (map, text) in texts.maps.iter().filter(|(_, text)| !text.is_empty()) {
+            maps.push_str(&format!("== {map}.map\n{text}"));
+        }
+        compare(&case.join("maps"), &maps);
+
+        // The same somewhere where haproxy can read it.
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir(place.path().join("maps")).unwrap();
+        for (map, text) in &texts.maps {
+            fs::write(place.path().join(format!("maps/{map}.map")), text).unwrap();
+        }
+        let path = place.path().join("haproxy.cfg");
+        fs::write(&path, config.replace(DIR, place.path().to_str().unwrap())).unwrap();
+        run_check(support::program().as_ref(), &path)
+            .unwrap_or_else(|error| panic!("{}: {error:#}", case.display()));
+    }
+}
+
+#[test]
+fn templates_without_what_mayfly_relies_on_are_refused() {
+    for case in cases("tests/golden/fails") {
+        let error = arguments(&case).options.renderer().unwrap_err();
+        compare(&case.join("reason"), &format!("{error:#}\n"));
+    }
+}
