@@ -1,0 +1,366 @@
+#!/usr/bin/env bash
+# A guided tour of Mayfly on this machine: brings the whole system up, shows what it does, and checks every step.
+set -euo pipefail
+umask 022 # what is copied for the environment-registrar, it must be able to read
+
+DEMO=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=../scripts/lib.sh
+. "$DEMO/../scripts/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$DEMO/lib.sh"
+
+YES=no
+STEP=0
+STARTED=no
+LOAD_PIDS=()
+WORK=$(mktemp -d)
+
+usage() {
+    cat <<'TEXT'
+usage: demo/start.sh [--yes]
+
+Brings up Mayfly with docker-compose on this machine - etcd, HAProxy, dnsmasq, the daemons, and two demo services
+in two versions - and shows, step by step, what it does. Every step prints a command, runs it, and checks the answer.
+The system is left running; demo/stop.sh removes it.
+
+  --yes     do not ask between the steps; the exit code is 0 only if every step was verified
+  --help    this text
+
+environment:
+  MAYFLY_HTTP_PORT      port of 127.0.0.1 for the demo (default 80; another, said aloud, when it is taken)
+  MAYFLY_SUBNET         network of the containers, a /24 such as 172.31.250.0/24 (default: the first of some that is free)
+  MAYFLY_PROJECT        name of the compose project (default mayfly-demo)
+  DOCKER_ACCOUNT_NAME   what the images' names begin with (default mayfly)
+
+Docker and compose are installed from Debian where they are missing.
+TEXT
+}
+
+main() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+        -y | --yes) YES=yes ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        *) usage_error "unknown argument '$1'" ;;
+        esac
+        shift
+    done
+    if [ $YES = no ] && ! [ -t 0 ]; then
+        usage_error "there is no terminal to ask on: use --yes"
+    fi
+    trap cleanup EXIT
+    trap 'leave 130' INT
+    trap 'leave 143' TERM
+    # What is typed is for the tour; the commands that it runs would take it.
+    exec 3<&0 </dev/null
+
+    have curl || install_missing curl ca-certificates
+    ensure_docker
+    ensure_compose
+    "$DEMO/../scripts/build.sh"
+    cd "$DEMO"
+    settle
+    URL=http://127.0.0.1:$MAYFLY_HTTP_PORT/
+
+    bring_up
+    show_production
+    add_instances
+    create_dev
+    create_qa
+    make_mistakes
+    change_production
+    remove_dev
+    farewell
+}
+
+# leave CODE: the person has enough; what is up stays up.
+leave() {
+    if [ $STARTED = yes ]; then
+        printf '\nThe tour ends here; the containers still run. Remove everything: demo/stop.sh\n' >&2
+    fi
+    STARTED=no
+    exit "$1"
+}
+
+cleanup() {
+    local code=$? pid
+    for pid in "${LOAD_PIDS[@]}"; do
+        kill "$pid" 2>/dev/null || true
+    done
+    rm -rf "$WORK"
+    if [ $code -ne 0 ] && [ $STARTED = yes ]; then
+        printf '\nThe tour stopped in step %s. The containers still run; what they said last:\n' "$STEP" >&2
+        "${COMPOSE[@]}" logs --no-color --tail=6 etcd haproxy haproxy-updater dns-updater environment-registrar \
+            frontend-v1-a-registrar >&2 2>&1 || true
+        printf 'More: %s logs, in %s. Remove everything: demo/stop.sh\n' "${COMPOSE[*]}" "$DEMO" >&2
+    fi
+}
+
+# step TITLE TEXT: begins a step of the tour.
+step() {
+    if [ "$STEP" -gt 0 ] && [ $YES = no ]; then
+        read -r -u 3 -p "    Enter for the next step " || leave 1
+    fi
+    STEP=$((STEP + 1))
+    printf '\n%s%s. %s%s\n' "$BOLD" "$STEP" "$1" "$PLAIN" >&2
+    printf '%s\n' "$2" | fold -s -w 100 | sed 's/^/    /' >&2
+}
+
+# try COMMAND: prints the command, runs it in this shell, shows its answer and keeps that in ANSWER.
+try() {
+    local code=0
+    printf '    %s$ %s%s\n' "$BOLD" "$1" "$PLAIN" >&2
+    eval "$1" >"$WORK/answer" 2>&1 </dev/null || code=$?
+    ANSWER=$(cat "$WORK/answer")
+    # Without compose's lines that something is about to happen: another says that it has.
+    sed -E '/\.\.\.[[:space:]]*$/d; / (Creating|Created|Starting|Stopping)[[:space:]]*$/d; s/^/      /' "$WORK/answer" >&2
+    return $code
+}
+
+# page HOST: the page that a browser gets from there.
+page() { curl --silent --max-time 10 --header "Host: $1" "$URL"; }
+
+# expect TEXT...: each text is in the last answer.
+expect() {
+    local text
+    for text in "$@"; do
+        [[ $ANSWER == *"$text"* ]] || die "the answer should contain '$text'"
+    done
+    good "the answer contains: $(joined "$@")"
+}
+
+# await SECONDS HOST TEXT...: waits until the page contains each text; sets WAITED to the milliseconds that it took.
+await() {
+    local limit=$(($1 * 1000)) host=$2 begun text answer missing
+    shift 2
+    begun=$(now)
+    while :; do
+        answer=$(page "$host" || true)
+        missing=
+        for text in "$@"; do
+            [[ $answer == *"$text"* ]] || missing=$text
+        done
+        WAITED=$(($(now) - begun))
+        [ -n "$missing" ] || return 0
+        if [ "$WAITED" -ge "$limit" ]; then
+            printf '%s\n' "$answer" >&2
+            die "$host should have answered '$missing' within $((limit / 1000)) s; its last answer stands above"
+        fi
+        sleep 0.01
+    done
+}
+
+# await_output SECONDS TEXT COMMAND...: waits until the command's output contains the text.
+await_output() {
+    local limit=$1 wanted=$2 begun output
+    shift 2
+    begun=$(now)
+    while :; do
+        output=$("$@" 2>&1 || true)
+        [[ $output != *"$wanted"* ]] || return 0
+        if [ $(($(now) - begun)) -ge $((limit * 1000)) ]; then
+            printf '%s\n' "$output" | tail -n 20 >&2
+            die "'$*' should have said '$wanted' within $limit s; its last output stands above"
+        fi
+        sleep 0.2
+    done
+}
+
+# Milliseconds since 1970.
+now() {
+    local microseconds=${EPOCHREALTIME/[.,]/}
+    printf %s $((microseconds / 1000))
+}
+
+joined() {
+    local text line=
+    for text in "$@"; do
+        line+=${line:+; }$(tr -s ' ' <<<"$text")
+    done
+    printf %s "$line"
+}
+
+ask() { printf "curl -s -H 'Host: %s' %s" "$1" "$URL"; }
+
+bring_up() {
+    step "Bring everything up" "etcd, HAProxy and dnsmasq as Debian ships them, four daemons of Mayfly, and the services \
+frontend and backend in versions 0.0.1 and 0.0.2, each instance with a container-registrar beside it. There is \
+one environment: prod. (All commands of this tour run in $DEMO.)"
+    fresh_environments
+    # What an earlier tour has added.
+    compose_quietly --profile more rm --stop --force -v "${MORE[@]}"
+    STARTED=yes
+    try "${COMPOSE[*]} up -d"
+    try "cat run/environments/prod.yaml"
+    await 90 www.example.com "environment  prod" "frontend     0.0.1" "backend      0.0.1"
+    good "www.example.com answers"
+    # Here also the version that no environment uses yet is there, which the next steps build on.
+    await_output 60 'backends/backend/0.0.2/' registered
+    await_output 60 'backends/frontend/0.0.2/' registered
+    good "all instances are registered in etcd"
+}
+
+# The keys of all live instances.
+registered() { "${COMPOSE[@]}" exec -T etcd etcdctl get --prefix --keys-only /mayfly/backends/; }
+
+show_production() {
+    step "Production" "HAProxy knows the environment from the host, frontend calls http://backend.service/ by name, and \
+HAProxy chooses the backend by the header x-mayfly that frontend forwards. The page says who answered."
+    try "$(ask www.example.com)"
+    expect "environment  prod" "frontend     0.0.1" "backend      0.0.1" "backend saw  x-mayfly: prod"
+    try "$(ask www-nobody.example.com)"
+    expect "404" "www-nobody.example.com"
+}
+
+add_instances() {
+    step "More instances" "A new instance needs no configuration: its container-registrar registers it as soon as it \
+answers its check, and HAProxy takes it in while it runs, without a reload."
+    try "${COMPOSE[*]} --profile more up -d frontend-v1-b frontend-v1-b-registrar backend-v1-b backend-v1-b-registrar"
+    await 60 www.example.com "frontend-v1-b"
+    await 60 www.example.com "backend-v1-b"
+    try "for i in 1 2 3 4 5 6 7 8; do $(ask www.example.com) | grep ' on '; done | sort | uniq -c"
+    expect frontend-v1-a frontend-v1-b backend-v1-a backend-v1-b
+    try "${COMPOSE[*]} exec -T frontend-v1-a-registrar container-registrar list"
+    expect frontend backend 0.0.1 0.0.2
+}
+
+create_dev() {
+    step "A new environment: dev" "An environment is a small file. This one takes the latest version that runs of both \
+services. Dropped into the directory that the environment-registrar watches, it answers at once."
+    try "cat environments/dev.yaml"
+    try "cp environments/dev.yaml run/environments/"
+    await 10 www-dev.example.com "environment  dev" "frontend     0.0.2" "backend      0.0.2"
+    good "www-dev.example.com answers $WAITED ms after the file was saved (each look at it is a curl of its own)"
+    try "$(ask www-dev.example.com)"
+    expect "environment  dev" "frontend     0.0.2" "backend      0.0.2" "backend saw  x-mayfly: dev"
+    try "$(ask www.example.com)"
+    expect "environment  prod" "frontend     0.0.1" "backend      0.0.1"
+}
+
+create_qa() {
+    step "Another one: qa" "It extends prod, and so names only what is different: the backend. The same running containers \
+serve all environments."
+    try "cat environments/qa.yaml"
+    try "cp environments/qa.yaml run/environments/"
+    await 10 www-qa.example.com "environment  qa" "frontend     0.0.1" "backend      0.0.2"
+    good "www-qa.example.com answers $WAITED ms after the file was saved"
+    try "$(ask www-qa.example.com)"
+    expect "environment  qa" "frontend     0.0.1" "backend      0.0.2" "backend saw  x-mayfly: qa"
+}
+
+make_mistakes() {
+    step "A mistake harms nobody" "A file that breaks a rule is set aside, with the place and what would be right; every \
+environment goes on."
+    try "cp environments/mistake.yaml run/environments/"
+    await_output 10 versoin "${COMPOSE[@]}" logs --no-color --tail=20 environment-registrar
+    try "${COMPOSE[*]} exec -T environment-registrar environment-registrar check /etc/mayfly/environments/mistake.yaml || true"
+    expect "mistake.yaml:5:5" "did you mean \`version\`"
+    try "rm run/environments/mistake.yaml"
+    try "$(ask www-qa.example.com)"
+    expect "environment  qa" "frontend     0.0.1" "backend      0.0.2"
+}
+
+# load FILE: asks production for pages until $WORK/enough exists, 20 over each connection, at most 20,000.
+load() {
+    local round
+    for ((round = 0; round < 1000; round++)); do
+        [ ! -e "$WORK/enough" ] || return 0
+        # The status of every request counts, that of curl only says the same again.
+        curl --silent --max-time 10 --header 'Host: www.example.com' --write-out '\nstatus %{http_code}\n' \
+            "$URL?[1-20]" >>"$1" || true
+    done
+}
+
+count() { cat "$WORK"/load.* | grep -c "$1" || true; }
+
+change_production() {
+    local begun requests failed before after
+    step "Change production under load" "Two clients ask www.example.com as fast as they can. Meanwhile prod moves to 0.0.2, \
+new instances of that come, an old one goes, and prod moves back. Not one request may fail."
+    before=$(reloads)
+    begun=$(now)
+    detail "(the load begins)"
+    for worker in 1 2; do
+        load "$WORK/load.$worker" &
+        LOAD_PIDS+=($!)
+    done
+    sleep 1
+    try "sed -i 's/0\.0\.1/0.0.2/' run/environments/prod.yaml"
+    await 10 www.example.com "frontend     0.0.2" "backend      0.0.2"
+    good "www.example.com answers from 0.0.2, $WAITED ms after the file was saved"
+    try "${COMPOSE[*]} --profile more up -d frontend-v2-b frontend-v2-b-registrar backend-v2-b backend-v2-b-registrar"
+    await 60 www.example.com "frontend-v2-b"
+    await 60 www.example.com "backend-v2-b"
+    good "the new instances answer, too"
+    try "${COMPOSE[*]} stop frontend-v2-a-registrar backend-v2-a-registrar"
+    try "${COMPOSE[*]} stop frontend-v2-a backend-v2-a"
+    good "the first instances of 0.0.2 were drained and are gone"
+    await 10 www.example.com "frontend-v2-b" "backend-v2-b"
+    try "sed -i 's/0\.0\.2/0.0.1/' run/environments/prod.yaml"
+    await 10 www.example.com "frontend     0.0.1" "backend      0.0.1"
+    good "and back to 0.0.1, $WAITED ms after the file was saved"
+    sleep 1
+    touch "$WORK/enough"
+    wait "${LOAD_PIDS[@]}"
+    LOAD_PIDS=()
+    after=$(reloads)
+
+    requests=$(count '^status ')
+    failed=$((requests - $(count '^status 200$')))
+    detail "$requests requests in $((($(now) - begun) / 1000)) s, $failed failed"
+    detail "frontend 0.0.1: $(count '^frontend     0\.0\.1 ')   frontend 0.0.2: $(count '^frontend     0\.0\.2 ')"
+    detail "backend  0.0.1: $(count '^backend      0\.0\.1 ')   backend  0.0.2: $(count '^backend      0\.0\.2 ')"
+    detail "reloads of HAProxy meanwhile: $((after - before))"
+    if [ "$failed" -ne 0 ]; then
+        cat "$WORK"/load.* | grep -B 12 '^status ' | grep -v '^status 200' | grep -B 12 '^status ' | head -n 30 >&2 || true
+        die "$failed of $requests requests failed"
+    fi
+    [ "$requests" -ge 100 ] || die "the load was only $requests requests"
+    [ "$(count '^frontend     0\.0\.2 ')" -gt 0 ] || die "the load never met frontend 0.0.2"
+    [ "$(count '^frontend     0\.0\.1 ')" -gt 0 ] || die "the load never met frontend 0.0.1"
+    [ "$after" -eq "$before" ] || die "HAProxy was reloaded $((after - before)) times"
+    good "no request failed, and HAProxy was not reloaded"
+
+    try "${COMPOSE[*]} up -d"
+    await 60 www-dev.example.com "frontend-v2-a"
+}
+
+remove_dev() {
+    step "Remove an environment" "When the file goes, the environment goes, after a second of grace (some editors save by delete \
+and create); here dev. The containers stay: they belong to no environment."
+    try "rm run/environments/dev.yaml"
+    await 10 www-dev.example.com "404"
+    good "www-dev.example.com is gone $WAITED ms after its file"
+    try "$(ask www-dev.example.com)"
+    expect "404" "www-dev.example.com"
+    try "$(ask www-qa.example.com)"
+    expect "environment  qa" "backend      0.0.2"
+    try "cp environments/dev.yaml run/environments/"
+    await 10 www-dev.example.com "environment  dev" "frontend     0.0.2"
+    good "and back"
+}
+
+# How often HAProxy has been reloaded, from the status that haproxy-updater keeps in etcd.
+reloads() {
+    local status
+    status=$("${COMPOSE[@]}" exec -T etcd etcdctl get --print-value-only /mayfly/status/haproxy-updater/demo)
+    [[ $status =~ \"reloads\":([0-9]+) ]] || die "the status of haproxy-updater names no reloads: $status"
+    printf %s "${BASH_REMATCH[1]}"
+}
+
+farewell() {
+    printf '\n%s%s%s\n' "$BOLD" "All steps verified. The system is left running." "$PLAIN" >&2
+    cat >&2 <<TEXT
+    Ask it:           $(ask www-dev.example.com)
+    In a browser:     http://www-dev.example.com${MAYFLY_HTTP_PORT_SUFFIX}/, when this line stands in /etc/hosts:
+                      127.0.0.1 www.example.com www-dev.example.com www-qa.example.com
+    Try environments: put files into $DEMO/run/environments
+    Look inside:      cd $DEMO; ${COMPOSE[*]} ps; ${COMPOSE[*]} logs -f haproxy-updater
+    Remove it all:    $DEMO/stop.sh
+TEXT
+}
+
+main "$@"

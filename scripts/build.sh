@@ -1,0 +1,194 @@
+#!/usr/bin/env bash
+# Builds the images of Mayfly and of its demo; needs nothing but Docker.
+set -euo pipefail
+
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ACCOUNT=${DOCKER_ACCOUNT_NAME:-mayfly}
+OS_IMAGE=debian:trixie-slim
+SUITE=trixie
+STAGING=$ROOT/target/docker
+# Downloaded crates and compiled dependencies are the same for every checkout, so all share these volumes.
+CARGO_VOLUME=mayfly-build-cargo
+TARGET_VOLUME=mayfly-build-target
+DAEMONS=(environment-registrar container-registrar haproxy-updater dns-updater)
+DEMO_SERVICES=(frontend backend)
+DEMO_VERSIONS=(0.0.1 0.0.2)
+
+usage() {
+    cat <<TEXT
+usage: scripts/build.sh [--clean]
+
+Builds the images of Mayfly and of its demo and tags them \$DOCKER_ACCOUNT_NAME/<name>
+($ACCOUNT/<name> now). Only Docker is needed: the programs are compiled in a container.
+
+  --clean   first remove the build cache (the volumes $CARGO_VOLUME, $TARGET_VOLUME)
+  --help    this text
+
+The base image $OS_IMAGE is taken from the local engine, else pulled, else made with debootstrap.
+A CA bundle of the host and its proxy variables are handed to the build, so that it works behind a proxy that
+inspects TLS; SSL_CERT_FILE names the bundle where it is not in one of the usual places.
+
+environment: DOCKER_ACCOUNT_NAME (default: mayfly), SSL_CERT_FILE, http_proxy, https_proxy, no_proxy
+TEXT
+}
+
+main() {
+    local clean=no
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --clean) clean=yes ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        *) usage_error "unknown argument '$1'" ;;
+        esac
+        shift
+    done
+    [[ $ACCOUNT =~ ^[a-z0-9][a-z0-9._/-]*$ ]] || usage_error "DOCKER_ACCOUNT_NAME='$ACCOUNT' cannot begin an image's name"
+
+    SECONDS=0
+    ensure_docker
+    if [ $clean = yes ]; then
+        say "removing the build cache"
+        "${DOCKER[@]}" volume rm --force "$CARGO_VOLUME" "$TARGET_VOLUME" >&2
+    fi
+    mkdir -p "$STAGING"
+    ensure_os_image
+    compile
+    build_images
+    say "all images are built, in $SECONDS s: ${DOCKER[*]} image ls '$ACCOUNT/*'"
+}
+
+# The image that all others stand on: local, else pulled, else made of Debian's own packages.
+ensure_os_image() {
+    if "${DOCKER[@]}" image inspect "$OS_IMAGE" >/dev/null 2>&1; then
+        return
+    fi
+    say "base image $OS_IMAGE: pulling"
+    if timeout 300 "${DOCKER[@]}" pull --quiet "$OS_IMAGE" >"$STAGING/pull.log" 2>&1; then
+        return
+    fi
+    detail "it cannot be pulled ($(tail -n 1 "$STAGING/pull.log"))"
+    install_missing debootstrap
+    say "base image $OS_IMAGE: making it with debootstrap (less than a minute)"
+    WORK=$(mktemp -d /var/tmp/mayfly-os.XXXXXX)
+    trap 'as_root rm -rf "$WORK"' EXIT
+    if ! as_root debootstrap --variant=minbase "$SUITE" "$WORK/root" >"$STAGING/debootstrap.log" 2>&1; then
+        tail -n 15 "$STAGING/debootstrap.log" >&2
+        die "debootstrap failed; its log: $STAGING/debootstrap.log"
+    fi
+    # What makes the image slim: no packages' archives and lists, no documentation, no translations.
+    as_root tar --directory "$WORK/root" --create \
+        --exclude='./var/cache/apt/*' --exclude='./var/lib/apt/lists/*' --exclude='./var/log/*.log' \
+        --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' . |
+        "${DOCKER[@]}" import --change 'CMD ["bash"]' - "$OS_IMAGE" >/dev/null
+    as_root rm -rf "$WORK"
+    trap - EXIT
+}
+
+# build TAG DIRECTORY [--build-arg NAME=VALUE]...: builds docker/DIRECTORY; what is staged for it is the context.
+build() {
+    local tag=$1 directory=$2 log
+    shift 2
+    log=$STAGING/$directory.log
+    mkdir -p "$STAGING/$directory"
+    if ! "${DOCKER[@]}" build --tag "$tag" --file "$ROOT/docker/$directory/Dockerfile" "${PROXY_BUILD[@]}" "$@" \
+        "$STAGING/$directory" >"$log" 2>&1 </dev/null; then
+        tail -n 30 "$log" >&2
+        die "building the image $tag failed; its log: $log"
+    fi
+}
+
+# Sets CA_BUNDLE to the file of the certificates that this host trusts; empty if it has none.
+find_ca_bundle() {
+    local file
+    CA_BUNDLE=
+    for file in "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
+        /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem; do
+        if [ -n "$file" ] && [ -s "$file" ]; then
+            CA_BUNDLE=$(readlink -f "$file")
+            return
+        fi
+    done
+}
+
+# Compiles all programs in the builder and puts each where its image is built from.
+compile() {
+    local checkout ca=() program programs=("${DAEMONS[@]}" "${DEMO_SERVICES[@]}") packages=()
+    say "builder: the image with Debian's Rust"
+    build "$ACCOUNT/builder" builder
+
+    find_ca_bundle
+    if [ -n "$CA_BUNDLE" ]; then
+        # A path of its own: mounted over the container's own bundle, it would break the ca-certificates package.
+        ca=(--volume "$CA_BUNDLE:/run/host-ca.crt:ro"
+            --env SSL_CERT_FILE=/run/host-ca.crt --env CARGO_HTTP_CAINFO=/run/host-ca.crt)
+    fi
+    for program in "${DAEMONS[@]}"; do
+        packages+=(--package "$program")
+    done
+    packages+=(--package mayfly-demo-services)
+
+    say "compiling ${programs[*]} (the first time takes minutes)"
+    # Cargo tells changed sources by path and time: a path per checkout keeps two checkouts from being mistaken for
+    # each other in the shared volume.
+    checkout=/source/$(printf %s "$ROOT" | cksum | cut -d ' ' -f 1)
+    # The programs come back through the pipe: so they belong to this user, and no directory is mounted writable.
+    # shellcheck disable=SC2016 # the inner shell expands these
+    if ! "${DOCKER[@]}" run --rm --init "${ca[@]}" "${PROXY_RUN[@]}" \
+        --volume "$ROOT:$checkout:ro" --workdir "$checkout" \
+        --volume "$CARGO_VOLUME:/cargo" --volume "$TARGET_VOLUME:/target" \
+        "$ACCOUNT/builder" sh -euc '
+            packages=$1; shift
+            # shellcheck disable=SC2086
+            cargo build --release --locked --bins $packages >&2
+            tar --directory /target/release --create "$@"' \
+        sh "${packages[*]}" "${programs[@]}" >"$STAGING/programs.tar" </dev/null; then
+        die "compiling failed; cargo's message stands above"
+    fi
+    for program in "${programs[@]}"; do
+        mkdir -p "$STAGING/$program"
+        tar --directory "$STAGING/$program" --extract --touch --file "$STAGING/programs.tar" "$program"
+    done
+    rm -f "$STAGING/programs.tar"
+}
+
+build_images() {
+    local name version base=$ACCOUNT/base
+    say "image $base: what all images share"
+    build "$base" base
+
+    for name in etcd haproxy dnsmasq "${DAEMONS[@]}"; do
+        say "image $ACCOUNT/$name"
+        case $name in
+        haproxy)
+            mkdir -p "$STAGING/haproxy"
+            install -m 755 "$ROOT/docker/haproxy/entrypoint.sh" "$STAGING/haproxy/"
+            build "$ACCOUNT/$name" "$name" --build-arg "BASE=$base"
+            ;;
+        haproxy-updater) build "$ACCOUNT/$name" "$name" --build-arg "BASE=$ACCOUNT/haproxy" ;;
+        *) build "$ACCOUNT/$name" "$name" --build-arg "BASE=$base" ;;
+        esac
+    done
+    for name in "${DEMO_SERVICES[@]}"; do
+        for version in "${DEMO_VERSIONS[@]}"; do
+            say "image $ACCOUNT/$name:$version"
+            build "$ACCOUNT/$name:$version" "$name" --build-arg "BASE=$base" --build-arg "VERSION=$version"
+        done
+    done
+}
+
+# Proxy settings of this host, for what downloads in a build and in the builder.
+PROXY_BUILD=() PROXY_RUN=()
+for variable in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+    if [ -n "${!variable:-}" ]; then
+        PROXY_BUILD+=(--build-arg "$variable")
+        PROXY_RUN+=(--env "$variable")
+    fi
+done
+
+main "$@"

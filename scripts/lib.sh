@@ -1,0 +1,146 @@
+# shellcheck shell=bash disable=SC2034 # some names are for the scripts that source this
+# What the scripts of this repository share: saying what happens, installing what is missing, and
+# finding Docker. Sourced, never run; the caller has set `set -euo pipefail`.
+
+# Everything that is said to a person goes to standard error, so that output stays usable in a pipe.
+if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then
+    BOLD=$'\e[1m' RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'
+else
+    BOLD='' RED='' GREEN='' PLAIN=''
+fi
+
+# say TEXT...: one line about what happens now.
+say() { printf '%s==>%s %s\n' "$BOLD" "$PLAIN" "$*" >&2; }
+
+# detail TEXT...: an indented line that belongs to the last `say`.
+detail() { printf '    %s\n' "$*" >&2; }
+
+# good TEXT...: a check that passed.
+good() { printf '    %sok%s: %s\n' "$GREEN" "$PLAIN" "$*" >&2; }
+
+# die TEXT...: says what failed and ends the script with exit code 1.
+die() {
+    printf '%serror:%s %s\n' "$RED" "$PLAIN" "$*" >&2
+    exit 1
+}
+
+# usage_error TEXT...: as die, for wrong arguments, with exit code 2.
+usage_error() {
+    printf '%serror:%s %s (see --help)\n' "$RED" "$PLAIN" "$*" >&2
+    exit 2
+}
+
+# have COMMAND: whether a command of that name can be run.
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# as_root COMMAND...: runs the command as root, through sudo where this user is not root.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo "$@"
+    else
+        die "'$*' needs root: run this script as root, or install sudo"
+    fi
+}
+
+# is_installed PACKAGE: whether the Debian package is installed.
+is_installed() {
+    [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+# install_missing PACKAGE...: installs those of the Debian packages that are missing, and says which.
+install_missing() {
+    local package log missing=()
+    have apt-get || die "cannot install $*: this is not a Debian system; install the equivalent by hand"
+    for package in "$@"; do
+        is_installed "$package" || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing from Debian: ${missing[*]}"
+    log=$(mktemp)
+    # The lists may be absent or too old to name a version that the mirror still has.
+    if ! { as_root apt-get update &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${missing[@]}"; } \
+        >"$log" 2>&1 </dev/null; then
+        tail -n 30 "$log" >&2
+        rm -f "$log"
+        die "installing ${missing[*]} failed; apt-get's last lines stand above"
+    fi
+    rm -f "$log"
+}
+
+# DOCKER is how this user runs the docker client; find_docker changes it to `sudo docker` where needed.
+DOCKER=(docker)
+
+# find_docker: whether an engine answers, directly or through sudo.
+find_docker() {
+    have docker || return 1
+    DOCKER=(docker)
+    docker info >/dev/null 2>&1 && return 0
+    if [ "$(id -u)" -ne 0 ] && have sudo && sudo docker info >/dev/null 2>&1; then
+        DOCKER=(sudo docker)
+        return 0
+    fi
+    return 1
+}
+
+# ensure_docker: installs docker.io from Debian where no docker client is, and starts the engine where none answers.
+ensure_docker() {
+    local packages log waited
+    find_docker && return 0
+    if ! have docker || { [ -z "${DOCKER_HOST:-}" ] && ! have dockerd; }; then
+        packages=(docker.io)
+        # From Debian 13 on the client is a package of its own.
+        if apt-cache show docker-cli >/dev/null 2>&1; then
+            packages+=(docker-cli)
+        fi
+        install_missing "${packages[@]}"
+        # Only now are the lists certain to be there.
+        if ! have docker; then
+            install_missing docker-cli
+        fi
+    fi
+    find_docker && return 0
+    [ -z "${DOCKER_HOST:-}" ] || die "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST"
+    if [ -d /run/systemd/system ]; then
+        say "no Docker engine answers: starting docker.service"
+        as_root systemctl start docker || die "docker.service did not start: see 'journalctl -u docker'"
+    else
+        log=/var/log/dockerd.log
+        say "no Docker engine answers: starting dockerd (its log: $log)"
+        # An engine that was killed leaves its pid file behind, and the next one refuses to start over it.
+        # shellcheck disable=SC2016 # the inner shell expands these
+        as_root sh -c 'if [ -s /var/run/docker.pid ] && ! kill -0 "$(cat /var/run/docker.pid)" 2>/dev/null; then
+                           rm -f /var/run/docker.pid
+                       fi
+                       setsid dockerd >"$1" 2>&1 </dev/null &' sh "$log"
+    fi
+    for ((waited = 0; waited < 120; waited++)); do
+        find_docker && return 0
+        sleep 0.5
+    done
+    [ -z "${log:-}" ] || as_root tail -n 15 "$log" >&2 || true
+    die "no Docker engine answered within 60 s"
+}
+
+# COMPOSE is how compose is run here: `docker compose` (v2) or `docker-compose` (1.29 and v2).
+COMPOSE=()
+
+# ensure_compose: finds compose, or installs docker-compose from Debian. Needs ensure_docker first.
+ensure_compose() {
+    find_compose && return 0
+    install_missing docker-compose
+    find_compose || die "docker-compose is installed but does not run: try 'docker-compose version'"
+}
+
+# find_compose: whether compose can be run; sets COMPOSE.
+find_compose() {
+    if "${DOCKER[@]}" compose version >/dev/null 2>&1; then
+        COMPOSE=("${DOCKER[@]}" compose)
+    elif have docker-compose && docker-compose version >/dev/null 2>&1; then
+        COMPOSE=("${DOCKER[@]:0:${#DOCKER[@]}-1}" docker-compose)
+    else
+        return 1
+    fi
+}
