@@ -1,0 +1,22 @@
+//! End-to-end tests of Mayfly: real etcd, HAProxy and dnsmasq processes on loopback, Mayfly's real binaries. One
+//! program, so that it is linked once; one module for each theme.
+//!
+//! `cargo build --workspace` comes first: the tests start the programs that lie in the target directory.
+
+// Clippy knows of #[test] functions only; what they share is test code too.
+#![allow(clippy::unwrap_used)]
+
+mod bad_files;
+mod bad_records;
+mod chain;
+mod dns;
+mod edge;
+mod environment_files;
+mod extends;
+mod instances;
+mod internal;
+mod moving_versions;
+mod no_reload;
+mod outages;
+mod protocols;
+mod updater;
