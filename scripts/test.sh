@@ -28,7 +28,7 @@ Runs every check, or only the steps that are named:
 
 Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, protobuf-compiler and
 libprotobuf-dev (none of their services is started), a C linker, Rust $OLDEST_RUST where Debian has it, cargo-deny
-from crates.io, and Docker for the demo. Tests run with cargo-nextest where it is installed, else with
+by cargo, and Docker for the demo. Tests run with cargo-nextest where it is installed, else with
 cargo test. Ends with the time of each step and the number of tests.
 EOF
 }
@@ -132,7 +132,7 @@ ensure_servers() {
 
 ensure_deny() {
     cargo deny --version >/dev/null 2>&1 && return 0
-    detail "installing cargo-deny $CARGO_DENY from crates.io (some minutes, once)"
+    detail "installing cargo-deny $CARGO_DENY with cargo (some minutes, once)"
     # Without optimisation: it runs for a second, and builds in half the time.
     cargo install cargo-deny --version "$CARGO_DENY" --locked --debug --quiet
     PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
