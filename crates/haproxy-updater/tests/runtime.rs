@@ -62,9 +62,7 @@ async fn environments_and_versions_reach_a_running_haproxy_without_a_reload() {
     assert_eq!(router.reloads(), 0);
     // The files, of which each round wrote only the stale ones, say what the process has.
     router.write().await;
-    for map in [
-        "edge", "headers", "parents", "routes", "versions", "slots", "default",
-    ] {
+    for map in ["edge", "headers", "parents", "routes", "versions", "slots"] {
         let text = std::fs::read_to_string(router.path(&format!("maps/{map}.map"))).unwrap();
         let mut on_disk: Vec<&str> = text.lines().collect();
         let answer = router
