@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mayfly_core::names::ServiceName;
 use mayfly_core::records::{Protocol, Weight};
 use mayfly_core::version::{BackendId, Version};
-use mayfly_daemon::args::{CommonArgs, duration};
+use mayfly_daemon::args::{CommonArgs, duration, interval};
 use mayfly_daemon::output::Format;
 
 use crate::check::Check;
@@ -85,11 +85,11 @@ pub struct Register {
     pub check: Option<Check>,
 
     /// How often to check
-    #[arg(long, env = "MAYFLY_CHECK_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = positive)]
+    #[arg(long, env = "MAYFLY_CHECK_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = interval)]
     pub check_interval: Duration,
 
     /// How long an answer may take
-    #[arg(long, env = "MAYFLY_CHECK_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = positive)]
+    #[arg(long, env = "MAYFLY_CHECK_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = interval)]
     pub check_timeout: Duration,
 
     /// Take it out after this many failures in a row
@@ -155,15 +155,6 @@ fn ttl(text: &str) -> Result<Duration, String> {
         Ok(ttl)
     } else {
         Err("it has to be from 2s to 1h".to_owned())
-    }
-}
-
-fn positive(text: &str) -> Result<Duration, String> {
-    let span = duration(text)?;
-    if span >= Duration::from_millis(10) {
-        Ok(span)
-    } else {
-        Err("it has to be at least 10ms".to_owned())
     }
 }
 

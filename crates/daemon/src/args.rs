@@ -35,7 +35,7 @@ pub struct CommonArgs {
         long,
         env = "MAYFLY_PREFIX",
         value_name = "KEY",
-        default_value = "/mayfly",
+        default_value_t,
         global = true
     )]
     pub prefix: KeySpace,
@@ -97,6 +97,19 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         Err(_) => humantime::parse_duration(text),
     };
     parsed.map_err(|_| "a span of time looks like 15s, 500ms or 2min".to_owned())
+}
+
+/// As [`duration`], for the interval of something that is done again and again: at least 10 ms.
+///
+/// # Errors
+/// When it is none or shorter, with what would be right.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    let span = duration(text)?;
+    if span >= Duration::from_millis(10) {
+        Ok(span)
+    } else {
+        Err("it has to be at least 10ms".to_owned())
+    }
 }
 
 /// One address of etcd, as `http://host:port`.

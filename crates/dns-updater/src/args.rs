@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use mayfly_core::names::Hostname;
-use mayfly_daemon::args::{CommonArgs, duration};
+use mayfly_daemon::args::{CommonArgs, duration, interval};
 use mayfly_daemon::output::Format;
 
 const EXAMPLES: &str = "\
@@ -86,15 +86,6 @@ pub struct Watch {
     pub repair_interval: Duration,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
-    let span = duration(text)?;
-    if span >= Duration::from_millis(100) {
-        Ok(span)
-    } else {
-        Err("it has to be at least 100ms".to_owned())
-    }
-}
-
 fn hosts_file(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     let name = path
@@ -148,7 +139,7 @@ mod tests {
             ("watch --hosts-file /tmp/", "has to name a file"),
             ("watch --hosts-file /tmp/.hosts", "has to name a file"),
             ("watch --vanish-grace soon", "looks like"),
-            ("watch --repair-interval 1ms", "100ms"),
+            ("watch --repair-interval 1ms", "10ms"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

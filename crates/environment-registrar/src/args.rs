@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mayfly_daemon::args::CommonArgs;
+use mayfly_daemon::args::{CommonArgs, duration, interval};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,15 +74,15 @@ pub struct WatchOptions {
 
     /// Look at the directory this often instead of waiting for events, for file systems without any (NFS, some mounts
     /// of virtual machines)
-    #[arg(long, env = "MAYFLY_POLL", value_name = "DURATION", value_parser = positive)]
+    #[arg(long, env = "MAYFLY_POLL", value_name = "TIME", value_parser = interval)]
     pub poll: Option<Duration>,
 
     /// How long an environment that no file names any more stays: a save by delete and create makes no gap
-    #[arg(long, env = "MAYFLY_GRACE", value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "MAYFLY_GRACE", value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub grace: Duration,
 
     /// Look through the whole directory this often even without an event
-    #[arg(long, env = "MAYFLY_RESCAN", value_name = "DURATION", default_value = "30s", value_parser = positive)]
+    #[arg(long, env = "MAYFLY_RESCAN", value_name = "TIME", default_value = "30s", value_parser = interval)]
     pub rescan: Duration,
 }
 
@@ -96,14 +96,6 @@ pub enum Format {
     Json,
     /// One YAML list of the records.
     Yaml,
-}
-
-fn positive(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration >= Duration::from_millis(10) => Ok(duration),
-        Ok(_) => Err("at least 10ms".to_owned()),
-        Err(error) => Err(format!("{error}: a duration is wanted, such as 1s or 500ms")),
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use mayfly_core::names::{EnvironmentName, Hostname};
-use mayfly_daemon::args::{CommonArgs, duration};
+use mayfly_daemon::args::{CommonArgs, duration, interval};
 
 use crate::advertise::Advertised;
 use crate::render::{AnsweredBy, Renderer, Settings, TEMPLATE};
@@ -200,11 +200,11 @@ pub struct Options {
     pub advertise: Advertised,
 
     /// How often to look whether HAProxy was started anew by somebody else
-    #[arg(long, env = "MAYFLY_LOOK", value_name = "TIME", default_value = "250ms", value_parser = positive, global = true)]
+    #[arg(long, env = "MAYFLY_LOOK", value_name = "TIME", default_value = "250ms", value_parser = interval, global = true)]
     pub look: Duration,
 
     /// How often to read all that HAProxy has and repair what somebody else has changed
-    #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "60s", value_parser = positive, global = true)]
+    #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "60s", value_parser = interval, global = true)]
     pub verify: Duration,
 
     /// How long to go on when all environments or all instances vanish from etcd at once
@@ -273,13 +273,6 @@ impl Options {
         let renderer = Renderer::new(&template, settings)?;
         renderer.render(self.slots, &Default::default())?;
         Ok(renderer)
-    }
-}
-
-fn positive(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        time if time >= Duration::from_millis(10) => Ok(time),
-        _ => Err("it has to be at least 10ms".to_owned()),
     }
 }
 
