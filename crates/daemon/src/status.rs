@@ -49,9 +49,22 @@ impl StatusReporter {
             .set(self.key.clone(), Some(records::to_json(&*status)));
     }
 
-    /// Says that everything up to a revision is applied, ready from now on, with these entries set aside. Entries that
-    /// are newly set aside are logged, and so is their return; a record holds the first hundred of them.
+    /// Says that everything up to a revision is applied, ready from now on, with these entries set aside.
     pub fn applied(&self, revision: i64, set_aside: Vec<SetAside>) {
+        self.set_aside(set_aside);
+        self.update(|status| {
+            if status.applied_revision != revision || status.applied_at.is_none() {
+                status.applied_at = Some(humantime::format_rfc3339_millis(SystemTime::now()).to_string());
+            }
+            status.applied_revision = revision;
+            status.ready = true;
+            status.error = None;
+        });
+    }
+
+    /// Says which entries are set aside. Those that are newly so are logged, and so is their return; a record holds
+    /// the first hundred of them.
+    pub fn set_aside(&self, set_aside: Vec<SetAside>) {
         let total = set_aside.len();
         self.metrics
             .set_aside
@@ -59,12 +72,6 @@ impl StatusReporter {
         let set_aside = shortened(set_aside);
         self.update(|status| {
             tell(&status.set_aside, &set_aside);
-            if status.applied_revision != revision || status.applied_at.is_none() {
-                status.applied_at = Some(humantime::format_rfc3339_millis(SystemTime::now()).to_string());
-            }
-            status.applied_revision = revision;
-            status.ready = true;
-            status.error = None;
             match total - set_aside.len() {
                 0 => status.detail.remove(MORE),
                 more => status.detail.insert(MORE.to_owned(), more.into()),

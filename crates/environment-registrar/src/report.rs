@@ -1,4 +1,4 @@
-//! What the registrar says of itself: the log, the metrics, and the entries of its status record.
+//! What the registrar says of itself: the metrics, and the entries of its status record.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,12 @@ use mayfly_core::records::SetAside;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tracing::{info, warn};
 
 use crate::library::Library;
 use crate::merge::Merged;
 use crate::mirror::Mirror;
 use crate::publish::Outcome;
 
-/// Most entries that the status record holds: it must stay far below etcd's limit for a value.
-const ENTRIES: usize = 200;
 /// Most faults of one environment that an entry tells in full.
 const FAULTS: usize = 3;
 
@@ -117,41 +114,7 @@ pub fn set_aside(library: &Library, merged: &Merged, mirror: &Mirror) -> Vec<Set
     });
     let mut entries: Vec<SetAside> = told.chain(mirror.set_aside()).collect();
     entries.sort();
-    if entries.len() > ENTRIES {
-        let more = entries.len() - ENTRIES;
-        entries.truncate(ENTRIES);
-        let reason = format!("{more} more entries are not listed here: see the log, or run `check`");
-        entries.push(SetAside {
-            key: "~".to_owned(),
-            reason,
-        });
-    }
     entries
-}
-
-/// Logs what is newly set aside, and what no longer is.
-#[derive(Debug, Default)]
-pub struct Journal {
-    told: BTreeMap<String, String>,
-}
-
-impl Journal {
-    /// Logs the differences to the last call.
-    pub fn tell(&mut self, entries: &[SetAside]) {
-        let now: BTreeMap<_, _> = entries
-            .iter()
-            .map(|entry| (entry.key.clone(), entry.reason.clone()))
-            .collect();
-        for (key, reason) in &now {
-            if self.told.get(key) != Some(reason) {
-                warn!("{key:?} is set aside: {reason}");
-            }
-        }
-        for key in self.told.keys().filter(|key| !now.contains_key(*key)) {
-            info!("{key:?} is no longer set aside");
-        }
-        self.told = now;
-    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::mirror::Mirror;
 use crate::observe::{Look, Observer};
 use crate::plan::{Absences, plan};
 use crate::publish::{Outcome, publish};
-use crate::report::{Journal, Metrics, set_aside};
+use crate::report::{Metrics, set_aside};
 
 /// How long the status record lives without its registrar.
 const STATUS_TTL: Duration = Duration::from_secs(15);
@@ -74,7 +74,6 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
         mirror: Mirror::new(store.keyspace().clone(), node),
         merged: Merged::default(),
         absences: Absences::new(options.grace),
-        journal: Journal::default(),
         scanned: false,
         directory_error: None,
         changes: Changes::default(),
@@ -98,7 +97,6 @@ struct Registrar {
     mirror: Mirror,
     merged: Merged,
     absences: Absences,
-    journal: Journal,
     /// Whether the directory has been looked through once.
     scanned: bool,
     directory_error: Option<String>,
@@ -200,13 +198,10 @@ impl Registrar {
 
     fn report(&mut self) {
         let entries = set_aside(&self.library, &self.merged, &self.mirror);
-        self.journal.tell(&entries);
         self.metrics.set(&self.library, &self.merged);
         if let Some(error) = &self.directory_error {
-            self.status.update(|status| {
-                status.error = Some(error.clone());
-                status.set_aside.clone_from(&entries);
-            });
+            self.status.set_aside(entries);
+            self.status.update(|status| status.error = Some(error.clone()));
         } else if self.changes.is_empty()
             && self.scanned
             && self.mirror.is_listed()
@@ -215,7 +210,7 @@ impl Registrar {
             self.status.applied(self.mirror.revision(), entries);
             self.readiness.set_ready();
         } else {
-            self.status.update(|status| status.set_aside = entries);
+            self.status.set_aside(entries);
         }
     }
 }
