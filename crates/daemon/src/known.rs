@@ -1,6 +1,7 @@
 //! What a watch has told its consumer so far, and what a new listing therefore changes: the pure half of
 //! [`crate::watch`]. A registry that suddenly empties is not believed at once: when a listing lacks every key of a
-//! kind (environments, backends, routers) that was there, their deletes are held back for a grace.
+//! kind (environments, backends, routers) that was there, their deletes are held back for a grace. And after an outage
+//! the end of a leased key is not believed at once: its lease may have run out only because nobody could renew it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -14,6 +15,13 @@ use crate::watch::Change;
 
 /// The kinds whose sudden absence is more likely a fault of etcd than anybody's wish.
 const GUARDED: [&str; 3] = ["environments", "backends", "routers"];
+
+/// The kinds that hang on leases.
+const LEASED: [&str; 2] = ["backends", "routers"];
+
+/// How long after an outage the end of a leased key is doubted: time enough to notice that the lease is lost and to
+/// register again. Meanwhile HAProxy's own checks tell which instances are really gone.
+pub(crate) const AFTERMATH: Duration = Duration::from_secs(20);
 
 /// What was told of a key. The value counts too: after etcd lost its data, another value can have an old revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +60,8 @@ pub(crate) struct Known {
     keys: HashMap<String, Mark>,
     /// Keys that the store lacks and the consumer still has, with the end of their grace.
     held: BTreeMap<String, Instant>,
+    /// Until when the end of a leased key is doubted.
+    aftermath: Option<Instant>,
 }
 
 impl Known {
@@ -61,7 +71,20 @@ impl Known {
             grace,
             keys: HashMap::new(),
             held: BTreeMap::new(),
+            aftermath: None,
         }
+    }
+
+    /// Notes that an outage has just ended. Without a grace everything is believed at once all the same.
+    pub(crate) fn outage_ended(&mut self, now: Instant) {
+        self.aftermath = self.grace.map(|_| now + AFTERMATH);
+    }
+
+    /// Until when the end of this key is not to be believed; `None` when it is.
+    fn doubted(&self, key: &str, now: Instant) -> Option<Instant> {
+        let until = self.aftermath.filter(|until| now < *until)?;
+        let leased = self.keyspace.kind(key).is_some_and(|kind| LEASED.contains(&kind));
+        leased.then_some(until)
     }
 
     /// Turns a listing into the differences from what was told, and says which kinds are newly held back.
@@ -85,6 +108,11 @@ impl Known {
         missing.sort_unstable();
 
         let vanished = self.hold(&missing, &present, now);
+        for key in &missing {
+            if let (Some(until), false) = (self.doubted(key, now), self.held.contains_key(key)) {
+                self.held.insert(key.clone(), until);
+            }
+        }
         let mut deletes = Vec::new();
         for key in missing {
             if let (true, Some(mark)) = (self.held.contains_key(&key), self.keys.get(&key)) {
@@ -126,20 +154,26 @@ impl Known {
         vanished
     }
 
-    /// Takes changes that came as events: these are somebody's wish and hold at once.
-    pub(crate) fn events(&mut self, changes: &[Change]) {
-        for change in changes {
-            match change {
-                Change::Put(entry) => {
-                    self.held.remove(&entry.key);
-                    self.keys.insert(entry.key.clone(), Mark::of(entry));
-                }
-                Change::Delete { key } => {
-                    self.held.remove(key);
-                    self.keys.remove(key);
-                }
+    /// Takes changes that came as events, and gives those to pass on: they hold at once, but for the end of leased keys
+    /// after an outage.
+    pub(crate) fn events(&mut self, mut changes: Vec<Change>, now: Instant) -> Vec<Change> {
+        changes.retain(|change| match change {
+            Change::Put(entry) => {
+                self.held.remove(&entry.key);
+                self.keys.insert(entry.key.clone(), Mark::of(entry));
+                true
             }
-        }
+            Change::Delete { key } => {
+                if let (Some(until), true) = (self.doubted(key, now), self.keys.contains_key(key)) {
+                    self.held.entry(key.clone()).or_insert(until);
+                    return false;
+                }
+                self.held.remove(key);
+                self.keys.remove(key);
+                true
+            }
+        });
+        changes
     }
 
     /// The deletes whose grace has ended.
@@ -198,6 +232,12 @@ mod tests {
             Change::Delete { key } => format!("delete {}", key.trim_start_matches("/mayfly/")),
         };
         changes.iter().map(text).collect()
+    }
+
+    fn delete(key: &str) -> Change {
+        Change::Delete {
+            key: format!("/mayfly/{key}"),
+        }
     }
 
     fn known(grace: Option<Duration>, entries: &[Entry]) -> Known {
@@ -284,7 +324,7 @@ mod tests {
         assert!(changes.is_empty(), "{changes:?}");
         assert_eq!(known.held(), 1, "one that came back does not doom the others");
 
-        known.events(&[Change::Put(entry("environments/b", "2", 7))]);
+        known.events(vec![Change::Put(entry("environments/b", "2", 7))], now);
         assert_eq!(known.held(), 0);
         assert!(known.expire(now + GRACE).is_empty());
     }
@@ -303,10 +343,52 @@ mod tests {
     #[test]
     fn deletes_that_come_as_events_are_believed() {
         let mut known = known(Some(GRACE), &[entry("environments/a", "1", 4)]);
-        known.events(&[Change::Delete {
-            key: "/mayfly/environments/a".to_owned(),
-        }]);
+        let changes = known.events(vec![delete("environments/a")], Instant::now());
+        assert_eq!(texts(&changes), ["delete environments/a"]);
         let (changes, vanished) = known.list(listing(6, &[]), Instant::now());
         assert!(changes.is_empty() && vanished.is_empty());
+    }
+
+    #[test]
+    fn after_an_outage_the_end_of_a_leased_key_is_doubted() {
+        let now = Instant::now();
+        let before = [
+            entry("backends/s/1/x", "1", 2),
+            entry("backends/s/1/y", "1", 3),
+            entry("backends/s/1/z", "1", 4),
+            entry("environments/a", "1", 5),
+        ];
+        let mut known = known(Some(GRACE), &before);
+        known.outage_ended(now);
+        let (changes, _) = known.list(listing(6, &before[1..]), now);
+        assert!(changes.is_empty(), "x ran out while nobody could renew it");
+        let ends = vec![delete("backends/s/1/y"), delete("environments/a")];
+        let changes = known.events(ends, now);
+        assert_eq!(
+            texts(&changes),
+            ["delete environments/a"],
+            "an environment has no lease"
+        );
+        assert_eq!(known.held(), 2);
+
+        let back = known.events(vec![Change::Put(entry("backends/s/1/y", "1", 9))], now);
+        assert_eq!(texts(&back), ["put backends/s/1/y"]);
+        let released = known.expire(now + AFTERMATH);
+        assert_eq!(texts(&released), ["delete backends/s/1/x"]);
+        let later = known.events(vec![delete("backends/s/1/z")], now + AFTERMATH);
+        assert_eq!(
+            texts(&later),
+            ["delete backends/s/1/z"],
+            "the outage is long over"
+        );
+    }
+
+    #[test]
+    fn without_a_grace_an_outage_changes_nothing() {
+        let now = Instant::now();
+        let mut known = known(None, &[entry("backends/s/1/x", "1", 2)]);
+        known.outage_ended(now);
+        let changes = known.events(vec![delete("backends/s/1/x")], now);
+        assert_eq!(texts(&changes), ["delete backends/s/1/x"]);
     }
 }

@@ -51,7 +51,8 @@ pub struct Batch {
 #[derive(Debug, Clone)]
 pub struct WatchOptions {
     /// How long to go on with environments, backends or routers when a listing suddenly lacks all of them; `None`
-    /// believes it at once. Deletes that come as events always hold at once.
+    /// believes it at once. Deletes that come as events hold at once, but for those of backends and routers in the 20 s
+    /// after an outage, in which nobody could renew a lease.
     pub vanish_grace: Option<Duration>,
     /// List again after about this time even without any doubt.
     pub relist: Duration,
@@ -288,7 +289,11 @@ impl<S: Source> Watcher<S> {
             self.metrics.relists.inc();
         }
         let revision = listing.revision;
-        let (changes, vanished) = self.known.list(listing, Instant::now());
+        let now = Instant::now();
+        if self.doubted {
+            self.known.outage_ended(now);
+        }
+        let (changes, vanished) = self.known.list(listing, now);
         for kind in &vanished {
             let grace = self.options.vanish_grace.unwrap_or_default();
             warn!(
@@ -342,7 +347,7 @@ impl<S: Source> Watcher<S> {
                     if let StreamMessage::Changes { revision, changes } = message {
                         // Not for every message: a watch that is refused says `created` first.
                         backoff.reset();
-                        self.known.events(&changes);
+                        let changes = self.known.events(changes, Instant::now());
                         self.revision = revision;
                         self.send(false, changes).await?;
                     }
