@@ -121,7 +121,29 @@ impl Process {
         if !self.is_running() {
             bail!("send {signal:?} to {}: it has ended: {:?}", self.name, self.ended);
         }
-        kill_process(self.pid, signal.into()).with_context(|| format!("send {signal:?} to {}", self.name))
+        kill_process(self.pid, signal.into()).with_context(|| format!("send {signal:?} to {}", self.name))?;
+        if signal == Signal::Stop {
+            self.wait_until_stopped()?;
+        }
+        Ok(())
+    }
+
+    /// A stop reaches the threads one after the other; until the last one has it, the process may still answer.
+    fn wait_until_stopped(&self) -> Result<()> {
+        let tasks = format!("/proc/{}/task", self.id());
+        for _ in 0..1000 {
+            let mut threads = std::fs::read_dir(&tasks).context("list the threads")?;
+            let stopped = threads.all(|thread| {
+                let stat = thread.and_then(|thread| std::fs::read_to_string(thread.path().join("stat")));
+                // After the program's name, which is in parentheses, stands the state.
+                stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+            });
+            if stopped {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        bail!("{} does not stop", self.name)
     }
 
     /// Whether the process has not ended yet.

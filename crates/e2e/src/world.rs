@@ -247,6 +247,7 @@ impl World {
         });
         let running = Service::start_at(port::free(), service, version, outgoing).await?;
         let registrar = self.register(service, version, running.address(), &[])?;
+        self.registered(service, version, running.address()).await;
         Ok(Instance {
             registrar,
             service: running,
@@ -265,10 +266,23 @@ impl World {
     ) -> Result<Instance<ServiceProcess>> {
         let running = ServiceProcess::start(service, version, self.directory()).await?;
         let registrar = self.register(service, version, running.address(), arguments)?;
+        self.registered(service, version, running.address()).await;
         Ok(Instance {
             registrar,
             service: running,
         })
+    }
+
+    /// Waits until an instance stands in etcd, for a few seconds at most, since a test may have taken etcd away. A router
+    /// that shows a later change then has the instance, too: it takes changes in their order.
+    async fn registered(&self, service: &str, version: &str, at: SocketAddr) {
+        let key = format!("/mayfly/backends/{service}/{version}/{at}");
+        let found = async {
+            while !matches!(self.etcd.get(&key).await, Ok(Some(_))) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(5), found).await;
     }
 
     /// Starts `container-registrar register` for an address.

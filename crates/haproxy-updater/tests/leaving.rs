@@ -167,7 +167,7 @@ async fn instances_come_and_go_under_load_without_a_failed_request() {
             router.apply().await;
         }
     }
-    load.stop().await.assert_flawless(60);
+    load.stop().await.assert_flawless(30);
 }
 
 async fn open_websocket(edge: std::net::SocketAddr) -> TcpStream {

@@ -34,7 +34,9 @@ fn everything(world: &World) -> String {
         world.directory().join("hosts"),
     ] {
         for entry in fs::read_dir(directory).unwrap() {
-            text += &String::from_utf8_lossy(&fs::read(entry.unwrap().path()).unwrap());
+            // A file that is being replaced may be gone again.
+            let bytes = fs::read(entry.unwrap().path()).unwrap_or_default();
+            text += &String::from_utf8_lossy(&bytes);
         }
     }
     text
