@@ -221,6 +221,9 @@ services:
   - {name: files, version: 1.0.0, routes: [/static, /images/public]}
 ",
     );
+    for name in names {
+        world.calls("shop", name, &format!("{name}@1.0.0")).await;
+    }
     world.answers("www-shop.example.com", "frontend@1.0.0").await;
     for (path, service) in [
         ("/", "frontend"),

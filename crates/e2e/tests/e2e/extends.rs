@@ -25,10 +25,22 @@ async fn row() -> (World, Vec<impl Sized>) {
         instances.push(world.instance(service, version).await.unwrap());
     }
     world.save("row.yaml", ROW);
-    world.calls("d", "deep", "deep@1.0.0").await;
-    world.calls("a", "back", "back@1.0.0").await;
-    world.calls("b", "back", "back@2.0.0").await;
-    world.calls("c", "front", "front@2.0.0").await;
+    for (environment, backend) in [
+        ("a", "front@1.0.0"),
+        ("c", "front@2.0.0"),
+        ("a", "back@1.0.0"),
+        ("b", "back@2.0.0"),
+        ("d", "deep@1.0.0"),
+        ("d", "other@1.0.0"),
+    ] {
+        world
+            .calls(
+                environment,
+                backend.split('@').next().unwrap_or_default(),
+                backend,
+            )
+            .await;
+    }
     (world, instances)
 }
 
@@ -98,6 +110,9 @@ async fn an_own_route_and_an_inherited_one_compete_by_length() {
 - {name: kid, extends: base, services: [{name: own, version: '1', routes: [/api, /]}]}
 ",
     );
+    for service in ["front", "api", "own"] {
+        world.calls("kid", service, &format!("{service}@1")).await;
+    }
     world.answers("www-kid.example.com", "own@1").await;
     world.answers("www-base.example.com", "front@1").await;
     for (host, path, service) in [
