@@ -121,7 +121,8 @@ impl<'text> Reader<'text> {
         let message = match info {
             // The parser looks ahead and has a limit of its own, above ours.
             _ if info.contains("recursion limit") => "too many levels of nesting".to_owned(),
-            _ if info.contains("tab") => format!("not YAML: {info}: indent with spaces"),
+            _ if info.starts_with("tabs") => format!("not YAML: {info}: indent with spaces"),
+            _ if info.contains("unprintable") => format!("not YAML: {info}: only text may stand here"),
             _ => format!("not YAML: {info}"),
         };
         YamlError { mark, message }
