@@ -230,10 +230,12 @@ fn description(node: &Node, place: Place<'_>, faults: &mut Faults) -> Option<Str
         );
         return None;
     }
-    if let Some(control) = text
-        .chars()
-        .find(|letter| letter.is_control() && !"\n\t".contains(*letter))
-    {
+    // The line and paragraph separators of Unicode end a line in YAML 1.1 and not in 1.2: whoever writes the text again
+    // may change it.
+    let strange = |letter: &char| {
+        (letter.is_control() && !"\n\t".contains(*letter)) || "\u{2028}\u{2029}".contains(*letter)
+    };
+    if let Some(control) = text.chars().find(strange) {
         faults.add(
             node.mark,
             place,
