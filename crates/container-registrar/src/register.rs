@@ -230,7 +230,7 @@ impl Registration {
 
     fn record(&self, address: Address, state: InstanceState) -> Vec<u8> {
         records::to_json(&Record {
-            address,
+            address: address.into(),
             state,
             protocol: self.arguments.protocol.into(),
             weight: self.arguments.weight,

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::address::InstanceId;
 use crate::keys::{Key, KeySpace};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, ServiceName};
 use crate::records::{self, Environment, Instance, InstanceState, SetAside};
@@ -19,7 +18,8 @@ pub const EXTENDS_LIMIT: usize = 3;
 
 /// A claim to a prefix or header; the lowest holds it. Ordered by the revision of registration, then by name.
 type Claim = (i64, EnvironmentName);
-type Instances = BTreeMap<InstanceId, Instance>;
+/// Instances by the text of their key: the service's name may stand there with its suffix or without.
+type Instances = BTreeMap<String, Instance>;
 
 /// All records that routing depends on, and the routing that follows from them.
 #[derive(Debug, Default)]
@@ -86,11 +86,11 @@ impl Index {
                 let record = records::parse_environment(&name, value).map_err(|error| error.to_string())?;
                 self.put_environment(record, create_revision);
             }
-            Key::Instance(backend, id) => {
+            Key::Instance(backend, _) => {
                 let instance = records::parse(value).map_err(|error| error.to_string())?;
-                self.put_instance(&backend, id, instance);
+                self.put_instance(&backend, key, instance);
             }
-            Key::Router(_) | Key::Dns(_) | Key::Status(..) => {}
+            Key::History(_) | Key::Router(_) | Key::Dns(_) | Key::Status(..) => {}
         }
         Ok(())
     }
@@ -100,8 +100,8 @@ impl Index {
         self.unreadable.remove(key);
         match self.space.parse(key) {
             Ok(Key::Environment(name)) => self.delete_environment(&name),
-            Ok(Key::Instance(backend, id)) => self.delete_instance(&backend, &id),
-            Ok(Key::Router(_) | Key::Dns(_) | Key::Status(..)) | Err(_) => {}
+            Ok(Key::Instance(backend, _)) => self.delete_instance(&backend, key),
+            Ok(Key::History(_) | Key::Router(_) | Key::Dns(_) | Key::Status(..)) | Err(_) => {}
         }
     }
 
@@ -288,16 +288,16 @@ impl Index {
         }
     }
 
-    fn put_instance(&mut self, backend: &BackendId, id: InstanceId, instance: Instance) {
+    fn put_instance(&mut self, backend: &BackendId, key: &str, instance: Instance) {
         let versions = self.instances.entry(backend.service.clone()).or_default();
         let instances = versions.entry(backend.version.clone()).or_default();
         let was_live = is_live(instances);
-        instances.insert(id, instance);
+        instances.insert(key.to_owned(), instance);
         let live = is_live(instances);
         self.refresh_backend(backend, was_live != live);
     }
 
-    fn delete_instance(&mut self, backend: &BackendId, id: &InstanceId) {
+    fn delete_instance(&mut self, backend: &BackendId, key: &str) {
         let Some(versions) = self.instances.get_mut(&backend.service) else {
             return;
         };
@@ -305,7 +305,7 @@ impl Index {
             return;
         };
         let was_live = is_live(instances);
-        instances.remove(id);
+        instances.remove(key);
         let live = is_live(instances);
         if instances.is_empty() {
             versions.remove(&backend.version);
@@ -494,8 +494,11 @@ fn is_live(instances: &Instances) -> bool {
 fn servers_of(instances: &Instances) -> Servers {
     let mut servers = Servers::new();
     for instance in instances.values() {
+        let Some(address) = instance.address.address() else {
+            continue;
+        };
         let id = ServerId {
-            address: instance.address,
+            address,
             protocol: instance.protocol,
         };
         let new = ServerState {

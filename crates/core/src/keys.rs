@@ -13,6 +13,9 @@ use crate::version::{BackendId, Version};
 pub enum Key {
     /// `environments/<name>`: a [`crate::records::Environment`].
     Environment(EnvironmentName),
+    /// `history/<name>`: the same record as it was last registered. It stays when the environment ends, so that what has
+    /// ended is known from what has not been yet.
+    History(EnvironmentName),
     /// `backends/<service>/<version>/<instance>`: a [`crate::records::Instance`].
     Instance(BackendId, InstanceId),
     /// `routers/<node>`: a [`crate::records::Router`].
@@ -118,6 +121,7 @@ impl KeySpace {
         let prefix = &self.prefix;
         match key {
             Key::Environment(name) => format!("{prefix}/environments/{name}"),
+            Key::History(name) => format!("{prefix}/history/{name}"),
             Key::Instance(BackendId { service, version }, instance) => {
                 format!("{prefix}/backends/{service}/{version}/{instance}")
             }
@@ -131,7 +135,8 @@ impl KeySpace {
     ///
     /// # Errors
     /// When it is none of Mayfly's, or a name in it breaks a rule. Only the canonical text of a key is accepted, so
-    /// that two texts can never mean one key.
+    /// that two texts can never mean one key; but somebody who registers by hand may write `backends/backend.service/`
+    /// for `backends/backend/`, as everywhere.
     pub fn parse(&self, text: &str) -> Result<Key, KeyError> {
         let rest = text
             .strip_prefix(self.prefix.as_str())
@@ -139,6 +144,7 @@ impl KeySpace {
         let parts: Vec<&str> = rest.ok_or(KeyError::Unknown)?.split('/').collect();
         let key = match parts.as_slice() {
             ["environments", name] => Key::Environment(name.parse()?),
+            ["history", name] => Key::History(name.parse()?),
             ["backends", service, version, instance] => {
                 let backend = BackendId {
                     service: service.parse()?,
@@ -154,7 +160,9 @@ impl KeySpace {
             }
             _ => return Err(KeyError::Unknown),
         };
-        if self.text(&key) != text {
+        let canonical = self.text(&key);
+        let with_suffix = matches!(key, Key::Instance(..)) && text.replacen(".service/", "/", 1) == canonical;
+        if canonical != text && !with_suffix {
             return Err(KeyError::Unknown);
         }
         Ok(key)
@@ -174,7 +182,8 @@ impl KeySpace {
         self.kinds("backends", "environments")
     }
 
-    /// What names need: instances, static records, environments and routers, in one range.
+    /// What names need: instances, static records, environments and routers, in one range. The history of environments
+    /// lies between them and comes along.
     pub fn naming(&self) -> KeyRange {
         self.kinds("backends", "routers")
     }
@@ -182,6 +191,16 @@ impl KeySpace {
     /// All environments.
     pub fn environments(&self) -> KeyRange {
         self.kinds("environments", "environments")
+    }
+
+    /// All environments, and those that have been.
+    pub fn registry(&self) -> KeyRange {
+        self.kinds("environments", "history")
+    }
+
+    /// Everything that decides about routing and names, and what the daemons say of it.
+    pub fn everything(&self) -> KeyRange {
+        self.kinds("backends", "status")
     }
 
     /// All static DNS records.
@@ -234,6 +253,7 @@ mod tests {
         });
         prop_oneof![
             label.prop_map(|name| Key::Environment(name.parse().unwrap())),
+            label.prop_map(|name| Key::History(name.parse().unwrap())),
             (backend, "[a-f0-9:.]{1,20}")
                 .prop_map(|(backend, id)| Key::Instance(backend, id.parse().unwrap())),
             token.prop_map(|node| Key::Router(node.parse().unwrap())),
@@ -251,10 +271,10 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_a_key_or_an_error(text in "/mayfly/(backends|environments|dns|routers|status|x)(/[ -~]{0,8}){0,4}|\\PC{0,30}") {
+        fn any_text_is_a_key_or_an_error(text in "/mayfly/(backends|environments|history|dns|routers|status|x)(/[ -~]{0,8}){0,4}|\\PC{0,30}") {
             let space = KeySpace::default();
             if let Ok(key) = space.parse(&text) {
-                prop_assert_eq!(space.text(&key), text);
+                prop_assert_eq!(space.text(&key), text.replacen(".service/", "/", 1));
             }
         }
     }
@@ -271,6 +291,14 @@ mod tests {
         assert!(!holds(&naming, "/mayfly/status/dns-updater/n") && !holds(&naming, "/mayfly/services/a"));
         let service = space.instances(Some(&"a".parse().unwrap()));
         assert!(holds(&service, "/mayfly/backends/a/1/x") && !holds(&service, "/mayfly/backends/ab/1/x"));
+    }
+
+    #[test]
+    fn the_suffix_of_a_service_means_nothing_in_a_key_either() {
+        let space = KeySpace::default();
+        let key = space.parse("/mayfly/backends/backend.service/0.0.1/10.0.0.5:80");
+        assert_eq!(key, space.parse("/mayfly/backends/backend/0.0.1/10.0.0.5:80"));
+        assert!(key.is_ok());
     }
 
     #[test]

@@ -52,6 +52,20 @@ macro_rules! checked_text {
             }
         }
 
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        $crate::names::checked_conversions!($type);
+    };
+}
+pub(crate) use checked_text;
+
+/// Gives a type with `FromStr` and `Display` what serde needs to keep it as a plain string.
+macro_rules! checked_conversions {
+    ($type:ident) => {
         impl TryFrom<String> for $type {
             type Error = NameError;
 
@@ -61,19 +75,13 @@ macro_rules! checked_text {
         }
 
         impl From<$type> for String {
-            fn from(name: $type) -> String {
-                name.0
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
+            fn from(value: $type) -> String {
+                value.to_string()
             }
         }
     };
 }
-pub(crate) use checked_text;
+pub(crate) use checked_conversions;
 
 /// Longest DNS label, in octets (RFC 1035, section 2.3.4).
 const LABEL_LIMIT: usize = 63;

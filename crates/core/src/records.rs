@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::address::Address;
+use crate::lifetime::{Expiry, Idle, Life};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, NameError, NodeName, RoutePath, ServiceName};
+use crate::upstream::Upstream;
 use crate::version::Selector;
 
 /// A named choice of service versions, with all defaults filled in.
@@ -29,6 +29,12 @@ pub struct Environment {
     /// When it is to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Expiry>,
+    /// How long it may go without a request before it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
+    /// Whether it stays when its file is missing, and can only be deleted by force.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
     /// A note for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -38,6 +44,37 @@ pub struct Environment {
     /// Where it comes from; absent when nobody said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// What became of it since it was first registered; absent before, and in records that were written by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life: Option<Life>,
+}
+
+impl Environment {
+    /// Whether two records ask for the same, wherever they come from and whatever became of them.
+    pub fn asks_for_the_same(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            extends,
+            prefix,
+            header,
+            expires,
+            idle,
+            protected,
+            description,
+            services,
+            source: _,
+            life: _,
+        } = self;
+        *name == other.name
+            && *extends == other.extends
+            && *prefix == other.prefix
+            && *header == other.header
+            && *expires == other.expires
+            && *idle == other.idle
+            && *protected == other.protected
+            && *description == other.description
+            && *services == other.services
+    }
 }
 
 /// The version that an environment chooses for one service, and the public paths that lead there.
@@ -45,7 +82,7 @@ pub struct Environment {
 pub struct ServiceChoice {
     /// The service.
     pub name: ServiceName,
-    /// Which version.
+    /// Which version; for a service outside, its URL.
     pub version: Selector,
     /// The public paths that lead to it; none for a service that is only called by others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -61,64 +98,11 @@ pub struct Source {
     pub file: String,
 }
 
-/// When an environment is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Expiry {
-    /// This long after its first registration; whole seconds, at least one.
-    After(Duration),
-    /// At this moment (RFC 3339, UTC).
-    At(SystemTime),
-}
-
-impl FromStr for Expiry {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        if let Ok(moment) = humantime::parse_rfc3339(text) {
-            return Ok(Self::At(moment));
-        }
-        match humantime::parse_duration(text) {
-            Ok(duration) if duration >= Duration::from_secs(1) && duration.subsec_nanos() == 0 => {
-                Ok(Self::After(duration))
-            }
-            _ => Err(NameError::new(
-                text,
-                "an expiry",
-                "a duration in whole seconds such as 8h or 2days, or a moment such as 2030-01-31T18:00:00Z",
-            )),
-        }
-    }
-}
-
-impl TryFrom<String> for Expiry {
-    type Error = NameError;
-
-    fn try_from(text: String) -> Result<Self, NameError> {
-        text.parse()
-    }
-}
-
-impl From<Expiry> for String {
-    fn from(expiry: Expiry) -> String {
-        expiry.to_string()
-    }
-}
-
-impl fmt::Display for Expiry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::After(duration) => humantime::format_duration(*duration).fmt(f),
-            Self::At(moment) => humantime::format_rfc3339(*moment).fmt(f),
-        }
-    }
-}
-
 /// One running copy of a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     /// Where it listens.
-    pub address: Address,
+    pub address: Upstream,
     /// Whether it takes new requests.
     #[serde(default)]
     pub state: InstanceState,
@@ -310,6 +294,8 @@ mod tests {
             prefix: "www-temp-1".parse().unwrap(),
             header: "temp-1".parse().unwrap(),
             expires: Some("8h".parse().unwrap()),
+            idle: Some("1h".parse().unwrap()),
+            protected: false,
             description: Some("checkout".to_owned()),
             services: vec![ServiceChoice {
                 name: "frontend".parse().unwrap(),
@@ -320,6 +306,7 @@ mod tests {
                 registrar: "host-1".parse().unwrap(),
                 file: "temp-1.yaml".to_owned(),
             }),
+            life: Some(Life::beginning("2030-01-31T18:00:00Z".parse().unwrap())),
         }
     }
 
@@ -361,7 +348,7 @@ mod tests {
                 br#"{"address": "10.0.0.5:8080\n  server x 1.2.3.4:1"}"#,
                 "is not an address",
             ),
-            (br#"{"address": "evil.example:80"}"#, "is not an address"),
+            (br#"{"address": "evil.example:80/x"}"#, "is not an address"),
             (
                 br#"{"address": "10.0.0.5:8080", "weight": 257}"#,
                 "is not a weight",
@@ -387,16 +374,5 @@ mod tests {
             error.to_string(),
             "the value names environment temp-1, its key another"
         );
-    }
-
-    #[test]
-    fn expiries() {
-        for good in ["8h", "90m", "2days", "2030-01-31T18:00:00Z"] {
-            let expiry: Expiry = good.parse().unwrap();
-            assert_eq!(expiry.to_string().parse::<Expiry>().unwrap(), expiry);
-        }
-        for bad in ["", "8", "0s", "1500ms", "tomorrow", "-1h", "2030-13-01T00:00:00Z"] {
-            assert!(bad.parse::<Expiry>().is_err(), "{bad:?}");
-        }
     }
 }

@@ -4,13 +4,16 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::names::{NameError, ServiceName, checked_text};
+use crate::names::{NameError, ServiceName, checked_conversions, checked_text};
+use crate::upstream::Upstream;
 
 /// Longest version and range, in octets: the limit of a container tag.
 const LIMIT: usize = 128;
 const VERSION_RULE: &str = "letters, digits, `_`, `.`, `-`, not beginning with `.` or `-`, at most 128 (the grammar of a container tag)";
 
-/// A released version of a service in the grammar of a container tag: `0.0.2`, `1.4.0-rc1`, `main-4f2a`.
+/// A released version of a service in the grammar of a container tag: `0.0.2`, `1.4.0-rc1`, `main-4f2a`. For a service
+/// outside its address stands in for a version, as `http://billing.internal:8080`: no text that is read as a version
+/// has that form, so no instance can be registered under it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Version(String);
@@ -26,6 +29,20 @@ impl Version {
             return Ok(text.to_owned());
         }
         Err(NameError::new(text, "a version", VERSION_RULE))
+    }
+
+    /// What stands in for the version of a service outside: the URL of the server.
+    fn outside(upstream: &Upstream) -> Self {
+        Self(upstream.url())
+    }
+
+    /// The server, if this stands in for the version of a service outside.
+    pub fn upstream(&self) -> Option<Upstream> {
+        if self.0.contains("://") {
+            self.0.parse().ok()
+        } else {
+            None
+        }
     }
 
     /// The version read as a semantic one (semver.org 2.0.0), with an optional leading `v` and missing minor or patch
@@ -67,9 +84,13 @@ impl FromStr for BackendId {
         let (service, version) = text
             .split_once('@')
             .ok_or_else(|| NameError::new(text, "a backend", "a service and a version, as backend@0.0.2"))?;
+        let version = match version.contains("://") {
+            true => Version::outside(&version.parse()?),
+            false => version.parse()?,
+        };
         Ok(Self {
             service: service.parse()?,
-            version: version.parse()?,
+            version,
         })
     }
 }
@@ -78,7 +99,7 @@ impl FromStr for BackendId {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Selector {
-    /// Exactly this version, whether it has a live instance or not.
+    /// Exactly this version, whether it has a live instance or not; or a service outside, at one address.
     Exact(Version),
     /// The highest semantic version that has a live instance.
     Latest,
@@ -87,6 +108,19 @@ pub enum Selector {
 }
 
 impl Selector {
+    /// The choice of a service outside.
+    pub fn outside(upstream: &Upstream) -> Self {
+        Self::Exact(Version::outside(upstream))
+    }
+
+    /// The server, if a service outside is chosen.
+    pub fn upstream(&self) -> Option<Upstream> {
+        match self {
+            Self::Exact(version) => version.upstream(),
+            Self::Latest | Self::Range(_) => None,
+        }
+    }
+
     /// The version that the selector means, given the versions that have a live instance, in any order.
     ///
     /// `latest` takes a backend registered literally as version `latest` first, then the highest release, then the
@@ -159,6 +193,9 @@ impl FromStr for Selector {
         if text == "latest" {
             return Ok(Self::Latest);
         }
+        if text.contains("://") {
+            return text.parse().map(|upstream| Self::outside(&upstream));
+        }
         if text.contains(['^', '~', '<', '>', '=', '*', ',']) {
             return text.parse().map(Self::Range);
         }
@@ -172,19 +209,7 @@ impl FromStr for Selector {
     }
 }
 
-impl TryFrom<String> for Selector {
-    type Error = NameError;
-
-    fn try_from(text: String) -> Result<Self, NameError> {
-        text.parse()
-    }
-}
-
-impl From<Selector> for String {
-    fn from(selector: Selector) -> String {
-        selector.to_string()
-    }
-}
+checked_conversions!(Selector);
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -317,6 +342,18 @@ mod tests {
                 .to_string()
                 .contains("such as ^1.2")
         );
+    }
+
+    #[test]
+    fn a_service_outside_has_its_address_for_a_version() {
+        let selector: Selector = "https://Billing.internal".parse().unwrap();
+        assert_eq!(selector.to_string(), "https://billing.internal:443");
+        assert!(selector.upstream().unwrap().tls && !selector.moves());
+        let backend: BackendId = "legacy@http://10.0.0.5:80".parse().unwrap();
+        assert_eq!(backend.to_string(), "legacy@http://10.0.0.5:80");
+        assert_eq!(backend.version.upstream().unwrap().to_string(), "10.0.0.5:80");
+        assert!("https://a".parse::<Version>().is_err());
+        assert!("0.0.2".parse::<Version>().unwrap().upstream().is_none());
     }
 
     #[test]

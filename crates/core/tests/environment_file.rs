@@ -49,7 +49,7 @@ fn environments(parsed: &Parsed) -> Vec<&Environment> {
 #[test]
 fn good_files_become_environments() {
     let cases = cases("succeeds");
-    assert!(cases.len() >= 17);
+    assert!(cases.len() >= 18);
     for case in cases {
         let parsed = parse(&fs::read(&case).unwrap());
         assert_eq!(parsed.faults, [], "{}", case.display());
@@ -61,7 +61,7 @@ fn good_files_become_environments() {
 #[test]
 fn faults_say_where_and_what_would_be_right() {
     let cases = cases("fails");
-    assert!(cases.len() >= 23);
+    assert!(cases.len() >= 26);
     for case in cases {
         let parsed = parse(&fs::read(&case).unwrap());
         assert!(!parsed.faults.is_empty(), "{}", case.display());
@@ -214,6 +214,7 @@ prop_compose! {
         header in "[A-Za-z0-9][A-Za-z0-9!#$%&'*+.^_`|~-]{0,12}|1\\.10|yes",
         extends in proptest::option::of("x[a-z]{1,5}"),
         expires in proptest::option::of("[1-9][0-9]{0,3}(s|m|h|days)|20[3-9][0-9]-01-31T18:00:00Z"),
+        idle in proptest::option::of("[1-9][0-9]{0,3}(s|m|h|days)"),
         // Without the separators of lines and paragraphs, which are refused: see fails/25.
         description in proptest::option::of("[^\\p{C}\\p{Zl}\\p{Zp}]{0,40}(\n[ -~]{0,20}){0,2}"),
         services in prop::collection::vec(service(), 0..5),
@@ -229,10 +230,13 @@ prop_compose! {
             prefix: prefix.parse().unwrap(),
             header: header.parse().unwrap(),
             extends: extends.map(|name| name.parse().unwrap()),
+            protected: expires.is_none() && idle.is_none(),
             expires: expires.map(|text| text.parse().unwrap()),
+            idle: idle.map(|text| text.parse().unwrap()),
             description,
             services,
             source: None,
+            life: None,
         }
     }
 }

@@ -44,6 +44,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod environments;
 pub mod file;
 mod known;
 pub mod lease;

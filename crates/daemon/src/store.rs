@@ -78,6 +78,24 @@ pub enum Guard {
     OwnedBy(LeaseId),
 }
 
+/// One write of several that happen together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// Puts a value.
+    Put(Key, Vec<u8>, Option<LeaseId>),
+    /// Deletes a key, if it is there.
+    Delete(Key),
+}
+
+/// What is left of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseLife {
+    /// How long it lives with each keep-alive.
+    pub granted: Duration,
+    /// How long it lives from now on without one.
+    pub left: Duration,
+}
+
 /// The store. Cheap to clone; connects with the first call, so it may be made while etcd is down.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -219,6 +237,31 @@ impl Store {
         .await
     }
 
+    /// Carries out all writes in one step if `guard` holds for `key`, and gives the revision of the change; `None` when
+    /// it does not hold. No two writes may be of one key.
+    ///
+    /// # Errors
+    /// As [`Store::put`]. After an error they may have been carried out all the same.
+    pub async fn write_if(
+        &self,
+        key: &Key,
+        guard: Guard,
+        writes: Vec<Write>,
+    ) -> Result<Option<i64>, StoreError> {
+        let text = self.keyspace.text(key);
+        let operations: Vec<TxnOp> = writes
+            .into_iter()
+            .map(|write| match write {
+                Write::Put(key, value, lease) => {
+                    TxnOp::put(self.keyspace.text(&key), value, put_options(lease))
+                }
+                Write::Delete(key) => TxnOp::delete(self.keyspace.text(&key), None),
+            })
+            .collect();
+        let txn = Txn::new().when([compare(&text, guard)]).and_then(operations);
+        self.conditional(|| format!("write {text}"), txn).await
+    }
+
     /// Deletes a key; says whether it existed.
     ///
     /// # Errors
@@ -303,6 +346,22 @@ impl Store {
                 client.lease.clone().keep_alive(lease.0).await.map(drop)
             })
             .await
+    }
+
+    /// What is left of a lease; `None` when etcd does not know it any more.
+    ///
+    /// # Errors
+    /// When etcd does not answer within the limit.
+    pub async fn lease_life(&self, lease: LeaseId) -> Result<Option<LeaseLife>, StoreError> {
+        let action = || format!("read what is left of lease {lease}");
+        let ask = |client: connection::Clients| async move {
+            client.lease.clone().time_to_live(lease.0, None).await
+        };
+        let answer = self.connection.call(action, ask).await?;
+        Ok((answer.ttl() > 0).then(|| LeaseLife {
+            granted: seconds_of(answer.granted_ttl()),
+            left: seconds_of(answer.ttl()),
+        }))
     }
 
     /// The texts of the keys that hang on a lease.

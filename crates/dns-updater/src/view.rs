@@ -20,7 +20,7 @@ pub struct View {
     /// The services that each environment names.
     environments: BTreeMap<EnvironmentName, BTreeSet<ServiceName>>,
     /// The keys of instances; which service they are of is all that counts here.
-    instances: BTreeSet<Key>,
+    instances: BTreeSet<String>,
     /// For each service, how many environments and instances name it.
     mentions: BTreeMap<ServiceName, usize>,
     routers: BTreeMap<NodeName, IpAddr>,
@@ -66,13 +66,13 @@ impl View {
         let key = self.keyspace.parse(text).map_err(|error| error.to_string())?;
         match key {
             Key::Environment(name) => self.take_environment(name, value),
-            Key::Instance(..) => {
-                self.take_instance(key, value.is_some());
+            Key::Instance(backend, _) => {
+                self.take_instance(text, backend.service, value.is_some());
                 Ok(())
             }
             Key::Router(node) => self.take_router(node, value),
             Key::Dns(host) => self.take_record(host, value),
-            Key::Status(..) => Ok(()),
+            Key::History(_) | Key::Status(..) => Ok(()),
         }
     }
 
@@ -98,14 +98,12 @@ impl View {
         Ok(())
     }
 
-    fn take_instance(&mut self, key: Key, present: bool) {
-        let Key::Instance(backend, _) = &key else { return };
-        let service = backend.service.clone();
+    fn take_instance(&mut self, key: &str, service: ServiceName, present: bool) {
         if present {
-            if self.instances.insert(key) {
+            if self.instances.insert(key.to_owned()) {
                 self.mention(&service);
             }
-        } else if self.instances.remove(&key) {
+        } else if self.instances.remove(key) {
             self.forget(&service);
         }
     }

@@ -5,8 +5,10 @@ use std::str::FromStr;
 
 use super::fault::{Faults, Place};
 use super::{Found, expiry, fields};
+use crate::lifetime::{Expiry, Idle};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, NameError, RoutePath, ServiceName};
-use crate::records::{Environment, Expiry, ServiceChoice};
+use crate::records::{Environment, ServiceChoice};
+use crate::upstream::Upstream;
 use crate::version::Selector;
 use crate::yaml::{Mark, Node, Value};
 
@@ -21,6 +23,8 @@ pub(super) struct Draft {
     pub(super) header: Option<(HeaderValue, Mark)>,
     extends: Option<EnvironmentName>,
     expires: Option<Expiry>,
+    idle: Option<Idle>,
+    protected: bool,
     description: Option<String>,
     services: Vec<ServiceChoice>,
 }
@@ -32,6 +36,8 @@ impl Draft {
         let Self {
             extends,
             expires,
+            idle,
+            protected,
             description,
             services,
             ..
@@ -42,9 +48,12 @@ impl Draft {
             header,
             extends,
             expires,
+            idle,
+            protected,
             description,
             services,
             source: None,
+            life: None,
         };
         Some(Found {
             environment,
@@ -71,11 +80,22 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
         "header",
         "extends",
         "expires",
+        "idle",
+        "protected",
         "description",
         "services",
     ];
-    let [name, prefix, header, extends, expires, description, services] =
-        fields::of(pairs, place, known, faults);
+    let [
+        name,
+        prefix,
+        header,
+        extends,
+        expires,
+        idle,
+        protected,
+        description,
+        services,
+    ] = fields::of(pairs, place, known, faults);
     match name {
         Some(name) => draft.name = text(name, place.field("name"), faults),
         None => faults.add(
@@ -113,6 +133,20 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
         draft.expires = scalar(node, place.field("expires"), faults)
             .and_then(|text| checked(expiry::parse(text), node.mark, place.field("expires"), faults));
     }
+    if let Some(node) = idle {
+        draft.idle = text(node, place.field("idle"), faults).map(|(idle, _)| idle);
+    }
+    if let Some(node) = protected {
+        draft.protected = self::protected(node, place.field("protected"), faults);
+    }
+    if draft.protected {
+        for (field, node) in [("expires", expires), ("idle", idle)] {
+            if let Some(node) = node {
+                let message = "a protected environment never ends by itself: leave this out, or `protected`";
+                faults.add(node.mark, place.field(field), message);
+            }
+        }
+    }
     if let Some(node) = description {
         draft.description = self::description(node, place.field("description"), faults);
     }
@@ -120,6 +154,23 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
         draft.services = self::services(node, place.field("services"), faults);
     }
     draft
+}
+
+fn protected(node: &Node, place: Place<'_>, faults: &mut Faults) -> bool {
+    match &node.value {
+        Value::Scalar { text, plain: true } if text == "true" => return true,
+        Value::Scalar { text, plain: true } if text == "false" => {}
+        Value::Scalar { text, .. } if !node.is_null() => {
+            let text: String = text.chars().take(20).collect();
+            faults.add(
+                node.mark,
+                place,
+                format!("{text:?} is not `true` or `false`, without quotes"),
+            );
+        }
+        _ => faults.add(node.mark, place, wanted(node, "`true` or `false`")),
+    }
+    false
 }
 
 fn services(node: &Node, place: Place<'_>, faults: &mut Faults) -> Vec<ServiceChoice> {
@@ -151,8 +202,8 @@ fn service(
     let (name, version, routes) = match &node.value {
         Value::Scalar { .. } if !node.is_null() => (text(node, place, faults), Selector::Latest, Vec::new()),
         Value::Mapping(pairs) => {
-            let known = ["name", "version", "route", "routes"];
-            let [name, version, route, routes] = fields::of(pairs, place, known, faults);
+            let known = ["name", "version", "address", "route", "routes"];
+            let [name, version, address, route, routes] = fields::of(pairs, place, known, faults);
             let Some(name) = name else {
                 faults.add(
                     node.mark,
@@ -161,7 +212,7 @@ fn service(
                 );
                 return None;
             };
-            let version = version.and_then(|node| text(node, place.field("version"), faults));
+            let version = choice(version, address, place, faults);
             let mut found = Vec::new();
             if let Some(node) = route {
                 found.extend(self::route(node, place.field("route"), paths, faults));
@@ -170,11 +221,7 @@ fn service(
                 found.extend(self::routes(node, place.field("routes"), paths, faults));
             }
             let name = text(name, place.field("name"), faults);
-            (
-                name,
-                version.map_or(Selector::Latest, |(version, _)| version),
-                found,
-            )
+            (name, version, found)
         }
         _ => {
             faults.add(
@@ -192,6 +239,27 @@ fn service(
         version,
         routes,
     })
+}
+
+/// The choice of a version, or of an address outside.
+fn choice(version: Option<&Node>, address: Option<&Node>, place: Place<'_>, faults: &mut Faults) -> Selector {
+    if let (Some(version), Some(_)) = (version, address) {
+        let message = "a service outside has no version: leave this out, or `address`";
+        faults.add(version.mark, place.field("version"), message);
+    }
+    if let Some(node) = address {
+        let upstream: Option<(Upstream, Mark)> = text(node, place.field("address"), faults);
+        return upstream.map_or(Selector::Latest, |(upstream, _)| Selector::outside(&upstream));
+    }
+    let chosen = version.and_then(|node| text(node, place.field("version"), faults));
+    let Some((selector, mark)): Option<(Selector, Mark)> = chosen else {
+        return Selector::Latest;
+    };
+    if selector.upstream().is_some() {
+        let message = "a URL is no version: a service outside is written with `address` instead";
+        faults.add(mark, place.field("version"), message);
+    }
+    selector
 }
 
 fn routes(

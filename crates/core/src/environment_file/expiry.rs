@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::lifetime::Expiry;
 use crate::names::NameError;
-use crate::records::Expiry;
 
 /// A duration such as `8h`, or a moment such as `2030-01-31T18:00:00+01:00`.
 ///

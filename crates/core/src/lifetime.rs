@@ -1,0 +1,270 @@
+//! How long an environment lives: until it expires, or until nobody has used it for a while. Pure; the clock is always
+//! an argument. Whoever registers an environment puts its key under a lease of [`Environment::time_to_live`], so that
+//! etcd ends it with every daemon down.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{NameError, checked_conversions};
+use crate::records::Environment;
+
+/// When an environment is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Expiry {
+    /// This long after its first registration; whole seconds, at least one.
+    After(Duration),
+    /// At this moment (RFC 3339, UTC).
+    At(SystemTime),
+}
+
+impl FromStr for Expiry {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if let Ok(moment) = humantime::parse_rfc3339(text) {
+            return Ok(Self::At(moment));
+        }
+        match humantime::parse_duration(text) {
+            Ok(duration) if duration >= Duration::from_secs(1) && duration.subsec_nanos() == 0 => {
+                Ok(Self::After(duration))
+            }
+            _ => Err(NameError::new(
+                text,
+                "an expiry",
+                "a duration in whole seconds such as 8h or 2days, or a moment such as 2030-01-31T18:00:00Z",
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Expiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::After(duration) => humantime::format_duration(*duration).fmt(f),
+            Self::At(moment) => humantime::format_rfc3339(*moment).fmt(f),
+        }
+    }
+}
+checked_conversions!(Expiry);
+
+/// How long an environment may go without a request: whole seconds, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Idle(Duration);
+
+impl Idle {
+    /// The span.
+    pub fn span(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Idle {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        match humantime::parse_duration(text) {
+            Ok(span) if span >= Duration::from_secs(1) && span.subsec_nanos() == 0 => Ok(Self(span)),
+            _ => Err(NameError::new(
+                text,
+                "a span of time",
+                "whole seconds, such as 8h or 2days",
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+checked_conversions!(Idle);
+
+/// A moment in UTC, in whole seconds (RFC 3339).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Moment(SystemTime);
+
+impl Moment {
+    /// The second that `time` is in; moments before 1970 become 1970.
+    pub fn of(time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs().min(Self::LAST)))
+    }
+
+    /// The last second that RFC 3339 can write, the end of the year 9999.
+    const LAST: u64 = 253_402_300_799;
+
+    /// The moment as the clock of the system has it.
+    pub fn time(self) -> SystemTime {
+        self.0
+    }
+
+    /// The moment a span later; no later than the end of the year 9999.
+    pub fn after(self, span: Duration) -> Self {
+        self.0.checked_add(span).map_or(
+            Self(SystemTime::UNIX_EPOCH + Duration::from_secs(Self::LAST)),
+            Self::of,
+        )
+    }
+
+    /// The span from `now` to this moment; nothing when it has passed.
+    pub fn left(self, now: SystemTime) -> Duration {
+        self.0.duration_since(now).unwrap_or_default()
+    }
+}
+
+impl FromStr for Moment {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let moment = humantime::parse_rfc3339(text);
+        moment
+            .map(Self::of)
+            .map_err(|_| NameError::new(text, "a moment", "RFC 3339 in UTC, as 2030-01-31T18:00:00Z"))
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_seconds(self.0).fmt(f)
+    }
+}
+checked_conversions!(Moment);
+
+/// What became of an environment since it was first registered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// When it was first registered; a change of its file does not alter this, an end does.
+    pub registered_at: Moment,
+    /// Until when `mayfly keep` keeps it, whatever it says itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<Moment>,
+    /// It had ended, and `mayfly keep` brought it back: its file may be missing without that meaning anything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revived: bool,
+}
+
+impl Life {
+    /// The life of an environment that is registered for the first time.
+    pub fn beginning(now: Moment) -> Self {
+        Self {
+            registered_at: now,
+            kept_until: None,
+            revived: false,
+        }
+    }
+}
+
+impl Environment {
+    /// When it expires, whatever its use: by what it says itself, or by `mayfly keep` if that is later.
+    pub fn ends_at(&self) -> Option<Moment> {
+        let life = self.life.as_ref();
+        let end = match self.expires? {
+            Expiry::At(moment) => Moment::of(moment),
+            Expiry::After(span) => life?.registered_at.after(span),
+        };
+        Some(end.max(life.and_then(|life| life.kept_until).unwrap_or(end)))
+    }
+
+    /// How long it may live from `now` on if it was last used now, for the lease of its key. `None` when nothing ends
+    /// it; nothing at all when it is over.
+    pub fn time_to_live(&self, now: SystemTime) -> Option<Duration> {
+        if self.protected {
+            return None;
+        }
+        let until_expiry = self.ends_at().map(|end| end.left(now));
+        let kept = self.life.as_ref().and_then(|life| life.kept_until);
+        let until_idle = self.idle.map(|idle| {
+            idle.span()
+                .max(kept.map(|kept| kept.left(now)).unwrap_or_default())
+        });
+        match (until_expiry, until_idle) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expiries() {
+        for good in ["8h", "90m", "2days", "2030-01-31T18:00:00Z"] {
+            let expiry: Expiry = good.parse().unwrap();
+            assert_eq!(expiry.to_string().parse::<Expiry>().unwrap(), expiry);
+        }
+        for bad in ["", "8", "0s", "1500ms", "tomorrow", "-1h", "2030-13-01T00:00:00Z"] {
+            assert!(bad.parse::<Expiry>().is_err(), "{bad:?}");
+        }
+    }
+
+    fn moment(text: &str) -> Moment {
+        text.parse().unwrap()
+    }
+
+    fn environment(fields: serde_json::Value) -> Environment {
+        let mut record = serde_json::json!({"name": "a", "prefix": "a", "header": "a"});
+        record
+            .as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        serde_json::from_value(record).unwrap()
+    }
+
+    /// What is left at noon, in seconds.
+    fn left(fields: serde_json::Value) -> Option<u64> {
+        let noon = moment("2030-01-31T12:00:00Z").time();
+        environment(fields).time_to_live(noon).map(|span| span.as_secs())
+    }
+
+    #[test]
+    fn times_to_live() {
+        use serde_json::json;
+        let life = json!({"registered_at": "2030-01-31T11:00:00Z"});
+        let kept = json!({"registered_at": "2030-01-31T11:00:00Z", "kept_until": "2030-01-31T14:00:00Z"});
+        for (fields, expected) in [
+            (json!({"life": life}), None),
+            (json!({"life": kept}), None),
+            (json!({"expires": "8h", "life": life}), Some(7 * 3600)),
+            (json!({"expires": "30m", "life": life}), Some(0)),
+            (json!({"expires": "30m", "life": kept}), Some(2 * 3600)),
+            (json!({"expires": "8h", "life": kept}), Some(7 * 3600)),
+            (json!({"expires": "2030-01-31T13:00:00Z"}), Some(3600)),
+            (json!({"expires": "8h"}), None),
+            (json!({"idle": "10m", "life": life}), Some(600)),
+            (json!({"idle": "10m", "life": kept}), Some(2 * 3600)),
+            (
+                json!({"idle": "9h", "expires": "8h", "life": life}),
+                Some(7 * 3600),
+            ),
+            (json!({"idle": "1h", "expires": "8h", "life": life}), Some(3600)),
+            (
+                json!({"idle": "1h", "expires": "8h", "life": life, "protected": true}),
+                None,
+            ),
+        ] {
+            assert_eq!(left(fields.clone()), expected, "{fields}");
+        }
+    }
+
+    #[test]
+    fn moments() {
+        let now = moment("2030-01-31T18:00:00.9Z");
+        assert_eq!(now.to_string(), "2030-01-31T18:00:00Z");
+        assert_eq!(
+            now.after(Duration::from_secs(3600)).to_string(),
+            "2030-01-31T19:00:00Z"
+        );
+        assert_eq!(now.after(Duration::MAX).to_string(), "9999-12-31T23:59:59Z");
+        assert_eq!(now.left(now.time() + Duration::from_secs(1)), Duration::ZERO);
+        assert!("tomorrow".parse::<Moment>().is_err() && "0s".parse::<Idle>().is_err());
+    }
+}
