@@ -60,6 +60,8 @@ pub struct Engine {
     waiting: BTreeSet<BackendId>,
     /// Servers that wait for the end of their connections.
     leaving: BTreeSet<(Slot, ServerName)>,
+    /// Servers behind TLS that HAProxy cannot have, since it has not loaded the authorities.
+    untrusted: BTreeSet<(Slot, ServerName)>,
     refusal: Option<Refusal>,
     /// HAProxy's version, once it has answered.
     version: Option<String>,
@@ -84,6 +86,7 @@ impl Engine {
             told: false,
             waiting: BTreeSet::new(),
             leaving: BTreeSet::new(),
+            untrusted: BTreeSet::new(),
             refusal: None,
             version: None,
             states: 0,
@@ -98,6 +101,7 @@ impl Engine {
             routing: self.index.routing(),
             pool: &self.pool,
             default_environment,
+            ca_file: &self.parts.renderer.settings().ca_file,
         }
     }
 
@@ -128,6 +132,19 @@ impl Engine {
     /// Backends for which there is no slot yet.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// What is wrong with the authorities, if servers behind TLS are left out for want of them.
+    pub fn distrust(&self) -> Option<String> {
+        let count = self.untrusted.len();
+        let ca_file = &self.parts.renderer.settings().ca_file;
+        (count > 0).then(|| {
+            let next = match ca_file.path() {
+                Some(_) => "does the configuration load it (see `haproxy-updater template`)?",
+                None => "install ca-certificates where HAProxy runs and restart HAProxy, or give --ca-file",
+            };
+            format!("{count} servers behind TLS are left out: haproxy has not loaded {ca_file}; {next}")
+        })
     }
 
     /// The shared directory.
@@ -236,6 +253,7 @@ impl Engine {
             self.stale = Stale::all();
         }
         self.leaving.clear();
+        self.untrusted.clear();
         self.carry_out(plan).await?;
         if !self.parts.runtime.knows(&self.parts.token).await? {
             self.parts.runtime.tell(&self.parts.token).await?;
@@ -276,6 +294,12 @@ impl Engine {
         self.parts.runtime.run(&plan.commands, &mut self.actual).await?;
         self.leaving.retain(|(slot, _)| !plan.slots.contains(slot));
         self.leaving.extend(plan.leaving);
+        let distrust = self.distrust();
+        self.untrusted.retain(|(slot, _)| !plan.slots.contains(slot));
+        self.untrusted.extend(plan.untrusted);
+        if let Some(text) = self.distrust().filter(|text| distrust.as_ref() != Some(text)) {
+            warn!("{text}");
+        }
         self.parts.metrics.servers_leaving.set(self.leaving.len() as i64);
         self.touched = Touched::default();
         Ok(())
@@ -307,7 +331,10 @@ impl Engine {
     }
 
     fn next_state(&mut self) -> anyhow::Result<Version> {
-        let texts = files::texts(&self.parts.renderer, &self.wanted(), &self.stale)?;
+        // HAProxy starts without the authorities of the system, but not with a server that asks for them.
+        let ca_file = &self.parts.renderer.settings().ca_file;
+        let tls = ca_file.path().is_some() || self.actual.ca_files.contains(ca_file.as_str());
+        let texts = files::texts(&self.parts.renderer, &self.wanted(), &self.stale, tls)?;
         self.stale = Stale::default();
         self.states += 1;
         Ok(Version {

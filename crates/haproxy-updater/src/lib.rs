@@ -5,7 +5,7 @@
 //! has as [`model`] knows it, to [`command`]s in order) -> apply ([`engine`], through [`runtime`] and, for the rare
 //! reload, [`master`]).
 //!
-//! Beside the chain: [`render`] and [`files`] keep on disk what HAProxy starts from; [`read`] understands its answers;
+//! Beside the chain: [`follow`] finds out what the host names of servers lead to; [`render`] and [`files`] keep on disk what HAProxy starts from; [`read`] understands its answers;
 //! [`text`] has the types without which no text reaches it; [`advertise`], [`metrics`] and [`args`] face the world.
 
 pub mod advertise;
@@ -13,6 +13,7 @@ pub mod args;
 pub mod command;
 pub mod engine;
 pub mod files;
+pub mod follow;
 pub mod master;
 pub mod metrics;
 pub mod model;
@@ -40,6 +41,7 @@ use prometheus_client::registry::Registry;
 use args::{Arguments, Command};
 use engine::{Engine, Parts};
 use files::Files;
+use follow::Follower;
 use metrics::Metrics;
 use runtime::Runtime;
 use text::Word;
@@ -104,7 +106,7 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
         look: options.look,
         verify: options.verify,
     };
-    let updater = Updater::new(engine, voice, times);
+    let updater = Updater::new(engine, Follower::new(options.resolve), voice, times);
     tasks.supervise(updater.run(watch, &shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

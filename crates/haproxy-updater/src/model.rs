@@ -24,8 +24,9 @@ pub enum Map {
 
 impl Map {
     /// All maps, in the order in which rows are set.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Slots,
+        Self::Table(Table::Hosts),
         Self::Table(Table::Versions),
         Self::Table(Table::Parents),
         Self::Table(Table::Routes),
@@ -109,6 +110,8 @@ pub struct Actual {
     pub servers: BTreeMap<Slot, ActualServers>,
     /// Maps that have rows which no command can name; only a swap of the whole map removes them.
     pub foreign: BTreeSet<Map>,
+    /// The files with authorities that it has loaded: no command can make it load another.
+    pub ca_files: BTreeSet<String>,
 }
 
 impl Actual {
@@ -141,12 +144,12 @@ impl Actual {
             Command::AddServer {
                 slot,
                 name,
-                address,
+                id,
                 weight,
                 ..
             } => {
                 let server = ActualServer {
-                    address: address.to_string(),
+                    address: id.address.to_string(),
                     admin: Admin::Maint,
                     weight: u16::from(*weight),
                     checked: false,

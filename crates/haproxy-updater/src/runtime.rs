@@ -124,8 +124,10 @@ impl Runtime {
     /// As above.
     pub async fn read(&self) -> Result<Actual, Trouble> {
         let servers = understand(read::servers(&self.socket.ask("show servers state\n").await?))?;
+        let ca_files = read::ca_files(&self.socket.ask("show ssl ca-file\n").await?);
         let mut actual = Actual {
             servers,
+            ca_files,
             ..Actual::default()
         };
         for map in Map::ALL {
