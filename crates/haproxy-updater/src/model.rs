@@ -20,11 +20,13 @@ pub enum Map {
     Default,
     /// Has a row exactly in processes that haproxy-updater knows.
     Witness,
+    /// Environment -> 1, set by HAProxy itself with the first request since [`crate::uses`] took the row away.
+    Uses,
 }
 
 impl Map {
     /// All maps, in the order in which rows are set.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Slots,
         Self::Table(Table::Versions),
         Self::Table(Table::Parents),
@@ -33,6 +35,7 @@ impl Map {
         Self::Table(Table::Edge),
         Self::Default,
         Self::Witness,
+        Self::Uses,
     ];
 
     /// The name of its file without the ending.
@@ -42,6 +45,7 @@ impl Map {
             Self::Table(table) => table.as_str(),
             Self::Default => "default",
             Self::Witness => "witness",
+            Self::Uses => "uses",
         }
     }
 
@@ -52,7 +56,7 @@ impl Map {
 
     /// Whether a configuration may do without it.
     pub fn is_optional(self) -> bool {
-        self == Self::Default
+        matches!(self, Self::Default | Self::Uses)
     }
 }
 

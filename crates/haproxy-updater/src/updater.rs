@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use crate::advertise::Advertised;
 use crate::engine::{Engine, write};
 use crate::runtime::Trouble;
+use crate::uses::report::Reporter;
 
 /// The files are written when nothing has changed for this long,
 const QUIET: Duration = Duration::from_millis(200);
@@ -63,6 +64,7 @@ pub struct Updater {
     engine: Engine,
     voice: Voice,
     times: Times,
+    reporter: Reporter,
     /// The revision up to which the index knows everything.
     revision: Option<i64>,
     /// When HAProxy was first found away.
@@ -86,11 +88,12 @@ pub struct Updater {
 
 impl Updater {
     /// A loop that has not begun.
-    pub fn new(engine: Engine, voice: Voice, times: Times) -> Self {
+    pub fn new(engine: Engine, voice: Voice, times: Times, reporter: Reporter) -> Self {
         Self {
             engine,
             voice,
             times,
+            reporter,
             revision: None,
             away_since: None,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
@@ -143,6 +146,13 @@ impl Updater {
                     self.writing = None;
                     self.told_of_files(written);
                 }
+                // Before the first listing nothing is known of any environment.
+                () = sleep_until(self.reporter.next()), if self.revision.is_some() => {
+                    self.reporter.look(&mut self.engine).await;
+                }
+                outcome = self.reporter.ended(), if self.reporter.is_under_way() => {
+                    self.reporter.conclude(outcome, &mut self.engine).await;
+                }
                 () = sleep_until(see_off_at), if self.engine.has_leaving() => {
                     self.see_off().await;
                     see_off_at = Instant::now() + see_off.next_delay().max(Duration::from_millis(20));
@@ -156,6 +166,7 @@ impl Updater {
     async fn take(&mut self, batch: Batch) {
         let begun = Instant::now();
         for change in batch.changes {
+            self.reporter.take(&change);
             match change {
                 Change::Put(entry) => self
                     .engine
