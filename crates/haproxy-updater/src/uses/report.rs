@@ -161,7 +161,10 @@ async fn touch_all(store: &Store, touches: Vec<Idler>) -> Result<u64, StoreError
                 if alive {
                     debug!("{} is used: it lives on", environment.name);
                 } else {
-                    debug!("{} is used, and has ended or was changed just now", environment.name);
+                    debug!(
+                        "{} is used, and has ended or was changed just now",
+                        environment.name
+                    );
                 }
                 Ok(alive)
             });
