@@ -222,6 +222,11 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "60s", value_parser = interval, global = true)]
     pub verify: Duration,
 
+    /// How often at most to let etcd know that an environment with an idle time is used; more often where a quarter of
+    /// its idle time is shorter
+    #[arg(long, env = "MAYFLY_REPORT_USE", value_name = "TIME", default_value = "30s", value_parser = interval, global = true)]
+    pub report_use: Duration,
+
     /// How long to go on when all environments or all instances vanish from etcd at once
     #[arg(long, env = "MAYFLY_VANISH_GRACE", value_name = "TIME", default_value = "30s", value_parser = duration, global = true)]
     pub vanish_grace: Duration,

@@ -63,6 +63,8 @@ pub struct Engine {
     /// Servers behind TLS that HAProxy cannot have, since it has not loaded the authorities.
     untrusted: BTreeSet<(Slot, ServerName)>,
     refusal: Option<Refusal>,
+    /// What the processes had noted of uses that a reload has replaced.
+    uses: BTreeSet<EnvironmentName>,
     /// HAProxy's version, once it has answered.
     version: Option<String>,
     /// How many states were made for the disk.
@@ -88,6 +90,7 @@ impl Engine {
             leaving: BTreeSet::new(),
             untrusted: BTreeSet::new(),
             refusal: None,
+            uses: BTreeSet::new(),
             version: None,
             states: 0,
             stale: Stale::all(),
@@ -177,6 +180,27 @@ impl Engine {
             self.known = false;
         }
         result
+    }
+
+    /// The environments that requests came for since they were last forgotten, those included that a process had noted
+    /// before it was replaced by a reload. `None` when the template lets nobody know.
+    ///
+    /// # Errors
+    /// When HAProxy is away or cannot be understood.
+    pub async fn uses(&mut self) -> Result<Option<BTreeSet<EnvironmentName>>, Trouble> {
+        let Some(mut uses) = self.parts.runtime.uses().await? else {
+            return Ok(None);
+        };
+        uses.append(&mut self.uses);
+        Ok(Some(uses))
+    }
+
+    /// Forgets that requests came for these environments.
+    ///
+    /// # Errors
+    /// When HAProxy is away.
+    pub async fn forget_uses(&self, names: &BTreeSet<EnvironmentName>) -> Result<(), Trouble> {
+        self.parts.runtime.forget_uses(names).await
     }
 
     /// Looks whether HAProxy is still the process that this engine has brought in step; else everything is in doubt.

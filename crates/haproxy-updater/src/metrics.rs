@@ -24,6 +24,8 @@ pub struct Metrics {
     pub slots_free: Gauge,
     /// Servers that are to go and still have connections.
     pub servers_leaving: Gauge,
+    /// Uses of environments with an idle time that etcd was told of.
+    pub uses_reported: Counter,
     /// 1 while HAProxy answers.
     pub haproxy_up: Gauge,
 }
@@ -40,6 +42,7 @@ impl Metrics {
             slots_total: Gauge::default(),
             slots_free: Gauge::default(),
             servers_leaving: Gauge::default(),
+            uses_reported: Counter::default(),
             haproxy_up: Gauge::default(),
         };
         let ours = registry.sub_registry_with_prefix("mayfly_haproxy");
@@ -78,6 +81,11 @@ impl Metrics {
             "servers_leaving",
             "Servers that wait for their last connections",
             metrics.servers_leaving.clone(),
+        );
+        ours.register(
+            "uses_reported",
+            "Uses of environments with an idle time that etcd was told of",
+            metrics.uses_reported.clone(),
         );
         ours.register("up", "1 while HAProxy answers", metrics.haproxy_up.clone());
         metrics

@@ -20,11 +20,13 @@ pub enum Map {
     Default,
     /// Has a row exactly in processes that haproxy-updater knows.
     Witness,
+    /// Environment -> 1, set by HAProxy itself with the first request since [`crate::uses`] took the row away.
+    Uses,
 }
 
 impl Map {
     /// All maps, in the order in which rows are set.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Slots,
         Self::Table(Table::Hosts),
         Self::Table(Table::Versions),
@@ -34,6 +36,7 @@ impl Map {
         Self::Table(Table::Edge),
         Self::Default,
         Self::Witness,
+        Self::Uses,
     ];
 
     /// The name of its file without the ending.
@@ -43,6 +46,7 @@ impl Map {
             Self::Table(table) => table.as_str(),
             Self::Default => "default",
             Self::Witness => "witness",
+            Self::Uses => "uses",
         }
     }
 
@@ -53,7 +57,7 @@ impl Map {
 
     /// Whether a configuration may do without it.
     pub fn is_optional(self) -> bool {
-        self == Self::Default
+        matches!(self, Self::Default | Self::Uses)
     }
 }
 

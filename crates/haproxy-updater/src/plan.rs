@@ -237,13 +237,13 @@ fn touched_rows(map: Map, touched: &Touched, wanted: &Wanted<'_>, actual: &Actua
         Map::Default if touched.rows.iter().any(|key| key.table() == Table::Headers) => {
             all_rows(map, wanted, actual)
         }
-        Map::Default | Map::Witness => Differences::new(),
+        Map::Default | Map::Witness | Map::Uses => Differences::new(),
     }
 }
 
 fn all_rows(map: Map, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
-    // The witness is not a matter of what is wanted: it says which process this is.
-    if map == Map::Witness {
+    // Neither is a matter of what is wanted: one says which process this is, the other what it has seen.
+    if matches!(map, Map::Witness | Map::Uses) {
         return Differences::new();
     }
     let present = actual.rows.get(&map).into_iter().flatten();
@@ -276,7 +276,7 @@ pub fn each_row(map: Map, wanted: &Wanted<'_>, mut show: impl FnMut(&str, &str))
                 show(name.as_str(), header.as_str());
             }
         }
-        Map::Witness => {}
+        Map::Witness | Map::Uses => {}
     }
 }
 

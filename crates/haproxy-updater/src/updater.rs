@@ -25,6 +25,7 @@ use crate::advertise::Advertised;
 use crate::engine::{Engine, write};
 use crate::follow::Follower;
 use crate::runtime::Trouble;
+use crate::uses::report::Reporter;
 
 /// The files are written when nothing has changed for this long,
 const QUIET: Duration = Duration::from_millis(200);
@@ -66,6 +67,7 @@ pub struct Updater {
     follower: Follower,
     voice: Voice,
     times: Times,
+    reporter: Reporter,
     /// The revision up to which the index knows everything.
     revision: Option<i64>,
     /// When HAProxy was first found away.
@@ -89,12 +91,13 @@ pub struct Updater {
 
 impl Updater {
     /// A loop that has not begun.
-    pub fn new(engine: Engine, follower: Follower, voice: Voice, times: Times) -> Self {
+    pub fn new(engine: Engine, follower: Follower, reporter: Reporter, voice: Voice, times: Times) -> Self {
         Self {
             engine,
             follower,
             voice,
             times,
+            reporter,
             revision: None,
             away_since: None,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
@@ -159,6 +162,13 @@ impl Updater {
                     self.writing = None;
                     self.told_of_files(written);
                 }
+                // Before the first listing nothing is known of any environment.
+                () = sleep_until(self.reporter.next()), if self.revision.is_some() => {
+                    self.reporter.look(&mut self.engine).await;
+                }
+                outcome = self.reporter.ended(), if self.reporter.is_under_way() => {
+                    self.reporter.conclude(outcome, &mut self.engine).await;
+                }
                 () = sleep_until(see_off_at), if self.engine.has_leaving() => {
                     self.see_off().await;
                     see_off_at = Instant::now() + see_off.next_delay().max(Duration::from_millis(20));
@@ -172,6 +182,7 @@ impl Updater {
     async fn take(&mut self, batch: Batch) {
         let begun = Instant::now();
         for change in batch.changes {
+            self.reporter.take(&change);
             match change {
                 Change::Put(entry) => self
                     .engine
