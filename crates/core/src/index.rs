@@ -5,7 +5,13 @@
 //! `extends` counts when the parent is there and at most three levels lie above; otherwise the environment has only
 //! what it names itself. A selector that moves follows the versions that have a live instance.
 
+mod missing;
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use missing::{Missing, MissingService, Shortage};
+pub use view::{EnvironmentView, ServiceView};
 
 use crate::keys::{Key, KeySpace};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, ServiceName};
@@ -40,6 +46,7 @@ pub struct Index {
     dirty: BTreeSet<EnvironmentName>,
     routing: Routing,
     touched: Touched,
+    missing: Missing,
 }
 
 /// An environment as registered, and what it brought into the routing.
@@ -130,7 +137,7 @@ impl Index {
         let mut old_backends = Vec::new();
         for (name, new) in resolved {
             for backend in &new.backends {
-                self.routing.name_backend(backend);
+                self.routing.name_backend(backend, &name);
             }
             self.faults.remove(&name);
             if !new.faults.is_empty() {
@@ -152,11 +159,16 @@ impl Index {
                     &mut touched,
                 );
             }
-            old_backends.extend(old.backends);
+            let left = old
+                .backends
+                .into_iter()
+                .filter(|backend| !registered.resolved.backends.contains(backend));
+            old_backends.extend(left.map(|backend| (backend, name.clone())));
         }
-        for backend in &old_backends {
-            self.routing.unname_backend(backend, &mut touched);
+        for (backend, name) in &old_backends {
+            self.routing.unname_backend(backend, name, &mut touched);
         }
+        self.missing.refresh(&self.routing, &touched);
         touched
     }
 
@@ -268,7 +280,7 @@ impl Index {
             self.routing.remove_row(key, &mut self.touched);
         }
         for backend in &old.resolved.backends {
-            self.routing.unname_backend(backend, &mut self.touched);
+            self.routing.unname_backend(backend, name, &mut self.touched);
         }
     }
 
@@ -421,6 +433,13 @@ impl Index {
                 None => {
                     rows.push(Row::nothing_fits(&record.name, &choice.name, &choice.version));
                     resolved.faults.push(nothing_fits(&choice.name, &choice.version));
+                    // An instance of the version that is called so fits; who waits for it is among its choosers.
+                    if let (Selector::Latest, Ok(version)) = (&choice.version, "latest".parse()) {
+                        resolved.backends.push(BackendId {
+                            service: choice.name.clone(),
+                            version,
+                        });
+                    }
                 }
             }
         }
