@@ -88,17 +88,13 @@ impl Index {
         let mut services: BTreeMap<ServiceName, ServiceView> = BTreeMap::new();
         for origin in &chain {
             for (key, value) in self.routing.beginning(Table::Versions, &format!("{origin}/")) {
-                let Some(service) = key
-                    .as_str()
-                    .split_once('/')
-                    .and_then(|(_, name)| name.parse().ok())
-                else {
+                let text = key.as_str().split_once('/').map(|(_, name)| name.parse());
+                let Some(Ok(service)): Option<Result<ServiceName, _>> = text else {
                     continue;
                 };
-                if !services.contains_key(&service) {
-                    let view = self.service_view(&service, origin, *origin != name, value);
-                    services.insert(service, view);
-                }
+                services
+                    .entry(service.clone())
+                    .or_insert_with(|| self.service_view(&service, origin, *origin != name, value));
             }
         }
         for (path, service) in self.routes_of(&chain) {
