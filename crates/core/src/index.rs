@@ -8,9 +8,14 @@
 //! needs the name ([`Index::host_names`]) and is told what it leads to ([`Index::resolved`]).
 
 mod hosts;
+mod missing;
 mod servers;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use missing::{Missing, MissingService, Shortage};
+pub use view::{EnvironmentView, ServiceView};
 
 use crate::keys::{Key, KeySpace};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, ServiceName};
@@ -34,8 +39,6 @@ pub struct Index {
     space: KeySpace,
     environments: BTreeMap<EnvironmentName, Registered>,
     instances: BTreeMap<ServiceName, BTreeMap<Version, Instances>>,
-    /// Services outside, with the environments that name them.
-    outside: BTreeMap<BackendId, BTreeSet<EnvironmentName>>,
     hosts: Hosts,
     /// Environments that choose a version of a service by a selector that moves.
     followers: BTreeMap<ServiceName, BTreeSet<EnvironmentName>>,
@@ -50,6 +53,7 @@ pub struct Index {
     dirty: BTreeSet<EnvironmentName>,
     routing: Routing,
     touched: Touched,
+    missing: Missing,
 }
 
 /// An environment as registered, and what it brought into the routing.
@@ -138,10 +142,11 @@ impl Index {
             .flat_map(|(_, new)| new.rows.keys().cloned())
             .collect();
         let mut old_backends = Vec::new();
+        // Services outside that are named anew, or perhaps no longer.
+        let mut outside = BTreeSet::new();
         for (name, new) in resolved {
             for backend in &new.backends {
-                self.routing.name_backend(backend);
-                self.lead_outside(&name, backend, &mut touched);
+                self.routing.name_backend(backend, &name);
             }
             self.faults.remove(&name);
             if !new.faults.is_empty() {
@@ -163,18 +168,27 @@ impl Index {
                     &mut touched,
                 );
             }
-            let kept: BTreeSet<&BackendId> = registered.resolved.backends.iter().collect();
-            let dropped = old.backends.iter().filter(|backend| !kept.contains(backend));
-            let dropped: Vec<BackendId> = dropped.cloned().collect();
-            for backend in dropped {
-                self.lead_no_longer_outside(&name, &backend, &mut touched);
-            }
-            old_backends.extend(old.backends);
+            let new: BTreeSet<&BackendId> = registered.resolved.backends.iter().collect();
+            outside.extend(
+                new.iter()
+                    .filter(|backend| backend.version.is_outside())
+                    .copied()
+                    .cloned(),
+            );
+            let left = old.backends.into_iter().filter(|backend| !new.contains(backend));
+            old_backends.extend(left.map(|backend| (backend, name.clone())));
         }
-        for backend in &old_backends {
-            self.routing.unname_backend(backend, &mut touched);
+        for (backend, name) in old_backends {
+            self.routing.unname_backend(&backend, &name, &mut touched);
+            if backend.version.is_outside() {
+                outside.insert(backend);
+            }
+        }
+        for backend in outside {
+            self.refresh_backend(&backend, false, &mut touched);
         }
         self.hosts.forget_orphans();
+        self.missing.refresh(&self.routing, &touched);
         touched
     }
 
@@ -294,8 +308,10 @@ impl Index {
         }
         let mut touched = std::mem::take(&mut self.touched);
         for backend in &old.resolved.backends {
-            self.lead_no_longer_outside(name, backend, &mut touched);
-            self.routing.unname_backend(backend, &mut touched);
+            self.routing.unname_backend(backend, name, &mut touched);
+            if backend.version.is_outside() {
+                self.refresh_backend(backend, false, &mut touched);
+            }
         }
         self.touched = touched;
     }
@@ -403,6 +419,13 @@ impl Index {
                 None => {
                     rows.push(Row::nothing_fits(&record.name, &choice.name, &choice.version));
                     resolved.faults.push(nothing_fits(&choice.name, &choice.version));
+                    // An instance of the version that is called so fits; who waits for it is among its choosers.
+                    if let (Selector::Latest, Ok(version)) = (&choice.version, "latest".parse()) {
+                        resolved.backends.push(BackendId {
+                            service: choice.name.clone(),
+                            version,
+                        });
+                    }
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::address::Address;
+use crate::index::EXTENDS_LIMIT;
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, RoutePath, ServiceName};
 use crate::records::{InstanceState, Protocol, Weight};
 use crate::upstream::{Upstream, UpstreamHost};
@@ -183,8 +184,8 @@ pub type Servers = BTreeMap<ServerId, ServerState>;
 pub struct Routing {
     rows: BTreeMap<RowKey, String>,
     backends: BTreeMap<BackendId, Servers>,
-    /// How many rows of `versions` lead to a backend.
-    named: BTreeMap<BackendId, usize>,
+    /// Who chooses a backend.
+    named: BTreeMap<BackendId, BTreeSet<EnvironmentName>>,
 }
 
 impl Routing {
@@ -225,6 +226,42 @@ impl Routing {
         self.named.contains_key(backend)
     }
 
+    /// The environments that choose the backend themselves.
+    pub fn choosers(&self, backend: &BackendId) -> impl Iterator<Item = &EnvironmentName> {
+        self.named.get(backend).into_iter().flatten()
+    }
+
+    /// What a table leads to from a key, as the router looks it up.
+    pub fn look_up(&self, table: Table, key: &str) -> Option<&str> {
+        self.row(&RowKey {
+            table,
+            text: key.to_owned(),
+        })
+    }
+
+    /// The rows of a table whose keys begin so, in their order.
+    pub fn beginning<'a>(
+        &'a self,
+        table: Table,
+        text: &str,
+    ) -> impl Iterator<Item = (&'a RowKey, &'a str)> + use<'a> {
+        let start = RowKey {
+            table,
+            text: text.to_owned(),
+        };
+        let end = start.clone();
+        self.rows
+            .range(start..)
+            .take_while(move |(key, _)| key.table == table && key.text.starts_with(&end.text))
+            .map(|(key, value)| (key, value.as_str()))
+    }
+
+    /// An environment and those that it extends, the nearest first, as the router follows them.
+    pub fn chain<'a>(&'a self, environment: &'a str) -> impl Iterator<Item = &'a str> {
+        let parent = |name: &&'a str| self.look_up(Table::Parents, name);
+        std::iter::successors(Some(environment), parent).take(EXTENDS_LIMIT + 1)
+    }
+
     pub(crate) fn set_row(&mut self, row: Row, touched: &mut Touched) {
         if self.rows.get(&row.key) != Some(&row.value) {
             touched.rows.insert(row.key.clone());
@@ -250,14 +287,22 @@ impl Routing {
         }
     }
 
-    pub(crate) fn name_backend(&mut self, backend: &BackendId) {
-        *self.named.entry(backend.clone()).or_default() += 1;
+    pub(crate) fn name_backend(&mut self, backend: &BackendId, environment: &EnvironmentName) {
+        self.named
+            .entry(backend.clone())
+            .or_default()
+            .insert(environment.clone());
     }
 
-    pub(crate) fn unname_backend(&mut self, backend: &BackendId, touched: &mut Touched) {
-        if let Some(count) = self.named.get_mut(backend) {
-            *count -= 1;
-            if *count == 0 {
+    pub(crate) fn unname_backend(
+        &mut self,
+        backend: &BackendId,
+        environment: &EnvironmentName,
+        touched: &mut Touched,
+    ) {
+        if let Some(choosers) = self.named.get_mut(backend) {
+            choosers.remove(environment);
+            if choosers.is_empty() {
                 self.named.remove(backend);
                 touched.backends.insert(backend.clone());
             }

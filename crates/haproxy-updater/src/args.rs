@@ -227,6 +227,17 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_REPORT_USE", value_name = "TIME", default_value = "30s", value_parser = interval, global = true)]
     pub report_use: Duration,
 
+    /// How many live instances each service of an environment has to have; below, the environment is reported as
+    /// incomplete
+    #[arg(
+        long,
+        env = "MAYFLY_MIN_INSTANCES",
+        value_name = "N",
+        default_value_t = 1,
+        global = true
+    )]
+    pub min_instances: usize,
+
     /// How long to go on when all environments or all instances vanish from etcd at once
     #[arg(long, env = "MAYFLY_VANISH_GRACE", value_name = "TIME", default_value = "30s", value_parser = duration, global = true)]
     pub vanish_grace: Duration,

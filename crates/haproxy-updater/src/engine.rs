@@ -8,7 +8,8 @@ pub mod reload;
 use std::collections::BTreeSet;
 
 use anyhow::Context as _;
-use mayfly_core::index::Index;
+use mayfly_core::explain;
+use mayfly_core::index::{Index, Shortage};
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::routing::Touched;
 use mayfly_core::version::BackendId;
@@ -148,6 +149,26 @@ impl Engine {
             };
             format!("{count} servers behind TLS are left out: haproxy has not loaded {ca_file}; {next}")
         })
+    }
+
+    /// What the environments lack, with the first `most` services; the numbers follow.
+    pub fn missing(&self, most: usize) -> Shortage {
+        let missing = self.index.shortage(most);
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let metrics = &self.parts.metrics;
+        metrics.incomplete_environments.set(number(missing.environments));
+        metrics.missing_services.set(number(missing.services));
+        missing
+    }
+
+    /// The settings that decide where a request goes, for whoever explains it.
+    pub fn settings(&self) -> explain::Settings {
+        let settings = self.parts.renderer.settings();
+        explain::Settings {
+            domain: settings.domain.clone(),
+            default_environment: settings.default_environment.clone(),
+            allow_header_at_edge: settings.allow_header_at_edge,
+        }
     }
 
     /// The shared directory.

@@ -91,7 +91,8 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
         token: token()?,
         metrics,
     };
-    let engine = Engine::new(parts, Index::new(store.keyspace().clone()));
+    let index = Index::new(store.keyspace().clone()).with_least_instances(options.min_instances);
+    let engine = Engine::new(parts, index);
 
     let following = WatchOptions::default().with_vanish_grace(options.vanish_grace);
     let watch = watch::watch(&store, store.keyspace().routing(), following);

@@ -28,6 +28,10 @@ pub struct Metrics {
     pub uses_reported: Counter,
     /// 1 while HAProxy answers.
     pub haproxy_up: Gauge,
+    /// Environments that lack live instances, their own or inherited ones.
+    pub incomplete_environments: Gauge,
+    /// Services that lack live instances, each counted where it is chosen.
+    pub missing_services: Gauge,
 }
 
 impl Metrics {
@@ -44,7 +48,19 @@ impl Metrics {
             servers_leaving: Gauge::default(),
             uses_reported: Counter::default(),
             haproxy_up: Gauge::default(),
+            incomplete_environments: Gauge::default(),
+            missing_services: Gauge::default(),
         };
+        registry.register(
+            "mayfly_incomplete_environments",
+            "Environments with a service, own or inherited, that lacks live instances",
+            metrics.incomplete_environments.clone(),
+        );
+        registry.register(
+            "mayfly_missing_services",
+            "Services that lack live instances, each counted in the environment that chooses it",
+            metrics.missing_services.clone(),
+        );
         let ours = registry.sub_registry_with_prefix("mayfly_haproxy");
         ours.register(
             "reloads",

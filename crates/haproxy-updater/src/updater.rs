@@ -36,6 +36,9 @@ const AWAY_GRACE: Duration = Duration::from_secs(5);
 /// How often a name to advertise is looked up again.
 const RELOCATE: Duration = Duration::from_secs(30);
 
+/// Missing services that the status record tells of at most; it counts them all.
+const MOST_MISSING: usize = 20;
+
 /// The times that the operator sets.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
@@ -289,6 +292,7 @@ impl Updater {
 
     fn publish(&mut self) {
         let Some(revision) = self.revision else { return };
+        let missing = self.engine.missing(MOST_MISSING);
         let pool = self.engine.pool();
         let failing = self.follower.failures();
         let failing: BTreeMap<&str, &str> = failing.map(|(name, reason)| (name.as_str(), reason)).collect();
@@ -300,6 +304,8 @@ impl Updater {
             "backends_without_slot": self.engine.waiting(),
             "host_names": self.follower.len(),
             "host_names_failing": failing,
+            "missing": missing,
+            "settings": self.engine.settings(),
         });
         if self.engine.in_step() {
             self.voice.status.applied(revision, self.engine.index.set_aside());

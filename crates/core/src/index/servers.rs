@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::keys::Key;
-use crate::names::{EnvironmentName, Hostname};
+use crate::names::Hostname;
 use crate::records::{Instance, InstanceState, Protocol, SetAside, Weight};
 use crate::routing::{Row, RowKey, ServerId, ServerState, Servers, Touched};
 use crate::upstream::Upstream;
 use crate::version::BackendId;
 
-use super::{Index, Instances, remove_from};
+use super::{Index, Instances};
 
 impl Index {
     /// The host names that servers stand under, as of the last [`Index::resolve`].
@@ -70,13 +70,13 @@ impl Index {
     }
 
     /// Puts a backend's servers in step with its instances, or with where it is outside.
-    fn refresh_backend(&mut self, backend: &BackendId, was_live: bool, touched: &mut Touched) {
+    pub(super) fn refresh_backend(&mut self, backend: &BackendId, was_live: bool, touched: &mut Touched) {
         let upstreams = self.upstreams(backend);
         let names = upstreams.iter().filter_map(|upstream| upstream.name().cloned());
         let names: BTreeSet<Hostname> = names.collect();
         self.hosts.need(backend, names);
         let servers = match backend.version.upstream() {
-            Some(upstream) if self.outside.contains_key(backend) => {
+            Some(upstream) if self.routing.is_named(backend) => {
                 let state = ServerState {
                     state: InstanceState::Up,
                     weight: Weight::default(),
@@ -101,42 +101,10 @@ impl Index {
         }
     }
 
-    /// An environment names a backend, which may be a service outside.
-    pub(super) fn lead_outside(
-        &mut self,
-        name: &EnvironmentName,
-        backend: &BackendId,
-        touched: &mut Touched,
-    ) {
-        if backend.version.upstream().is_none() {
-            return;
-        }
-        let names = self.outside.entry(backend.clone()).or_default();
-        let is_new = names.is_empty();
-        names.insert(name.clone());
-        if is_new {
-            self.refresh_backend(backend, false, touched);
-        }
-    }
-
-    pub(super) fn lead_no_longer_outside(
-        &mut self,
-        name: &EnvironmentName,
-        backend: &BackendId,
-        touched: &mut Touched,
-    ) {
-        if self.outside.contains_key(backend) {
-            remove_from(&mut self.outside, backend, name);
-            if !self.outside.contains_key(backend) {
-                self.refresh_backend(backend, false, touched);
-            }
-        }
-    }
-
     /// Where a backend's servers are said to be.
     fn upstreams(&self, backend: &BackendId) -> Vec<Upstream> {
         match backend.version.upstream() {
-            Some(upstream) if self.outside.contains_key(backend) => vec![upstream],
+            Some(upstream) if self.routing.is_named(backend) => vec![upstream],
             Some(_) => Vec::new(),
             None => {
                 let instances = self.instances_of(backend).into_iter().flatten();
@@ -196,8 +164,11 @@ impl Index {
             key,
             reason: format!("{who} has no address yet: the host name {name} was not resolved so far"),
         };
-        let environments = self.outside.get(backend).into_iter().flatten();
-        let environments = environments.map(|environment| {
+        let environments = match backend.version.is_outside() {
+            true => self.routing.choosers(backend).collect(),
+            false => Vec::new(),
+        };
+        let environments = environments.into_iter().map(|environment| {
             let key = self.space.text(&Key::Environment(environment.clone()));
             aside(key, &format!("the service outside {}", backend.service))
         });

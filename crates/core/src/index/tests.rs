@@ -587,7 +587,98 @@ proptest! {
         prop_assert_eq!(waiting(&stepwise), waiting(&at_once));
         let readable = |index: &Index| index.faults.clone();
         prop_assert_eq!(readable(&stepwise), readable(&at_once));
+        prop_assert_eq!(stepwise.shortage(usize::MAX), at_once.shortage(usize::MAX));
+        check_missing(&stepwise)?;
     }
+}
+
+/// What is kept with each change is what going through everything gives.
+fn check_missing(index: &Index) -> Result<(), TestCaseError> {
+    let (mut incomplete, mut own) = (0, BTreeMap::new());
+    for environment in index.environments() {
+        let view = index.view(&environment.name).unwrap();
+        let missing: Vec<_> = view
+            .services
+            .iter()
+            .filter(|service| service.missing.is_some())
+            .collect();
+        incomplete += usize::from(!missing.is_empty());
+        prop_assert_eq!(view.complete, view.routed && missing.is_empty());
+        let mut told: Vec<_> = index.missing_in(&environment.name);
+        told.sort_by(|a, b| a.service.cmp(&b.service));
+        prop_assert_eq!(missing.len(), told.len());
+        for (service, told) in missing.iter().zip(&told) {
+            prop_assert_eq!(&service.service, &told.service);
+            let origin = service.inherited_from.as_ref().unwrap_or(&environment.name);
+            prop_assert_eq!(origin, &told.environment);
+            *own.entry((origin.clone(), service.service.clone())).or_insert(0) +=
+                usize::from(service.inherited_from.is_some());
+        }
+    }
+    let shortage = index.shortage(usize::MAX);
+    prop_assert_eq!(shortage.environments, incomplete);
+    prop_assert_eq!(shortage.services, own.len());
+    for missing in shortage.first {
+        prop_assert_eq!(missing.inherited_by, own[&(missing.environment, missing.service)]);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_child_lacks_what_its_parent_lacks_unless_it_overrides_it() {
+    let mut changes = vec![
+        environment("qa a=1 b=latest c=^2 out=http://billing.internal:8080"),
+        environment("heir extends=qa"),
+        environment("other extends=qa a=2"),
+        instance("a 2 10.0.0.1:80"),
+        instance("b 3 10.0.0.2:80"),
+        instance("c 2.1 10.0.0.3:80 draining"),
+    ];
+    let told = |index: &Index| {
+        let shortage = index.shortage(9);
+        let first = shortage.first.iter();
+        let first = first.map(|missing| {
+            format!(
+                "{}: {} ({})",
+                missing.environment, missing.reason, missing.inherited_by
+            )
+        });
+        (shortage.environments, first.collect::<Vec<_>>())
+    };
+    let index = index_after(&changes);
+    let (a, c) = (
+        "qa: no instance of a@1 is live (1)".to_owned(),
+        "qa: no live version of c fits ^2 (2)".to_owned(),
+    );
+    assert_eq!(told(&index), (3, vec![a, c.clone()]));
+    changes.extend([instance("a 1 10.0.0.4:80")]);
+    assert_eq!(told(&index_after(&changes)), (3, vec![c]));
+    changes.extend([instance("c 2.1 10.0.0.3:80"), delete("backends/b/3/10.0.0.2:80")]);
+    let b = "qa: no version of b has a live instance (2)".to_owned();
+    assert_eq!(told(&index_after(&changes)), (3, vec![b]));
+    changes.extend([instance("b latest 10.0.0.5:80")]);
+    assert_eq!(told(&index_after(&changes)), (0, vec![]));
+    changes.extend([delete("backends/b/latest/10.0.0.5:80")]);
+    assert_eq!(told(&index_after(&changes)).0, 3);
+}
+
+#[test]
+fn as_many_instances_as_demanded() {
+    let mut index = Index::default().with_least_instances(2);
+    for change in [environment("dev a=1 out=http://x:1"), instance("a 1 10.0.0.1:80")] {
+        let Change::Put(key, value) = change else {
+            unreachable!()
+        };
+        index.put(&key, value.as_bytes(), 0);
+    }
+    index.resolve();
+    assert_eq!(
+        index.shortage(9).first[0].reason,
+        "a@1 has 1 of at least 2 live instances"
+    );
+    let view = index.view(&"dev".parse().unwrap()).unwrap();
+    assert_eq!((view.services[0].live, view.complete), (1, false));
+    assert!(view.services[1].outside && view.services[1].missing.is_none());
 }
 
 proptest! {
