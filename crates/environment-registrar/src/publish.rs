@@ -22,8 +22,8 @@ pub struct Outcome {
     pub puts: u64,
     /// Records deleted.
     pub deletes: u64,
-    /// The environments whose time was over, and which are deleted now.
-    pub ended: Vec<EnvironmentName>,
+    /// The environments that are gone by it.
+    pub gone: Vec<EnvironmentName>,
     /// Whether somebody else had changed a record in between; the mirror knows of it now.
     pub conflict: bool,
 }
@@ -167,12 +167,13 @@ fn note(mirror: &mut Mirror, write: &Write, revision: i64, outcome: &mut Outcome
         Write::Delete(name, _) => {
             mirror.deleted(name);
             outcome.deletes += 1;
+            outcome.gone.push(name.clone());
             info!("deleted environment {name}: no file names it");
         }
         Write::End(name, _) => {
             mirror.ended_now(name);
             outcome.deletes += 1;
-            outcome.ended.push(name.clone());
+            outcome.gone.push(name.clone());
             info!("deleted environment {name}: its time is over");
         }
     }
