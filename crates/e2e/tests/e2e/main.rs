@@ -16,6 +16,7 @@ mod extends;
 mod idle;
 mod instances;
 mod internal;
+mod lifetimes;
 mod moving_versions;
 mod no_reload;
 mod outages;
