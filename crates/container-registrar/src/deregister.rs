@@ -1,4 +1,5 @@
-//! `deregister`: removes the entry of an instance whose registrar is gone, and says whether there was one.
+//! `deregister`: removes a permanent entry, or that of an instance whose registrar is gone, and says whether there was
+//! one.
 
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output;
 
 use crate::args::Instance;
+use crate::location::Host;
 
 /// Runs the command.
 ///
@@ -16,11 +18,23 @@ use crate::args::Instance;
 /// When there is no such entry, the host does not resolve, or etcd does not answer.
 pub async fn run(common: &CommonArgs, instance: &Instance) -> anyhow::Result<ExitCode> {
     let store = common.store();
+    let backend = instance.backend();
+    // A permanent entry stands under the name of its host, whatever that leads to now.
+    if let Some(place) = instance.host.named(instance.port) {
+        if let Ok(id) = InstanceId::at(&place) {
+            if store.delete(&Key::Instance(backend.clone(), id)).await? {
+                output::print(&format!("{backend} at {place} is removed\n"))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        if matches!(instance.host, Host::Tls(_)) {
+            bail!("{backend} at {place} is not registered");
+        }
+    }
     let address = instance
         .host
         .locate(instance.port, store.endpoints(), None)
         .await?;
-    let backend = instance.backend();
     let key = Key::Instance(backend.clone(), InstanceId::of(&address));
     if !store.delete(&key).await? {
         bail!("{backend} at {address} is not registered");

@@ -17,6 +17,8 @@ use crate::args::List;
 struct Found {
     service: String,
     version: String,
+    /// It hangs on no lease, so it stays until somebody removes it.
+    permanent: bool,
     #[serde(flatten)]
     instance: Instance,
 }
@@ -54,6 +56,7 @@ fn read(entry: &Entry, key: Result<Key, impl ToString>) -> Result<Found, String>
             Ok(Found {
                 service: service.to_string(),
                 version: version.to_string(),
+                permanent: entry.lease.is_none(),
                 instance,
             })
         }
@@ -64,11 +67,12 @@ fn read(entry: &Entry, key: Result<Key, impl ToString>) -> Result<Found, String>
 
 fn table(found: &[Found]) -> Table {
     let mut table = Table::new([
-        "SERVICE", "VERSION", "ADDRESS", "STATE", "PROTOCOL", "WEIGHT", "NOTES",
+        "SERVICE", "VERSION", "ADDRESS", "STATE", "ENTRY", "PROTOCOL", "WEIGHT", "NOTES",
     ]);
     for Found {
         service,
         version,
+        permanent,
         instance,
     } in found
     {
@@ -90,6 +94,7 @@ fn table(found: &[Found]) -> Table {
             version.clone(),
             instance.address.to_string(),
             state.to_owned(),
+            if *permanent { "permanent" } else { "leased" }.to_owned(),
             protocol.to_owned(),
             instance.weight.to_string(),
             notes.join(" "),
