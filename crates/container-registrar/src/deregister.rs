@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use mayfly_core::address::InstanceId;
-use mayfly_core::keys::Key;
+use mayfly_core::keys::{Key, KeyRange};
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output;
+use mayfly_daemon::store::Store;
 
 use crate::args::Instance;
 use crate::location::Host;
@@ -22,7 +23,7 @@ pub async fn run(common: &CommonArgs, instance: &Instance) -> anyhow::Result<Exi
     // A permanent entry stands under the name of its host, whatever that leads to now.
     if let Some(place) = instance.host.named(instance.port) {
         if let Ok(id) = InstanceId::at(&place) {
-            if store.delete(&Key::Instance(backend.clone(), id)).await? {
+            if delete(&store, &Key::Instance(backend.clone(), id)).await? {
                 output::print(&format!("{backend} at {place} is removed\n"))?;
                 return Ok(ExitCode::SUCCESS);
             }
@@ -36,11 +37,29 @@ pub async fn run(common: &CommonArgs, instance: &Instance) -> anyhow::Result<Exi
         .locate(instance.port, store.endpoints(), None)
         .await?;
     let key = Key::Instance(backend.clone(), InstanceId::of(&address));
-    if !store.delete(&key).await? {
+    if !delete(&store, &key).await? {
         bail!("{backend} at {address} is not registered");
     }
     output::print(&format!(
         "{backend} at {address} is removed; a registrar that still runs would add it again\n"
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Deletes an instance's entry, also one that somebody has put by hand with the service's suffix in its key.
+async fn delete(store: &Store, key: &Key) -> anyhow::Result<bool> {
+    if store.delete(key).await? {
+        return Ok(true);
+    }
+    let Key::Instance(backend, _) = key else {
+        return Ok(false);
+    };
+    let keyspace = store.keyspace();
+    let all = store.list(&keyspace.instances(Some(&backend.service))).await?;
+    for entry in all.entries {
+        if keyspace.parse(&entry.key).is_ok_and(|other| other == *key) {
+            return Ok(store.delete_all(&KeyRange::only(&entry.key)).await? > 0);
+        }
+    }
+    Ok(false)
 }

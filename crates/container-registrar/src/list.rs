@@ -30,14 +30,18 @@ struct Found {
 pub async fn run(common: &CommonArgs, list: &List) -> anyhow::Result<ExitCode> {
     let store = common.store();
     let keyspace = store.keyspace();
-    let range = match (&list.service, &list.version) {
-        (Some(service), Some(version)) => keyspace.instances_of(service, version),
-        (service, _) => keyspace.instances(service.as_ref()),
-    };
-    let listing = store.list(&range).await?;
+    let listing = store.list(&keyspace.instances(list.service.as_ref())).await?;
     let mut found = Vec::new();
     for entry in listing.entries {
-        match read(&entry, keyspace.parse(&entry.key)) {
+        let key = keyspace.parse(&entry.key);
+        let version = match &key {
+            Ok(Key::Instance(backend, _)) => Some(&backend.version),
+            _ => None,
+        };
+        if version.is_some() && list.version.is_some() && version != list.version.as_ref() {
+            continue;
+        }
+        match read(&entry, key) {
             Ok(instance) => found.push(instance),
             Err(reason) => eprintln!("warning: {}: {}", printable(&entry.key), printable(&reason)),
         }

@@ -375,8 +375,8 @@ async fn a_permanent_entry_is_written_once_and_stays_until_it_is_deregistered() 
 #[tokio::test]
 async fn a_permanent_entry_is_refused_when_its_check_fails_or_a_registrar_has_it() {
     let bench = Bench::new().await;
-    let port = port::free().port();
-    let here = SocketAddr::from(([127, 0, 0, 1], port));
+    let here = port::free_at([127, 0, 0, 1].into());
+    let port = here.port();
     let _service = Service::start_at(here, "backend", "0.0.2", None).await.unwrap();
     let place = format!("localhost {port}");
     let line = |check: &str| format!("register --permanent backend 0.0.2 {place} --check {check}");

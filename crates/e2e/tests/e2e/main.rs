@@ -18,5 +18,6 @@ mod internal;
 mod moving_versions;
 mod no_reload;
 mod outages;
+mod outside;
 mod protocols;
 mod updater;
