@@ -20,6 +20,7 @@ mod lifetimes;
 mod moving_versions;
 mod no_reload;
 mod outages;
+mod outside;
 mod protocols;
 mod robustness;
 mod updater;
