@@ -2,14 +2,16 @@
 //! environments into routing tables. Nothing here reads a clock, a file or a socket; the daemons do that around it.
 //!
 //! The chain: text from outside becomes a checked type ([`names`], [`version`], [`address`]); YAML becomes
-//! environments ([`yaml`], [`environment_file`]); etcd keys and values become typed records ([`keys`],
-//! [`records`]); records become routing tables ([`index`], which keeps [`routing`] in step with each change).
+//! environments ([`yaml`], [`environment_file`]; [`lint`] tells what is wrong with several files together); etcd keys
+//! and values become typed records ([`keys`], [`records`]); records become routing tables ([`index`], which keeps
+//! [`routing`] in step with each change).
 
 pub mod address;
 pub mod environment_file;
 pub mod index;
 pub mod keys;
 pub mod lifetime;
+pub mod lint;
 pub mod names;
 pub mod records;
 pub mod routing;
