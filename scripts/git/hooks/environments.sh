@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # some names are for the hooks that source this
 # What the two hooks of a repository of environment files share. Sourced, never run; git has set GIT_DIR and, in
 # pre-receive, where the objects are that are not accepted yet. The settings are those of init-environments-repo.sh.
 
@@ -6,7 +6,6 @@ BRANCH=$(git config --get mayfly.branch || echo main)
 DIRECTORY=$(git config --get mayfly.environments || true)
 # What was put into the directory by a push: a line for each file, the object that it was, a tab and its name. The object
 # is `-` while the file is on its way.
-# shellcheck disable=SC2034 # for post-receive
 MANIFEST=$(git rev-parse --absolute-git-dir)/mayfly-deployed
 
 # tell TEXT...: a line for the person who pushes; git shows it with `remote: ` in front.
