@@ -28,9 +28,8 @@ Runs every check, or only the steps that are named:
 
 Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, openssl, git, libfaketime,
 protobuf-compiler and libprotobuf-dev (none of their services is started), a C linker, Rust $OLDEST_RUST where
-Debian has it, cargo-deny
-by cargo, and Docker for the demo. Tests run with cargo-nextest where it is installed, else with
-cargo test. Ends with the time of each step and the number of tests.
+Debian has it, cargo-deny by cargo, and Docker for the demo. Tests run with cargo-nextest where it is installed,
+else with cargo test. Ends with the time of each step and the number of tests.
 EOF
 }
 
@@ -127,6 +126,8 @@ ensure_servers() {
     have openssl || missing+=(openssl)
     # For the tests in which the clock jumps.
     is_installed libfaketime || missing+=(libfaketime)
+    # Environment files are deployed by `git push`, too.
+    have git || missing+=(git)
     [ ${#missing[@]} -eq 0 ] || install_without_services "${missing[@]}"
     # Where a user who is not root runs this, Debian's PATH lacks sbin.
     export PATH="$PATH:/usr/sbin"

@@ -1,0 +1,25 @@
+//! `mayfly`: parses the arguments and runs the library.
+
+use std::process::ExitCode;
+
+use mayfly::args::{Arguments, Command};
+use mayfly::{apply, completions, delete, keep, lint, man, schema};
+use mayfly_daemon::run;
+
+fn main() -> ExitCode {
+    let Arguments { common, command } = Arguments::from_command_line();
+    run::main(&common, |_shutdown| {
+        let common = common.clone();
+        async move {
+            match command {
+                Command::Lint(args) => lint::run(&args),
+                Command::Apply(args) => apply::run(&common, &args).await,
+                Command::Delete(args) => delete::run(&common, &args).await,
+                Command::Keep(args) => keep::run(&common, &args).await,
+                Command::Schema => schema::run(),
+                Command::Completions(args) => completions::run(&args),
+                Command::Man(args) => man::run(&args),
+            }
+        }
+    })
+}
