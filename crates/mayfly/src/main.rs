@@ -1,0 +1,21 @@
+//! `mayfly`: parses the arguments and runs the library.
+
+use std::process::ExitCode;
+
+use mayfly::args::{Arguments, Command};
+use mayfly::{explain, status, wait};
+use mayfly_daemon::run;
+
+fn main() -> ExitCode {
+    let Arguments { common, command } = Arguments::from_command_line();
+    run::main(&common, |shutdown| {
+        let common = common.clone();
+        async move {
+            match command {
+                Command::Status(args) => status::run(&common, &args, &shutdown).await,
+                Command::Explain(args) => explain::run(&common, &args).await,
+                Command::Wait(args) => wait::run(&common, &args, &shutdown).await,
+            }
+        }
+    })
+}
