@@ -102,6 +102,14 @@ pub fn too_long(octets: u64) -> String {
     format!("the file has {octets} octets: at most {SIZE_LIMIT} are taken, so split it")
 }
 
+/// Whether an entry of this name is taken for an environment file: `*.yaml` or `*.yml`, not hidden. Backups and
+/// temporary files of editors (`.dev.yaml.swp`, `dev.yaml~`, `4913`, `#dev.yaml#`) are not.
+pub fn is_environment_file(name: &str) -> bool {
+    let long_enough = |stem: &str| !stem.is_empty();
+    let stem = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml"));
+    stem.is_some_and(long_enough) && !name.starts_with(['.', '#'])
+}
+
 fn parse_text(text: &str) -> Parsed {
     let stream = yaml::read(text, Limits::default());
     let mut faults = Faults::default();
@@ -182,6 +190,34 @@ impl File {
             _ => {
                 self.refused.insert(name);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_environment_files() {
+        for name in ["dev.yaml", "dev.yml", "a b.yaml", "dev.yaml.yml"] {
+            assert!(is_environment_file(name), "{name}");
+        }
+        for name in [
+            ".dev.yaml.swp",
+            "dev.yaml~",
+            "4913",
+            ".dev.yaml",
+            "#dev.yaml#",
+            ".#dev.yaml",
+            "dev.yaml.bak",
+            ".yaml",
+            "..data",
+            "README.md",
+            "dev.YAML",
+            "dev.yaml.tmp",
+        ] {
+            assert!(!is_environment_file(name), "{name}");
         }
     }
 }

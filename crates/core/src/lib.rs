@@ -2,8 +2,9 @@
 //! environments into routing tables. Nothing here reads a clock, a file or a socket; the daemons do that around it.
 //!
 //! The chain: text from outside becomes a checked type ([`names`], [`version`], [`address`]); YAML becomes
-//! environments ([`yaml`], [`environment_file`]); etcd keys and values become typed records ([`keys`],
-//! [`records`]); records become routing tables ([`index`], which keeps [`routing`] in step with each change).
+//! environments ([`yaml`], [`environment_file`]; [`lint`] tells what is wrong with several files together); etcd keys
+//! and values become typed records ([`keys`], [`records`]); records become routing tables ([`index`], which keeps
+//! [`routing`] in step with each change).
 
 pub mod address;
 pub mod environment_file;
@@ -11,6 +12,7 @@ pub mod explain;
 pub mod index;
 pub mod keys;
 pub mod lifetime;
+pub mod lint;
 pub mod names;
 pub mod nearest;
 pub mod records;

@@ -3,8 +3,8 @@
 //!
 //! The chain of a daemon: [`args`] -> [`run::main`] (which starts [`logs`] and [`shutdown`]) -> [`store::Store`] ->
 //! [`watch::Watch`] (batches of changes, through every doubt) -> the daemon's own work -> [`lease::Advertiser`] and
-//! [`status::StatusReporter`] (what it says of itself) -> [`admin`]. [`tasks`], [`retry`], [`file`] and [`output`]
-//! serve them all.
+//! [`status::StatusReporter`] (what it says of itself) -> [`admin`]. [`tasks`], [`retry`], [`file`], [`input`]
+//! and [`output`] serve them all.
 //!
 //! ```no_run
 //! # use std::{process::ExitCode, time::Duration};
@@ -46,6 +46,7 @@ pub mod admin;
 pub mod args;
 pub mod environments;
 pub mod file;
+pub mod input;
 mod known;
 pub mod lease;
 pub mod logs;

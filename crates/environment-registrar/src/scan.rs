@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+pub use mayfly_core::environment_file::is_environment_file;
 use mayfly_core::environment_file::{SIZE_LIMIT, too_long};
 
 /// Changes whenever a file is written, replaced or gets other permissions.
@@ -48,14 +49,6 @@ pub struct Found {
     pub fingerprint: Option<Fingerprint>,
     /// What it holds.
     pub content: Content,
-}
-
-/// Whether an entry of this name is taken for an environment file: `*.yaml` or `*.yml`, not hidden. Backups and
-/// temporary files of editors (`.dev.yaml.swp`, `dev.yaml~`, `4913`, `#dev.yaml#`) are not.
-pub fn is_environment_file(name: &str) -> bool {
-    let long_enough = |stem: &str| !stem.is_empty();
-    let stem = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml"));
-    stem.is_some_and(long_enough) && !name.starts_with(['.', '#'])
 }
 
 /// Reads one entry of the directory; `None` when it is not there or no file.
@@ -176,29 +169,6 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     const AT_ONCE: Duration = Duration::ZERO;
-
-    #[test]
-    fn names_of_environment_files() {
-        for name in ["dev.yaml", "dev.yml", "a b.yaml", "dev.yaml.yml"] {
-            assert!(is_environment_file(name), "{name}");
-        }
-        for name in [
-            ".dev.yaml.swp",
-            "dev.yaml~",
-            "4913",
-            ".dev.yaml",
-            "#dev.yaml#",
-            ".#dev.yaml",
-            "dev.yaml.bak",
-            ".yaml",
-            "..data",
-            "README.md",
-            "dev.YAML",
-            "dev.yaml.tmp",
-        ] {
-            assert!(!is_environment_file(name), "{name}");
-        }
-    }
 
     #[test]
     fn only_files_that_changed_are_read_again() {

@@ -4,15 +4,19 @@
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use mayfly_daemon::args::CommonArgs;
 
-use crate::{explain, status, wait};
+use crate::{apply, completions, delete, explain, keep, lint, man, status, wait};
 
 const EXAMPLES: &str = "\
 Examples:
-  mayfly status                             what there is, and what is missing
+  mayfly status                             what there is, what is missing, and who lags behind
   mayfly explain http://www-temp-1.example.com/api
   mayfly wait temp-1                        until it is in force everywhere
+  mayfly lint environments/                 what is wrong with files, before they are saved there
+  mayfly apply -f temp-1.yaml               register an environment without a registrar
+  mayfly keep temp-1 8h                     let it live on, or bring it back
+  mayfly delete temp-1
 
-Each command has examples of its own: mayfly help status.
+Each command has examples of its own: mayfly help apply.
 
 Exit codes: 0 it is done; 1 it failed, or files have faults; 2 the command line is wrong.";
 
@@ -43,6 +47,21 @@ pub enum Command {
     Explain(explain::Args),
     #[allow(missing_docs)]
     Wait(wait::Args),
+    #[allow(missing_docs)]
+    Lint(lint::Args),
+    #[allow(missing_docs)]
+    Apply(apply::Args),
+    #[allow(missing_docs)]
+    Delete(delete::Args),
+    #[allow(missing_docs)]
+    Keep(keep::Args),
+    /// Print the JSON Schema of the environment file, with which editors complete and check it
+    #[command(after_help = crate::schema::EXAMPLES)]
+    Schema,
+    #[allow(missing_docs)]
+    Completions(completions::Args),
+    #[allow(missing_docs)]
+    Man(man::Args),
 }
 
 impl Arguments {
@@ -71,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_tool_is_quiet() {
-        let matches = command().try_get_matches_from(["mayfly", "status"]).unwrap();
+        let matches = command().try_get_matches_from(["mayfly", "schema"]).unwrap();
         assert_eq!(Arguments::from_arg_matches(&matches).unwrap().common.log, "warn");
     }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use mayfly::args::{Arguments, Command};
-use mayfly::{explain, status, wait};
+use mayfly::{apply, completions, delete, explain, keep, lint, man, schema, status, wait};
 use mayfly_daemon::run;
 
 fn main() -> ExitCode {
@@ -15,6 +15,13 @@ fn main() -> ExitCode {
                 Command::Status(args) => status::run(&common, &args, &shutdown).await,
                 Command::Explain(args) => explain::run(&common, &args).await,
                 Command::Wait(args) => wait::run(&common, &args, &shutdown).await,
+                Command::Lint(args) => lint::run(&args),
+                Command::Apply(args) => apply::run(&common, &args).await,
+                Command::Delete(args) => delete::run(&common, &args).await,
+                Command::Keep(args) => keep::run(&common, &args).await,
+                Command::Schema => schema::run(),
+                Command::Completions(args) => completions::run(&args),
+                Command::Man(args) => man::run(&args),
             }
         }
     })

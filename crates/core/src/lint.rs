@@ -1,0 +1,288 @@
+//! What is wrong with environment files, without etcd: the faults of each file, and what several files can't have
+//! together, which is a name, prefix or header twice, and environments that extend each other in a circle or over too
+//! many levels. Reading the files is left to the caller.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::environment_file::{Fault, Parsed};
+use crate::names::EnvironmentName;
+use crate::yaml::Mark;
+
+/// Most environments that one can inherit from, one through the other.
+pub const LEVELS: usize = 3;
+
+/// The outcome of a check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// The files, in the order in which they were given.
+    pub files: Vec<CheckedFile>,
+    /// How many faults there are.
+    pub faults: usize,
+}
+
+/// What is to be said of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckedFile {
+    /// Its name, as it is to be shown.
+    pub file: String,
+    /// The environments that it holds without a fault of their own, in its order.
+    pub environments: Vec<EnvironmentName>,
+    /// What is wrong with it, in its order.
+    pub faults: Vec<Fault>,
+}
+
+impl Checked {
+    /// For people and for editors that jump to `file:line:column`: a line for each fault, one for each good file, and a
+    /// summary if there is a fault.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut bad_files = 0;
+        for CheckedFile {
+            file,
+            environments,
+            faults,
+        } in &self.files
+        {
+            for Fault {
+                mark, field, message, ..
+            } in faults
+            {
+                let field = if field.is_empty() {
+                    String::new()
+                } else {
+                    format!("{field}: ")
+                };
+                text += &format!("{file}:{}:{}: {field}{message}\n", mark.line, mark.column);
+            }
+            if faults.is_empty() {
+                text += &format!("{file}: ok, {}\n", counted(environments.len(), "environment"));
+            } else {
+                bad_files += 1;
+            }
+        }
+        if self.faults > 0 {
+            let (faults, all) = (counted(self.faults, "fault"), counted(self.files.len(), "file"));
+            text += &format!("{faults} in {bad_files} of {all}\n");
+        }
+        text
+    }
+}
+
+/// Checks files that have been read, given with their names as they are to be shown.
+pub fn check(files: &[(String, Parsed)]) -> Checked {
+    let mut checked: Vec<_> = files
+        .iter()
+        .map(|(file, parsed)| CheckedFile {
+            file: file.clone(),
+            environments: parsed
+                .environments
+                .iter()
+                .map(|found| found.environment.name.clone())
+                .collect(),
+            faults: parsed.faults.clone(),
+        })
+        .collect();
+    for (file, fault) in across(files) {
+        checked[file].faults.push(fault);
+    }
+    for file in &mut checked {
+        file.faults.sort_by_key(|fault| fault.mark);
+    }
+    Checked {
+        faults: checked.iter().map(|file| file.faults.len()).sum(),
+        files: checked,
+    }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The faults that only several files together have, each with the position of the file in which it is reported.
+fn across(files: &[(String, Parsed)]) -> Vec<(usize, Fault)> {
+    let mut faults = Vec::new();
+    let mut taken: [BTreeMap<String, (usize, usize)>; 3] = Default::default();
+    let mut parents: BTreeMap<&EnvironmentName, &EnvironmentName> = BTreeMap::new();
+    let all = files
+        .iter()
+        .enumerate()
+        .flat_map(|(file, (_, parsed))| parsed.environments.iter().map(move |e| (file, e)));
+    for (file, found) in all.clone() {
+        let environment = &found.environment;
+        let claims = [
+            ("name", environment.name.to_string(), found.name),
+            ("prefix", environment.prefix.to_string(), found.prefix),
+            ("header", environment.header.to_string(), found.header),
+        ];
+        for ((field, text, mark), taken) in claims.into_iter().zip(&mut taken) {
+            match taken.get(&text) {
+                Some((other, _)) if *other == file => {}
+                Some((other, line)) => {
+                    let place = format!("{}:{line}", files[*other].0);
+                    let message = format!("{field} {text:?} is taken at {place}: each may occur once");
+                    faults.push((file, fault(&environment.name, mark, field, message)));
+                    if field == "name" {
+                        // Its defaults are taken too, then: that need not be said.
+                        break;
+                    }
+                }
+                None => {
+                    taken.insert(text, (file, mark.line));
+                }
+            }
+        }
+        if let Some(parent) = &environment.extends {
+            parents.entry(&environment.name).or_insert(parent);
+        }
+    }
+    for (file, found) in all {
+        let name = &found.environment.name;
+        if let Some(message) = lineage_fault(name, &parents) {
+            faults.push((file, fault(name, found.name, "extends", message)));
+        }
+    }
+    faults
+}
+
+fn fault(environment: &EnvironmentName, mark: Mark, field: &str, message: String) -> Fault {
+    Fault {
+        mark,
+        field: field.to_owned(),
+        message,
+        environment: Some(environment.clone()),
+    }
+}
+
+/// What is wrong with the line of environments that one inherits from, as far as `parents` tells it: a circle, or too
+/// many levels.
+pub fn lineage_fault(
+    name: &EnvironmentName,
+    parents: &BTreeMap<&EnvironmentName, &EnvironmentName>,
+) -> Option<String> {
+    let mut line = vec![name];
+    while let Some(parent) = parents.get(line[line.len() - 1]) {
+        let circle = line.contains(parent);
+        line.push(parent);
+        let path = || {
+            line.iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" -> ")
+        };
+        if circle {
+            return Some(format!(
+                "{}: environments can't extend each other in a circle",
+                path()
+            ));
+        }
+        if line.len() > LEVELS + 1 {
+            return Some(format!("{}: at most {LEVELS} levels are followed", path()));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment_file;
+
+    fn check_texts(texts: &[(&str, &str)]) -> Checked {
+        let files: Vec<_> = texts
+            .iter()
+            .map(|(name, text)| (name.to_string(), environment_file::parse(text.as_bytes())))
+            .collect();
+        check(&files)
+    }
+
+    #[test]
+    fn good_files_are_counted() {
+        let checked = check_texts(&[
+            ("a.yaml", "name: a"),
+            ("b.yaml", "- name: b\n- {name: c, extends: a}"),
+            ("e.yaml", ""),
+        ]);
+        let expected = "a.yaml: ok, 1 environment\nb.yaml: ok, 2 environments\ne.yaml: ok, 0 environments\n";
+        assert_eq!((checked.text().as_str(), checked.faults), (expected, 0));
+    }
+
+    #[test]
+    fn faults_have_a_line_each() {
+        let checked = check_texts(&[("a.yaml", "name: a\nowner: me\n---\n["), ("b.yaml", "name: b")]);
+        assert_eq!(checked.faults, 2);
+        let text = checked.text();
+        let lines: Vec<_> = text.lines().collect();
+        assert!(
+            lines[0].starts_with("a.yaml:2:1: owner: unknown field: known are"),
+            "{}",
+            lines[0]
+        );
+        assert!(lines[1].starts_with("a.yaml:5:1: not YAML"), "{}", lines[1]);
+        assert_eq!(
+            lines[2..],
+            ["b.yaml: ok, 1 environment", "2 faults in 1 of 2 files"]
+        );
+    }
+
+    #[test]
+    fn what_must_be_unique_is_so_over_all_files() {
+        let checked = check_texts(&[
+            ("a.yaml", "name: a\nheader: h"),
+            ("b.yaml", "name: a"),
+            ("c.yaml", "- {name: c, prefix: www-a}\n- {name: d, header: h}"),
+        ]);
+        let expected = "a.yaml: ok, 1 environment\n\
+            b.yaml:1:7: name: name \"a\" is taken at a.yaml:1: each may occur once\n\
+            c.yaml:1:21: prefix: prefix \"www-a\" is taken at a.yaml:1: each may occur once\n\
+            c.yaml:2:21: header: header \"h\" is taken at a.yaml:2: each may occur once\n\
+            3 faults in 2 of 3 files\n";
+        assert_eq!(checked.text(), expected);
+    }
+
+    #[test]
+    fn lines_of_extends_end_and_are_short() {
+        let chain = "- {name: a, extends: elsewhere}\n- {name: b, extends: a}\n- {name: c, extends: b}\n";
+        assert_eq!(check_texts(&[("a.yaml", chain)]).faults, 0);
+        let checked = check_texts(&[("a.yaml", chain), ("b.yaml", "{name: d, extends: c}")]);
+        let expected = "b.yaml:1:8: extends: d -> c -> b -> a -> elsewhere: at most 3 levels are followed\n";
+        assert!(
+            checked.faults == 1 && checked.text().contains(expected),
+            "{}",
+            checked.text()
+        );
+        let circle = check_texts(&[
+            ("a.yaml", "{name: a, extends: b}"),
+            ("b.yaml", "{name: b, extends: a}"),
+        ]);
+        assert_eq!(circle.faults, 2);
+        assert!(
+            circle
+                .text()
+                .contains("a.yaml:1:8: extends: a -> b -> a: environments can't"),
+            "{}",
+            circle.text()
+        );
+    }
+
+    #[test]
+    fn programs_get_the_same_as_json() {
+        let checked = check_texts(&[("a.yaml", "name: a"), ("b.yaml", "- name: a\n- {nmae: b}")]);
+        let expected = serde_json::json!({
+            "files": [
+                {"file": "a.yaml", "environments": ["a"], "faults": []},
+                {"file": "b.yaml", "environments": ["a"], "faults": [
+                    {"line": 1, "column": 9, "field": "name", "environment": "a",
+                     "message": "name \"a\" is taken at a.yaml:1: each may occur once"},
+                    {"line": 2, "column": 3, "field": "[1].name",
+                     "message": "missing: every environment needs a name"},
+                    {"line": 2, "column": 4, "field": "[1].nmae",
+                     "message": "unknown field: did you mean `name`?"},
+                ]},
+            ],
+            "faults": 3,
+        });
+        assert_eq!(serde_json::to_value(&checked).unwrap(), expected);
+    }
+}

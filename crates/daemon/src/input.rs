@@ -1,0 +1,121 @@
+//! Environment files named on a command line: a file, a directory for the environment files in it, or `-` for standard
+//! input. What can't be read is a fault of that file alone, told as any other.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use mayfly_core::environment_file::{self, Parsed, SIZE_LIMIT, is_environment_file, too_long};
+use mayfly_core::yaml::Mark;
+
+/// Reads what the arguments name, in their order; each with its name as it is to be shown.
+pub fn read(arguments: &[PathBuf]) -> Vec<(String, Parsed)> {
+    let mut files = Vec::new();
+    for argument in arguments {
+        if argument == Path::new("-") {
+            files.push(("(standard input)".to_owned(), parse(io::stdin().lock())));
+        } else if argument.is_dir() {
+            match inside(argument) {
+                Ok(paths) => files.extend(paths.iter().map(|path| named(path))),
+                Err(error) => files.push((shown(argument), unreadable(&error))),
+            }
+        } else {
+            files.push(named(argument));
+        }
+    }
+    files
+}
+
+/// The environment files of a directory, by name.
+fn inside(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in directory.read_dir()? {
+        let entry = entry?;
+        let name = entry.file_name();
+        // A subdirectory of such a name is none of them; a link that leads nowhere is to be told.
+        if is_environment_file(&name.to_string_lossy()) && !entry.path().is_dir() {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn named(path: &Path) -> (String, Parsed) {
+    // The length is looked at before the content, so that a huge file costs nothing. A pipe has none.
+    let parsed = match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > SIZE_LIMIT => {
+            Parsed::unreadable(Mark::START, too_long(metadata.len()))
+        }
+        Ok(_) => File::open(path).map_or_else(|error| unreadable(&error), parse),
+        Err(_) if fs::symlink_metadata(path).is_err() => {
+            Parsed::unreadable(Mark::START, "there is no such file")
+        }
+        Err(error) => unreadable(&error),
+    };
+    (shown(path), parsed)
+}
+
+fn parse(source: impl Read) -> Parsed {
+    let mut content = Vec::new();
+    match source.take(SIZE_LIMIT + 1).read_to_end(&mut content) {
+        Ok(_) => environment_file::parse(&content),
+        Err(error) => unreadable(&error),
+    }
+}
+
+fn unreadable(error: &io::Error) -> Parsed {
+    Parsed::unreadable(Mark::START, format!("cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_directory_stands_for_its_environment_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        fs::write(path.join("b.yml"), "name: b").unwrap();
+        fs::write(path.join("a.yaml"), "name: a").unwrap();
+        fs::write(path.join(".hidden.yaml"), "[").unwrap();
+        fs::write(path.join("notes.txt"), "[").unwrap();
+        fs::create_dir(path.join("sub.yaml")).unwrap();
+        symlink("nowhere", path.join("dangling.yaml")).unwrap();
+        File::create(path.join("huge.yaml"))
+            .unwrap()
+            .set_len(100 << 20)
+            .unwrap();
+        let files = read(&[path.to_owned(), path.join("notes.txt"), path.join("gone.yaml")]);
+        let outcome: Vec<_> = files
+            .iter()
+            .map(|(name, parsed)| {
+                let faults: Vec<_> = parsed.faults.iter().map(|fault| fault.message.as_str()).collect();
+                (
+                    Path::new(name).file_name().unwrap().to_str().unwrap(),
+                    faults.join(" "),
+                )
+            })
+            .collect();
+        for ((found, fault), (name, part)) in outcome.iter().zip([
+            ("a.yaml", ""),
+            ("b.yml", ""),
+            ("dangling.yaml", "cannot be read: No such file"),
+            ("huge.yaml", "the file has 104857600 octets"),
+            ("notes.txt", "not YAML"),
+            ("gone.yaml", "there is no such file"),
+        ]) {
+            assert_eq!(*found, name);
+            assert!(
+                fault.starts_with(part) && fault.is_empty() == part.is_empty(),
+                "{name}: {fault}"
+            );
+        }
+        assert_eq!(outcome.len(), 6);
+    }
+}

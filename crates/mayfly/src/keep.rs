@@ -1,0 +1,231 @@
+//! `mayfly keep`: an environment lives on for a while, whatever it says itself, and one that has ended comes back.
+
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::{bail, ensure};
+use mayfly_core::lifetime::{Idle, Life, Moment};
+use mayfly_core::names::EnvironmentName;
+use mayfly_core::records::Environment;
+use mayfly_daemon::args::CommonArgs;
+use mayfly_daemon::store::Guard;
+use mayfly_daemon::{environments, output};
+
+use crate::clash::clashes;
+use crate::registry::{Live, Registry};
+
+const EXAMPLES: &str = "\
+Examples:
+  mayfly keep temp-1 8h           it lives 8 h from now at least
+  mayfly keep temp-1 2days
+
+It never shortens a life: what expires later, or is in use, stays as long as it would have.";
+
+/// Let an environment live on, or bring one back that has ended
+///
+/// It lives for the given time from now at least, however it expires and whether it is used or not. One that has ended
+/// is registered again as it was last; its registrar then writes its file again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The environment
+    #[arg(value_name = "NAME")]
+    pub name: EnvironmentName,
+
+    /// How long from now on, such as 90m, 8h or 2days
+    #[arg(value_name = "TIME")]
+    pub time: Idle,
+}
+
+/// Keeps an environment and says until when.
+///
+/// # Errors
+/// When there never was one of that name, nothing ends it, another has its prefix or header by now, or etcd does not
+/// answer.
+pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
+    let store = common.store();
+    // Whoever changes it at the same moment, such as a router that saw a request, makes us look again.
+    for _ in 0..5 {
+        let registry = Registry::read(&store).await?;
+        let now = SystemTime::now();
+        let (environment, guard, lease) = match registry.live.get(&args.name) {
+            Some(Live { entry, record }) => {
+                let record = record.as_ref().map_err(|reason| {
+                    anyhow::anyhow!("what is registered as {} is no environment: {reason}", args.name)
+                })?;
+                let guard = Guard::ModRevision(entry.mod_revision);
+                (kept(record, args.time, now)?, guard, entry.lease)
+            }
+            None => (revived(&registry, args, now)?, Guard::Absent, None),
+        };
+        let written = environments::register(&store, &environment, guard, lease, now).await?;
+        if written.is_some() {
+            output::print(&told(&environment, guard == Guard::Absent))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    bail!("somebody else changes {} all the time: try again", args.name)
+}
+
+/// An environment that is registered, kept.
+fn kept(environment: &Environment, time: Idle, now: SystemTime) -> anyhow::Result<Environment> {
+    let name = &environment.name;
+    ensure!(!environment.protected, "{name} is protected: nothing ends it");
+    ensure!(
+        environment.expires.is_some() || environment.idle.is_some(),
+        "{name} has neither `expires` nor `idle`: nothing ends it"
+    );
+    Ok(prolonged(environment, time, now, false))
+}
+
+/// An environment that has ended, as it comes back.
+fn revived(registry: &Registry, args: &Args, now: SystemTime) -> anyhow::Result<Environment> {
+    let Some(environment) = registry.ended.get(&args.name) else {
+        bail!("there is no environment {}, and there has been none", args.name);
+    };
+    let clashes = clashes(registry, &[environment]);
+    ensure!(clashes.is_empty(), "it can't come back: {}", clashes.join("; "));
+    Ok(prolonged(environment, args.time, now, true))
+}
+
+fn prolonged(environment: &Environment, time: Idle, now: SystemTime, revived: bool) -> Environment {
+    let now = Moment::of(now);
+    let life = environment.life.clone().unwrap_or_else(|| Life::beginning(now));
+    let until = now.after(time.span());
+    Environment {
+        life: Some(Life {
+            kept_until: life.kept_until.max(Some(until)),
+            revived: life.revived || revived,
+            ..life
+        }),
+        ..environment.clone()
+    }
+}
+
+fn told(environment: &Environment, back: bool) -> String {
+    let name = &environment.name;
+    let kept_until = environment.life.as_ref().and_then(|life| life.kept_until);
+    let end = if environment.protected {
+        None
+    } else {
+        environment.ends_at()
+    };
+    let lives = match (end, environment.idle, kept_until) {
+        (Some(end), None, _) => format!("lives until {end}"),
+        (Some(end), Some(idle), Some(kept)) if kept < end => {
+            format!("lives until {kept}, and while it is used at least every {idle}, until {end}")
+        }
+        (Some(end), Some(_), _) => format!("lives until {end}"),
+        (None, Some(idle), Some(kept)) => {
+            format!("lives until {kept}, and from then on while it is used at least every {idle}")
+        }
+        _ => "lives until it is deleted".to_owned(),
+    };
+    if back {
+        format!("{name} is back; it {lives}\n")
+    } else {
+        format!("{name} {lives}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn environment(fields: Value) -> Environment {
+        let mut record = json!({
+            "name": "a", "prefix": "a", "header": "a",
+            "life": {"registered_at": "2030-01-31T11:00:00Z", "kept_until": "2030-01-31T13:00:00Z"},
+        });
+        record
+            .as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        serde_json::from_value(record).unwrap()
+    }
+
+    /// What is said of keeping it at noon.
+    fn keep(fields: Value, time: &str) -> String {
+        let noon = "2030-01-31T12:00:00Z".parse::<Moment>().unwrap().time();
+        match kept(&environment(fields), time.parse().unwrap(), noon) {
+            Ok(environment) => told(&environment, false),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn it_is_told_until_when() {
+        for (fields, time, expected) in [
+            (
+                json!({"expires": "30m"}),
+                "2h",
+                "a lives until 2030-01-31T14:00:00Z\n",
+            ),
+            // Never shorter than it was.
+            (
+                json!({"expires": "30m"}),
+                "5m",
+                "a lives until 2030-01-31T13:00:00Z\n",
+            ),
+            (
+                json!({"expires": "8h"}),
+                "5m",
+                "a lives until 2030-01-31T19:00:00Z\n",
+            ),
+            (
+                json!({"idle": "10m"}),
+                "2h",
+                "a lives until 2030-01-31T14:00:00Z, and from then on while it is used at least every 10m\n",
+            ),
+            (
+                json!({"idle": "10m", "expires": "8h"}),
+                "2h",
+                "a lives until 2030-01-31T14:00:00Z, and while it is used at least every 10m, until 2030-01-31T19:00:00Z\n",
+            ),
+            (
+                json!({"idle": "10m", "expires": "1h"}),
+                "2h",
+                "a lives until 2030-01-31T14:00:00Z\n",
+            ),
+            (
+                json!({}),
+                "2h",
+                "a has neither `expires` nor `idle`: nothing ends it",
+            ),
+            (
+                json!({"protected": true}),
+                "2h",
+                "a is protected: nothing ends it",
+            ),
+        ] {
+            assert_eq!(keep(fields.clone(), time), expected, "{fields}");
+        }
+    }
+
+    #[test]
+    fn what_has_ended_comes_back() {
+        let mut registry = Registry::default();
+        let args = Args {
+            name: "a".parse().unwrap(),
+            time: "1h".parse().unwrap(),
+        };
+        let noon = "2030-01-31T12:00:00Z".parse::<Moment>().unwrap().time();
+        let error = revived(&registry, &args, noon).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no environment a, and there has been none"
+        );
+        registry
+            .ended
+            .insert(args.name.clone(), environment(json!({"expires": "30m"})));
+        let back = revived(&registry, &args, noon).unwrap();
+        assert!(back.life.as_ref().unwrap().revived);
+        assert_eq!(
+            told(&back, true),
+            "a is back; it lives until 2030-01-31T13:00:00Z\n"
+        );
+        let unending = environment(json!({}));
+        assert_eq!(told(&unending, true), "a is back; it lives until it is deleted\n");
+    }
+}

@@ -1,0 +1,60 @@
+//! `mayfly lint`: what the registrar would say of files, by the same code, without etcd.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use mayfly_daemon::{input, output};
+
+const EXAMPLES: &str = "\
+Examples:
+  mayfly lint temp-1.yaml                       one file
+  mayfly lint environments/                     its *.yaml and *.yml, also against each other
+  git show main:temp-1.yaml | mayfly lint -     standard input
+  mayfly lint --format json environments/       for programs
+
+Each fault is a line `file:line:column: field: what is wrong and what would be right`, as editors and CI take it.
+Exit codes: 0 no fault; 1 there are faults; 2 the command line is wrong.";
+
+/// Check environment files without etcd: what a registrar would say, exit code 1 if there is a fault
+///
+/// Besides the faults of each file it finds what the files can't have together: a name, prefix or header twice, and
+/// environments that extend each other in a circle or over too many levels.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Files, directories with *.yaml and *.yml files, or `-` for standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// How to print the outcome
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// How to print the outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A line for each fault, for people and editors.
+    #[default]
+    Text,
+    /// One JSON document, for programs.
+    Json,
+}
+
+/// Checks files and prints the outcome to standard output.
+///
+/// # Errors
+/// When the outcome can't be printed.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let checked = mayfly_core::lint::check(&input::read(&args.files));
+    match args.format {
+        Format::Text => output::print(&checked.text())?,
+        Format::Json => output::print(&output::json(&checked)?)?,
+    }
+    Ok(if checked.faults == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
