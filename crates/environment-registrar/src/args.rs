@@ -94,7 +94,7 @@ pub enum Format {
     Table,
     /// One JSON array of the records.
     Json,
-    /// One YAML list of the records.
+    /// An environment file with all of them.
     Yaml,
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use mayfly_core::environment_file::list_to_yaml;
 use mayfly_core::keys::Key;
 use mayfly_core::records::{self, Environment};
 use mayfly_daemon::store::Store;
@@ -33,7 +34,7 @@ pub async fn run(store: &Store, format: Format) -> anyhow::Result<ExitCode> {
     let text = match format {
         Format::Table => table(&environments),
         Format::Json => serde_json::to_string_pretty(&environments).context("cannot write JSON")? + "\n",
-        Format::Yaml => serde_yaml::to_string(&environments).context("cannot write YAML")?,
+        Format::Yaml => list_to_yaml(&environments),
     };
     io::stdout()
         .lock()
