@@ -9,6 +9,7 @@
 //! Invariants: nothing of a refused environment is published, and its last good version stays; a record that somebody
 //! else registered is never touched; nothing is deleted while the directory cannot be read.
 
+pub mod archive;
 pub mod args;
 pub mod check;
 pub mod library;

@@ -165,7 +165,10 @@ services:
         let plain = super::super::parse(b"{name: a, prefix: www-a, header: a, protected: true}");
         let plain = &plain.environments[0].environment;
         assert_eq!(to_yaml(plain), "name: a\nprotected: true\n");
-        assert_eq!(list_to_yaml(&[plain.clone()]), "- name: a\n  protected: true\n");
+        assert_eq!(
+            list_to_yaml(std::slice::from_ref(plain)),
+            "- name: a\n  protected: true\n"
+        );
         assert_eq!(list_to_yaml(&[]), "[]\n");
     }
 }
