@@ -81,6 +81,10 @@ pub struct WatchOptions {
     #[arg(long, env = "MAYFLY_GRACE", value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub grace: Duration,
 
+    /// Delete protected environments too when no file names them any more
+    #[arg(long, env = "MAYFLY_FORCE")]
+    pub force: bool,
+
     /// Look through the whole directory this often even without an event
     #[arg(long, env = "MAYFLY_RESCAN", value_name = "TIME", default_value = "30s", value_parser = interval)]
     pub rescan: Duration,

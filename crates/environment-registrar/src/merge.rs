@@ -1,24 +1,38 @@
 //! All files together, and what others have registered: which environments are to be in etcd. A name, prefix or header
 //! belongs to one environment only; who is registered keeps it, and of new rivals the first file by name gets it.
 //!
-//! An environment that loses, or has a fault, keeps its last good version: the one of the merge before, or of etcd.
+//! An environment that loses, or has a fault, keeps its last good version: the one of the merge before, or of etcd. One
+//! that has ended is no candidate and claims nothing, until its file asks for something else. A protected one, and one that
+//! `mayfly keep` brought back, stays although no file names it.
 //!
 //! [`update`] takes a change that touches no rival, at a cost that follows the change; anything else goes through
 //! [`merge`], which looks at everything. A property test holds the two together.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use mayfly_core::names::{DnsPrefix, EnvironmentName, HeaderValue};
 use mayfly_core::records::Environment;
 use mayfly_core::yaml::Mark;
 
+mod refusal;
 mod update;
 
+pub use refusal::{Cause, Refusal};
 pub use update::{Changes, update};
 
 use crate::library::{Entry, Library};
 use crate::mirror::Mirror;
+
+/// What a merge and a plan depend on besides files and etcd.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The time of the clock.
+    pub now: SystemTime,
+    /// Whether a protected environment is deleted when no file names it.
+    pub force: bool,
+}
 
 /// The outcome of a merge.
 #[derive(Debug, Clone, Default)]
@@ -32,11 +46,18 @@ pub struct Merged {
     headers: HashMap<HeaderValue, EnvironmentName>,
     /// The accepted environments by file.
     files: HashMap<String, BTreeSet<EnvironmentName>>,
+    /// The accepted environments that no file names.
+    unnamed: BTreeSet<EnvironmentName>,
     /// Every name, prefix and header that a refused environment wants.
     wanted: HashSet<String>,
 }
 
 impl Merged {
+    /// Whether an accepted environment stays although no file names it.
+    pub fn is_unnamed(&self, name: &EnvironmentName) -> bool {
+        self.unnamed.contains(name)
+    }
+
     /// Whether an accepted environment has this prefix or header.
     pub fn has_keys_of(&self, environment: &Environment) -> bool {
         self.prefixes.contains_key(&environment.prefix) || self.headers.contains_key(&environment.header)
@@ -56,6 +77,7 @@ impl Merged {
     }
 
     fn drop(&mut self, name: &EnvironmentName) {
+        self.unnamed.remove(name);
         let Some(environment) = self.accepted.remove(name) else {
             return;
         };
@@ -85,26 +107,15 @@ impl Merged {
     }
 }
 
-/// An environment of a file that can't be registered as the file says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The file.
-    pub file: String,
-    /// The environment.
-    pub environment: EnvironmentName,
-    /// The place in the file.
-    pub mark: Mark,
-    /// What is wrong and what would be right.
-    pub reason: String,
-}
-
 /// Merges the library with what etcd holds; `before` is the outcome of the last merge.
-pub fn merge(library: &Library, mirror: &Mirror, before: &Merged) -> Merged {
+pub fn merge(library: &Library, mirror: &Mirror, before: &Merged, terms: Terms) -> Merged {
     let last_good = last_good(library, mirror, before);
     let mut pinned = BTreeMap::new();
     loop {
         let merge = Merge {
             mirror,
+            before,
+            terms,
             last_good: &last_good,
             pinned: &pinned,
             merged: Merged::default(),
@@ -118,7 +129,7 @@ pub fn merge(library: &Library, mirror: &Mirror, before: &Merged) -> Merged {
     }
 }
 
-/// The last good version of each environment whose file is still there, by name.
+/// The last good version of each environment, by name: of those whose file is still there, and of those that stay without.
 fn last_good(
     library: &Library,
     mirror: &Mirror,
@@ -128,19 +139,34 @@ fn last_good(
     let registered = mirror.environments().keys().filter_map(|name| mirror.ours(name));
     // What was accepted last can be newer than etcd, which may be out of reach.
     for environment in registered.chain(before.accepted.values()) {
+        if mirror.ended(environment).is_some() {
+            continue;
+        }
         let document = |environment: &Environment| library.get(file_of(environment)?);
         let claimed = |environment: &Environment| {
             document(environment).is_some_and(|it| it.is_about(&environment.name))
         };
         let older = last_good.get(&environment.name);
         // The older version counts only where its file still means it, and that of the newer one does not.
-        if document(environment).is_some()
+        if (document(environment).is_some() || stays(environment, mirror, before))
             && (claimed(environment) || !older.is_some_and(|older| claimed(older)))
         {
             last_good.insert(environment.name.clone(), environment.clone());
         }
     }
     last_good
+}
+
+/// Whether an environment stays when no file names it, unless that is forced.
+fn stays(environment: &Environment, mirror: &Mirror, before: &Merged) -> bool {
+    let name = &environment.name;
+    // What etcd has lost, rather than somebody removed, is put again.
+    let lost = || {
+        before.unnamed.contains(name)
+            && !mirror.environments().contains_key(name)
+            && mirror.past(name).is_none()
+    };
+    (environment.protected && (mirror.ours(name).is_some() || lost())) || mirror.is_revived(name)
 }
 
 /// The file that a record of ours comes from.
@@ -158,6 +184,8 @@ struct Conflict {
 
 struct Merge<'a> {
     mirror: &'a Mirror,
+    before: &'a Merged,
+    terms: Terms,
     last_good: &'a BTreeMap<EnvironmentName, Arc<Environment>>,
     pinned: &'a BTreeMap<EnvironmentName, Refusal>,
     merged: Merged,
@@ -173,9 +201,16 @@ impl Merge<'_> {
         }
         // What stays as it is, what is registered and changes, what moves from another file, what is new.
         let mut tiers: [Vec<(&str, &Entry)>; 4] = Default::default();
+        let mut barred: HashSet<(&str, &EnvironmentName)> = HashSet::new();
         for (file, document) in library.files() {
             for entry in &document.entries {
                 let environment = &entry.environment;
+                if let Some((cause, reason)) = refusal::barred(environment, self.mirror, self.terms.now) {
+                    barred.insert((file, &environment.name));
+                    let refusal = Refusal::new(file, entry, cause, reason);
+                    self.merged.refused.push(refusal);
+                    continue;
+                }
                 if self
                     .pinned
                     .get(&environment.name)
@@ -196,19 +231,52 @@ impl Merge<'_> {
         for (file, entry) in unchanged {
             self.consider(file, entry)?;
         }
+        let mut unnamed = Vec::new();
         for (name, good) in self.last_good {
-            let document = file_of(good).and_then(|file| library.get(file));
-            if document.is_some_and(|document| document.may_hold(name) && document.entry(name).is_none()) {
-                self.keep(name);
+            let file = file_of(good).unwrap_or_default();
+            match library.get(file) {
+                Some(document) if document.entry(name).is_some() => {
+                    if barred.contains(&(file, name)) {
+                        self.keep(name);
+                    }
+                }
+                Some(document) if document.may_hold(name) => {
+                    self.keep(name);
+                }
+                _ => {
+                    if self.may_stay(good) {
+                        unnamed.push(name);
+                    }
+                }
             }
         }
+        // Those that have moved to another file are candidates there, and the others come before whatever is new.
+        let named: HashSet<&EnvironmentName> = match unnamed.len() {
+            0 => HashSet::new(),
+            _ => {
+                let candidates = others.iter().flatten();
+                candidates.map(|(_, entry)| &entry.environment.name).collect()
+            }
+        };
+        let (moved, left): (Vec<_>, Vec<_>) = unnamed.into_iter().partition(|name| named.contains(*name));
+        left.into_iter().for_each(|name| self.stay(name));
         for (file, entry) in others.into_iter().flatten() {
             self.consider(file, entry)?;
+        }
+        for name in moved {
+            if !self.merged.accepted.contains_key(name) {
+                self.stay(name);
+            }
         }
         self.merged
             .refused
             .sort_by(|a, b| (&a.file, a.mark).cmp(&(&b.file, b.mark)));
         for refusal in &self.merged.refused {
+            if refusal.cause != Cause::Rival {
+                // It waits for nobody, but for news of itself.
+                self.merged.wanted.insert(refusal.environment.to_string());
+                continue;
+            }
             let document = library.get(&refusal.file);
             if let Some(entry) = document.and_then(|document| document.entry(&refusal.environment)) {
                 let Environment {
@@ -238,12 +306,30 @@ impl Merge<'_> {
         !given_away
     }
 
+    /// Whether an environment may stay although no file names it.
+    fn may_stay(&self, good: &Environment) -> bool {
+        stays(good, self.mirror, self.before) && !(good.protected && self.terms.force)
+    }
+
+    /// Lets an environment stay that no file names.
+    fn stay(&mut self, name: &EnvironmentName) {
+        let Some(good) = self.last_good.get(name) else {
+            return;
+        };
+        if self.keep(name) {
+            self.merged.unnamed.insert(name.clone());
+        }
+        let refusal = Refusal::of_unnamed(name, file_of(good).unwrap_or_default(), good.protected);
+        self.merged.refused.push(refusal);
+    }
+
     fn consider(&mut self, file: &str, entry: &Entry) -> Result<(), Refusal> {
         let environment = &entry.environment;
         let refusal = |conflict: Conflict| Refusal {
             file: file.to_owned(),
             environment: environment.name.clone(),
-            mark: conflict.mark,
+            mark: Some(conflict.mark),
+            cause: Cause::Rival,
             reason: conflict.reason,
         };
         let own = self

@@ -1,5 +1,6 @@
 //! Rivals for names, prefixes and headers: in the files, in etcd, and between versions of the same file.
 
+use mayfly_core::lifetime::{Life, Moment};
 use mayfly_core::records;
 use mayfly_daemon::store::Entry as Stored;
 use mayfly_daemon::watch::{Batch, Change};
@@ -16,6 +17,7 @@ struct Case {
     /// Whether the last merge went the short way.
     short: bool,
     revision: i64,
+    terms: Terms,
 }
 
 impl Case {
@@ -37,6 +39,10 @@ impl Case {
             },
             short: false,
             revision: 1,
+            terms: Terms {
+                now: "2030-01-31T12:00:00Z".parse::<Moment>().unwrap().time(),
+                force: false,
+            },
         }
     }
 
@@ -68,8 +74,9 @@ impl Case {
             &self.library,
             &self.mirror,
             &std::mem::take(&mut self.changes),
+            self.terms,
         );
-        let full = merge(&self.library, &self.mirror, &self.merged);
+        let full = merge(&self.library, &self.mirror, &self.merged, self.terms);
         if affected.is_some() {
             assert_eq!(updated.accepted, full.accepted);
             assert_eq!((whom(&updated), &updated.wanted), (whom(&full), &full.wanted));
@@ -77,7 +84,7 @@ impl Case {
                 (&updated.prefixes, &updated.headers),
                 (&full.prefixes, &full.headers)
             );
-            assert_eq!(updated.files, full.files);
+            assert_eq!((&updated.files, &updated.unnamed), (&full.files, &full.unnamed));
         }
         self.short = affected.is_some();
         self.merged = if affected.is_some() { updated } else { full };
@@ -87,8 +94,15 @@ impl Case {
     /// Writes to etcd what was accepted, and deletes the rest of ours.
     fn publish(&mut self) -> &mut Self {
         for environment in self.merged.accepted.values() {
+            let name = &environment.name;
+            if self.mirror.ours(name) == Some(environment) && !self.mirror.is_revived(name) {
+                continue;
+            }
             self.revision += 1;
-            self.mirror.published(environment, self.revision);
+            let beginning = Life::beginning(Moment::of(self.terms.now));
+            let mut life = self.mirror.life(name).cloned().unwrap_or(beginning);
+            life.revived &= self.merged.is_unnamed(name);
+            self.mirror.published(environment, life, self.revision);
         }
         let names: Vec<_> = self.mirror.environments().keys().cloned().collect();
         for name in names {
