@@ -193,3 +193,175 @@ fn terms() -> Terms {
         force: false,
     }
 }
+
+/// What is planned for one environment of ours that stands in etcd like this, with the clock some seconds after noon.
+fn planned(file: &str, held: &str, leased: bool, seconds: i64) -> (Vec<String>, usize, Option<Duration>) {
+    let record = |fields: &str| -> Environment {
+        let json = format!(
+            r#"{{"name":"a","prefix":"a","header":"a","source":{{"registrar":"us","file":"f.yaml"}}{fields}}}"#
+        );
+        serde_json::from_str(&json).unwrap()
+    };
+    let wanted = Arc::new(record(file));
+    let mut mirror = mirror(&[]);
+    let entry = |kind: &str, lease| {
+        Change::Put(mayfly_daemon::store::Entry {
+            key: format!("/mayfly/{kind}/a"),
+            value: mayfly_core::records::to_json(&record(held)),
+            create_revision: 5,
+            mod_revision: 5,
+            lease,
+        })
+    };
+    let lease = leased.then(LeaseId::default);
+    mirror.take(Batch {
+        revision: 5,
+        listed: false,
+        changes: vec![entry("environments", lease), entry("history", None)],
+    });
+    let (now, mut terms) = (Instant::now(), terms());
+    let span = Duration::from_secs(seconds.unsigned_abs());
+    terms.now = if seconds < 0 {
+        terms.now - span
+    } else {
+        terms.now + span
+    };
+    let plan = plan(
+        &merged(&[&wanted]),
+        &mirror,
+        None,
+        &mut Absences::new(GRACE),
+        terms,
+        now,
+    );
+    let mut words = words(&plan);
+    words.extend(plan.puts.iter().map(|put| {
+        let life = &put.life;
+        format!(
+            "since {} kept {:?} {}",
+            life.registered_at,
+            life.kept_until.is_some(),
+            life.revived
+        )
+    }));
+    words.extend(
+        plan.ends
+            .iter()
+            .map(|(name, guard)| format!("end {name} {guard:?}")),
+    );
+    (words, plan.doubts.len(), plan.again.map(|again| again - now))
+}
+
+const LIFE: &str = r#","life":{"registered_at":"2030-01-31T11:00:00Z"}"#;
+const KEPT: &str =
+    r#","life":{"registered_at":"2030-01-31T11:00:00Z","kept_until":"2030-01-31T18:00:00Z","revived":true}"#;
+
+#[test]
+fn a_life_is_carried_over_and_begins_where_none_is_known() {
+    let put = |life: &str| vec!["put a 5".to_owned(), life.to_owned()];
+    let since = "since 2030-01-31T11:00:00Z kept";
+    assert_eq!(planned("", LIFE, false, 0).0, [""; 0]);
+    assert_eq!(
+        planned("", "", false, 0).0,
+        put("since 2030-01-31T12:00:00Z kept false false")
+    );
+    assert_eq!(
+        planned(r#","description":"new""#, LIFE, false, 0).0,
+        put(&format!("{since} false false"))
+    );
+    // Its file is there: that it was brought back means nothing any more.
+    assert_eq!(planned("", KEPT, false, 0).0, put(&format!("{since} true false")));
+}
+
+#[test]
+fn a_record_without_its_lease_is_put_again_and_a_lease_is_looked_at_once() {
+    let (expires, idle) = (r#","expires":"8h""#, r#","idle":"8h""#);
+    let lived = |fields: &str| fields.to_owned() + LIFE;
+    for fields in [expires, idle] {
+        assert_eq!(planned(fields, &lived(fields), false, 0).0.len(), 2, "{fields}");
+        let (words, doubts, _) = planned(fields, &lived(fields), true, 0);
+        assert_eq!((words.len(), doubts), (0, 1), "{fields}");
+    }
+    assert_eq!(planned("", LIFE, true, 0).0.len(), 2, "a lease that nobody wants");
+}
+
+#[test]
+fn leases_are_good_within_some_seconds() {
+    let doubt = |idle| Doubt {
+        put: Put {
+            environment: environment("a", "a"),
+            life: Life::beginning(Moment::of(noon())),
+            guard: Guard::Absent,
+            before: None,
+        },
+        lease: LeaseId::default(),
+        wanted: Duration::from_secs(100),
+        idle,
+    };
+    for (left, expires, idle) in [
+        (1, false, true),
+        (98, true, true),
+        (103, true, true),
+        (200, false, false),
+    ] {
+        let left = Duration::from_secs(left);
+        assert_eq!(
+            (doubt(false).is_settled_by(left), doubt(true).is_settled_by(left)),
+            (expires, idle),
+            "{left:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_past_its_end_is_deleted_by_the_clock_as_it_is_now() {
+    let fields = r#","expires":"2h""#;
+    let held = fields.to_owned() + LIFE;
+    let at = |seconds| planned(fields, &held, true, seconds);
+    let end = vec!["end a ModRevision(5)".to_owned()];
+    assert_eq!(at(0), (vec![], 1, Some(LOOK)));
+    assert_eq!(at(3600), (vec![], 1, Some(MARGIN)), "its lease comes first");
+    assert_eq!(at(3605).0, end);
+    assert_eq!(at(86_400).0, end, "a clock that has jumped");
+    assert_eq!(at(-86_400), (vec![], 1, Some(LOOK)), "and back");
+    // One that is to end later is put with its new end instead.
+    assert_eq!(planned(r#","expires":"9h""#, &held, true, 7200).0[0], "put a 5");
+    let protected = fields.to_owned() + r#","protected":true"# + LIFE;
+    assert_eq!(
+        planned(
+            &(fields.to_owned() + r#","protected":true"#),
+            &protected,
+            false,
+            86_400
+        )
+        .0,
+        [""; 0]
+    );
+}
+
+#[test]
+fn whose_it_is_does_not_matter_to_its_end() {
+    let mut mirror = mirror(&[]);
+    let value = r#"{"name":"a","prefix":"p","header":"h","expires":"2030-01-31T11:59:00Z"}"#;
+    mirror.take(Batch {
+        revision: 5,
+        listed: false,
+        changes: vec![Change::Put(mayfly_daemon::store::Entry {
+            key: "/mayfly/environments/a".to_owned(),
+            value: value.as_bytes().to_vec(),
+            create_revision: 5,
+            mod_revision: 5,
+            lease: None,
+        })],
+    });
+    let none = BTreeSet::new();
+    let plan = plan(
+        &merged(&[]),
+        &mirror,
+        Some(&none),
+        &mut Absences::new(GRACE),
+        terms(),
+        Instant::now(),
+    );
+    assert_eq!((words(&plan), plan.ends.len()), (vec![], 1));
+}
