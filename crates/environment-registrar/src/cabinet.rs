@@ -21,8 +21,8 @@ const MODE: u32 = 0o644;
 /// Something to be done.
 #[derive(Debug, Clone)]
 pub enum Task {
-    /// Archive a content that took effect at this moment.
-    Archive(Arc<Environment>, SystemTime),
+    /// Archive a content that took effect at this moment: these octets, if they are known.
+    Archive(Arc<Environment>, SystemTime, Option<Arc<[u8]>>),
     /// Archive and delete a file whose only environment has ended.
     MoveAway(String, Arc<Environment>),
     /// Write the file of an environment again.
@@ -31,6 +31,19 @@ pub enum Task {
     Copy(Arc<Environment>),
     /// Archive and delete a copy.
     DeleteCopy(EnvironmentName),
+}
+
+impl Task {
+    /// The environment that it is about.
+    pub fn name(&self) -> &EnvironmentName {
+        match self {
+            Self::Archive(environment, ..)
+            | Self::MoveAway(_, environment)
+            | Self::Restore(environment)
+            | Self::Copy(environment) => &environment.name,
+            Self::DeleteCopy(name) => name,
+        }
+    }
 }
 
 /// Why a task could not be done, with what to do about it.
@@ -74,8 +87,15 @@ impl Cabinet {
     /// When a file or the archive can't be read or written. What was there before is there still.
     pub fn carry_out(&self, task: &Task) -> Result<Option<String>, Fault> {
         match task {
-            Task::Archive(environment, at) => {
-                let content = self.content_of(environment);
+            Task::Archive(environment, at, octets) => {
+                let read = || self.file_of(environment);
+                let known = octets.as_ref().map(|octets| without_mark(octets).to_vec());
+                let content = match known.or_else(read) {
+                    Some(content) => content,
+                    // It came from no file of its own; another content with the same meaning tells nothing new.
+                    None if self.newest(environment).is_some() => return Ok(None),
+                    None => as_etcd_had(environment),
+                };
                 self.archive(&environment.name, &content, *at).map(|_| None)
             }
             Task::MoveAway(file, environment) => self.move_away(file, environment),
@@ -105,23 +125,17 @@ impl Cabinet {
         }
     }
 
-    /// What to archive of an environment: its file as it is, comments included, where that holds nothing else.
-    fn content_of(&self, environment: &Environment) -> Vec<u8> {
-        let source = environment.source.as_ref();
-        let octets = source.and_then(|source| {
-            let octets = is_plain(&source.file)
-                .then(|| self.read(&source.file))
-                .flatten()?;
-            holds_only(&octets, environment).then_some(octets)
-        });
-        if let Some(octets) = octets {
-            return without_mark(&octets).to_vec();
-        }
-        let from = source.map_or_else(
-            || "somebody else than a registrar".to_owned(),
-            |source| format!("registrar {}, file {:?}", source.registrar, source.file),
-        );
-        format!("# as etcd had it: {from}\n{}", to_yaml(environment)).into_bytes()
+    /// The file of an environment as it is, comments included, if that holds nothing else.
+    fn file_of(&self, environment: &Environment) -> Option<Vec<u8>> {
+        let file = &environment.source.as_ref()?.file;
+        let octets = self.read(file).filter(|_| is_plain(file))?;
+        holds_only(&octets, environment).then(|| without_mark(&octets).to_vec())
+    }
+
+    /// The newest archived content of an environment, if that says the same.
+    fn newest(&self, environment: &Environment) -> Option<Vec<u8>> {
+        let newest = self.archive.newest(&environment.name).ok().flatten();
+        newest.filter(|content| holds_only(content, environment))
     }
 
     fn move_away(&self, file: &str, environment: &Environment) -> Result<Option<String>, Fault> {
@@ -177,8 +191,7 @@ impl Cabinet {
         if there.any(|file| self.read(&file).is_some_and(|octets| may_name(&octets, name))) {
             return Ok(None);
         }
-        let newest = self.archive.newest(name).ok().flatten();
-        let content = newest.filter(|content| holds_only(content, environment));
+        let content = self.newest(environment);
         let content = content.unwrap_or_else(|| to_yaml(environment).into_bytes());
         match write_new(&self.directory.join(&place), &content, MODE) {
             Ok(true) => Ok(Some(format!(
@@ -244,6 +257,15 @@ impl Cabinet {
 /// Whether this may be the name of an environment file: the source of a record is text from etcd.
 fn is_plain(file: &str) -> bool {
     is_environment_file(file) && !file.contains(['/', '\0'])
+}
+
+/// What to archive of an environment that has no file of its own.
+fn as_etcd_had(environment: &Environment) -> Vec<u8> {
+    let from = environment.source.as_ref().map_or_else(
+        || "somebody else than a registrar".to_owned(),
+        |source| format!("registrar {}, file {:?}", source.registrar, source.file),
+    );
+    format!("# as etcd had it: {from}\n{}", to_yaml(environment)).into_bytes()
 }
 
 fn holds_only(octets: &[u8], environment: &Environment) -> bool {

@@ -71,12 +71,15 @@ impl Filing {
     }
 
     /// Notes that an environment has taken effect: its content is to be archived.
-    pub fn took_effect(&mut self, environment: &Arc<Environment>) {
+    pub fn took_effect(&mut self, library: &Library, environment: &Arc<Environment>) {
         let keep = self.cabinet.archive.keep();
         if keep == 0 {
             return;
         }
-        let task = Task::Archive(environment.clone(), SystemTime::now());
+        let source = environment.source.as_ref();
+        let document = source.and_then(|source| library.get(&source.file));
+        let octets = document.and_then(|document| document.content_of(environment));
+        let task = Task::Archive(environment.clone(), SystemTime::now(), octets.cloned());
         let contents = self.contents.entry(environment.name.clone()).or_default();
         contents.push_back(task);
         while contents.len() > keep {
@@ -96,7 +99,7 @@ impl Filing {
             let (Ok(theirs), Some(_)) = (&held.record, mirror.other(name)) else {
                 continue;
             };
-            self.took_effect(theirs);
+            self.took_effect(library, theirs);
             let file = write_back::home(name);
             let base = library.get(&file).map(|document| document.origin());
             if !matches!(base, Some(Origin::Edited { base, .. }) if *base == write_back::digest_of(theirs)) {
@@ -157,15 +160,18 @@ impl Filing {
             self.failures
                 .retain(|key, _| keys.contains(key) || *key == archive);
         }
-        while tasks.len() < AT_ONCE {
-            let Some(mut contents) = self.contents.first_entry() else {
+        // What an environment was comes before what it is now.
+        let mut first = Vec::new();
+        for task in &tasks {
+            first.extend(self.contents.remove(task.name()).unwrap_or_default());
+        }
+        while first.len() < AT_ONCE {
+            let Some((_, contents)) = self.contents.pop_first() else {
                 break;
             };
-            tasks.extend(contents.get_mut().pop_front());
-            if contents.get().is_empty() {
-                contents.remove();
-            }
+            first.extend(contents);
         }
+        let tasks = [first, tasks].concat();
         if tasks.is_empty() {
             self.failures.clear();
             return;
@@ -183,7 +189,7 @@ impl Filing {
     fn take(&mut self, outcome: Outcome) {
         let mut failures = BTreeMap::new();
         let archive = self.cabinet.archive_key();
-        let mut reached = false;
+        let (mut reached, mut again) = (false, Vec::new());
         for (task, done) in outcome {
             let key = self.cabinet.key(&task);
             match done {
@@ -200,10 +206,11 @@ impl Filing {
                         Fault::File(reason) => (key, reason),
                     };
                     failures.entry(key).or_insert(reason);
-                    self.again(task);
+                    again.push(task);
                 }
             }
         }
+        self.again(again);
         if reached && !failures.contains_key(&archive) {
             self.failures.remove(&archive);
         }
@@ -215,14 +222,17 @@ impl Filing {
         self.failures.extend(failures);
     }
 
-    /// Keeps a content for the next try; everything else is planned again.
-    fn again(&mut self, task: Task) {
-        let Task::Archive(environment, _) = &task else {
-            return;
-        };
-        let contents = self.contents.entry(environment.name.clone()).or_default();
-        if contents.len() < self.cabinet.archive.keep() {
-            contents.push_front(task);
+    /// Keeps the contents among these for the next try, before those that took effect since; everything else is planned
+    /// again.
+    fn again(&mut self, tasks: Vec<Task>) {
+        for task in tasks.into_iter().rev() {
+            let Task::Archive(environment, ..) = &task else {
+                continue;
+            };
+            let contents = self.contents.entry(environment.name.clone()).or_default();
+            if contents.len() < self.cabinet.archive.keep() {
+                contents.push_front(task);
+            }
         }
     }
 

@@ -36,9 +36,23 @@ pub struct Document {
     by_name: HashMap<EnvironmentName, usize>,
     parsed: Parsed,
     origin: Origin,
+    /// What the file holds, if that is not much.
+    octets: Option<Arc<[u8]>>,
 }
 
+/// Most octets of a file that are kept, so that what it said can be archived after it has changed again.
+const KEPT: usize = 1 << 16;
+
 impl Document {
+    /// What the file holds, if it is one good environment, and that asks for this. Not for large files.
+    pub fn content_of(&self, environment: &Environment) -> Option<&Arc<[u8]>> {
+        let [entry] = self.entries.as_slice() else {
+            return None;
+        };
+        let same = self.is_faultless() && entry.environment.asks_for_the_same(environment);
+        self.octets.as_ref().filter(|_| same)
+    }
+
     /// Where the file comes from.
     pub fn origin(&self) -> &Origin {
         &self.origin
@@ -176,13 +190,19 @@ impl Library {
                 self.files.remove(name).is_some()
             }
             Some(found) => {
-                let (readable, parsed, origin) = match found.content {
-                    Content::Octets(octets) => (true, environment_file::parse(&octets), Origin::of(&octets)),
+                let octets = match found.content {
+                    Content::Octets(octets) => octets,
                     Content::Unreadable(reason) => {
-                        (false, Parsed::unreadable(Mark::START, reason), Origin::Person)
+                        let parsed = Parsed::unreadable(Mark::START, reason);
+                        return self.put(name, found.fingerprint, false, parsed, Origin::Person);
                     }
                 };
-                self.put(name, found.fingerprint, readable, parsed, origin)
+                let parsed = environment_file::parse(&octets);
+                let changed = self.put(name, found.fingerprint, true, parsed, Origin::of(&octets));
+                if let Some(document) = self.files.get_mut(name).filter(|_| octets.len() <= KEPT) {
+                    document.octets = Some(octets.into());
+                }
+                changed
             }
         }
     }
@@ -234,6 +254,7 @@ impl Library {
                 by_name,
                 parsed,
                 origin,
+                octets: None,
             },
         );
         changed

@@ -182,7 +182,7 @@ impl Registrar {
             self.metrics.count(&outcome);
             self.filing.has_news();
             for environment in &outcome.in_force {
-                self.filing.took_effect(environment);
+                self.filing.took_effect(&self.library, environment);
             }
         }
         if self.is_in_step() && self.observer.is_there() {

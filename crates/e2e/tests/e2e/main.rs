@@ -6,6 +6,7 @@
 // Clippy knows of #[test] functions only; what they share is test code too.
 #![allow(clippy::unwrap_used)]
 
+mod archive;
 mod bad_files;
 mod bad_records;
 mod chain;
@@ -20,3 +21,4 @@ mod no_reload;
 mod outages;
 mod protocols;
 mod updater;
+mod write_back;

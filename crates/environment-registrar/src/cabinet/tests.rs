@@ -50,7 +50,7 @@ impl Case {
 #[test]
 fn the_octets_of_a_file_are_archived_where_it_holds_nothing_else() {
     let case = Case::new();
-    let archive = |version| Task::Archive(environment(version), SystemTime::now());
+    let archive = |version| Task::Archive(environment(version), SystemTime::now(), None);
     let text = "# mine\nname: a\nservices: [{name: backend, version: 1.1}]\n";
     fs::write(case.path(), text).unwrap();
     case.does(&archive(1));
