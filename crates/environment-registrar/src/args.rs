@@ -11,6 +11,8 @@ Examples:
   environment-registrar watch                           watch /etc/mayfly/environments
   environment-registrar watch ./environments --etcd 10.0.0.1:2379,10.0.0.2:2379
   environment-registrar watch /mnt/nfs/environments --poll 1s
+  environment-registrar watch --archive /var/lib/mayfly/archive --archive-keep 50
+  environment-registrar watch --write-back              files for what `mayfly apply` registers
   environment-registrar check environments/*.yaml       say what is wrong, before it is saved there
   environment-registrar list --format json              what is registered
 
@@ -101,6 +103,29 @@ pub struct WatchOptions {
     #[arg(long, env = "MAYFLY_FORCE")]
     pub force: bool,
 
+    /// Where earlier contents go: <ARCHIVE>/<environment>/<UTC time>.yaml, and the files of environments that have ended;
+    /// by default `archive` beside the directory
+    #[arg(long, env = "MAYFLY_ARCHIVE", value_name = "DIRECTORY")]
+    pub archive: Option<PathBuf>,
+
+    /// How many contents of each environment are archived, that in force included; with 0 nothing is, and the files of
+    /// ended environments stay
+    #[arg(
+        long,
+        env = "MAYFLY_ARCHIVE_KEEP",
+        value_name = "NUMBER",
+        default_value_t = 10
+    )]
+    pub archive_keep: usize,
+
+    /// Make a file of each environment that was registered elsewhere (by `mayfly apply`, another registrar, etcdctl)
+    ///
+    /// Such a copy begins with a comment that says so, and follows etcd: it changes and goes with the environment. Change
+    /// it, and it counts like any other file: it is registered from here. A file that a person wrote or changed is never
+    /// overwritten or deleted; where etcd changed at the same time, that is reported and the file wins.
+    #[arg(long, env = "MAYFLY_WRITE_BACK")]
+    pub write_back: bool,
+
     /// Look through the whole directory this often even without an event
     #[arg(long, env = "MAYFLY_RESCAN", value_name = "TIME", default_value = "30s", value_parser = interval)]
     pub rescan: Duration,
@@ -114,7 +139,7 @@ pub enum Format {
     Table,
     /// One JSON array of the records, each with `complete`, and what is `missing` where it is not.
     Json,
-    /// One YAML list of the records.
+    /// An environment file with all of them.
     Yaml,
 }
 

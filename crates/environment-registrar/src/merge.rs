@@ -5,6 +5,9 @@
 //! that has ended is no candidate and claims nothing, until its file asks for something else. A protected one, and one that
 //! `mayfly keep` brought back, stays although no file names it.
 //!
+//! A copy of what somebody else has registered is no candidate; once a person has changed it, it takes that over
+//! ([`crate::write_back`]).
+//!
 //! [`update`] takes a change that touches no rival, at a cost that follows the change; anything else goes through
 //! [`merge`], which looks at everything. A property test holds the two together.
 
@@ -24,6 +27,7 @@ pub use update::{Changes, update};
 
 use crate::library::{Entry, Library};
 use crate::mirror::Mirror;
+use crate::write_back;
 
 /// What a merge and a plan depend on besides files and etcd.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +50,8 @@ pub struct Merged {
     headers: HashMap<HeaderValue, EnvironmentName>,
     /// The accepted environments by file.
     files: HashMap<String, BTreeSet<EnvironmentName>>,
+    /// The accepted environments that somebody else has registered, and that are taken over.
+    takeovers: BTreeSet<EnvironmentName>,
     /// The accepted environments that no file names.
     unnamed: BTreeSet<EnvironmentName>,
     /// Every name, prefix and header that a refused environment wants.
@@ -56,6 +62,12 @@ impl Merged {
     /// Whether an accepted environment stays although no file names it.
     pub fn is_unnamed(&self, name: &EnvironmentName) -> bool {
         self.unnamed.contains(name)
+    }
+
+    /// The accepted environments that are taken over from somebody else: a person has changed the copy that
+    /// `--write-back` made.
+    pub fn takeovers(&self) -> &BTreeSet<EnvironmentName> {
+        &self.takeovers
     }
 
     /// Whether an accepted environment has this prefix or header.
@@ -78,6 +90,7 @@ impl Merged {
 
     fn drop(&mut self, name: &EnvironmentName) {
         self.unnamed.remove(name);
+        self.takeovers.remove(name);
         let Some(environment) = self.accepted.remove(name) else {
             return;
         };
@@ -221,6 +234,9 @@ impl Merge<'_> {
         let mut tiers: [Vec<(&str, &Entry)>; 4] = Default::default();
         let mut barred: BTreeMap<(&str, &EnvironmentName), (&Entry, Cause, String)> = BTreeMap::new();
         for (file, document) in library.files() {
+            if write_back::follows(file, document, self.mirror, &self.before.accepted) {
+                continue;
+            }
             for entry in &document.entries {
                 let environment = &entry.environment;
                 if let Some((cause, reason)) = refusal::barred(environment, self.mirror, self.terms.now) {
@@ -379,6 +395,9 @@ impl Merge<'_> {
         if conflicts.is_empty() || bearable {
             self.merged.refused.extend(conflicts.into_iter().map(refusal));
             self.merged.accept(environment);
+            if taken {
+                self.merged.takeovers.insert(environment.name.clone());
+            }
             return Ok(());
         }
         let Some(refusal) = conflicts.into_iter().next().map(refusal) else {
@@ -396,7 +415,8 @@ impl Merge<'_> {
         let name = &environment.name;
         let mark = |of: fn(&Entry) -> Mark| entry.map_or(Mark::START, of);
         let at_name = mark(|entry| entry.name);
-        if let Some(owner) = self.mirror.other(name) {
+        let takes_over = entry.is_some_and(|entry| write_back::takes_over(entry, self.mirror));
+        if let Some(owner) = self.mirror.other(name).filter(|_| !takes_over) {
             let reason = format!("environment {name} is registered by {owner}: give this one another name");
             conflicts.push(Conflict {
                 mark: at_name,
@@ -437,14 +457,15 @@ impl Merge<'_> {
         if let Some(rival) = self.merged.prefixes.get(prefix) {
             claim(at_prefix, format!("prefix {prefix}"), rival, false);
         }
-        for rival in self.mirror.others_with_prefix(prefix) {
+        let rivals = |rival: &&EnvironmentName| *rival != name;
+        for rival in self.mirror.others_with_prefix(prefix).filter(rivals) {
             claim(at_prefix, format!("prefix {prefix}"), rival, true);
         }
         let at_header = mark(|entry| entry.header);
         if let Some(rival) = self.merged.headers.get(header) {
             claim(at_header, format!("header {header}"), rival, false);
         }
-        for rival in self.mirror.others_with_header(header) {
+        for rival in self.mirror.others_with_header(header).filter(rivals) {
             claim(at_header, format!("header {header}"), rival, true);
         }
         conflicts

@@ -45,8 +45,8 @@ pub struct Held {
 /// Whose a record is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
-    /// It says that it came from this registrar, or stands where this registrar created the key: then somebody has
-    /// overwritten it by hand.
+    /// It says that it came from this registrar, or stands where this registrar created the key and does not say that it
+    /// came from another one: then somebody has overwritten it by hand.
     Us,
     /// Somebody else registered it: `registrar of node x`, or `somebody by hand`.
     Other(String),
@@ -68,6 +68,10 @@ pub struct Mirror {
     ends: BTreeSet<(Moment, EnvironmentName)>,
     /// The keys that we have created, by the revision of their creation.
     created: BTreeMap<EnvironmentName, i64>,
+    /// What we had registered where another registrar has taken over since.
+    ceded: BTreeMap<EnvironmentName, Arc<Environment>>,
+    /// The records of others that were there when etcd lost its data.
+    lost: BTreeSet<EnvironmentName>,
     unknown: BTreeMap<String, String>,
     /// The records that are no environments.
     broken: BTreeSet<EnvironmentName>,
@@ -99,6 +103,8 @@ impl Mirror {
             pasts: BTreeMap::new(),
             ends: BTreeSet::new(),
             created: BTreeMap::new(),
+            ceded: BTreeMap::new(),
+            lost: BTreeSet::new(),
             unknown: BTreeMap::new(),
             broken: BTreeSet::new(),
             prefixes: HashMap::new(),
@@ -158,6 +164,16 @@ impl Mirror {
         self.ends.iter().map(|(end, name)| (*end, name))
     }
 
+    /// What we had registered, if another registrar has taken the environment over since.
+    pub fn ceded(&self, name: &EnvironmentName) -> Option<&Arc<Environment>> {
+        self.ceded.get(name)
+    }
+
+    /// Whether a record of somebody else was there when etcd lost its data, and did not come back.
+    pub fn is_lost(&self, name: &EnvironmentName) -> bool {
+        self.lost.contains(name)
+    }
+
     /// The environments of others that have a prefix.
     pub fn others_with_prefix(&self, prefix: &DnsPrefix) -> impl Iterator<Item = &EnvironmentName> {
         self.prefixes.get(prefix).into_iter().flatten()
@@ -208,6 +224,9 @@ impl Mirror {
         if batch.listed && batch.revision < self.revision {
             // Another etcd, or one that lost its data: its revisions begin anew, and every write of ours is gone.
             self.created.clear();
+            let of_others = |held: &Held| matches!(held.owner, Owner::Other(_));
+            let others = self.environments.iter().filter(|(_, held)| of_others(held));
+            self.lost = others.map(|(name, _)| name.clone()).collect();
             for held in self.environments.values_mut() {
                 held.mod_revision = 0;
                 held.history = held.history.map(|_| 0);
@@ -273,6 +292,7 @@ impl Mirror {
         self.created.insert(name.clone(), create_revision);
         self.replace(name, Some(held));
         self.pasts.remove(name);
+        self.ceded.remove(name);
         self.revision = self.revision.max(revision);
     }
 
@@ -392,7 +412,14 @@ impl Mirror {
             .is_some_and(|source| source.registrar == self.node)
         {
             self.created.insert(name.clone(), entry.create_revision);
+        } else if source.is_some() && parsed.is_ok() {
+            // Another registrar has taken it over, as `--write-back` does: to write over that would never end.
+            self.created.remove(&name);
+            if let Some(ours) = self.ours(&name).cloned() {
+                self.ceded.insert(name.clone(), ours);
+            }
         }
+        self.lost.remove(&name);
         let owner = if self.created.get(&name) == Some(&entry.create_revision) {
             Owner::Us
         } else {

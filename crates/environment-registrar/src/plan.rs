@@ -162,8 +162,9 @@ impl Plan {
             return;
         };
         let held = mirror.environments().get(name);
-        // The merge knows what others have; this can only be news of this moment.
-        if held.is_some_and(|held| matches!(held.owner, Owner::Other(_))) {
+        // The merge knows what others have; unless it takes that over, this can only be news of this moment.
+        let of_others = held.is_some_and(|held| matches!(held.owner, Owner::Other(_)));
+        if of_others && !merged.takeovers().contains(name) {
             return;
         }
         let life = match mirror.life(name) {

@@ -1,9 +1,11 @@
 //! Carries out a plan: conditional writes to etcd, several at once, each noted in the mirror as soon as it is done.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mayfly_core::keys::Key;
 use mayfly_core::names::EnvironmentName;
+use mayfly_core::records::Environment;
 use mayfly_daemon::environments::{register, unregister};
 use mayfly_daemon::store::{Entry, Guard, Store, StoreError};
 use tokio::task::JoinSet;
@@ -22,6 +24,8 @@ pub struct Outcome {
     pub puts: u64,
     /// Records deleted.
     pub deletes: u64,
+    /// What took effect, as the library has it: put, or found in etcd as it should be.
+    pub in_force: Vec<Arc<Environment>>,
     /// The environments that are gone by it.
     pub gone: Vec<EnvironmentName>,
     /// Whether somebody else had changed a record in between; the mirror knows of it now.
@@ -48,6 +52,7 @@ pub async fn publish(
 ) -> Result<(), StoreError> {
     for environment in &plan.same {
         mirror.same(environment);
+        outcome.in_force.push(environment.clone());
     }
     let mut puts = plan.puts;
     puts.extend(settle(store, mirror, plan.doubts).await?);
@@ -155,6 +160,7 @@ fn note(mirror: &mut Mirror, write: &Write, revision: i64, outcome: &mut Outcome
             let environment = &put.environment;
             mirror.published(environment, put.life.clone(), revision);
             outcome.puts += 1;
+            outcome.in_force.push(environment.clone());
             let file = environment
                 .source
                 .as_ref()

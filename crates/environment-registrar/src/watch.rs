@@ -17,7 +17,10 @@ use prometheus_client::registry::Registry;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 
+use crate::archive::Archive;
 use crate::args::WatchOptions;
+use crate::cabinet::Cabinet;
+use crate::filing::Filing;
 use crate::library::Library;
 use crate::merge::{Changes, Merged, Terms, merge, update};
 use crate::mirror::Mirror;
@@ -43,6 +46,14 @@ const TRIES: usize = 3;
 pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let (tasks, store, readiness) = (Tasks::new(), common.store(), Readiness::new());
     let node = common.node()?;
+    let cabinet = Cabinet {
+        directory: options.directory.clone(),
+        archive: Archive::new(
+            options.archive.as_deref(),
+            &options.directory,
+            options.archive_keep,
+        )?,
+    };
     let mut registry = Registry::default();
     let common_metrics = CommonMetrics::register(
         &mut registry,
@@ -71,6 +82,7 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
         merged: Merged::default(),
         absences: Absences::new(options.grace),
         force: options.force,
+        filing: Filing::new(cabinet, options.write_back),
         scanned: false,
         directory_error: None,
         changes: Changes::default(),
@@ -96,6 +108,7 @@ struct Registrar {
     absences: Absences,
     /// Whether protected environments are deleted with their files too.
     force: bool,
+    filing: Filing,
     /// Whether the directory has been looked through once.
     scanned: bool,
     directory_error: Option<String>,
@@ -120,6 +133,7 @@ impl Registrar {
                 () = shutdown.begun() => return Ok(()),
                 look = self.observer.next() => self.look(look).await,
                 batch = self.etcd.next_batch_coalesced() => self.changes.add(self.mirror.take(batch)),
+                () = self.filing.turn() => {}
                 () = sleep_until(again.into()) => {}
             }
             tokio::select! {
@@ -166,6 +180,13 @@ impl Registrar {
                 }
             }
             self.metrics.count(&outcome);
+            self.filing.has_news();
+            for environment in &outcome.in_force {
+                self.filing.took_effect(&self.library, environment);
+            }
+        }
+        if self.is_in_step() && self.observer.is_there() {
+            self.filing.start(&self.library, &self.mirror, &self.merged);
         }
         self.report();
     }
@@ -181,6 +202,7 @@ impl Registrar {
             if affected.is_none() {
                 self.merged = merge(&self.library, &self.mirror, &self.merged, terms);
             }
+            self.filing.takes_over(&self.library, &self.mirror, &self.merged);
             let (merged, absences, affected) = (&self.merged, &mut self.absences, affected.as_ref());
             let mut plan = plan(merged, &self.mirror, affected, absences, terms, Instant::now());
             // Files that vanish one by one may be the beginning of the end of the whole directory.
@@ -201,17 +223,19 @@ impl Registrar {
         anyhow::bail!("somebody else keeps changing the same environments")
     }
 
+    /// Whether everything that files say is in etcd, as far as it is not refused.
+    fn is_in_step(&self) -> bool {
+        self.changes.is_empty() && self.scanned && self.mirror.is_listed() && self.library.is_complete()
+    }
+
     fn report(&mut self) {
-        let entries = set_aside(&self.library, &self.merged, &self.mirror);
+        let mut entries = set_aside(&self.library, &self.merged, &self.mirror);
+        entries.extend(self.filing.set_aside());
         self.metrics.set(&self.library, &self.merged);
         if let Some(error) = &self.directory_error {
             self.status.set_aside(entries);
             self.status.update(|status| status.error = Some(error.clone()));
-        } else if self.changes.is_empty()
-            && self.scanned
-            && self.mirror.is_listed()
-            && self.library.is_complete()
-        {
+        } else if self.is_in_step() {
             self.status.applied(self.mirror.revision(), entries);
             self.readiness.set_ready();
         } else {

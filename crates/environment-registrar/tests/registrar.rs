@@ -326,7 +326,15 @@ async fn check_and_list() {
         .await
         .ok()
         .unwrap();
-    assert_eq!(serde_yaml::from_str::<serde_json::Value>(&yaml).unwrap(), json);
+    std::fs::write(world.path("listed.yaml"), &yaml).unwrap();
+    let listed = world.path("listed.yaml");
+    let check = run(&["check", listed.to_str().unwrap()]).await;
+    assert_eq!(
+        check.code,
+        Some(0),
+        "a list is an environment file: {check:?}\n{yaml}"
+    );
+    assert!(yaml.contains("version: '1.10'"), "{yaml}");
     world.etcd.put("/mayfly/environments/c", "no JSON").await.unwrap();
     let partly = run(&["list", "--etcd", &etcd]).await;
     assert_eq!((partly.code, partly.stdout), (Some(0), table));

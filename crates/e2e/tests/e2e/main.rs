@@ -6,6 +6,7 @@
 // Clippy knows of #[test] functions only; what they share is test code too.
 #![allow(clippy::unwrap_used)]
 
+mod archive;
 mod bad_files;
 mod bad_records;
 mod chain;
@@ -29,3 +30,4 @@ mod status;
 mod tool;
 mod updater;
 mod wait;
+mod write_back;

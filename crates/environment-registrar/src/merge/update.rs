@@ -10,6 +10,7 @@ use super::refusal::barred;
 use super::{Merged, Terms, file_of, stays};
 use crate::library::{Entry, Library};
 use crate::mirror::{Mirror, News};
+use crate::write_back;
 
 /// What has changed since the last merge.
 #[derive(Debug, Default)]
@@ -76,10 +77,12 @@ pub fn update(
     let mut entries: Vec<&Entry> = Vec::new();
     for file in &changes.files {
         if let Some(document) = library.get(file) {
-            if !document.is_faultless() {
-                return None;
+            if !write_back::follows(file, document, mirror, &merged.accepted) {
+                if !document.is_faultless() {
+                    return None;
+                }
+                entries.extend(&document.entries);
             }
-            entries.extend(&document.entries);
         }
         affected.extend(merged.files.get(file).into_iter().flatten().cloned());
     }

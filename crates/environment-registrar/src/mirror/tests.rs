@@ -70,8 +70,10 @@ fn whose_a_record_is() {
 fn a_key_that_we_created_is_ours_whatever_is_written_over_it() {
     let mut mirror = mirror();
     mirror.take(batch(9, vec![put("a", &record("a", "us"), 2, 2)]));
-    mirror.take(batch(10, vec![put("a", &record("a", "them"), 2, 10)]));
-    assert_eq!(owner(&mirror, "a"), Owner::Us);
+    for (revision, value) in [(10, r#"{"name":"a","prefix":"a","header":"a"}"#), (11, "no JSON")] {
+        mirror.take(batch(revision, vec![put("a", value, 2, revision)]));
+        assert_eq!(owner(&mirror, "a"), Owner::Us);
+    }
     mirror.take(batch(
         12,
         vec![
@@ -85,6 +87,24 @@ fn a_key_that_we_created_is_ours_whatever_is_written_over_it() {
         matches!(owner(&mirror, "a"), Owner::Other(_)),
         "deleted, and created by somebody else"
     );
+}
+
+#[test]
+fn a_record_that_another_registrar_has_taken_over_is_its() {
+    let mut mirror = mirror();
+    mirror.take(batch(9, vec![put("a", &record("a", "us"), 2, 2)]));
+    mirror.take(batch(10, vec![put("a", &record("a", "them"), 2, 10)]));
+    assert!(matches!(owner(&mirror, "a"), Owner::Other(_)));
+    let name = "a".parse().unwrap();
+    let ceded = mirror.ceded(&name).unwrap().clone();
+    assert_eq!(ceded.source.as_ref().unwrap().registrar.as_str(), "us");
+    // Once more it is ours when we put it.
+    mirror.published(
+        &ceded,
+        Life::beginning(Moment::of(std::time::SystemTime::now())),
+        11,
+    );
+    assert!(mirror.ours(&name).is_some() && mirror.ceded(&name).is_none());
 }
 
 #[test]
