@@ -12,8 +12,8 @@ use tracing::debug;
 use crate::store::{Entry, Guard, Lease, LeaseId, Store, StoreError, Write};
 
 /// Registers an environment if `guard` holds for its key, and gives the revision of the change; `None` when it does not
-/// hold. `before` is the lease that the key hung on; it is let go. An environment whose time is over is registered for
-/// the shortest time that etcd knows, some two seconds.
+/// hold. `before` is the lease that the key hung on; it is let go, unless something else hangs on it. An environment
+/// whose time is over is registered for the shortest time that etcd knows, some two seconds.
 ///
 /// # Errors
 /// When etcd does not answer within the limit. The record may stand there all the same.
@@ -39,11 +39,19 @@ pub async fn register(
         Err(_) => None,
     };
     if let Some(unused) = unused {
-        if let Err(error) = store.revoke(unused).await {
+        if let Err(error) = let_go(store, unused).await {
             debug!("{error}");
         }
     }
     written
+}
+
+/// Revokes a lease that holds no key: one that somebody has put by hand may hold several.
+async fn let_go(store: &Store, lease: LeaseId) -> Result<(), StoreError> {
+    if store.keys_of(lease).await?.is_empty() {
+        store.revoke(lease).await?;
+    }
+    Ok(())
 }
 
 async fn lease_for(

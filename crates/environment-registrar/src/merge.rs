@@ -122,7 +122,7 @@ impl Merged {
 
 /// Merges the library with what etcd holds; `before` is the outcome of the last merge.
 pub fn merge(library: &Library, mirror: &Mirror, before: &Merged, terms: Terms) -> Merged {
-    let last_good = last_good(library, mirror, before);
+    let last_good = last_good(library, mirror, before, terms);
     let mut pinned = BTreeMap::new();
     loop {
         let merge = Merge {
@@ -147,12 +147,13 @@ fn last_good(
     library: &Library,
     mirror: &Mirror,
     before: &Merged,
+    terms: Terms,
 ) -> BTreeMap<EnvironmentName, Arc<Environment>> {
     let mut last_good: BTreeMap<EnvironmentName, Arc<Environment>> = BTreeMap::new();
     let registered = mirror.environments().keys().filter_map(|name| mirror.ours(name));
     // What was accepted last can be newer than etcd, which may be out of reach.
     for environment in registered.chain(before.accepted.values()) {
-        if mirror.ended(environment).is_some() {
+        if refusal::barred(environment, mirror, terms.now).is_some() {
             continue;
         }
         let document = |environment: &Environment| library.get(file_of(environment)?);
@@ -160,10 +161,18 @@ fn last_good(
             document(environment).is_some_and(|it| it.is_about(&environment.name))
         };
         let older = last_good.get(&environment.name);
-        // The older version counts only where its file still means it, and that of the newer one does not.
-        if (document(environment).is_some() || stays(environment, mirror, before))
-            && (claimed(environment) || !older.is_some_and(|older| claimed(older)))
-        {
+        // The older version counts only where its file still means it, and that of the newer one does not; and where no
+        // file means it: then what is registered stays, or nothing does.
+        let is_newer = if claimed(environment) {
+            true
+        } else if older.is_some_and(|older| claimed(older)) {
+            false
+        } else if stays(&environment.name, mirror, before) {
+            older.is_none()
+        } else {
+            document(environment).is_some()
+        };
+        if is_newer {
             last_good.insert(environment.name.clone(), environment.clone());
         }
     }
@@ -171,20 +180,29 @@ fn last_good(
 }
 
 /// Whether an environment stays when no file names it, unless that is forced.
-fn stays(environment: &Environment, mirror: &Mirror, before: &Merged) -> bool {
-    let name = &environment.name;
-    // What etcd has lost, rather than somebody removed, is put again.
-    let lost = || {
-        before.unnamed.contains(name)
-            && !mirror.environments().contains_key(name)
-            && mirror.past(name).is_none()
-    };
-    (environment.protected && (mirror.ours(name).is_some() || lost())) || mirror.is_revived(name)
+fn stays(name: &EnvironmentName, mirror: &Mirror, before: &Merged) -> bool {
+    match mirror.ours(name) {
+        Some(ours) => ours.protected || mirror.is_revived(name),
+        // What etcd has lost, rather than somebody removed, is put again.
+        None => {
+            let protected = |environment: &Arc<Environment>| environment.protected;
+            before.unnamed.contains(name)
+                && before.accepted.get(name).is_some_and(protected)
+                && !mirror.environments().contains_key(name)
+                && mirror.past(name).is_none()
+        }
+    }
 }
 
 /// The file that a record of ours comes from.
 fn file_of(environment: &Environment) -> Option<&str> {
     environment.source.as_ref().map(|source| source.file.as_str())
+}
+
+/// Whether the file of a last good version is, or may be, about it.
+fn is_named(name: &EnvironmentName, good: &Environment, library: &Library) -> bool {
+    let document = file_of(good).and_then(|file| library.get(file));
+    document.is_some_and(|document| document.is_about(name))
 }
 
 /// Why a candidate can't be accepted.
@@ -214,7 +232,7 @@ impl Merge<'_> {
         }
         // What stays as it is, what is registered and changes, what moves from another file, what is new.
         let mut tiers: [Vec<(&str, &Entry)>; 4] = Default::default();
-        let mut barred: HashSet<(&str, &EnvironmentName)> = HashSet::new();
+        let mut barred: BTreeMap<(&str, &EnvironmentName), (&Entry, Cause, String)> = BTreeMap::new();
         for (file, document) in library.files() {
             if write_back::follows(file, document, self.mirror, &self.before.accepted) {
                 continue;
@@ -222,9 +240,7 @@ impl Merge<'_> {
             for entry in &document.entries {
                 let environment = &entry.environment;
                 if let Some((cause, reason)) = refusal::barred(environment, self.mirror, self.terms.now) {
-                    barred.insert((file, &environment.name));
-                    let refusal = Refusal::new(file, entry, cause, reason);
-                    self.merged.refused.push(refusal);
+                    barred.insert((file, &environment.name), (entry, cause, reason));
                     continue;
                 }
                 if self
@@ -244,44 +260,51 @@ impl Merge<'_> {
             }
         }
         let [unchanged, others @ ..] = tiers;
+        // What stays without a file is registered, and comes first; unless another file names it: then it is a candidate
+        // there.
+        let unnamed: Vec<_> = self
+            .last_good
+            .iter()
+            .filter(|(name, good)| self.may_stay(good) && !is_named(name, good, library))
+            .collect();
+        let (moved, left): (Vec<_>, Vec<_>) = unnamed.into_iter().partition(|(name, _)| {
+            let candidates = others.iter().flatten();
+            candidates
+                .clone()
+                .any(|(_, entry)| entry.environment.name == **name)
+        });
+        left.into_iter().for_each(|(name, good)| self.stay(name, good));
         for (file, entry) in unchanged {
             self.consider(file, entry)?;
         }
-        let mut unnamed = Vec::new();
         for (name, good) in self.last_good {
             let file = file_of(good).unwrap_or_default();
-            match library.get(file) {
-                Some(document) if document.entry(name).is_some() => {
-                    if barred.contains(&(file, name)) {
-                        self.keep(name);
-                    }
-                }
-                Some(document) if document.may_hold(name) => {
-                    self.keep(name);
-                }
-                _ => {
-                    if self.may_stay(good) {
-                        unnamed.push(name);
-                    }
-                }
+            let Some(document) = library.get(file) else {
+                continue;
+            };
+            let would_be_over = barred
+                .get(&(file, name))
+                .is_some_and(|(_, cause, _)| *cause == Cause::Over);
+            if would_be_over || (document.entry(name).is_none() && document.may_hold(name)) {
+                self.keep(name);
             }
         }
-        // Those that have moved to another file are candidates there, and the others come before whatever is new.
-        let named: HashSet<&EnvironmentName> = match unnamed.len() {
-            0 => HashSet::new(),
-            _ => {
-                let candidates = others.iter().flatten();
-                candidates.map(|(_, entry)| &entry.environment.name).collect()
-            }
-        };
-        let (moved, left): (Vec<_>, Vec<_>) = unnamed.into_iter().partition(|name| named.contains(*name));
-        left.into_iter().for_each(|name| self.stay(name));
         for (file, entry) in others.into_iter().flatten() {
             self.consider(file, entry)?;
         }
-        for name in moved {
+        for ((file, name), (entry, cause, reason)) in barred {
+            let refusal = match self.conflicts(&entry.environment, Some(entry)).into_iter().next() {
+                // Meanwhile the name is another file's.
+                Some(conflict) if cause == Cause::Ended && self.merged.accepted.contains_key(name) => {
+                    Refusal::new(file, entry, Cause::Rival, conflict.reason)
+                }
+                _ => Refusal::new(file, entry, cause, reason),
+            };
+            self.merged.refused.push(refusal);
+        }
+        for (name, good) in moved {
             if !self.merged.accepted.contains_key(name) {
-                self.stay(name);
+                self.stay(name, good);
             }
         }
         self.merged
@@ -307,33 +330,45 @@ impl Merge<'_> {
         Ok(self.merged)
     }
 
-    /// Accepts the last good version of an environment, unless its keys are given away.
+    /// Accepts the last good version of an environment, unless its keys are given away; then the one that is registered.
     fn keep(&mut self, name: &EnvironmentName) -> bool {
         let Some(good) = self.last_good.get(name) else {
             return false;
         };
-        let given_away = self
-            .conflicts(good, None)
-            .iter()
-            .any(|conflict| !conflict.foreign);
-        if !given_away && self.mirror.other(name).is_none() {
-            self.merged.accept(good);
+        let registered = self.mirror.ours(name);
+        let registered =
+            registered.filter(|registered| file_of(registered) == file_of(good) || self.may_stay(registered));
+        let is_free = |version: &&Arc<Environment>| {
+            let conflicts = self.conflicts(version, None);
+            conflicts.iter().all(|conflict| conflict.foreign)
+        };
+        let versions = [Some(good), registered];
+        let Some(version) = versions.into_iter().flatten().find(is_free) else {
+            // Now it waits for what it had.
+            for version in versions.into_iter().flatten() {
+                let keys = [version.prefix.to_string(), version.header.to_string()];
+                self.merged.wanted.extend(keys);
+            }
+            return false;
+        };
+        if self.mirror.other(name).is_none() {
+            self.merged.accept(version);
         }
-        !given_away
+        true
     }
 
     /// Whether an environment may stay although no file names it.
     fn may_stay(&self, good: &Environment) -> bool {
-        stays(good, self.mirror, self.before) && !(good.protected && self.terms.force)
+        let forced = self.terms.force && good.protected && !self.mirror.is_revived(&good.name);
+        !forced && stays(&good.name, self.mirror, self.before)
     }
 
     /// Lets an environment stay that no file names.
-    fn stay(&mut self, name: &EnvironmentName) {
-        let Some(good) = self.last_good.get(name) else {
-            return;
-        };
+    fn stay(&mut self, name: &EnvironmentName, good: &Environment) {
         if self.keep(name) {
             self.merged.unnamed.insert(name.clone());
+        } else if self.mirror.ours(name).is_none() {
+            return;
         }
         let refusal = Refusal::of_unnamed(name, file_of(good).unwrap_or_default(), good.protected);
         self.merged.refused.push(refusal);
@@ -368,7 +403,7 @@ impl Merge<'_> {
         let Some(refusal) = conflicts.into_iter().next().map(refusal) else {
             return Ok(());
         };
-        if own.is_some() && !registered && !self.keep(&environment.name) {
+        if own.is_some() && !self.keep(&environment.name) && !registered {
             return Err(refusal);
         }
         self.merged.refused.push(refusal);

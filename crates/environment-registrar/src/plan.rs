@@ -108,6 +108,11 @@ pub fn plan(
     let mut consider = |name| {
         if merged.accepted.contains_key(name) {
             plan.consider(name, merged, mirror, terms);
+        } else if mirror
+            .ours(name)
+            .is_some_and(|ours| ours.protected && !terms.force)
+        {
+            // Whatever the merge thinks of it: this is not for a missing file to end.
         } else if mirror.environments().get(name).is_some_and(is_ours) {
             absences.since.entry(name.clone()).or_insert(now);
         }

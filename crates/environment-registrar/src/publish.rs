@@ -26,8 +26,8 @@ pub struct Outcome {
     pub deletes: u64,
     /// What took effect, as the library has it: put, or found in etcd as it should be.
     pub in_force: Vec<Arc<Environment>>,
-    /// The environments whose time was over, and which are deleted now.
-    pub ended: Vec<EnvironmentName>,
+    /// The environments that are gone by it.
+    pub gone: Vec<EnvironmentName>,
     /// Whether somebody else had changed a record in between; the mirror knows of it now.
     pub conflict: bool,
 }
@@ -173,12 +173,13 @@ fn note(mirror: &mut Mirror, write: &Write, revision: i64, outcome: &mut Outcome
         Write::Delete(name, _) => {
             mirror.deleted(name);
             outcome.deletes += 1;
+            outcome.gone.push(name.clone());
             info!("deleted environment {name}: no file names it");
         }
         Write::End(name, _) => {
             mirror.ended_now(name);
             outcome.deletes += 1;
-            outcome.ended.push(name.clone());
+            outcome.gone.push(name.clone());
             info!("deleted environment {name}: its time is over");
         }
     }

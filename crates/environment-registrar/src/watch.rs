@@ -213,8 +213,8 @@ impl Registrar {
             }
             outcome.conflict = false;
             publish(&self.store, &mut self.mirror, plan, outcome).await?;
-            // Somebody may wait for what has ended just now.
-            self.changes.names.extend(std::mem::take(&mut outcome.ended));
+            // Somebody may wait for what is gone now.
+            self.changes.names.extend(std::mem::take(&mut outcome.gone));
             if !outcome.conflict && self.changes.is_empty() {
                 return Ok(());
             }

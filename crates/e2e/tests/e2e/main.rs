@@ -16,6 +16,7 @@ mod environment_files;
 mod extends;
 mod instances;
 mod internal;
+mod lifetimes;
 mod moving_versions;
 mod no_reload;
 mod outages;

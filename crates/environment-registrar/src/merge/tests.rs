@@ -106,6 +106,7 @@ impl Case {
         }
         for (name, _) in plan.deletes {
             self.mirror.deleted(&name);
+            self.changes.names.insert(name);
         }
         for (name, _) in plan.ends {
             self.mirror.ended_now(&name);

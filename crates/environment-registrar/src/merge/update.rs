@@ -116,10 +116,13 @@ pub fn update(
             return None;
         }
     }
-    // What is given up may be what somebody waits for, or what stays without a file.
+    // What is given up may be what somebody waits for, what stays without a file, or what another file may be about.
     let given_up = |environment: &Arc<Environment>| {
-        merged.wants(environment)
-            || (!stated.contains(&environment.name) && stays(environment, mirror, merged))
+        let name = &environment.name;
+        let document = || library.get(file_of(mirror.ours(name)?)?);
+        let stays =
+            || stays(name, mirror, merged) || document().is_some_and(|document| document.is_about(name));
+        merged.wants(environment) || (!stated.contains(name) && stays())
     };
     if changes
         .files
