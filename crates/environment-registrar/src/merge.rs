@@ -38,6 +38,9 @@ pub struct Terms {
     pub force: bool,
 }
 
+/// How often a merge looks again at what it has refused.
+const ROUNDS: usize = 8;
+
 /// The outcome of a merge.
 #[derive(Debug, Clone, Default)]
 pub struct Merged {
@@ -122,6 +125,23 @@ impl Merged {
 
 /// Merges the library with what etcd holds; `before` is the outcome of the last merge.
 pub fn merge(library: &Library, mirror: &Mirror, before: &Merged, terms: Terms) -> Merged {
+    let mut merged = once(library, mirror, before, terms);
+    // Who has lost may have what somebody else gives up only now.
+    for _ in 0..ROUNDS {
+        if merged.refused.is_empty() {
+            break;
+        }
+        let next = once(library, mirror, &merged, terms);
+        let is_settled = next.accepted == merged.accepted && next.refused == merged.refused;
+        merged = next;
+        if is_settled {
+            break;
+        }
+    }
+    merged
+}
+
+fn once(library: &Library, mirror: &Mirror, before: &Merged, terms: Terms) -> Merged {
     let last_good = last_good(library, mirror, before, terms);
     let mut pinned = BTreeMap::new();
     loop {
