@@ -85,7 +85,7 @@ impl Archive {
     /// beside the directory that is watched.
     ///
     /// # Errors
-    /// When it would lie in that directory.
+    /// When it would lie in that directory, or that in it: an environment may have the name of the directory.
     pub fn new(root: Option<&Path>, watched: &Path, keep: usize) -> anyhow::Result<Self> {
         let watched = real(watched);
         let root = match root {
@@ -93,8 +93,8 @@ impl Archive {
             None => watched.parent().unwrap_or(&watched).join("archive"),
         };
         anyhow::ensure!(
-            !root.starts_with(&watched),
-            "the archive {} lies in the directory that is watched, {}: choose another place with --archive",
+            !root.starts_with(&watched) && !watched.starts_with(&root),
+            "of the archive {} and the directory that is watched, {}, one lies in the other: choose another place with --archive",
             root.display(),
             watched.display()
         );
@@ -266,7 +266,14 @@ mod tests {
         let watched = root.path().join("envs");
         fs::create_dir(&watched).unwrap();
         std::os::unix::fs::symlink(&watched, root.path().join("link")).unwrap();
-        for inside in ["envs", "envs/archive", "link/a/b", "other/../envs/archive"] {
+        for inside in [
+            "envs",
+            "envs/archive",
+            "link/a/b",
+            "other/../envs/archive",
+            "",
+            "..",
+        ] {
             let path = root.path().join(inside);
             // What does not exist can't be followed: `other` is there by the time that it is used.
             fs::create_dir_all(root.path().join("other")).unwrap();

@@ -42,6 +42,8 @@ pub struct Filing {
     failures: BTreeMap<String, String>,
     /// What stands in the way of copies, by file.
     told: BTreeMap<String, String>,
+    /// What was moved away just now.
+    moved: Vec<Arc<Environment>>,
     /// The takeovers that went against a change in etcd, with what was taken over by then.
     conflicts: BTreeMap<EnvironmentName, Arc<Environment>>,
     retry: Option<Instant>,
@@ -59,6 +61,7 @@ impl Filing {
             running: None,
             failures: BTreeMap::new(),
             told: BTreeMap::new(),
+            moved: Vec::new(),
             conflicts: BTreeMap::new(),
             retry: None,
             backoff: Backoff::default(),
@@ -112,14 +115,15 @@ impl Filing {
         }
     }
 
-    /// Waits until [`Filing::start`] has something to do again. Safe in `select!`.
-    pub async fn turn(&mut self) {
+    /// Waits until [`Filing::start`] has something to do again; gives the files that have been moved away, which whoever looks
+    /// at the directory may not have noticed yet. Safe in `select!`.
+    pub async fn turn(&mut self) -> Vec<String> {
         match (&mut self.running, self.retry) {
             (Some(running), _) => {
                 let outcome = running.await;
                 self.running = None;
                 match outcome {
-                    Ok(outcome) => self.take(outcome),
+                    Ok(outcome) => return self.take(outcome),
                     Err(error) => {
                         error!("the work on files broke off: {error}");
                         self.news = true;
@@ -132,6 +136,7 @@ impl Filing {
             }
             (None, None) => std::future::pending().await,
         }
+        Vec::new()
     }
 
     /// Plans what is to be done and begins with it, unless something is being done.
@@ -146,6 +151,13 @@ impl Filing {
             self.conflicts
                 .retain(|name, won| accepted.get(name).is_some_and(|now| now.asks_for_the_same(won)));
             tasks.extend(planned(library, mirror, merged, self.cabinet.archive.is_on()));
+            // `mayfly keep` may have been faster than the move.
+            let alive = self.moved.drain(..).filter_map(|moved| {
+                mirror
+                    .ours(&moved.name)
+                    .filter(|ours| ours.asks_for_the_same(&moved))
+            });
+            tasks.extend(alive.cloned().map(Task::Restore));
             self.told = if self.write_back {
                 let copies = write_back::plan(library, mirror, accepted);
                 tasks.extend(copies.writes.into_iter().map(Task::Copy));
@@ -186,7 +198,8 @@ impl Filing {
         }));
     }
 
-    fn take(&mut self, outcome: Outcome) {
+    fn take(&mut self, outcome: Outcome) -> Vec<String> {
+        let mut gone = Vec::new();
         let mut failures = BTreeMap::new();
         let archive = self.cabinet.archive_key();
         let (mut reached, mut again) = (false, Vec::new());
@@ -196,8 +209,11 @@ impl Filing {
                 Ok(said) => {
                     reached |= !matches!(task, Task::Restore(_) | Task::Copy(_));
                     self.failures.remove(&key);
-                    if let Some(said) = said {
-                        info!("{said}");
+                    let Some(said) = said else { continue };
+                    info!("{said}");
+                    if let Task::MoveAway(file, environment) = task {
+                        self.moved.push(environment);
+                        gone.push(file);
                     }
                 }
                 Err(fault) => {
@@ -220,6 +236,7 @@ impl Filing {
             self.retry = Some(Instant::now() + self.backoff.next_delay());
         }
         self.failures.extend(failures);
+        gone
     }
 
     /// Keeps the contents among these for the next try, before those that took effect since; everything else is planned

@@ -133,12 +133,21 @@ impl Registrar {
                 () = shutdown.begun() => return Ok(()),
                 look = self.observer.next() => self.look(look).await,
                 batch = self.etcd.next_batch_coalesced() => self.changes.add(self.mirror.take(batch)),
-                () = self.filing.turn() => {}
+                gone = self.filing.turn() => self.forget(gone),
                 () = sleep_until(again.into()) => {}
             }
             tokio::select! {
                 () = shutdown.begun() => return Ok(()),
                 () = self.round() => {}
+            }
+        }
+    }
+
+    /// Notes that files are gone, before their environments are taken for alive again by them.
+    fn forget(&mut self, files: Vec<String>) {
+        for file in files {
+            if self.library.take(&file, None) {
+                self.changes.files.insert(file);
             }
         }
     }

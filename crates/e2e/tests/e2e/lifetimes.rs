@@ -17,11 +17,14 @@ use serde_json::{Value, json};
 /// Long enough for a registrar to do what it should not.
 const WHILE: Duration = Duration::from_millis(700);
 
+/// Without an archive the files of ended environments stay: what becomes of those is for the tests of the archive.
+const FILES_STAY: [&str; 2] = ["--archive-keep", "0"];
+
 /// A world with etcd and the registrar alone.
 async fn registrar(arguments: &[&str]) -> World {
     let mut world = World::bare(&[]).unwrap();
     world.etcd.restart().await.unwrap();
-    world.start_registrar(arguments).unwrap();
+    world.start_registrar(&[&FILES_STAY, arguments].concat()).unwrap();
     world
 }
 
@@ -105,7 +108,7 @@ async fn restart_registrar(world: &mut World) {
         .delete("/mayfly/status/environment-registrar/test")
         .await
         .unwrap();
-    world.start_registrar(&[]).unwrap();
+    world.start_registrar(&FILES_STAY).unwrap();
     eventually(SOON, "the registrar is ready", async || -> Result<()> {
         ensure!(world.status("environment-registrar").await?["ready"] == true);
         Ok(())
