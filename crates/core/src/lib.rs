@@ -8,11 +8,13 @@
 
 pub mod address;
 pub mod environment_file;
+pub mod explain;
 pub mod index;
 pub mod keys;
 pub mod lifetime;
 pub mod lint;
 pub mod names;
+pub mod nearest;
 pub mod records;
 pub mod routing;
 pub mod upstream;

@@ -5,13 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::address::Address;
+use crate::index::EXTENDS_LIMIT;
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, RoutePath, ServiceName};
 use crate::records::{InstanceState, Protocol, Weight};
+use crate::upstream::{Upstream, UpstreamHost};
 use crate::version::{BackendId, Selector};
 
 /// A lookup table of the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
+    /// `<service>@<version>` -> the Host that its servers expect, for those that are not reached by the name of the
+    /// service: services outside.
+    Hosts,
     /// `<environment>/<service>` -> `<service>@<version>`.
     Versions,
     /// Environment -> the environment that it extends.
@@ -28,7 +33,8 @@ pub enum Table {
 impl Table {
     /// All tables, each after those that its values lead to: who adds rows in this order and removes them in the
     /// opposite one never leaves a row that leads nowhere.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::Hosts,
         Self::Versions,
         Self::Parents,
         Self::Routes,
@@ -39,6 +45,7 @@ impl Table {
     /// Its name, as in the name of its map file.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Hosts => "hosts",
             Self::Versions => "versions",
             Self::Parents => "parents",
             Self::Routes => "routes",
@@ -63,6 +70,13 @@ pub struct RowKey {
 }
 
 impl RowKey {
+    pub(crate) fn host(backend: &BackendId) -> Self {
+        Self {
+            table: Table::Hosts,
+            text: backend.to_string(),
+        }
+    }
+
     /// The table.
     pub fn table(&self) -> Table {
         self.table
@@ -88,6 +102,13 @@ impl Row {
         Self {
             key: RowKey { table, text: key },
             value,
+        }
+    }
+
+    pub(crate) fn host(backend: &BackendId, upstream: &Upstream) -> Self {
+        Self {
+            key: RowKey::host(backend),
+            value: upstream.authority(),
         }
     }
 
@@ -136,12 +157,14 @@ impl Row {
 }
 
 /// Names a server within a backend. Another address or protocol is another server: neither can be changed in place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerId {
     /// Where it listens.
     pub address: Address,
     /// What it speaks.
     pub protocol: Protocol,
+    /// For a server behind TLS, the host that its certificate has to be made out to.
+    pub tls: Option<UpstreamHost>,
 }
 
 /// What can change about a server while it runs.
@@ -161,8 +184,8 @@ pub type Servers = BTreeMap<ServerId, ServerState>;
 pub struct Routing {
     rows: BTreeMap<RowKey, String>,
     backends: BTreeMap<BackendId, Servers>,
-    /// How many rows of `versions` lead to a backend.
-    named: BTreeMap<BackendId, usize>,
+    /// Who chooses a backend.
+    named: BTreeMap<BackendId, BTreeSet<EnvironmentName>>,
 }
 
 impl Routing {
@@ -203,6 +226,42 @@ impl Routing {
         self.named.contains_key(backend)
     }
 
+    /// The environments that choose the backend themselves.
+    pub fn choosers(&self, backend: &BackendId) -> impl Iterator<Item = &EnvironmentName> {
+        self.named.get(backend).into_iter().flatten()
+    }
+
+    /// What a table leads to from a key, as the router looks it up.
+    pub fn look_up(&self, table: Table, key: &str) -> Option<&str> {
+        self.row(&RowKey {
+            table,
+            text: key.to_owned(),
+        })
+    }
+
+    /// The rows of a table whose keys begin so, in their order.
+    pub fn beginning<'a>(
+        &'a self,
+        table: Table,
+        text: &str,
+    ) -> impl Iterator<Item = (&'a RowKey, &'a str)> + use<'a> {
+        let start = RowKey {
+            table,
+            text: text.to_owned(),
+        };
+        let end = start.clone();
+        self.rows
+            .range(start..)
+            .take_while(move |(key, _)| key.table == table && key.text.starts_with(&end.text))
+            .map(|(key, value)| (key, value.as_str()))
+    }
+
+    /// An environment and those that it extends, the nearest first, as the router follows them.
+    pub fn chain<'a>(&'a self, environment: &'a str) -> impl Iterator<Item = &'a str> {
+        let parent = |name: &&'a str| self.look_up(Table::Parents, name);
+        std::iter::successors(Some(environment), parent).take(EXTENDS_LIMIT + 1)
+    }
+
     pub(crate) fn set_row(&mut self, row: Row, touched: &mut Touched) {
         if self.rows.get(&row.key) != Some(&row.value) {
             touched.rows.insert(row.key.clone());
@@ -228,14 +287,22 @@ impl Routing {
         }
     }
 
-    pub(crate) fn name_backend(&mut self, backend: &BackendId) {
-        *self.named.entry(backend.clone()).or_default() += 1;
+    pub(crate) fn name_backend(&mut self, backend: &BackendId, environment: &EnvironmentName) {
+        self.named
+            .entry(backend.clone())
+            .or_default()
+            .insert(environment.clone());
     }
 
-    pub(crate) fn unname_backend(&mut self, backend: &BackendId, touched: &mut Touched) {
-        if let Some(count) = self.named.get_mut(backend) {
-            *count -= 1;
-            if *count == 0 {
+    pub(crate) fn unname_backend(
+        &mut self,
+        backend: &BackendId,
+        environment: &EnvironmentName,
+        touched: &mut Touched,
+    ) {
+        if let Some(choosers) = self.named.get_mut(backend) {
+            choosers.remove(environment);
+            if choosers.is_empty() {
                 self.named.remove(backend);
                 touched.backends.insert(backend.clone());
             }

@@ -23,8 +23,13 @@ An environment file:
       route: /api           # optional: the public path that leads here
 
 Also optional: prefix (default www-<name>), header (default <name>), description,
-and expires (8h, or 2030-01-31T18:00:00Z), which is checked and recorded: nothing
-removes an environment yet when that time has come.";
+and how long it lives:
+  expires: 8h               # from its first registration; or 2030-01-31T18:00:00Z
+  idle: 2h                  # it ends when no request came for so long
+  protected: true           # it never ends, nor with its file
+
+What has ended does not come back because its file is still there: change the file,
+or `mayfly keep temp-1 8h`.";
 
 /// Keeps the environments of etcd in step with a directory of YAML files
 #[derive(Debug, Parser)]
@@ -46,6 +51,9 @@ pub enum Command {
     /// A file that breaks a rule is reported, and the last good version of its environments stays; the other files are
     /// not affected. Environments that another registrar (another --node) has registered are left alone, so keep the
     /// node's name when you move this registrar to another machine or container.
+    ///
+    /// An environment goes with its file, unless it is protected. One that has expired, was not used for too long, or was
+    /// removed through etcd is reported, and registered again only when its file asks for something else.
     Watch(WatchOptions),
     /// Check files without etcd: one line for each fault, exit code 1 if there is one
     Check {
@@ -80,6 +88,10 @@ pub struct WatchOptions {
     /// How long an environment that no file names any more stays: a save by delete and create makes no gap
     #[arg(long, env = "MAYFLY_GRACE", value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub grace: Duration,
+
+    /// Delete protected environments too when no file names them any more; else they stay and are reported
+    #[arg(long, env = "MAYFLY_FORCE")]
+    pub force: bool,
 
     /// Look through the whole directory this often even without an event
     #[arg(long, env = "MAYFLY_RESCAN", value_name = "TIME", default_value = "30s", value_parser = interval)]

@@ -1,7 +1,7 @@
 //! The command `watch`: runs the chain whenever the directory or etcd has changed.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mayfly_core::keys::Daemon;
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::args::WatchOptions;
 use crate::library::Library;
-use crate::merge::{Changes, Merged, merge, update};
+use crate::merge::{Changes, Merged, Terms, merge, update};
 use crate::mirror::Mirror;
 use crate::observe::{Look, Observer};
 use crate::plan::{Absences, plan};
@@ -50,11 +50,7 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
         env!("CARGO_PKG_VERSION"),
         &store,
     );
-    let etcd = watch::watch(
-        &store,
-        store.keyspace().environments(),
-        EtcdWatchOptions::default(),
-    );
+    let etcd = watch::watch(&store, store.keyspace().registry(), EtcdWatchOptions::default());
     CommonMetrics::register_watch(&mut registry, &etcd.metrics());
     let metrics = Metrics::register(&mut registry);
     let advertiser = Advertiser::start(&tasks, &store, STATUS_TTL);
@@ -74,6 +70,7 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
         mirror: Mirror::new(store.keyspace().clone(), node),
         merged: Merged::default(),
         absences: Absences::new(options.grace),
+        force: options.force,
         scanned: false,
         directory_error: None,
         changes: Changes::default(),
@@ -97,6 +94,8 @@ struct Registrar {
     mirror: Mirror,
     merged: Merged,
     absences: Absences,
+    /// Whether protected environments are deleted with their files too.
+    force: bool,
     /// Whether the directory has been looked through once.
     scanned: bool,
     directory_error: Option<String>,
@@ -174,12 +173,16 @@ impl Registrar {
     async fn write(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
         for _ in 0..TRIES {
             let changes = std::mem::take(&mut self.changes);
-            let affected = update(&mut self.merged, &self.library, &self.mirror, &changes);
+            let terms = Terms {
+                now: SystemTime::now(),
+                force: self.force,
+            };
+            let affected = update(&mut self.merged, &self.library, &self.mirror, &changes, terms);
             if affected.is_none() {
-                self.merged = merge(&self.library, &self.mirror, &self.merged);
+                self.merged = merge(&self.library, &self.mirror, &self.merged, terms);
             }
-            let (merged, absences) = (&self.merged, &mut self.absences);
-            let mut plan = plan(merged, &self.mirror, affected.as_ref(), absences, Instant::now());
+            let (merged, absences, affected) = (&self.merged, &mut self.absences, affected.as_ref());
+            let mut plan = plan(merged, &self.mirror, affected, absences, terms, Instant::now());
             // Files that vanish one by one may be the beginning of the end of the whole directory.
             self.again = plan.again;
             if !plan.deletes.is_empty() && !self.observer.is_there() {
@@ -188,10 +191,12 @@ impl Registrar {
             }
             outcome.conflict = false;
             publish(&self.store, &mut self.mirror, plan, outcome).await?;
-            if !outcome.conflict {
+            // Somebody may wait for what is gone now.
+            self.changes.names.extend(std::mem::take(&mut outcome.gone));
+            if !outcome.conflict && self.changes.is_empty() {
                 return Ok(());
             }
-            self.changes.all = true;
+            self.changes.all |= outcome.conflict;
         }
         anyhow::bail!("somebody else keeps changing the same environments")
     }

@@ -197,8 +197,6 @@ async fn two_registrars_do_not_overwrite_each_other() {
 async fn what_is_changed_by_hand_or_lost_is_published_again() {
     let mut world = World::started(&[("a.yaml", &environment("a", "1")), ("b.yaml", "name: b")]).await;
     world.until(&["a:1", "b"]).await;
-    world.store.delete(&World::key("a")).await.unwrap();
-    world.until(&["a:1", "b"]).await;
     for value in [
         "no JSON",
         r#"{"name":"a","prefix":"p","header":"h"}"#,
@@ -207,7 +205,11 @@ async fn what_is_changed_by_hand_or_lost_is_published_again() {
         world.etcd.put("/mayfly/environments/a", value).await.unwrap();
         world.until(&["a:1", "b"]).await;
     }
-    world.etcd.delete_all("/mayfly/environments/").await.unwrap();
+    world
+        .store
+        .delete_all(&world.store.keyspace().registry())
+        .await
+        .unwrap();
     world.until(&["a:1", "b"]).await;
     world.etcd.restart_emptied().await.unwrap();
     world.until(&["a:1", "b"]).await;

@@ -8,7 +8,8 @@ pub mod reload;
 use std::collections::BTreeSet;
 
 use anyhow::Context as _;
-use mayfly_core::index::Index;
+use mayfly_core::explain;
+use mayfly_core::index::{Index, Shortage};
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::routing::Touched;
 use mayfly_core::version::BackendId;
@@ -60,7 +61,11 @@ pub struct Engine {
     waiting: BTreeSet<BackendId>,
     /// Servers that wait for the end of their connections.
     leaving: BTreeSet<(Slot, ServerName)>,
+    /// Servers behind TLS that HAProxy cannot have, since it has not loaded the authorities.
+    untrusted: BTreeSet<(Slot, ServerName)>,
     refusal: Option<Refusal>,
+    /// What the processes had noted of uses that a reload has replaced.
+    uses: BTreeSet<EnvironmentName>,
     /// HAProxy's version, once it has answered.
     version: Option<String>,
     /// How many states were made for the disk.
@@ -84,7 +89,9 @@ impl Engine {
             told: false,
             waiting: BTreeSet::new(),
             leaving: BTreeSet::new(),
+            untrusted: BTreeSet::new(),
             refusal: None,
+            uses: BTreeSet::new(),
             version: None,
             states: 0,
             stale: Stale::all(),
@@ -98,6 +105,7 @@ impl Engine {
             routing: self.index.routing(),
             pool: &self.pool,
             default_environment,
+            ca_file: &self.parts.renderer.settings().ca_file,
         }
     }
 
@@ -130,6 +138,39 @@ impl Engine {
         self.waiting.len()
     }
 
+    /// What is wrong with the authorities, if servers behind TLS are left out for want of them.
+    pub fn distrust(&self) -> Option<String> {
+        let count = self.untrusted.len();
+        let ca_file = &self.parts.renderer.settings().ca_file;
+        (count > 0).then(|| {
+            let next = match ca_file.path() {
+                Some(_) => "does the configuration load it (see `haproxy-updater template`)?",
+                None => "install ca-certificates where HAProxy runs and restart HAProxy, or give --ca-file",
+            };
+            format!("{count} servers behind TLS are left out: haproxy has not loaded {ca_file}; {next}")
+        })
+    }
+
+    /// What the environments lack, with the first `most` services; the numbers follow.
+    pub fn missing(&self, most: usize) -> Shortage {
+        let missing = self.index.shortage(most);
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let metrics = &self.parts.metrics;
+        metrics.incomplete_environments.set(number(missing.environments));
+        metrics.missing_services.set(number(missing.services));
+        missing
+    }
+
+    /// The settings that decide where a request goes, for whoever explains it.
+    pub fn settings(&self) -> explain::Settings {
+        let settings = self.parts.renderer.settings();
+        explain::Settings {
+            domain: settings.domain.clone(),
+            default_environment: settings.default_environment.clone(),
+            allow_header_at_edge: settings.allow_header_at_edge,
+        }
+    }
+
     /// The shared directory.
     pub fn files(&self) -> &Files {
         &self.parts.files
@@ -160,6 +201,27 @@ impl Engine {
             self.known = false;
         }
         result
+    }
+
+    /// The environments that requests came for since they were last forgotten, those included that a process had noted
+    /// before it was replaced by a reload. `None` when the template lets nobody know.
+    ///
+    /// # Errors
+    /// When HAProxy is away or cannot be understood.
+    pub async fn uses(&mut self) -> Result<Option<BTreeSet<EnvironmentName>>, Trouble> {
+        let Some(mut uses) = self.parts.runtime.uses().await? else {
+            return Ok(None);
+        };
+        uses.append(&mut self.uses);
+        Ok(Some(uses))
+    }
+
+    /// Forgets that requests came for these environments.
+    ///
+    /// # Errors
+    /// When HAProxy is away.
+    pub async fn forget_uses(&self, names: &BTreeSet<EnvironmentName>) -> Result<(), Trouble> {
+        self.parts.runtime.forget_uses(names).await
     }
 
     /// Looks whether HAProxy is still the process that this engine has brought in step; else everything is in doubt.
@@ -236,6 +298,7 @@ impl Engine {
             self.stale = Stale::all();
         }
         self.leaving.clear();
+        self.untrusted.clear();
         self.carry_out(plan).await?;
         if !self.parts.runtime.knows(&self.parts.token).await? {
             self.parts.runtime.tell(&self.parts.token).await?;
@@ -276,6 +339,12 @@ impl Engine {
         self.parts.runtime.run(&plan.commands, &mut self.actual).await?;
         self.leaving.retain(|(slot, _)| !plan.slots.contains(slot));
         self.leaving.extend(plan.leaving);
+        let distrust = self.distrust();
+        self.untrusted.retain(|(slot, _)| !plan.slots.contains(slot));
+        self.untrusted.extend(plan.untrusted);
+        if let Some(text) = self.distrust().filter(|text| distrust.as_ref() != Some(text)) {
+            warn!("{text}");
+        }
         self.parts.metrics.servers_leaving.set(self.leaving.len() as i64);
         self.touched = Touched::default();
         Ok(())
@@ -307,7 +376,10 @@ impl Engine {
     }
 
     fn next_state(&mut self) -> anyhow::Result<Version> {
-        let texts = files::texts(&self.parts.renderer, &self.wanted(), &self.stale)?;
+        // HAProxy starts without the authorities of the system, but not with a server that asks for them.
+        let ca_file = &self.parts.renderer.settings().ca_file;
+        let tls = ca_file.path().is_some() || self.actual.ca_files.contains(ca_file.as_str());
+        let texts = files::texts(&self.parts.renderer, &self.wanted(), &self.stale, tls)?;
         self.stale = Stale::default();
         self.states += 1;
         Ok(Version {

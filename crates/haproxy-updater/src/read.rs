@@ -1,7 +1,7 @@
 //! Reads HAProxy's answers: pure functions from the text of `show info`, `show map`, `show servers state` and
 //! `show servers conn` to what Mayfly knows. Columns are found by their names, since versions add some.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, bail};
 
@@ -70,6 +70,14 @@ pub fn map(answer: &str) -> anyhow::Result<MapRows> {
         }
     }
     Ok(map)
+}
+
+/// Reads the answer to `show ssl ca-file`: the names of the files that are loaded. An HAProxy without TLS does not know
+/// the command, and has none.
+pub fn ca_files(answer: &str) -> BTreeSet<String> {
+    let lines = answer.lines().filter(|line| line.ends_with(" certificate(s)"));
+    let names = lines.filter_map(|line| line.rsplit_once(" - ").map(|(name, _)| name.to_owned()));
+    names.collect()
 }
 
 /// Reads the answer to `show servers state`: the servers of the slots. Servers of other backends, and servers with
@@ -226,6 +234,16 @@ mod tests {
             }
         );
         assert!(info("Unknown command").is_err());
+    }
+
+    #[test]
+    fn authorities_that_are_loaded() {
+        let answer = "# transaction\n*/a.pem - 1 certificate(s)\n# filename\n@system-ca - 145 certificate(s)\n/a - b.pem - 2 certificate(s)\n\n";
+        assert_eq!(
+            ca_files(answer).into_iter().collect::<Vec<_>>(),
+            ["*/a.pem", "/a - b.pem", "@system-ca"]
+        );
+        assert!(ca_files("Unknown command: 'ssl', but maybe...\n").is_empty());
     }
 
     #[test]

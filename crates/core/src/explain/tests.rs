@@ -1,0 +1,129 @@
+//! What explain says; that it is what HAProxy does, haproxy-updater's tests show.
+
+use super::*;
+
+fn index() -> Index {
+    let mut index = Index::default();
+    for (at, (key, value)) in [
+        ("backends/web/1.2.0/a", r#"{"address": "10.0.0.1:80"}"#),
+        ("backends/web/1.2.0/b", r#"{"address": "10.0.0.2:80", "state": "draining"}"#),
+        (
+            "environments/prod",
+            r#"{"name": "prod", "prefix": "www", "header": "p", "services": [
+                {"name": "web", "version": "^1", "routes": ["/"]}, {"name": "api", "version": "2", "routes": ["/api"]}]}"#,
+        ),
+        ("environments/qa", r#"{"name": "qa", "prefix": "www-qa", "header": "qa", "extends": "prod"}"#),
+        ("environments/late", r#"{"name": "late", "prefix": "www", "header": "late"}"#),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        index.put(&format!("/mayfly/{key}"), value.as_bytes(), at as i64);
+    }
+    index.resolve();
+    index
+}
+
+/// The steps as lines, and the answer.
+fn check(side: Side, host: &str, path: &str, value: Option<&str>, expected: &str) {
+    let request = Request {
+        side,
+        host: host.to_owned(),
+        path: path.to_owned(),
+        value: value.map(str::to_owned),
+    };
+    let settings = Settings {
+        domain: "service".parse().unwrap(),
+        default_environment: None,
+        allow_header_at_edge: false,
+    };
+    let explanation = index().explain(&settings, &request);
+    let mut lines: Vec<String> = Vec::new();
+    for Step {
+        step,
+        key,
+        found,
+        note,
+    } in explanation.steps
+    {
+        let note = note.map(|note| format!(" ({note})")).unwrap_or_default();
+        lines.push(format!(
+            "{step} {key}: {}{note}",
+            found.unwrap_or_else(|| "-".to_owned())
+        ));
+    }
+    lines.push(match explanation.answer {
+        Answer::Backend {
+            backend,
+            origin,
+            servers,
+            ..
+        } => format!("{backend}, {origin}, {servers:?}"),
+        Answer::Router { text, .. } => text,
+    });
+    let expected: Vec<&str> = expected.lines().map(str::trim).collect();
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_request_that_is_answered() {
+    check(
+        Side::Edge,
+        "WWW-QA.example.com:80",
+        "/apiary",
+        None,
+        "host www-qa.example.com: www-qa (its first label decides)
+         prefix www-qa: x-mayfly qa
+         environment qa: qa
+         parents qa: prod
+         route /apiary: / leads to web (inherited from prod)
+         version web: web@1.2.0 (inherited from prod; chosen by ^1)
+         instances web@1.2.0: 10.0.0.1:80 (10.0.0.2:80 is draining)
+         web@1.2.0, inherited from prod, [\"10.0.0.1:80\"]",
+    );
+}
+
+#[test]
+fn requests_that_fail_say_where_and_why() {
+    check(
+        Side::Edge,
+        "ww-qa.example.com",
+        "/",
+        None,
+        "host ww-qa.example.com: ww-qa (its first label decides)
+         prefix ww-qa: - (did you mean www-qa?)
+         404: no environment answers for the host ww-qa.example.com; the first label of the host must be the prefix of an environment.",
+    );
+    check(
+        Side::Internal,
+        "web.service",
+        "/",
+        Some("late"),
+        "x-mayfly late: late
+         environment late: - (environment late is set aside: prefix www belongs to environment prod, which was registered first; choose another)
+         404: no environment has the x-mayfly value late.",
+    );
+    check(
+        Side::Internal,
+        "api.service",
+        "/",
+        Some("p"),
+        "x-mayfly p: p
+         environment p: prod
+         service api.service: api
+         version api: api@2 (own)
+         instances api@2: - (no instance of api@2 is live)
+         503: no instance of api@2 answers (environment prod, service api, version 2).",
+    );
+    check(
+        Side::Internal,
+        "wep.service",
+        "/",
+        Some("p"),
+        "x-mayfly p: p
+         environment p: prod
+         service wep.service: wep
+         version wep: - (did you mean web?)
+         404: the environment prod has no service wep, nor has an environment that it extends.",
+    );
+}

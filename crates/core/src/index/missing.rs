@@ -1,0 +1,350 @@
+//! Which environments lack live instances. Kept with each change from the rows and backends that it touched, so that a
+//! router can say it of all environments at any time: nobody goes through all of them.
+//!
+//! A *shortage* is a service that an environment chooses itself and that has too few instances. An environment is
+//! incomplete when it has one, or inherits one that it does not override.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::Index;
+use crate::names::{EnvironmentName, ServiceName};
+use crate::records::InstanceState;
+use crate::routing::{Routing, RowKey, Table, Touched};
+use crate::version::BackendId;
+
+/// An environment and the service that it chooses and that has too few instances.
+type Place = (EnvironmentName, ServiceName);
+
+/// What is missing in all environments.
+#[derive(Debug)]
+pub struct Missing {
+    /// How many instances a service has to have.
+    least: usize,
+    /// Backends that are chosen and have fewer.
+    short: BTreeSet<BackendId>,
+    shortages: BTreeSet<Place>,
+    /// The shortages of each incomplete environment, inherited ones too.
+    incomplete: BTreeMap<EnvironmentName, BTreeSet<Place>>,
+    /// How many environments inherit a shortage.
+    heirs: BTreeMap<Place, usize>,
+    parents: BTreeMap<EnvironmentName, EnvironmentName>,
+    children: BTreeMap<EnvironmentName, BTreeSet<EnvironmentName>>,
+}
+
+impl Default for Missing {
+    fn default() -> Self {
+        Self {
+            least: 1,
+            short: BTreeSet::new(),
+            shortages: BTreeSet::new(),
+            incomplete: BTreeMap::new(),
+            heirs: BTreeMap::new(),
+            parents: BTreeMap::new(),
+            children: BTreeMap::new(),
+        }
+    }
+}
+
+/// What is missing, for a record that must not become long.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Shortage {
+    /// How many environments are incomplete, those that inherit a shortage too.
+    pub environments: usize,
+    /// How many services have too few instances, each counted where it is chosen.
+    pub services: usize,
+    /// The first of these services.
+    pub first: Vec<MissingService>,
+}
+
+/// A service that an environment chooses and that has too few instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MissingService {
+    /// The environment that chooses it.
+    pub environment: EnvironmentName,
+    /// The service.
+    pub service: ServiceName,
+    /// The version that is chosen, or the selector that nothing fits.
+    pub version: String,
+    /// How many instances take requests.
+    pub live: usize,
+    /// What is missing, in words.
+    pub reason: String,
+    /// How many environments inherit it from there, and are incomplete for that reason too.
+    pub inherited_by: usize,
+}
+
+impl Missing {
+    /// Takes in what a change has touched.
+    pub(super) fn refresh(&mut self, routing: &Routing, touched: &Touched) {
+        let mut stale = BTreeSet::new();
+        for key in touched.rows.iter().filter(|key| key.table() == Table::Parents) {
+            self.take_parent(routing, key, &mut stale);
+        }
+        let mut places: BTreeSet<Place> = touched.rows.iter().filter_map(place_of).collect();
+        let rows = places.clone();
+        for backend in &touched.backends {
+            let short = routing.is_named(backend) && self.is_short(routing, backend);
+            if self.note_short(backend, short) {
+                let choosers = routing.choosers(backend).cloned();
+                places.extend(choosers.map(|environment| (environment, backend.service.clone())));
+            }
+        }
+        for place in places {
+            let short = self.evaluate(routing, &place);
+            let changed = if short {
+                self.shortages.insert(place.clone())
+            } else {
+                self.shortages.remove(&place)
+            };
+            let (environment, service) = place;
+            if changed
+                || (rows.contains(&(environment.clone(), service.clone()))
+                    && self.hides(routing, &environment, service))
+            {
+                self.add_with_descendants(environment, &mut stale);
+            }
+        }
+        for environment in stale {
+            self.settle(routing, environment);
+        }
+    }
+
+    fn take_parent(&mut self, routing: &Routing, key: &RowKey, stale: &mut BTreeSet<EnvironmentName>) {
+        // Rows are made of names, so this always holds.
+        let Ok(child) = key.as_str().parse::<EnvironmentName>() else {
+            return;
+        };
+        self.add_with_descendants(child.clone(), stale);
+        let parent = routing
+            .row(key)
+            .and_then(|parent| parent.parse::<EnvironmentName>().ok());
+        let old = match &parent {
+            Some(parent) => self.parents.insert(child.clone(), parent.clone()),
+            None => self.parents.remove(&child),
+        };
+        if let Some(old) = old {
+            super::remove_from(&mut self.children, &old, &child);
+        }
+        if let Some(parent) = parent {
+            self.children.entry(parent).or_default().insert(child);
+        }
+    }
+
+    /// Notes whether a backend that is chosen is short of instances; says whether that is new.
+    fn note_short(&mut self, backend: &BackendId, short: bool) -> bool {
+        if short {
+            self.short.insert(backend.clone())
+        } else {
+            self.short.remove(backend)
+        }
+    }
+
+    /// Whether the environment chooses the service itself and it has too few instances.
+    fn evaluate(&mut self, routing: &Routing, (environment, service): &Place) -> bool {
+        let Some(value) = routing.look_up(Table::Versions, &format!("{environment}/{service}")) else {
+            return false;
+        };
+        // A range that nothing fits is no backend.
+        let Ok(backend) = value.parse::<BackendId>() else {
+            return true;
+        };
+        let short = self.is_short(routing, &backend);
+        self.note_short(&backend, short);
+        short
+    }
+
+    fn is_short(&self, routing: &Routing, backend: &BackendId) -> bool {
+        // What runs outside is taken to be there.
+        backend.version.upstream().is_none() && count(routing, backend).live < self.least
+    }
+
+    /// Whether a row of the environment that came or went can hide or show a shortage of one that it extends.
+    fn hides(&self, routing: &Routing, environment: &EnvironmentName, service: ServiceName) -> bool {
+        let above: Vec<EnvironmentName> = names(routing, environment).skip(1).collect();
+        let mut place = (environment.clone(), service);
+        above.into_iter().any(|ancestor| {
+            place.0 = ancestor;
+            self.shortages.contains(&place)
+        })
+    }
+
+    fn add_with_descendants(&self, environment: EnvironmentName, stale: &mut BTreeSet<EnvironmentName>) {
+        let mut level = vec![environment];
+        for _ in 0..=super::EXTENDS_LIMIT {
+            let below = level.iter().filter_map(|name| self.children.get(name)).flatten();
+            let next = below.cloned().collect();
+            stale.extend(std::mem::replace(&mut level, next));
+        }
+    }
+
+    /// Finds the shortages of one environment anew.
+    fn settle(&mut self, routing: &Routing, environment: EnvironmentName) {
+        let new = self.shortages_of(routing, &environment);
+        let old = if new.is_empty() {
+            self.incomplete.remove(&environment)
+        } else {
+            self.incomplete.insert(environment.clone(), new.clone())
+        };
+        let old = old.unwrap_or_default();
+        for place in old.difference(&new).filter(|place| place.0 != environment) {
+            if let Some(heirs) = self.heirs.get_mut(place) {
+                *heirs -= 1;
+                if *heirs == 0 {
+                    self.heirs.remove(place);
+                }
+            }
+        }
+        for place in new.difference(&old).filter(|place| place.0 != environment) {
+            *self.heirs.entry(place.clone()).or_default() += 1;
+        }
+    }
+
+    fn shortages_of(&self, routing: &Routing, environment: &EnvironmentName) -> BTreeSet<Place> {
+        let mut found = BTreeSet::new();
+        let mut nearer: Vec<EnvironmentName> = Vec::new();
+        for origin in names(routing, environment) {
+            for service in self.services_of(&origin) {
+                let row =
+                    |name: &EnvironmentName| routing.look_up(Table::Versions, &format!("{name}/{service}"));
+                if nearer.iter().all(|name| row(name).is_none()) {
+                    found.insert((origin.clone(), service.clone()));
+                }
+            }
+            nearer.push(origin);
+        }
+        found
+    }
+
+    /// The services that an environment chooses and that have too few instances.
+    fn services_of(&self, environment: &EnvironmentName) -> impl Iterator<Item = &ServiceName> {
+        // No service's name sorts before this one.
+        let first: Option<ServiceName> = "0".parse().ok();
+        let places = first.map(|first| self.shortages.range((environment.clone(), first)..));
+        let environment = environment.clone();
+        places
+            .into_iter()
+            .flatten()
+            .take_while(move |place| place.0 == environment)
+            .map(|(_, service)| service)
+    }
+}
+
+impl Index {
+    /// The index, with so many instances demanded of each service where one was.
+    #[must_use]
+    pub fn with_least_instances(mut self, least: usize) -> Self {
+        self.missing.least = least;
+        self
+    }
+
+    /// What is missing, with the first `most` services, as of the last [`Index::resolve`].
+    pub fn shortage(&self, most: usize) -> Shortage {
+        let missing = &self.missing;
+        let first = missing.shortages.iter().take(most);
+        Shortage {
+            environments: missing.incomplete.len(),
+            services: missing.shortages.len(),
+            first: first.filter_map(|place| self.missing_service(place)).collect(),
+        }
+    }
+
+    /// What is missing in one environment, own services first in the order of their names, then inherited ones.
+    pub fn missing_in(&self, environment: &EnvironmentName) -> Vec<MissingService> {
+        let places = self.missing.incomplete.get(environment).into_iter().flatten();
+        let mut all: Vec<MissingService> = places.filter_map(|place| self.missing_service(place)).collect();
+        all.sort_by_key(|missing| missing.environment != *environment);
+        all
+    }
+
+    fn missing_service(&self, place: &Place) -> Option<MissingService> {
+        let (environment, service) = place;
+        let value = self
+            .routing
+            .look_up(Table::Versions, &format!("{environment}/{service}"))?;
+        let (live, reason) = self.lack(service, value)?;
+        Some(MissingService {
+            environment: environment.clone(),
+            service: service.clone(),
+            version: value
+                .split_once('@')
+                .map_or(value, |(_, version)| version)
+                .to_owned(),
+            live,
+            reason,
+            inherited_by: self.missing.heirs.get(place).copied().unwrap_or_default(),
+        })
+    }
+
+    /// How many instances a value of `versions` has, and what it lacks in words; `None` when it lacks nothing.
+    pub(crate) fn lack(&self, service: &ServiceName, value: &str) -> Option<(usize, String)> {
+        let Ok(backend) = value.parse::<BackendId>() else {
+            let range = value.split_once('@').map_or(value, |(_, range)| range);
+            return Some((0, format!("no live version of {service} fits {range}")));
+        };
+        if !self.missing.is_short(&self.routing, &backend) {
+            return None;
+        }
+        let Count { live, draining } = count(&self.routing, &backend);
+        let mut reason = match live {
+            0 if backend.version.as_str() == "latest" && draining == 0 => {
+                format!("no version of {service} has a live instance")
+            }
+            0 => format!("no instance of {backend} is live"),
+            live => format!(
+                "{backend} has {live} of at least {} live instances",
+                self.missing.least
+            ),
+        };
+        if draining > 0 {
+            reason += &format!(" ({draining} draining)");
+        }
+        Some((live, reason))
+    }
+}
+
+/// Instances of a backend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Count {
+    /// Those that take requests.
+    pub live: usize,
+    /// Those that finish what they have.
+    pub draining: usize,
+}
+
+/// Counts the servers of a backend. One of weight 0 gets no request.
+pub(super) fn count(routing: &Routing, backend: &BackendId) -> Count {
+    let mut count = Count::default();
+    for server in routing
+        .servers(backend)
+        .into_iter()
+        .flatten()
+        .map(|(_, server)| server)
+    {
+        match server.state {
+            InstanceState::Up if u16::from(server.weight) > 0 => count.live += 1,
+            InstanceState::Up => {}
+            InstanceState::Draining => count.draining += 1,
+        }
+    }
+    count
+}
+
+/// An environment and those that it extends, the nearest first.
+fn names(routing: &Routing, environment: &EnvironmentName) -> impl Iterator<Item = EnvironmentName> {
+    // Rows are made of names, so each parses.
+    let chain = routing
+        .chain(environment.as_str())
+        .filter_map(|name| name.parse().ok());
+    chain.collect::<Vec<_>>().into_iter()
+}
+
+/// The place that a row of `versions` is about.
+fn place_of(key: &RowKey) -> Option<Place> {
+    if key.table() != Table::Versions {
+        return None;
+    }
+    let (environment, service) = key.as_str().split_once('/')?;
+    Some((environment.parse().ok()?, service.parse().ok()?))
+}

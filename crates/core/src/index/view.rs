@@ -1,0 +1,167 @@
+//! What one environment resolves to, for people: every service, own or inherited, the version that is chosen, its
+//! instances, and what is missing.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Index;
+use super::missing::count;
+use crate::keys::Key;
+use crate::names::{EnvironmentName, ServiceName};
+use crate::records::Environment;
+use crate::routing::Table;
+use crate::version::BackendId;
+
+/// What an environment resolves to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EnvironmentView {
+    /// Its name.
+    pub name: EnvironmentName,
+    /// Whether it is routed at all; one that lost its prefix or header to another is not.
+    pub routed: bool,
+    /// Whether it is routed and every service has enough instances.
+    pub complete: bool,
+    /// The environments that it takes services and routes from, the nearest first.
+    pub parents: Vec<EnvironmentName>,
+    /// Its services in the order of their names.
+    pub services: Vec<ServiceView>,
+    /// What of it is left out, and why.
+    pub set_aside: Vec<String>,
+}
+
+/// A service of an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServiceView {
+    /// The service.
+    pub service: ServiceName,
+    /// What the environment asks for: a version, `latest`, a range, or the URL of a service outside.
+    pub selector: String,
+    /// The version that is chosen; none when nothing fits.
+    pub version: Option<String>,
+    /// The environment that chooses it, if that is another.
+    pub inherited_from: Option<EnvironmentName>,
+    /// The public paths that lead to it in this environment.
+    pub routes: Vec<String>,
+    /// Whether it runs outside Mayfly.
+    pub outside: bool,
+    /// How many instances take requests.
+    pub live: usize,
+    /// How many finish the requests that they have.
+    pub draining: usize,
+    /// What is missing; nothing when there are enough instances, or it runs outside.
+    pub missing: Option<String>,
+}
+
+impl Index {
+    /// An environment as it was registered, its last good record.
+    pub fn environment(&self, name: &EnvironmentName) -> Option<&Environment> {
+        self.environments.get(name).map(|registered| &registered.record)
+    }
+
+    /// All environments in the order of their names.
+    pub fn environments(&self) -> impl Iterator<Item = &Environment> {
+        self.environments.values().map(|registered| &registered.record)
+    }
+
+    /// What of an environment is left out, and why.
+    pub fn set_aside_of(&self, name: &EnvironmentName) -> Vec<String> {
+        let key = self.space.text(&Key::Environment(name.clone()));
+        let faults = self.faults.get(name).into_iter().flatten();
+        self.unreadable
+            .get(&key)
+            .into_iter()
+            .chain(faults)
+            .cloned()
+            .collect()
+    }
+
+    /// What an environment resolves to, as of the last [`Index::resolve`]; `None` when there is none of that name.
+    pub fn view(&self, name: &EnvironmentName) -> Option<EnvironmentView> {
+        let registered = self.environments.get(name)?;
+        let chain: Vec<&EnvironmentName> = self
+            .routing
+            .chain(name.as_str())
+            .filter_map(|name| self.environments.get_key_value(&name.parse().ok()?))
+            .map(|(name, _)| name)
+            .collect();
+        let mut services: BTreeMap<ServiceName, ServiceView> = BTreeMap::new();
+        for origin in &chain {
+            for (key, value) in self.routing.beginning(Table::Versions, &format!("{origin}/")) {
+                let text = key.as_str().split_once('/').map(|(_, name)| name.parse());
+                let Some(Ok(service)): Option<Result<ServiceName, _>> = text else {
+                    continue;
+                };
+                services
+                    .entry(service.clone())
+                    .or_insert_with(|| self.service_view(&service, origin, *origin != name, value));
+            }
+        }
+        for (path, service) in self.routes_of(&chain) {
+            if let Some(view) = services.get_mut(&service) {
+                view.routes.push(path);
+            }
+        }
+        Some(EnvironmentView {
+            name: name.clone(),
+            routed: registered.accepted,
+            complete: registered.accepted && services.values().all(|service| service.missing.is_none()),
+            parents: chain.into_iter().skip(1).cloned().collect(),
+            services: services.into_values().collect(),
+            set_aside: self.set_aside_of(name),
+        })
+    }
+
+    fn service_view(
+        &self,
+        service: &ServiceName,
+        origin: &EnvironmentName,
+        inherited: bool,
+        value: &str,
+    ) -> ServiceView {
+        let record = self.environments.get(origin).map(|registered| &registered.record);
+        let choice = record.and_then(|record| record.services.iter().find(|choice| choice.name == *service));
+        let selector = choice.map(|choice| &choice.version);
+        let backend: Option<BackendId> = value.parse().ok();
+        let count = backend
+            .as_ref()
+            .map(|backend| count(&self.routing, backend))
+            .unwrap_or_default();
+        let missing = self.lack(service, value).map(|(_, reason)| reason);
+        // Of `latest` the row names the selector where nothing fits.
+        let fits = |_: &BackendId| {
+            selector.is_none_or(|selector| !selector.moves()) || count.live + count.draining > 0
+        };
+        ServiceView {
+            service: service.clone(),
+            selector: selector.map_or_else(String::new, ToString::to_string),
+            outside: backend
+                .as_ref()
+                .is_some_and(|backend| backend.version.upstream().is_some()),
+            version: backend.filter(fits).map(|backend| backend.version.to_string()),
+            inherited_from: inherited.then(|| origin.clone()),
+            routes: Vec::new(),
+            live: count.live,
+            draining: count.draining,
+            missing,
+        }
+    }
+
+    /// Every public path of an environment, and the service that it leads to.
+    fn routes_of(&self, chain: &[&EnvironmentName]) -> BTreeMap<String, ServiceName> {
+        let mut routes = BTreeMap::new();
+        for origin in chain {
+            for (key, value) in self.routing.beginning(Table::Routes, &format!("{origin}/")) {
+                let path = key.as_str().strip_prefix(origin.as_str()).unwrap_or_default();
+                let path = path
+                    .strip_suffix('/')
+                    .filter(|path| !path.is_empty())
+                    .unwrap_or("/");
+                if let Some(service) = value.split_once(':').and_then(|(_, name)| name.parse().ok()) {
+                    routes.entry(path.to_owned()).or_insert(service);
+                }
+            }
+        }
+        routes
+    }
+}
