@@ -61,12 +61,20 @@ pub enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// List the environments that are registered in etcd
-    List {
-        /// How to print them
-        #[arg(long, value_enum, default_value_t)]
-        format: Format,
-    },
+    /// List the environments that are registered in etcd, and what they lack
+    List(ListOptions),
+}
+
+/// How to list.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ListOptions {
+    /// How to print them
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+
+    /// How many live instances each service has to have
+    #[arg(long, env = "MAYFLY_MIN_INSTANCES", value_name = "N", default_value_t = 1)]
+    pub min_instances: usize,
 }
 
 /// How to watch.
@@ -104,7 +112,7 @@ pub enum Format {
     /// For people.
     #[default]
     Table,
-    /// One JSON array of the records.
+    /// One JSON array of the records, each with `complete`, and what is `missing` where it is not.
     Json,
     /// One YAML list of the records.
     Yaml,

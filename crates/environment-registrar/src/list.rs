@@ -1,23 +1,65 @@
-//! The command `list`: the environments that are registered in etcd, for people and for programs.
+//! The command `list`: the environments that are registered in etcd, and whether they have all that they need, for people
+//! and for programs.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use mayfly_core::index::Index;
 use mayfly_core::keys::Key;
 use mayfly_core::records::{self, Environment};
+use mayfly_daemon::output::printable;
 use mayfly_daemon::store::Store;
+use serde::Serialize;
 
-use crate::args::Format;
+use crate::args::{Format, ListOptions};
+
+/// An environment with what is known of it beside its record.
+#[derive(Debug, Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    environment: Environment,
+    /// Whether it is routed and every service, own or inherited, has enough live instances.
+    complete: bool,
+    /// Why not, or what of its newest record is left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
+}
+
+impl Listed {
+    fn of(index: &Index, environment: Environment) -> Self {
+        let view = index.view(&environment.name);
+        Self {
+            complete: view.as_ref().is_some_and(|view| view.complete),
+            missing: view.map(|view| view.reasons()).unwrap_or_default(),
+            environment,
+        }
+    }
+
+    /// In one cell.
+    fn state(&self) -> String {
+        match (self.complete, self.missing.is_empty()) {
+            (true, true) => "complete".to_owned(),
+            (true, false) => format!("complete, but {}", self.missing.join("; ")),
+            (false, _) => self.missing.join("; "),
+        }
+    }
+}
 
 /// Prints the environments to standard output, and to standard error what in etcd is none.
 ///
 /// # Errors
 /// When etcd does not answer, or the list can't be printed.
-pub async fn run(store: &Store, format: Format) -> anyhow::Result<ExitCode> {
-    let listing = store.list(&store.keyspace().environments()).await?;
+pub async fn run(store: &Store, options: &ListOptions) -> anyhow::Result<ExitCode> {
+    // Instances too: they tell what is missing.
+    let listing = store.list(&store.keyspace().routing()).await?;
+    let mut index = Index::new(store.keyspace().clone()).with_least_instances(options.min_instances);
     let mut environments = Vec::new();
     for entry in listing.entries {
+        index.put(&entry.key, &entry.value, entry.create_revision);
+        if store.keyspace().kind(&entry.key) != Some("environments") {
+            continue;
+        }
         let record = match store.keyspace().parse(&entry.key) {
             Ok(Key::Environment(name)) => {
                 records::parse_environment(&name, &entry.value).map_err(|error| error.to_string())
@@ -30,9 +72,18 @@ pub async fn run(store: &Store, format: Format) -> anyhow::Result<ExitCode> {
             Err(reason) => eprintln!("{:?} is set aside: {reason}", entry.key),
         }
     }
-    let text = match format {
-        Format::Table => table(&environments),
-        Format::Json => serde_json::to_string_pretty(&environments).context("cannot write JSON")? + "\n",
+    index.resolve();
+    let listed = |environments: Vec<Environment>| -> Vec<Listed> {
+        environments
+            .into_iter()
+            .map(|environment| Listed::of(&index, environment))
+            .collect()
+    };
+    let text = match options.format {
+        Format::Table => table(&listed(environments)),
+        Format::Json => {
+            serde_json::to_string_pretty(&listed(environments)).context("cannot write JSON")? + "\n"
+        }
         Format::Yaml => serde_yaml::to_string(&environments).context("cannot write YAML")?,
     };
     io::stdout()
@@ -43,16 +94,17 @@ pub async fn run(store: &Store, format: Format) -> anyhow::Result<ExitCode> {
 }
 
 /// The environments as a table, one line for each.
-fn table(environments: &[Environment]) -> String {
+fn table(environments: &[Listed]) -> String {
     if environments.is_empty() {
         return "no environments\n".to_owned();
     }
     let header = [
-        "NAME", "PREFIX", "HEADER", "EXTENDS", "EXPIRES", "SERVICES", "SOURCE",
+        "NAME", "PREFIX", "HEADER", "EXTENDS", "EXPIRES", "SERVICES", "SOURCE", "STATE",
     ]
     .map(str::to_owned);
     let mut rows = vec![header];
-    for environment in environments {
+    for listed in environments {
+        let environment = &listed.environment;
         let or_dash = |text: Option<String>| {
             text.filter(|text| !text.is_empty())
                 .unwrap_or_else(|| "-".to_owned())
@@ -72,6 +124,7 @@ fn table(environments: &[Environment]) -> String {
             or_dash(Some(services.join(" "))),
             // The name of a file can hold anything that a terminal would act upon.
             or_dash(source.map(|s| format!("{} ({})", s.file.escape_debug(), s.registrar))),
+            printable(&listed.state()),
         ]);
     }
     let width = |column: usize| {
@@ -101,22 +154,39 @@ mod tests {
     #[test]
     fn a_table_lines_up() {
         let json = r#"[
+            {"name": "other", "prefix": "www-other", "header": "other"},
             {"name": "prod", "prefix": "www", "header": "prod",
              "services": [{"name": "frontend", "version": "0.0.1", "routes": ["/"]}, {"name": "backend", "version": "^1.2"}],
              "source": {"registrar": "host-1", "file": "prod\u001b.yaml"}},
             {"name": "temp-1", "prefix": "www-temp-1", "header": "t", "extends": "prod", "expires": "8h"}
         ]"#;
         let environments: Vec<Environment> = serde_json::from_str(json).unwrap();
+        let mut index = Index::default();
+        for environment in &environments {
+            let key = format!("/mayfly/environments/{}", environment.name);
+            index.put(&key, &records::to_json(environment), 1);
+        }
+        index.put(
+            "/mayfly/backends/frontend/0.0.1/x",
+            br#"{"address": "10.0.0.1:80"}"#,
+            1,
+        );
+        index.resolve();
+        let environments: Vec<Listed> = environments
+            .into_iter()
+            .map(|environment| Listed::of(&index, environment))
+            .collect();
         let expected = "\
-NAME    PREFIX      HEADER  EXTENDS  EXPIRES  SERVICES                      SOURCE
-prod    www         prod    -        -        frontend:0.0.1 backend:^1.2  prod\\u{1b}.yaml (host-1)
-temp-1  www-temp-1  t       prod     8h       -                             -
+NAME    PREFIX      HEADER  EXTENDS  EXPIRES  SERVICES                      SOURCE                     STATE
+other   www-other   other   -        -        -                             -                          complete
+prod    www         prod    -        -        frontend:0.0.1 backend:^1.2  prod\\u{1b}.yaml (host-1)  no live version of backend fits ^1.2
+temp-1  www-temp-1  t       prod     8h       -                             -                          no live version of backend fits ^1.2 (inherited from prod)
 ";
         let found = table(&environments);
         let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(squeezed(&found), squeezed(expected));
         let columns: Vec<_> = found.lines().map(|line| line.find("  ").is_some()).collect();
-        assert_eq!(columns, [true, true, true]);
+        assert_eq!(columns, [true, true, true, true]);
         assert_eq!(table(&[]), "no environments\n");
     }
 }

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
             match command {
                 Command::Watch(options) => watch::run(&common, options, shutdown).await,
                 Command::Check { files } => check::run(&files),
-                Command::List { format } => list::run(&common.store(), format).await,
+                Command::List(options) => list::run(&common.store(), &options).await,
             }
         }
     })

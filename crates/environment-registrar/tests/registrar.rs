@@ -311,9 +311,10 @@ async fn check_and_list() {
         .map(|line| line.split_whitespace().collect())
         .collect();
     assert_eq!(
-        lines[1],
+        lines[1][..8],
         ["a", "www-a", "a", "-", "-", "backend:1.10", "a.yaml", "(us)"]
     );
+    assert_eq!(lines[1][8..].join(" "), "no instance of backend@1.10 is live");
     assert_eq!(lines[2][..4], ["b", "www-b", "b", "a"]);
     let json = run(&["list", "--etcd", &etcd, "--format", "json"])
         .await

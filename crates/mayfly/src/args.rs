@@ -4,10 +4,13 @@
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use mayfly_daemon::args::CommonArgs;
 
-use crate::{apply, completions, delete, keep, lint, man};
+use crate::{apply, completions, delete, explain, keep, lint, man, status, wait};
 
 const EXAMPLES: &str = "\
 Examples:
+  mayfly status                             what there is, what is missing, and who lags behind
+  mayfly explain http://www-temp-1.example.com/api
+  mayfly wait temp-1                        until it is in force everywhere
   mayfly lint environments/                 what is wrong with files, before they are saved there
   mayfly apply -f temp-1.yaml               register an environment without a registrar
   mayfly keep temp-1 8h                     let it live on, or bring it back
@@ -38,6 +41,12 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[allow(missing_docs)]
+    Status(status::Args),
+    #[allow(missing_docs)]
+    Explain(explain::Args),
+    #[allow(missing_docs)]
+    Wait(wait::Args),
     #[allow(missing_docs)]
     Lint(lint::Args),
     #[allow(missing_docs)]

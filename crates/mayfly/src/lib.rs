@@ -1,6 +1,7 @@
 //! The operator's tool. It reads and writes etcd, as the daemons do, and talks to none of them.
 //!
-//! One module for each command, with its own arguments: [`lint`] and [`schema`] are about files alone; [`apply`],
+//! One module for each command, with its own arguments: [`status`], [`explain`] and [`wait`] only ask, and [`state`] is what
+//! they read from etcd; [`lint`] and [`schema`] are about files alone; [`apply`],
 //! [`delete`] and [`keep`] change what is registered; [`completions`] and [`man`] describe the tool itself. [`registry`]
 //! is what they read from etcd first, [`clash`] what an environment can't be registered beside.
 
@@ -9,8 +10,12 @@ pub mod args;
 pub mod clash;
 pub mod completions;
 pub mod delete;
+pub mod explain;
 pub mod keep;
 pub mod lint;
 pub mod man;
 pub mod registry;
 pub mod schema;
+pub mod state;
+pub mod status;
+pub mod wait;

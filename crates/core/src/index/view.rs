@@ -20,7 +20,7 @@ pub struct EnvironmentView {
     pub name: EnvironmentName,
     /// Whether it is routed at all; one that lost its prefix or header to another is not.
     pub routed: bool,
-    /// Whether it is routed and every service has enough instances.
+    /// Whether it is routed, what it extends is there, and every service has enough instances.
     pub complete: bool,
     /// The environments that it takes services and routes from, the nearest first.
     pub parents: Vec<EnvironmentName>,
@@ -28,6 +28,25 @@ pub struct EnvironmentView {
     pub services: Vec<ServiceView>,
     /// What of it is left out, and why.
     pub set_aside: Vec<String>,
+}
+
+impl EnvironmentView {
+    /// Why it is not complete, in words: what is missing, from whom it is inherited, and what is set aside.
+    pub fn reasons(&self) -> Vec<String> {
+        let missing = self.services.iter().filter_map(|service| {
+            let reason = service.missing.as_ref()?;
+            Some(match &service.inherited_from {
+                None => reason.clone(),
+                Some(origin) => format!("{reason} (inherited from {origin})"),
+            })
+        });
+        let mut reasons: Vec<String> = missing.collect();
+        // That nothing fits is told as missing already.
+        let told = |aside: &&String| !reasons.iter().any(|reason| reason.starts_with(aside.as_str()));
+        let aside: Vec<String> = self.set_aside.iter().filter(told).cloned().collect();
+        reasons.extend(aside);
+        reasons
+    }
 }
 
 /// A service of an environment.
@@ -105,7 +124,9 @@ impl Index {
         Some(EnvironmentView {
             name: name.clone(),
             routed: registered.accepted,
-            complete: registered.accepted && services.values().all(|service| service.missing.is_none()),
+            complete: registered.accepted
+                && (registered.record.extends.is_none() || chain.len() > 1)
+                && services.values().all(|service| service.missing.is_none()),
             parents: chain.into_iter().skip(1).cloned().collect(),
             services: services.into_values().collect(),
             set_aside: self.set_aside_of(name),

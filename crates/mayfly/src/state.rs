@@ -1,0 +1,375 @@
+//! All that etcd says, for the commands that only ask: the index that routers have too, what the daemons say of
+//! themselves, and the revisions that tell whether they are in step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mayfly_core::explain;
+use mayfly_core::index::Index;
+use mayfly_core::keys::{Daemon, Key, KeySpace};
+use mayfly_core::names::{EnvironmentName, NodeName};
+use mayfly_core::nearest::nearest;
+use mayfly_core::records::{self, Router, Status};
+use mayfly_core::version::BackendId;
+use mayfly_daemon::store::{Entry, LeaseId, Store, StoreError};
+use mayfly_daemon::watch::{Batch, Change};
+use serde::Serialize;
+
+/// What stands in etcd at one revision.
+#[derive(Debug)]
+pub struct State {
+    space: KeySpace,
+    /// Environments and instances, resolved.
+    pub index: Index,
+    /// The revision.
+    pub revision: i64,
+    environments: BTreeMap<EnvironmentName, Registered>,
+    history: BTreeSet<EnvironmentName>,
+    /// The newest revision of each instance's key.
+    instances: BTreeMap<String, (BackendId, i64)>,
+    routers: BTreeMap<NodeName, Option<Router>>,
+    statuses: BTreeMap<(Daemon, NodeName), Result<Status, String>>,
+    /// For each kind of key the revision at which one of them was last put.
+    newest: BTreeMap<&'static str, i64>,
+}
+
+/// Where and how an environment stands in etcd.
+#[derive(Debug, Clone, Copy)]
+struct Registered {
+    mod_revision: i64,
+    lease: Option<LeaseId>,
+}
+
+/// What a daemon says of itself, and how far it lags behind.
+#[derive(Debug, Clone, Serialize)]
+pub struct DaemonView {
+    /// Its program.
+    pub daemon: &'static str,
+    /// Its node.
+    pub node: NodeName,
+    /// Where the internal side of a router is.
+    pub address: Option<String>,
+    /// The newest revision whose every change it has applied.
+    pub applied_revision: i64,
+    /// The newest revision at which something was put that it watches.
+    pub newest_revision: i64,
+    /// How many revisions it lags behind; 0 when it is in step.
+    pub lag: i64,
+    /// Whether it has been in step since it started.
+    pub ready: bool,
+    /// Why the newest state is not in force, if it is not.
+    pub error: Option<String>,
+    /// What it has set aside.
+    pub set_aside: Vec<records::SetAside>,
+}
+
+impl State {
+    /// Nothing yet. `least` is how many instances a service has to have.
+    pub fn new(space: &KeySpace, least: usize) -> Self {
+        Self {
+            space: space.clone(),
+            index: Index::new(space.clone()).with_least_instances(least),
+            revision: 0,
+            environments: BTreeMap::new(),
+            history: BTreeSet::new(),
+            instances: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            statuses: BTreeMap::new(),
+            newest: BTreeMap::new(),
+        }
+    }
+
+    /// Reads everything once.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn read(store: &Store, least: usize) -> Result<Self, StoreError> {
+        let listing = store.list(&store.keyspace().everything()).await?;
+        let mut state = Self::new(store.keyspace(), least);
+        let changes = listing.entries.into_iter().map(Change::Put).collect();
+        state.take(Batch {
+            revision: listing.revision,
+            listed: true,
+            changes,
+        });
+        Ok(state)
+    }
+
+    /// Takes in what a watch brings.
+    pub fn take(&mut self, batch: Batch) {
+        for change in batch.changes {
+            match change {
+                Change::Put(entry) => self.put(&entry),
+                Change::Delete { key } => self.delete(&key),
+            }
+        }
+        self.revision = batch.revision;
+        self.index.resolve();
+    }
+
+    fn put(&mut self, entry: &Entry) {
+        self.index.put(&entry.key, &entry.value, entry.create_revision);
+        // What is not a key of ours is set aside by whom it concerns.
+        let Ok(key) = self.space.parse(&entry.key) else {
+            return;
+        };
+        let kind = kind(&key);
+        match key {
+            Key::Environment(name) => {
+                let registered = Registered {
+                    mod_revision: entry.mod_revision,
+                    lease: entry.lease,
+                };
+                self.environments.insert(name, registered);
+            }
+            Key::History(name) => drop(self.history.insert(name)),
+            Key::Instance(backend, _) => {
+                self.instances
+                    .insert(entry.key.clone(), (backend, entry.mod_revision));
+            }
+            Key::Router(node) => drop(self.routers.insert(node, records::parse(&entry.value).ok())),
+            Key::Status(daemon, node) => {
+                let status = records::parse(&entry.value).map_err(|error| error.to_string());
+                self.statuses.insert((daemon, node), status);
+            }
+            Key::Dns(_) => {}
+        }
+        let newest = self.newest.entry(kind).or_default();
+        *newest = (*newest).max(entry.mod_revision);
+    }
+
+    fn delete(&mut self, text: &str) {
+        self.index.delete(text);
+        match self.space.parse(text) {
+            Ok(Key::Environment(name)) => drop(self.environments.remove(&name)),
+            Ok(Key::History(name)) => drop(self.history.remove(&name)),
+            Ok(Key::Instance(..)) => drop(self.instances.remove(text)),
+            Ok(Key::Router(node)) => drop(self.routers.remove(&node)),
+            Ok(Key::Status(daemon, node)) => drop(self.statuses.remove(&(daemon, node))),
+            Ok(Key::Dns(_)) | Err(_) => {}
+        }
+    }
+
+    /// The lease that an environment hangs on.
+    pub fn lease(&self, name: &EnvironmentName) -> Option<LeaseId> {
+        self.environments.get(name)?.lease
+    }
+
+    /// The environments that have been and are no more.
+    pub fn ended(&self) -> impl Iterator<Item = &EnvironmentName> {
+        self.history
+            .iter()
+            .filter(|name| !self.environments.contains_key(*name))
+    }
+
+    /// Why there is no environment of a name, and which was meant.
+    pub fn unknown(&self, name: &EnvironmentName) -> String {
+        if let Some(reason) = self.index.set_aside_of(name).first() {
+            return format!("environment {name} is set aside: {reason}");
+        }
+        if self.history.contains(name) {
+            return format!("environment {name} has ended; `mayfly keep {name} 8h` brings it back");
+        }
+        let names: Vec<&str> = self
+            .index
+            .environments()
+            .map(|other| other.name.as_str())
+            .collect();
+        match nearest(name.as_str(), &names) {
+            Some(meant) => format!("there is no environment {name}; did you mean {meant}?"),
+            None => format!("there is no environment {name}"),
+        }
+    }
+
+    /// The newest revision of all that an environment is made of: its record, those that it extends, and the instances
+    /// of what it resolves to.
+    pub fn revision_of(&self, name: &EnvironmentName) -> i64 {
+        let Some(view) = self.index.view(name) else {
+            return 0;
+        };
+        let records = view
+            .parents
+            .iter()
+            .chain([name])
+            .filter_map(|name| self.environments.get(name));
+        let chosen = |backend: &BackendId| {
+            view.services.iter().any(|service| {
+                service.service == backend.service
+                    && service.version.as_deref() == Some(backend.version.as_str())
+            })
+        };
+        let instances = self.instances.values().filter(|(backend, _)| chosen(backend));
+        let revisions = records.map(|registered| registered.mod_revision);
+        revisions
+            .chain(instances.map(|(_, revision)| *revision))
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// All daemons that say something of themselves, and the routers that only say where they are.
+    pub fn daemons(&self) -> Vec<DaemonView> {
+        let silent = self
+            .routers
+            .keys()
+            .map(|node| (Daemon::HaproxyUpdater, node.clone()));
+        let all: BTreeSet<_> = self.statuses.keys().cloned().chain(silent).collect();
+        all.into_iter()
+            .map(|(daemon, node)| self.daemon(daemon, node))
+            .collect()
+    }
+
+    fn daemon(&self, daemon: Daemon, node: NodeName) -> DaemonView {
+        let (status, unreadable) = match self.statuses.get(&(daemon, node.clone())) {
+            Some(Ok(status)) => (status.clone(), None),
+            Some(Err(error)) => (
+                Status::default(),
+                Some(format!("its status cannot be read: {error}")),
+            ),
+            None => (Status::default(), Some("it says nothing of itself".to_owned())),
+        };
+        let kinds = watched(daemon).iter();
+        let newest_revision = kinds
+            .filter_map(|kind| self.newest.get(kind))
+            .max()
+            .copied()
+            .unwrap_or_default();
+        let router = self
+            .routers
+            .get(&node)
+            .filter(|_| daemon == Daemon::HaproxyUpdater);
+        DaemonView {
+            daemon: daemon.as_str(),
+            address: router
+                .and_then(Option::as_ref)
+                .map(|router| router.address.to_string()),
+            node,
+            applied_revision: status.applied_revision,
+            newest_revision,
+            lag: (newest_revision - status.applied_revision).max(0),
+            ready: status.ready,
+            error: unreadable.or(status.error),
+            set_aside: status.set_aside,
+        }
+    }
+
+    /// The settings of the routers, as the first of them says; `None` when none does.
+    pub fn settings(&self) -> Option<explain::Settings> {
+        let routers = self
+            .statuses
+            .iter()
+            .filter(|((daemon, _), _)| *daemon == Daemon::HaproxyUpdater);
+        let mut settings = routers.filter_map(|(_, status)| status.as_ref().ok()?.detail.get("settings"));
+        settings.find_map(|settings| serde_json::from_value(settings.clone()).ok())
+    }
+}
+
+fn kind(key: &Key) -> &'static str {
+    match key {
+        Key::Environment(_) => "environments",
+        Key::History(_) => "history",
+        Key::Instance(..) => "backends",
+        Key::Router(_) => "routers",
+        Key::Dns(_) => "dns",
+        Key::Status(..) => "status",
+    }
+}
+
+/// The kinds of keys whose changes a daemon applies.
+fn watched(daemon: Daemon) -> &'static [&'static str] {
+    match daemon {
+        Daemon::EnvironmentRegistrar => &["environments"],
+        Daemon::HaproxyUpdater => &["backends", "environments"],
+        Daemon::DnsUpdater => &["backends", "dns", "environments", "routers"],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, value: &str, revision: i64) -> Change {
+        Change::Put(Entry {
+            key: format!("/mayfly/{key}"),
+            value: value.as_bytes().to_vec(),
+            create_revision: 1,
+            mod_revision: revision,
+            lease: None,
+        })
+    }
+
+    fn state(changes: Vec<Change>) -> State {
+        let mut state = State::new(&KeySpace::default(), 1);
+        state.take(Batch {
+            revision: 100,
+            listed: true,
+            changes,
+        });
+        state
+    }
+
+    #[test]
+    fn the_revision_of_an_environment_is_the_newest_of_what_it_is_made_of() {
+        let child = r#"{"name": "temp", "prefix": "t", "header": "t", "extends": "qa"}"#;
+        let mut changes = vec![
+            entry("environments/temp", child, 5),
+            entry(
+                "environments/qa",
+                r#"{"name": "qa", "prefix": "q", "header": "q", "services": [{"name": "a", "version": "1"}]}"#,
+                7,
+            ),
+            entry("backends/a/2/x", r#"{"address": "10.0.0.1:80"}"#, 30),
+            entry(
+                "environments/other",
+                r#"{"name": "other", "prefix": "o", "header": "o"}"#,
+                31,
+            ),
+        ];
+        let temp = "temp".parse().unwrap();
+        assert_eq!(state(changes.clone()).revision_of(&temp), 7);
+        changes.push(entry("backends/a/1/x", r#"{"address": "10.0.0.1:80"}"#, 20));
+        assert_eq!(state(changes).revision_of(&temp), 20);
+    }
+
+    #[test]
+    fn daemons_lag_behind_what_they_watch() {
+        let state = state(vec![
+            entry(
+                "environments/a",
+                r#"{"name": "a", "prefix": "a", "header": "a"}"#,
+                9,
+            ),
+            entry("history/ended", "{}", 9),
+            entry("routers/r1", r#"{"address": "10.0.0.1"}"#, 11),
+            entry("routers/silent", r#"{"address": "10.0.0.2"}"#, 12),
+            entry(
+                "status/haproxy-updater/r1",
+                r#"{"applied_revision": 9, "ready": true}"#,
+                40,
+            ),
+            entry(
+                "status/dns-updater/d1",
+                r#"{"applied_revision": 9, "ready": true}"#,
+                41,
+            ),
+        ]);
+        let told: Vec<_> = state
+            .daemons()
+            .into_iter()
+            .map(|daemon| (daemon.node.to_string(), daemon.lag))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("r1".to_owned(), 0),
+                ("silent".to_owned(), 9),
+                ("d1".to_owned(), 3)
+            ]
+        );
+        let ended: Vec<_> = state.ended().map(ToString::to_string).collect();
+        assert_eq!(ended, ["ended"]);
+        assert!(
+            state
+                .unknown(&"ended".parse().unwrap())
+                .contains("mayfly keep ended")
+        );
+    }
+}
