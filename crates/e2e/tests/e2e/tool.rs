@@ -1,9 +1,11 @@
 //! The operator's tool, `mayfly`: it talks to etcd only, and what it does reaches the routers.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mayfly_e2e::eventually;
+use mayfly_e2e::poll::throughout;
 use mayfly_e2e::process::Finished;
 use mayfly_e2e::world::{SOON, World};
 use serde_json::Value;
@@ -237,7 +239,6 @@ async fn what_is_kept_outlives_its_end_and_what_has_ended_comes_back() {
     write(&world, "short.yaml", "{name: short, expires: 3s}");
     let again = mayfly(&world, "apply -f @short.yaml").await.ok().unwrap();
     assert!(again.contains("(it had ended)"), "{again}");
-    vanishes(&world, "short").await;
 }
 
 #[tokio::test]
@@ -246,15 +247,14 @@ async fn what_belongs_to_a_registrar_or_is_protected_needs_force() {
     world.start_registrar(&[]).unwrap();
     world.save("prod.yaml", "{name: prod, protected: true}");
     world.save("qa.yaml", "name: qa\n");
-    eventually(SOON, "both are registered", async || -> Result<()> {
-        for name in ["prod", "qa"] {
+    world.save("dev.yaml", "name: dev\n");
+    eventually(SOON, "all are registered", async || -> Result<()> {
+        for name in ["prod", "qa", "dev"] {
             ensure!(world.etcd.get(&key(name)).await?.is_some(), "{name} is not");
         }
         Ok(())
     })
     .await;
-    // What follows does not depend on what a registrar does about it.
-    world.registrar.as_mut().unwrap().terminate(SOON).await.unwrap();
     write(&world, "mine.yaml", "name: qa\ndescription: mine\n");
     refused(
         &mayfly(&world, "apply -f @mine.yaml").await,
@@ -264,10 +264,26 @@ async fn what_belongs_to_a_registrar_or_is_protected_needs_force() {
         &mayfly(&world, "apply -f @mine.yaml --force").await,
         "qa taken over\n",
     );
-    let qa = world.etcd.get_json(&key("qa")).await.unwrap();
-    assert_eq!(
-        (&qa["description"], &qa["source"]["registrar"]),
-        (&Value::from("mine"), &Value::from("mayfly_apply.test"))
+    said(
+        &mayfly(&world, "delete dev").await,
+        "dev deleted\n  it was registered by the registrar of test from its file dev.yaml: that does not bring it back \
+         unless it is changed\n",
+    );
+    // The registrar lets both be, although their files are there.
+    throughout(
+        Duration::from_secs(1),
+        "qa is taken over and dev has ended",
+        async || {
+            let qa = world.etcd.get_json(&key("qa")).await.unwrap();
+            qa["description"] == "mine"
+                && qa["source"]["registrar"] == "mayfly_apply.test"
+                && world.etcd.get(&key("dev")).await.unwrap().is_none()
+        },
+    )
+    .await;
+    said(
+        &mayfly(&world, "keep dev 1h").await,
+        "dev is back; it lives until it is deleted\n",
     );
     refused(
         &mayfly(&world, "delete prod").await,
@@ -278,4 +294,13 @@ async fn what_belongs_to_a_registrar_or_is_protected_needs_force() {
         "prod deleted\n  it was registered by the registrar of test from its file prod.yaml: being protected, it comes \
          back unless that is deleted, too\n",
     );
+    eventually(SOON, "prod is back from its file", async || {
+        world
+            .etcd
+            .get(&key("prod"))
+            .await
+            .is_ok_and(|value| value.is_some())
+    })
+    .await;
+    assert!(world.etcd.get(&key("dev")).await.unwrap().is_some());
 }
