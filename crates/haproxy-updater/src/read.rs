@@ -1,9 +1,10 @@
 //! Reads HAProxy's answers: pure functions from the text of `show info`, `show map`, `show servers state` and
 //! `show servers conn` to what Mayfly knows. Columns are found by their names, since versions add some.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, bail};
+use mayfly_core::names::EnvironmentName;
 
 use crate::model::{ActualServer, ActualServers, Admin};
 use crate::text::{ServerName, Slot, Word};
@@ -70,6 +71,12 @@ pub fn map(answer: &str) -> anyhow::Result<MapRows> {
         }
     }
     Ok(map)
+}
+
+/// Reads the answer to `show map` of the uses: the environments that requests came for; `None` without such a map.
+pub fn uses(answer: &str) -> Option<BTreeSet<EnvironmentName>> {
+    let rows = map(answer).ok()?.rows;
+    Some(rows.keys().filter_map(|name| name.parse().ok()).collect())
 }
 
 /// Reads the answer to `show servers state`: the servers of the slots. Servers of other backends, and servers with
