@@ -1,9 +1,11 @@
 //! Keeps HAProxy in step with the routing: takes batches of changes, plans, applies, and reads everything again when
 //! anything is in doubt. It knows no etcd and decides no times; the loop around it ([`crate::updater`]) says when.
-//! Beside it: what needs a reload ([`reload`]), and servers that have to wait for their connections ([`leaving`]).
+//! Beside it: what needs a reload ([`reload`]), servers that have to wait for their connections ([`leaving`]), and what
+//! HAProxy has noted of use ([`used`]).
 
 pub mod leaving;
 pub mod reload;
+pub mod used;
 
 use std::collections::BTreeSet;
 
@@ -64,8 +66,7 @@ pub struct Engine {
     /// Servers behind TLS that HAProxy cannot have, since it has not loaded the authorities.
     untrusted: BTreeSet<(Slot, ServerName)>,
     refusal: Option<Refusal>,
-    /// What the processes had noted of uses that a reload has replaced.
-    uses: BTreeSet<EnvironmentName>,
+    replaced: used::Replaced,
     /// HAProxy's version, once it has answered.
     version: Option<String>,
     /// How many states were made for the disk.
@@ -91,7 +92,7 @@ impl Engine {
             leaving: BTreeSet::new(),
             untrusted: BTreeSet::new(),
             refusal: None,
-            uses: BTreeSet::new(),
+            replaced: used::Replaced::default(),
             version: None,
             states: 0,
             stale: Stale::all(),
@@ -203,27 +204,6 @@ impl Engine {
         result
     }
 
-    /// The environments that requests came for since they were last forgotten, those included that a process had noted
-    /// before it was replaced by a reload. `None` when the template lets nobody know.
-    ///
-    /// # Errors
-    /// When HAProxy is away or cannot be understood.
-    pub async fn uses(&mut self) -> Result<Option<BTreeSet<EnvironmentName>>, Trouble> {
-        let Some(mut uses) = self.parts.runtime.uses().await? else {
-            return Ok(None);
-        };
-        uses.append(&mut self.uses);
-        Ok(Some(uses))
-    }
-
-    /// Forgets that requests came for these environments.
-    ///
-    /// # Errors
-    /// When HAProxy is away.
-    pub async fn forget_uses(&self, names: &BTreeSet<EnvironmentName>) -> Result<(), Trouble> {
-        self.parts.runtime.forget_uses(names).await
-    }
-
     /// Looks whether HAProxy is still the process that this engine has brought in step; else everything is in doubt.
     ///
     /// # Errors
@@ -239,6 +219,7 @@ impl Engine {
             Ok(false) => {
                 self.known = false;
                 if std::mem::take(&mut self.told) {
+                    self.replaced.begin();
                     info!("haproxy was started anew by somebody else: bringing it in step");
                     // Who started it may have mended what made it refuse the configuration.
                     self.refusal = None;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, bail};
+use mayfly_core::names::EnvironmentName;
 
 use crate::model::{ActualServer, ActualServers, Admin};
 use crate::text::{ServerName, Slot, Word};
@@ -78,6 +79,12 @@ pub fn ca_files(answer: &str) -> BTreeSet<String> {
     let lines = answer.lines().filter(|line| line.ends_with(" certificate(s)"));
     let names = lines.filter_map(|line| line.rsplit_once(" - ").map(|(name, _)| name.to_owned()));
     names.collect()
+}
+
+/// Reads the answer to `show map` of the uses: the environments that requests came for; `None` without such a map.
+pub fn uses(answer: &str) -> Option<BTreeSet<EnvironmentName>> {
+    let rows = map(answer).ok()?.rows;
+    Some(rows.keys().filter_map(|name| name.parse().ok()).collect())
 }
 
 /// Reads the answer to `show servers state`: the servers of the slots. Servers of other backends, and servers with

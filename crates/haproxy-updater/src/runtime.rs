@@ -237,12 +237,13 @@ impl Runtime {
     /// # Errors
     /// As above.
     pub async fn uses(&self) -> Result<Option<BTreeSet<EnvironmentName>>, Trouble> {
-        let answer = self
-            .socket
-            .ask(&format!("show map {}\n", Map::Uses.path(&self.maps)))
-            .await?;
-        let rows = read::map(&answer).ok().map(|map| map.rows);
-        Ok(rows.map(|rows| rows.keys().filter_map(|name| name.parse().ok()).collect()))
+        let request = format!("{}\n", self.uses_request());
+        Ok(read::uses(&self.socket.ask(&request).await?))
+    }
+
+    /// The command that shows the uses, as for [`crate::master::ask_old_workers`].
+    pub fn uses_request(&self) -> String {
+        format!("show map {}", Map::Uses.path(&self.maps))
     }
 
     /// Forgets that requests came for these environments.

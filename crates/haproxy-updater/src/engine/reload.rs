@@ -150,13 +150,6 @@ impl Engine {
         Err(error)
     }
 
-    /// The new process begins with empty notes of who was used.
-    async fn save_uses(&mut self) {
-        if let Ok(Some(uses)) = self.parts.runtime.uses().await {
-            self.uses.extend(uses);
-        }
-    }
-
     async fn try_reload(&mut self, fingerprint: &Fingerprint) -> Result<(), Failure> {
         self.distrust_files();
         let state = self.next_state().map_err(Failure::Faulty)?;
@@ -164,7 +157,7 @@ impl Engine {
         self.known = false;
         self.save_uses().await;
         match master::reload(&self.parts.master).await {
-            Ok(Reload::Done) => {}
+            Ok(Reload::Done) => self.replaced.begin(),
             Ok(Reload::Refused(reason)) => {
                 return Err(Failure::Faulty(anyhow!(
                     "haproxy refused the configuration: {reason}"
