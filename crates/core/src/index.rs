@@ -47,6 +47,8 @@ pub struct Index {
     routing: Routing,
     touched: Touched,
     missing: Missing,
+    /// What has changed since [`Index::settle`].
+    unsettled: Touched,
 }
 
 /// An environment as registered, and what it brought into the routing.
@@ -168,7 +170,7 @@ impl Index {
         for (backend, name) in &old_backends {
             self.routing.unname_backend(backend, name, &mut touched);
         }
-        self.missing.refresh(&self.routing, &touched);
+        self.unsettled.extend(touched.clone());
         touched
     }
 

@@ -149,6 +149,27 @@ async fn status_follows_what_changes_and_suggests_a_name() {
     watching.signal(Signal::Int).unwrap();
     assert_eq!(watching.wait(SOON).await.unwrap().code(), Some(0));
 
+    let file = world.directory().join("lives.yaml");
+    std::fs::write(
+        &file,
+        "- {name: rests, idle: 8h}\n- {name: stays, protected: true}\n",
+    )
+    .unwrap();
+    let applied = world
+        .run("mayfly", &["apply", "-f", file.to_str().unwrap()])
+        .await
+        .unwrap();
+    applied.ok().unwrap();
+    let table = world.run("mayfly", &["status"]).await.unwrap().ok().unwrap();
+    for (name, ends) in [
+        ("rests", "in 7h 59m unless used"),
+        ("stays", "protected"),
+        ("temp-1", "in "),
+    ] {
+        let line = table.lines().find(|line| line.starts_with(name)).unwrap();
+        assert!(line.contains(ends), "no {ends:?} in {table}");
+    }
+
     let unknown = world.run("mayfly", &["status", "tmep-1"]).await.unwrap();
     assert_eq!(unknown.code, Some(1));
     assert!(
