@@ -54,6 +54,8 @@ pub struct Index {
     routing: Routing,
     touched: Touched,
     missing: Missing,
+    /// What has changed since [`Index::settle`].
+    unsettled: Touched,
 }
 
 /// An environment as registered, and what it brought into the routing.
@@ -188,7 +190,7 @@ impl Index {
             self.refresh_backend(&backend, false, &mut touched);
         }
         self.hosts.forget_orphans();
-        self.missing.refresh(&self.routing, &touched);
+        self.unsettled.extend(touched.clone());
         touched
     }
 

@@ -153,7 +153,8 @@ impl Engine {
     }
 
     /// What the environments lack, with the first `most` services; the numbers follow.
-    pub fn missing(&self, most: usize) -> Shortage {
+    pub fn missing(&mut self, most: usize) -> Shortage {
+        self.index.settle();
         let missing = self.index.shortage(most);
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let metrics = &self.parts.metrics;

@@ -104,6 +104,7 @@ impl State {
         }
         self.revision = batch.revision;
         self.index.resolve();
+        self.index.settle();
     }
 
     fn put(&mut self, entry: &Entry) {

@@ -239,7 +239,14 @@ impl Index {
         self
     }
 
-    /// What is missing, with the first `most` services, as of the last [`Index::resolve`].
+    /// Finds out what is missing after the changes since the last call. It stands beside [`Index::resolve`], since it can
+    /// wait: a service that ten thousand environments inherit should not delay a router that has to do without it.
+    pub fn settle(&mut self) {
+        let touched = std::mem::take(&mut self.unsettled);
+        self.missing.refresh(&self.routing, &touched);
+    }
+
+    /// What is missing, with the first `most` services, as of the last [`Index::settle`].
     pub fn shortage(&self, most: usize) -> Shortage {
         let missing = &self.missing;
         let first = missing.shortages.iter().take(most);
@@ -250,7 +257,8 @@ impl Index {
         }
     }
 
-    /// What is missing in one environment, own services first in the order of their names, then inherited ones.
+    /// What is missing in one environment, own services first in the order of their names, then inherited ones; as of the last
+    /// [`Index::settle`].
     pub fn missing_in(&self, environment: &EnvironmentName) -> Vec<MissingService> {
         let places = self.missing.incomplete.get(environment).into_iter().flatten();
         let mut all: Vec<MissingService> = places.filter_map(|place| self.missing_service(place)).collect();

@@ -99,7 +99,17 @@ async fn what_is_missing_is_told_everywhere_until_it_is_there() {
         line("backend").contains(" qa ") && line("backend").ends_with("is live"),
         "{table}"
     );
-    assert!(line("haproxy-updater").contains("in step"), "{table}");
+    // What is missing is told before HAProxy, which may just be starting, has everything.
+    eventually(SOON, "the router is in step", async || {
+        let daemons = status(&world).await["daemons"].clone();
+        let router = daemons
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|one| one["daemon"] == "haproxy-updater");
+        router.is_some_and(|router| router["lag"] == 0 && router["ready"] == true)
+    })
+    .await;
 
     let _backend = world.instance("backend", "0.0.2").await.unwrap();
     let none = json!({"environments": 0, "services": 0, "first": []});
@@ -148,6 +158,27 @@ async fn status_follows_what_changes_and_suggests_a_name() {
     shows("complete").await;
     watching.signal(Signal::Int).unwrap();
     assert_eq!(watching.wait(SOON).await.unwrap().code(), Some(0));
+
+    let file = world.directory().join("lives.yaml");
+    std::fs::write(
+        &file,
+        "- {name: rests, idle: 8h}\n- {name: stays, protected: true}\n",
+    )
+    .unwrap();
+    let applied = world
+        .run("mayfly", &["apply", "-f", file.to_str().unwrap()])
+        .await
+        .unwrap();
+    applied.ok().unwrap();
+    let table = world.run("mayfly", &["status"]).await.unwrap().ok().unwrap();
+    for (name, ends) in [
+        ("rests", " unless used"),
+        ("stays", "protected"),
+        ("temp-1", "in "),
+    ] {
+        let line = table.lines().find(|line| line.starts_with(name)).unwrap();
+        assert!(line.contains(ends), "no {ends:?} in {table}");
+    }
 
     let unknown = world.run("mayfly", &["status", "tmep-1"]).await.unwrap();
     assert_eq!(unknown.code, Some(1));

@@ -57,7 +57,7 @@ async fn what_hinders_is_told() {
     register(&world, "qa", None, Some("1.0.0")).await;
     register(&world, "second", None, None).await;
     let hinders = async |world: &World, name: &str, reasons: &[&str]| {
-        let waited = wait(world, name, "1s").await;
+        let waited = wait(world, name, "500ms").await;
         assert_eq!(waited.code, Some(1), "{}", waited.stderr);
         for reason in reasons {
             assert!(
