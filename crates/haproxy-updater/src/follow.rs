@@ -106,15 +106,14 @@ impl Follower {
     pub async fn next(&mut self) -> (Hostname, Option<BTreeSet<IpAddr>>) {
         loop {
             self.ask_what_is_due();
+            // While as many are asked for as may be, what is due has to wait for one to end.
+            let has_room = self.lookups.len() < AT_ONCE;
             let next = self.names.values().filter_map(|followed| match followed.state {
-                State::Due(at) => Some(at),
+                State::Due(at) => has_room.then_some(at),
                 State::Asked(at) => Some(at + LIMIT),
                 State::Overdue => None,
             });
-            // While all lookups are under way, what is due has to wait for one to end.
-            let next = next
-                .min()
-                .filter(|at| self.lookups.len() < AT_ONCE || *at > Instant::now());
+            let next = next.min();
             tokio::select! {
                 Some(ended) = self.lookups.join_next() => {
                     // A lookup does not panic; if it did, its name would be asked for again once it is needed anew.
