@@ -106,7 +106,12 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
         look: options.look,
         verify: options.verify,
     };
-    let updater = Updater::new(engine, Follower::new(options.resolve), voice, times);
+    let updater = Updater::new(
+        engine,
+        Follower::new(&dir.as_path().join("names.json"), options.resolve),
+        voice,
+        times,
+    );
     tasks.supervise(updater.run(watch, &shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -74,8 +74,8 @@ async fn an_environment_leads_to_a_service_outside() {
 
 #[tokio::test]
 async fn a_host_name_is_followed_as_it_changes() {
-    let world = World::start_with_names(&["--resolve", "100ms"]).await.unwrap();
-    let names = world.names.as_ref().unwrap();
+    let mut world = World::start_with_names(&["--resolve", "100ms"]).await.unwrap();
+    let names = world.names.clone().unwrap();
     let first = Service::start("legacy", "1").await.unwrap();
     let at = first.address();
     let moved = SocketAddr::new(port::another_ip().into(), at.port());
@@ -136,6 +136,11 @@ async fn a_host_name_is_followed_as_it_changes() {
     })
     .await;
     assert_eq!(world.reloads().await.unwrap(), 0);
+    // So too for a haproxy-updater that is started anew, and for an HAProxy that is.
+    world.updater.take();
+    world.start_updater().unwrap();
+    world.haproxy.restart().await.unwrap();
+    reaches(&world, "legacy", at).await;
     drop((first, second));
 }
 
