@@ -1,14 +1,17 @@
 //! Follows host names: asks the system's resolver for those that servers stand under, at once for a new one and again
 //! from time to time, and tells only what has changed. A name that cannot be resolved for a while keeps its last
-//! addresses; a resolver that hangs holds up nobody, since it is waited for on threads of its own.
+//! addresses, and a file remembers them for the next haproxy-updater: a restart takes no server away. A resolver that hangs
+//! holds up nobody, since it is waited for on threads of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mayfly_core::names::Hostname;
+use mayfly_daemon::file::write_if_different;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
@@ -20,6 +23,8 @@ const AT_ONCE: usize = 16;
 /// How many addresses of one name are taken: a guard against a name server that says anything.
 const MOST_ADDRESSES: usize = 32;
 
+/// What names lead to.
+pub type Addresses = BTreeMap<Hostname, BTreeSet<IpAddr>>;
 type Found = (Hostname, io::Result<BTreeSet<IpAddr>>);
 
 /// How a name is looked up; tests have another way.
@@ -31,6 +36,14 @@ pub struct Follower {
     resolve: Resolve,
     names: BTreeMap<Hostname, Followed>,
     lookups: JoinSet<Found>,
+    file: PathBuf,
+    /// What the file said, until it is known which names are needed.
+    remembered: Addresses,
+    /// Something has changed that the file does not say.
+    unsaved: bool,
+    saving: JoinSet<anyhow::Result<()>>,
+    /// Saving failed the last time, and that was told.
+    save_failed: bool,
 }
 
 /// One name.
@@ -54,33 +67,91 @@ enum State {
 }
 
 impl Follower {
-    /// Asks for each name again after `every`.
-    pub fn new(every: Duration) -> Self {
-        Self::with(every, Arc::new(ask))
+    /// Asks for each name again after `every`. The file is read now, and written whenever something changes.
+    pub fn new(file: &Path, every: Duration) -> Self {
+        Self::with(file, every, Arc::new(ask))
     }
 
-    fn with(every: Duration, resolve: Resolve) -> Self {
+    fn with(file: &Path, every: Duration, resolve: Resolve) -> Self {
+        let remembered = match std::fs::read(file) {
+            // Whatever is wrong with it: the names are asked for anew in a moment.
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
+                warn!(
+                    "cannot read {}: {error}; resolving all host names anew",
+                    file.display()
+                );
+                Addresses::new()
+            }),
+            Err(_) => Addresses::new(),
+        };
         Self {
             every,
             resolve,
             names: BTreeMap::new(),
             lookups: JoinSet::new(),
+            file: file.to_owned(),
+            remembered,
+            unsaved: false,
+            saving: JoinSet::new(),
+            save_failed: false,
         }
     }
 
-    /// Says which names are needed from now on.
-    pub fn need<'a>(&mut self, names: impl Iterator<Item = &'a Hostname> + Clone) {
+    /// Says which names are needed from now on. Returns the last addresses of new ones that are remembered.
+    pub fn need<'a>(&mut self, names: impl Iterator<Item = &'a Hostname> + Clone) -> Addresses {
+        let remembered = std::mem::take(&mut self.remembered);
         if names.clone().eq(self.names.keys()) {
-            return;
+            return Addresses::new();
         }
+        self.unsaved = true;
+        let mut known = Addresses::new();
         let mut old = std::mem::take(&mut self.names);
         for name in names {
-            let followed = old.remove(name).unwrap_or_else(|| Followed {
-                addresses: BTreeSet::new(),
-                failure: None,
-                state: State::Due(Instant::now()),
+            let followed = old.remove(name).unwrap_or_else(|| {
+                let addresses = remembered.get(name).cloned().unwrap_or_default();
+                if !addresses.is_empty() {
+                    known.insert(name.clone(), addresses.clone());
+                }
+                Followed {
+                    addresses,
+                    failure: None,
+                    state: State::Due(Instant::now()),
+                }
             });
             self.names.insert(name.clone(), followed);
+        }
+        known
+    }
+
+    fn save(&mut self) {
+        if !self.unsaved || !self.saving.is_empty() {
+            return;
+        }
+        self.unsaved = false;
+        let resolved = self
+            .names
+            .iter()
+            .filter(|(_, followed)| !followed.addresses.is_empty());
+        let all: Addresses = resolved
+            .map(|(name, followed)| (name.clone(), followed.addresses.clone()))
+            .collect();
+        let file = self.file.clone();
+        self.saving.spawn_blocking(move || {
+            let text = serde_json::to_vec(&all)?;
+            write_if_different(&file, &text, 0o644).map(drop)
+        });
+    }
+
+    fn saved(&mut self, result: anyhow::Result<()>) {
+        match result {
+            Ok(()) => self.save_failed = false,
+            Err(error) if !self.save_failed => {
+                warn!(
+                    "cannot remember what host names lead to: {error:#}; trying again when something changes"
+                );
+                self.save_failed = true;
+            }
+            Err(_) => {}
         }
     }
 
@@ -106,16 +177,19 @@ impl Follower {
     pub async fn next(&mut self) -> (Hostname, Option<BTreeSet<IpAddr>>) {
         loop {
             self.ask_what_is_due();
+            self.save();
+            // While as many are asked for as may be, what is due has to wait for one to end.
+            let has_room = self.lookups.len() < AT_ONCE;
             let next = self.names.values().filter_map(|followed| match followed.state {
-                State::Due(at) => Some(at),
+                State::Due(at) => has_room.then_some(at),
                 State::Asked(at) => Some(at + LIMIT),
                 State::Overdue => None,
             });
-            // While all lookups are under way, what is due has to wait for one to end.
-            let next = next
-                .min()
-                .filter(|at| self.lookups.len() < AT_ONCE || *at > Instant::now());
+            let next = next.min();
             tokio::select! {
+                Some(saved) = self.saving.join_next() => {
+                    self.saved(saved.unwrap_or_else(|error| Err(error.into())));
+                }
                 Some(ended) = self.lookups.join_next() => {
                     // A lookup does not panic; if it did, its name would be asked for again once it is needed anew.
                     let Ok((name, result)) = ended else { continue };
@@ -197,6 +271,7 @@ impl Follower {
             );
         }
         followed.addresses.clone_from(&found);
+        self.unsaved = true;
         Some(Some(found))
     }
 }
@@ -262,6 +337,10 @@ mod tests {
         }
 
         fn follower(self: &Arc<Self>) -> Follower {
+            self.follower_at("/dev/null/no-such-file".as_ref())
+        }
+
+        fn follower_at(self: &Arc<Self>, file: &Path) -> Follower {
             let zone = self.clone();
             let resolve = move |name: &Hostname| {
                 *zone.asked.lock().unwrap() += 1;
@@ -272,7 +351,7 @@ mod tests {
                     _ => Err(io::Error::other("no such name")),
                 }
             };
-            Follower::with(EVERY, Arc::new(resolve))
+            Follower::with(file, EVERY, Arc::new(resolve))
         }
     }
 
@@ -334,6 +413,32 @@ mod tests {
         }
         follower.need([].iter());
         assert!(follower.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_next_one_begins_with_the_last_addresses() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("names.json");
+        let zone = Arc::new(Zone::default());
+        let mut first = zone.follower_at(&file);
+        zone.set("a", Some(&["10.0.0.1"]));
+        assert!(first.need(names(&["a"]).iter()).is_empty());
+        next(&mut first).await;
+        mayfly_e2e::eventually(LIMIT, "it is saved", async || {
+            let _ = tokio::time::timeout(Duration::from_millis(10), first.next()).await;
+            std::fs::read_to_string(&file).is_ok_and(|text| text.contains("10.0.0.1"))
+        })
+        .await;
+        drop(first);
+        // The name cannot be resolved any more, and nobody has to wait until that is known.
+        zone.set("a", None);
+        let mut second = zone.follower_at(&file);
+        let known = second.need(names(&["a", "b"]).iter());
+        let expected: Addresses = [("a".parse().unwrap(), ["10.0.0.1".parse().unwrap()].into())].into();
+        assert_eq!(known, expected);
+        assert_eq!(next(&mut second).await.1, None);
+        std::fs::write(&file, "garbage").unwrap();
+        assert!(zone.follower_at(&file).need(names(&["a"]).iter()).is_empty());
     }
 
     #[tokio::test]

@@ -113,7 +113,7 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
         look: options.look,
         verify: options.verify,
     };
-    let follower = Follower::new(options.resolve);
+    let follower = Follower::new(&dir.as_path().join("names.json"), options.resolve);
     let reporter = Reporter::new(store.clone(), options.report_use);
     let updater = Updater::new(engine, follower, reporter, voice, times);
     tasks.supervise(updater.run(watch, &shutdown)).await?;

@@ -207,7 +207,13 @@ impl Updater {
         if self.engine.resolve() {
             self.mark_stale();
         }
-        self.follower.need(self.engine.index.host_names());
+        let known = self.follower.need(self.engine.index.host_names());
+        if !known.is_empty() {
+            for (name, addresses) in known {
+                self.engine.index.resolved(&name, addresses);
+            }
+            self.engine.resolve();
+        }
         let failing = self.failure.is_some() && begun < self.next_try;
         if self.away_since.is_none() && !failing && !self.engine.in_step() {
             self.apply().await;

@@ -74,17 +74,21 @@ async fn an_environment_leads_to_a_service_outside() {
 
 #[tokio::test]
 async fn a_host_name_is_followed_as_it_changes() {
-    let world = World::start_with_names(&["--resolve", "100ms"]).await.unwrap();
-    let names = world.names.as_ref().unwrap();
+    let mut world = World::start_with_names(&["--resolve", "100ms"]).await.unwrap();
+    let names = world.names.clone().unwrap();
     let first = Service::start("legacy", "1").await.unwrap();
     let at = first.address();
     let moved = SocketAddr::new(port::another_ip().into(), at.port());
     let second = Service::start_at(moved, "legacy", "2", None).await.unwrap();
     let service = |name: &str| format!("{{name: {name}, address: \"{name}.test:{}\"}}", at.port());
+    let own = format!(
+        "{{name: own, address: \"own.service:{}\"}}",
+        world.internal.port()
+    );
     world.save(
         "dev.yaml",
         &format!(
-            "{{name: dev, services: [{}, {}]}}",
+            "{{name: dev, services: [{}, {}, {own}]}}",
             service("legacy"),
             service("later")
         ),
@@ -96,11 +100,15 @@ async fn a_host_name_is_followed_as_it_changes() {
         let aside = world.set_aside("haproxy-updater").await?;
         let is_told =
             |(key, reason): &(String, String)| key.ends_with("/dev") && reason.contains("legacy.test");
-        ensure!(aside.len() == 2 && aside.iter().any(is_told), "{aside:?}");
+        ensure!(aside.len() == 3 && aside.iter().any(is_told), "{aside:?}");
         Ok(())
     })
     .await;
-    names.set(&[("legacy.test", at.ip())]).unwrap();
+    names
+        .set(&[("legacy.test", at.ip()), ("own.service", world.internal.ip())])
+        .unwrap();
+    // A name that leads back to the router must not make it ask itself for ever.
+    assert!(answers(&world, "own", 508).await.contains("own domain"));
     let host = format!("legacy.test:{}", at.port());
     assert_eq!(reaches(&world, "legacy", at).await.header("host"), host);
     // It moves; then it has two addresses; then it cannot be resolved any more, and stays where it was.
@@ -112,8 +120,8 @@ async fn a_host_name_is_followed_as_it_changes() {
     reaches(&world, "legacy", at).await;
     reaches(&world, "legacy", moved).await;
     names.set(&[("legacy.test", at.ip())]).unwrap();
-    eventually(SOON, "one server is left", async || -> Result<_> {
-        ensure!(world.haproxy.servers().await?.len() == 1);
+    eventually(SOON, "one server of each is left", async || -> Result<_> {
+        ensure!(world.haproxy.servers().await?.len() == 2);
         Ok(())
     })
     .await;
@@ -136,6 +144,11 @@ async fn a_host_name_is_followed_as_it_changes() {
     })
     .await;
     assert_eq!(world.reloads().await.unwrap(), 0);
+    // So too for a haproxy-updater that is started anew, and for an HAProxy that is.
+    world.updater.take();
+    world.start_updater().unwrap();
+    world.haproxy.restart().await.unwrap();
+    reaches(&world, "legacy", at).await;
     drop((first, second));
 }
 
