@@ -32,7 +32,7 @@ pub struct Plan {
     pub deletes: Vec<(EnvironmentName, Guard)>,
     /// The environments to delete because their time is over; their history stays.
     pub ends: Vec<(EnvironmentName, Guard)>,
-    /// When to plan again, because a grace or an environment ends then.
+    /// When to plan again, because a grace ends then.
     pub again: Option<Instant>,
     /// Records that stand in etcd as they should.
     pub same: Vec<Arc<Environment>>,
@@ -128,7 +128,7 @@ pub fn plan(
             all.for_each(&mut consider);
         }
     }
-    plan.end(mirror, terms.now, now);
+    plan.end(mirror, terms.now);
     absences.since.retain(|name, since| {
         let held = mirror.environments().get(name).filter(|held| is_ours(held));
         let Some(held) = held.filter(|_| !merged.accepted.contains_key(name)) else {
@@ -149,6 +149,12 @@ pub fn plan(
         true
     });
     plan
+}
+
+/// When to plan again because an environment may have ended by then, once a plan has been carried out.
+pub fn next_end(mirror: &Mirror, time: SystemTime, now: Instant) -> Option<Instant> {
+    let (end, _) = mirror.ends().next()?;
+    Some(now + end.after(MARGIN).left(time).min(LOOK))
 }
 
 fn is_ours(held: &Held) -> bool {
@@ -208,26 +214,20 @@ impl Plan {
     }
 
     /// Plans to delete what is past its end, whosever it is, unless it is put with another end just now.
-    fn end(&mut self, mirror: &Mirror, time: SystemTime, now: Instant) {
-        let puts: HashSet<&EnvironmentName> = match mirror.ends().next() {
+    fn end(&mut self, mirror: &Mirror, time: SystemTime) {
+        let is_over = |(end, _): &(Moment, _)| end.after(MARGIN).left(time).is_zero();
+        let puts: HashSet<&EnvironmentName> = match mirror.ends().next().filter(is_over) {
             Some(_) => self.puts.iter().map(|put| &put.environment.name).collect(),
             None => return,
         };
         let mut ends = Vec::new();
-        let mut next = None;
-        for (end, name) in mirror.ends() {
-            let left = end.after(MARGIN).left(time);
-            if !left.is_zero() {
-                next = Some(now + left.min(LOOK));
-                break;
-            }
+        for (_, name) in mirror.ends().take_while(is_over) {
             let held = mirror.environments().get(name);
             if let Some(held) = held.filter(|_| !puts.contains(name)) {
                 ends.push((name.clone(), Guard::ModRevision(held.mod_revision)));
             }
         }
         self.ends = ends;
-        next.into_iter().for_each(|next| self.look_again(next));
     }
 
     fn look_again(&mut self, at: Instant) {

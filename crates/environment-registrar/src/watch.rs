@@ -25,7 +25,7 @@ use crate::library::Library;
 use crate::merge::{Changes, Merged, Terms, merge, update};
 use crate::mirror::Mirror;
 use crate::observe::{Look, Observer};
-use crate::plan::{Absences, plan};
+use crate::plan::{Absences, next_end, plan};
 use crate::publish::{Outcome, publish};
 use crate::report::{Metrics, set_aside};
 
@@ -222,6 +222,8 @@ impl Registrar {
             }
             outcome.conflict = false;
             publish(&self.store, &mut self.mirror, plan, outcome).await?;
+            let next_end = next_end(&self.mirror, SystemTime::now(), Instant::now());
+            self.again = self.again.into_iter().chain(next_end).min();
             // Somebody may wait for what is gone now.
             self.changes.names.extend(std::mem::take(&mut outcome.gone));
             if !outcome.conflict && self.changes.is_empty() {

@@ -103,3 +103,17 @@ async fn a_change_keeps_the_life_and_its_end() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_environment_whose_lease_lives_on_is_deleted_by_the_clock() {
+    let world = World::started(&[("a.yaml", "{name: a, expires: 2s}")]).await;
+    world.until(&["a"]).await;
+    let lease = world.entry("a").await.unwrap().lease.unwrap();
+    eventually(LIMIT, "the end", async || {
+        // As a restart of etcd does, which gives it its whole time again.
+        let _ = world.store.keep_alive(lease).await;
+        world.entry("a").await.is_none()
+    })
+    .await;
+    world.set_aside("a.yaml:a", "it expired at").await;
+}

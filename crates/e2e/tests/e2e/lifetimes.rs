@@ -130,6 +130,9 @@ async fn keep(world: &World, environment: &str) {
 async fn an_environment_expires_with_every_daemon_down_and_only_a_change_brings_it_back() {
     let mut world = World::start().await.unwrap();
     let _one = world.instance("frontend", "1.0.0").await.unwrap();
+    // Only when all is up the time of the short-lived one begins.
+    world.save("still.yaml", &one("still", "1.0.0", ""));
+    routed(&world, "still", 200).await;
     world.save("a.yaml", &one("a", "1.0.0", "expires: 3s,"));
     routed(&world, "a", 200).await;
     assert!(world.etcd.lease_of(&key("a")).await.unwrap().is_some());
@@ -165,6 +168,7 @@ async fn an_environment_expires_with_every_daemon_down_and_only_a_change_brings_
     assert_eq!(world.get("www-a.example.com", "/").await.unwrap().status, 200);
     world.start_updater().unwrap();
     routed(&world, "a", 404).await;
+    routed(&world, "still", 200).await;
 }
 
 #[tokio::test]
@@ -359,7 +363,7 @@ async fn the_second_of_two_takes_over_when_the_first_ends_across_files_and_regis
     let world = World::start().await.unwrap();
     let _one = world.instance("frontend", "1.0.0").await.unwrap();
     let _two = world.instance("frontend", "2.0.0").await.unwrap();
-    world.save("a.yaml", &one("a", "1.0.0", "expires: 5s, prefix: www-shared,"));
+    world.save("a.yaml", &one("a", "1.0.0", "expires: 7s, prefix: www-shared,"));
     world.answers("www-shared.example.com", "frontend@1.0.0").await;
     let directory = world.directory().join("second");
     std::fs::create_dir(&directory).unwrap();

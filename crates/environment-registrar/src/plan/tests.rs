@@ -249,7 +249,8 @@ fn planned(file: &str, held: &str, leased: bool, seconds: i64) -> (Vec<String>, 
             .iter()
             .map(|(name, guard)| format!("end {name} {guard:?}")),
     );
-    (words, plan.doubts.len(), plan.again.map(|again| again - now))
+    let next = next_end(&mirror, terms.now, now);
+    (words, plan.doubts.len(), next.map(|next| next - now))
 }
 
 const LIFE: &str = r#","life":{"registered_at":"2030-01-31T11:00:00Z"}"#;
