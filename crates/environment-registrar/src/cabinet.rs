@@ -70,7 +70,11 @@ impl Cabinet {
         match task {
             Task::Archive(..) => self.archive_key(),
             Task::MoveAway(file, _) => file.clone(),
-            Task::Restore(environment) => format!("{}:{}", self.place(environment), environment.name),
+            Task::Restore(environment) => {
+                let source = environment.source.as_ref();
+                let file = source.map_or_else(|| home(&environment.name), |source| source.file.clone());
+                format!("{file}:{}", environment.name)
+            }
             Task::Copy(environment) => home(&environment.name),
             Task::DeleteCopy(name) => home(name),
         }

@@ -22,7 +22,7 @@ use crate::merge::{Cause, Merged};
 use crate::mirror::Mirror;
 use crate::write_back::{self, Origin};
 
-/// Most contents that are archived in one go: what else is to be done waits for no more than these.
+/// About how much is done in one go, which nothing interrupts.
 const AT_ONCE: usize = 200;
 
 /// What became of some tasks.
@@ -35,6 +35,8 @@ pub struct Filing {
     write_back: bool,
     /// The contents that took effect and are not archived yet, the newest last; no more of one environment than are kept.
     contents: BTreeMap<EnvironmentName, VecDeque<Task>>,
+    /// What else is planned and not begun.
+    queued: VecDeque<Task>,
     /// Whether files or etcd have changed since the last plan.
     news: bool,
     running: Option<JoinHandle<Outcome>>,
@@ -57,6 +59,7 @@ impl Filing {
             cabinet: Arc::new(cabinet),
             write_back,
             contents: BTreeMap::new(),
+            queued: VecDeque::new(),
             news: false,
             running: None,
             failures: BTreeMap::new(),
@@ -141,13 +144,12 @@ impl Filing {
 
     /// Plans what is to be done and begins with it, unless something is being done.
     pub fn start(&mut self, library: &Library, mirror: &Mirror, merged: &Merged) {
-        let waits = self.running.is_some() || self.retry.is_some_and(|retry| Instant::now() < retry);
-        if waits || (!self.news && self.contents.is_empty()) {
+        let idle = self.contents.is_empty() && self.queued.is_empty();
+        if self.running.is_some() || (!self.news && (idle || self.retry.is_some())) {
             return;
         }
-        let mut tasks = Vec::new();
         if std::mem::take(&mut self.news) {
-            let accepted = &merged.accepted;
+            let (accepted, mut tasks) = (&merged.accepted, Vec::new());
             self.conflicts
                 .retain(|name, won| accepted.get(name).is_some_and(|now| now.asks_for_the_same(won)));
             tasks.extend(planned(library, mirror, merged, self.cabinet.archive.is_on()));
@@ -171,7 +173,9 @@ impl Filing {
             let archive = self.cabinet.archive_key();
             self.failures
                 .retain(|key, _| keys.contains(key) || *key == archive);
+            self.queued = tasks.into();
         }
+        let tasks: Vec<Task> = self.queued.drain(..self.queued.len().min(AT_ONCE)).collect();
         // What an environment was comes before what it is now.
         let mut first = Vec::new();
         for task in &tasks {
@@ -291,4 +295,53 @@ fn planned(library: &Library, mirror: &Mirror, merged: &Merged, archive: bool) -
         }
     }
     tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::Archive;
+
+    fn environment(version: u8) -> Arc<Environment> {
+        let text = format!("name: a\nservices: [{{name: backend, version: 1.{version}}}]");
+        let parsed = mayfly_core::environment_file::parse(text.as_bytes());
+        Arc::new(parsed.environments[0].environment.clone())
+    }
+
+    fn versions(filing: &Filing) -> Vec<String> {
+        let contents = filing.contents.values().flatten();
+        let version = |task: &Task| match task {
+            Task::Archive(environment, ..) => environment.services[0].version.to_string(),
+            other => panic!("{other:?}"),
+        };
+        contents.map(version).collect()
+    }
+
+    #[test]
+    fn contents_wait_in_their_order_and_no_more_of_them_than_are_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("envs");
+        let archive = Archive::new(None, &directory, 3).unwrap();
+        let mut filing = Filing::new(Cabinet { directory, archive }, false);
+        let library = Library::new("us".parse().unwrap());
+        (0..4).for_each(|version| filing.took_effect(&library, &environment(version)));
+        assert_eq!(versions(&filing), ["1.1", "1.2", "1.3"]);
+        let under_way: Vec<Task> = std::mem::take(&mut filing.contents)
+            .into_values()
+            .flatten()
+            .collect();
+        filing.took_effect(&library, &environment(4));
+        let fault = || Err(Fault::Archive("no".to_owned()));
+        filing.take(under_way.into_iter().map(|task| (task, fault())).collect());
+        assert_eq!(versions(&filing), ["1.2", "1.3", "1.4"]);
+        assert!(filing.retry.is_some());
+        let told: Vec<_> = filing.set_aside().map(|entry| entry.reason).collect();
+        assert_eq!(told, ["no"], "once for all of them");
+        let done: Vec<Task> = std::mem::take(&mut filing.contents)
+            .into_values()
+            .flatten()
+            .collect();
+        filing.take(done.into_iter().map(|task| (task, Ok(None))).collect());
+        assert_eq!((filing.set_aside().count(), filing.contents.len()), (0, 0));
+    }
 }
