@@ -1,0 +1,176 @@
+//! The follower with a resolver of the test's own: what is asked when, and what is told.
+
+use std::sync::{Condvar, Mutex};
+
+use super::*;
+
+const EVERY: Duration = Duration::from_secs(10);
+
+/// A resolver that answers what the test wants: addresses, nothing, or an error.
+#[derive(Default)]
+struct Zone {
+    answers: Mutex<BTreeMap<String, Option<Vec<&'static str>>>>,
+    asked: Mutex<u32>,
+    /// While it is true, no answer comes.
+    held: (Mutex<bool>, Condvar),
+}
+
+impl Zone {
+    fn set(&self, name: &str, answer: Option<&[&'static str]>) {
+        let answer = answer.map(<[_]>::to_vec);
+        self.answers.lock().unwrap().insert(name.to_owned(), answer);
+    }
+
+    fn hold(&self, held: bool) {
+        *self.held.0.lock().unwrap() = held;
+        self.held.1.notify_all();
+    }
+
+    fn follower(self: &Arc<Self>) -> Follower {
+        self.follower_at("/dev/null/no-such-file".as_ref())
+    }
+
+    fn follower_at(self: &Arc<Self>, file: &Path) -> Follower {
+        let zone = self.clone();
+        let resolve = move |name: &Hostname| {
+            *zone.asked.lock().unwrap() += 1;
+            let held = zone.held.0.lock().unwrap();
+            drop(zone.held.1.wait_while(held, |held| *held).unwrap());
+            match zone.answers.lock().unwrap().get(name.as_str()) {
+                Some(Some(ips)) => Ok(ips.iter().map(|ip| ip.parse().unwrap()).collect()),
+                _ => Err(io::Error::other("no such name")),
+            }
+        };
+        Follower::with(file, EVERY, Arc::new(resolve))
+    }
+}
+
+fn names(texts: &[&str]) -> BTreeSet<Hostname> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+async fn next(follower: &mut Follower) -> (String, Option<Vec<String>>) {
+    let (name, addresses) = follower.next().await;
+    let texts = addresses.map(|all| all.iter().map(IpAddr::to_string).collect());
+    (name.to_string(), texts)
+}
+
+fn leads(name: &str, to: &[&str]) -> (String, Option<Vec<String>>) {
+    (
+        name.to_owned(),
+        Some(to.iter().map(ToString::to_string).collect()),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_name_is_asked_for_at_once_and_only_differences_are_told() {
+    let zone = Arc::new(Zone::default());
+    let mut follower = zone.follower();
+    zone.set("a", Some(&["10.0.0.1"]));
+    follower.need(names(&["a"]).iter());
+    let start = Instant::now();
+    assert_eq!(next(&mut follower).await, leads("a", &["10.0.0.1"]));
+    assert_eq!(start.elapsed().as_secs(), 0);
+    // Nothing is told until something is different, and that is seen at the next time of asking.
+    assert!(tokio::time::timeout(EVERY * 5, follower.next()).await.is_err());
+    assert!(*zone.asked.lock().unwrap() >= 5);
+    zone.set("a", Some(&["10.0.0.2", "10.0.0.1"]));
+    let start = Instant::now();
+    assert_eq!(next(&mut follower).await, leads("a", &["10.0.0.1", "10.0.0.2"]));
+    assert!(start.elapsed() <= EVERY);
+    zone.set("b", Some(&["10.0.0.3"]));
+    follower.need(names(&["a", "b"]).iter());
+    let start = Instant::now();
+    assert_eq!(next(&mut follower).await, leads("b", &["10.0.0.3"]));
+    assert_eq!(start.elapsed().as_secs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_told_once_and_takes_no_address_away() {
+    let zone = Arc::new(Zone::default());
+    let mut follower = zone.follower();
+    zone.set("a", Some(&["10.0.0.1"]));
+    follower.need(names(&["a"]).iter());
+    next(&mut follower).await;
+    for broken in [None, Some(&[][..])] {
+        zone.set("a", broken);
+        assert_eq!(next(&mut follower).await, ("a".to_owned(), None));
+        assert_eq!(follower.failures().count(), 1);
+        assert!(tokio::time::timeout(EVERY * 3, follower.next()).await.is_err());
+        zone.set("a", Some(&["10.0.0.1"]));
+        assert_eq!(next(&mut follower).await, ("a".to_owned(), None));
+        assert_eq!(follower.failures().count(), 0);
+    }
+    follower.need([].iter());
+    assert!(follower.is_empty());
+}
+
+#[tokio::test]
+async fn the_next_one_begins_with_the_last_addresses() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("names.json");
+    let zone = Arc::new(Zone::default());
+    let mut first = zone.follower_at(&file);
+    zone.set("a", Some(&["10.0.0.1"]));
+    assert!(first.need(names(&["a"]).iter()).is_empty());
+    next(&mut first).await;
+    mayfly_e2e::eventually(LIMIT, "it is saved", async || {
+        let _ = tokio::time::timeout(Duration::from_millis(10), first.next()).await;
+        std::fs::read_to_string(&file).is_ok_and(|text| text.contains("10.0.0.1"))
+    })
+    .await;
+    drop(first);
+    // The name cannot be resolved any more, and nobody has to wait until that is known.
+    zone.set("a", None);
+    let mut second = zone.follower_at(&file);
+    let known = second.need(names(&["a", "b"]).iter());
+    let expected: Addresses = [("a".parse().unwrap(), ["10.0.0.1".parse().unwrap()].into())].into();
+    assert_eq!(known, expected);
+    assert_eq!(next(&mut second).await.1, None);
+    std::fs::write(&file, "garbage").unwrap();
+    assert!(zone.follower_at(&file).need(names(&["a"]).iter()).is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_hangs_is_a_failure_and_is_taken_when_it_comes() {
+    let zone = Arc::new(Zone::default());
+    let mut follower = zone.follower();
+    zone.set("a", Some(&["10.0.0.1"]));
+    zone.hold(true);
+    follower.need(names(&["a"]).iter());
+    follower.ask_what_is_due();
+    mayfly_e2e::eventually(LIMIT, "the resolver is asked", async || {
+        *zone.asked.lock().unwrap() == 1
+    })
+    .await;
+    // The clock is not the test's while a thread is at work, so the beginning is put back.
+    let begun = Instant::now().checked_sub(LIMIT).unwrap();
+    follower.names.values_mut().next().unwrap().state = State::Asked(begun);
+    assert_eq!(next(&mut follower).await, ("a".to_owned(), None));
+    assert_eq!(follower.failures().next().unwrap().1, "no answer within 5s");
+    assert_eq!(*zone.asked.lock().unwrap(), 1, "nor is it asked for again");
+    zone.hold(false);
+    assert_eq!(next(&mut follower).await, leads("a", &["10.0.0.1"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_names_are_asked_for_some_at_a_time() {
+    let zone = Arc::new(Zone::default());
+    let mut follower = zone.follower();
+    let all: Vec<String> = (0..100).map(|number| format!("n{number}")).collect();
+    all.iter().for_each(|name| zone.set(name, Some(&["10.0.0.1"])));
+    follower.need(names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter());
+    for _ in 0..100 {
+        assert!(next(&mut follower).await.1.is_some());
+        assert!(follower.lookups.len() <= AT_ONCE);
+    }
+}
+
+#[test]
+fn the_system_knows_localhost() {
+    assert_eq!(
+        ask(&"localhost".parse().unwrap()).unwrap(),
+        ["127.0.0.1".parse().unwrap()].into()
+    );
+    assert!(ask(&"no-such-name.invalid".parse().unwrap()).is_err());
+}
