@@ -14,6 +14,8 @@ STAGING=$ROOT/target/docker
 CARGO_VOLUME=mayfly-build-cargo
 TARGET_VOLUME=mayfly-build-target
 DAEMONS=(environment-registrar container-registrar haproxy-updater dns-updater)
+# The operator's tool; it is put into the image of the environment-registrar.
+TOOL=mayfly
 DEMO_SERVICES=(frontend backend)
 DEMO_VERSIONS=(0.0.1 0.0.2)
 
@@ -118,7 +120,7 @@ find_ca_bundle() {
 
 # Compiles all programs in the builder and puts each where its image is built from.
 compile() {
-    local checkout ca=() program programs=("${DAEMONS[@]}" "${DEMO_SERVICES[@]}") packages=()
+    local checkout ca=() program programs=("${DAEMONS[@]}" "$TOOL" "${DEMO_SERVICES[@]}") packages=()
     say "builder: the image with Debian's Rust"
     build "$ACCOUNT/builder" builder
 
@@ -128,7 +130,7 @@ compile() {
         ca=(--volume "$CA_BUNDLE:/run/host-ca.crt:ro"
             --env SSL_CERT_FILE=/run/host-ca.crt --env CARGO_HTTP_CAINFO=/run/host-ca.crt)
     fi
-    for program in "${DAEMONS[@]}"; do
+    for program in "${DAEMONS[@]}" "$TOOL"; do
         packages+=(--package "$program")
     done
     packages+=(--package mayfly-demo-services)
@@ -155,6 +157,7 @@ compile() {
         tar --directory "$STAGING/$program" --extract --touch --file "$STAGING/programs.tar" "$program"
     done
     rm -f "$STAGING/programs.tar"
+    mv -f "$STAGING/$TOOL/$TOOL" "$STAGING/environment-registrar/"
 }
 
 build_images() {

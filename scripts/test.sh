@@ -26,10 +26,10 @@ Runs every check, or only the steps that are named:
   e2e      end-to-end tests against real etcd, HAProxy and dnsmasq processes on loopback
   demo     ./demo/start.sh --yes and ./demo/stop.sh, in Docker
 
-Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, protobuf-compiler and
-libprotobuf-dev (none of their services is started), a C linker, Rust $OLDEST_RUST where Debian has it, cargo-deny
-by cargo, and Docker for the demo. Tests run with cargo-nextest where it is installed, else with
-cargo test. Ends with the time of each step and the number of tests.
+Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, openssl, git, libfaketime,
+protobuf-compiler and libprotobuf-dev (none of their services is started), a C linker, Rust $OLDEST_RUST where
+Debian has it, cargo-deny by cargo, and Docker for the demo. Tests run with cargo-nextest where it is installed,
+else with cargo test. Ends with the time of each step and the number of tests.
 EOF
 }
 
@@ -122,6 +122,12 @@ ensure_servers() {
     # dnsmasq-base is the program alone; the package dnsmasq would add a service on port 53.
     have dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
     have etcd || missing+=(etcd-server)
+    # Tests of servers behind TLS make certificates.
+    have openssl || missing+=(openssl)
+    # For the tests in which the clock jumps.
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
+    # Environment files are deployed by `git push`, too.
+    have git || missing+=(git)
     [ ${#missing[@]} -eq 0 ] || install_without_services "${missing[@]}"
     # Where a user who is not root runs this, Debian's PATH lacks sbin.
     export PATH="$PATH:/usr/sbin"

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use mayfly_core::names::ServiceName;
 use mayfly_core::records::{Protocol, Weight};
 use mayfly_core::version::{BackendId, Version};
@@ -18,6 +19,7 @@ Examples:
   container-registrar register backend 0.0.2 auto 8080 --check /health
   container-registrar register frontend.service 0.0.1 10.0.0.5 8080 --etcd etcd-1:2379,etcd-2:2379
   container-registrar list backend
+  container-registrar register --permanent billing 1 https://billing.internal 443
   container-registrar deregister backend 0.0.2 10.0.0.5 8080
 
 Exit codes: 0 fine, 1 failure, 2 wrong usage.";
@@ -34,12 +36,44 @@ pub struct Arguments {
     pub command: Command,
 }
 
+impl Arguments {
+    /// What no single argument shows.
+    ///
+    /// # Errors
+    /// As a mistake in the command line, to be shown with exit code 2.
+    pub fn check(&self) -> Result<(), clap::Error> {
+        match &self.command {
+            Command::Register(register) => register.check(),
+            Command::Deregister(_) | Command::List(_) => Ok(()),
+        }
+    }
+}
+
+impl Register {
+    fn check(&self) -> Result<(), clap::Error> {
+        let Host::Tls(_) = self.instance.host else {
+            return Ok(());
+        };
+        let text = if !self.permanent {
+            format!(
+                "{} needs --permanent: a running instance is registered by its address, and is asked in clear text",
+                self.instance.host
+            )
+        } else if matches!(self.check, Some(Check::Http(_))) {
+            format!("{} can be checked with `--check tcp` only", self.instance.host)
+        } else {
+            return Ok(());
+        };
+        Err(Arguments::command().error(ErrorKind::ValueValidation, text))
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Advertise an instance until told to end (SIGTERM): then mark it draining, wait, and remove it
     Register(Box<Register>),
-    /// Remove the entry of an instance whose registrar is gone
+    /// Remove a permanent entry, or that of an instance whose registrar is gone
     Deregister(Instance),
     /// Show the instances in etcd
     List(List),
@@ -52,7 +86,8 @@ pub struct Instance {
     pub service: ServiceName,
     /// Its version: letters, digits, `_`, `.`, `-`, such as 0.0.2
     pub version: Version,
-    /// Where it listens: an IP address, a host name, or `auto` for the address that leads to etcd
+    /// Where it listens: an IP address, a host name, `auto` for the address that leads to etcd; or, for a permanent
+    /// entry, https:// and a host
     pub host: Host,
     /// The port it listens at
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
@@ -75,6 +110,12 @@ pub struct Register {
     /// What to advertise.
     #[command(flatten)]
     pub instance: Instance,
+
+    /// Write an entry that stays until it is deregistered, and end: for a server that Mayfly has not started, on another
+    /// machine or in another company. The routers resolve its host name and check whether it lives; --check asks it
+    /// once, beforehand. --ttl, --drain and the other options of a running registrar do not matter
+    #[arg(long)]
+    pub permanent: bool,
 
     /// How long the entry outlives a registrar that dies
     #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
@@ -178,7 +219,9 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Arguments, clap::Error> {
-        Arguments::try_parse_from(std::iter::once("container-registrar").chain(line.split(' ')))
+        let words = std::iter::once("container-registrar").chain(line.split(' '));
+        let arguments = Arguments::try_parse_from(words)?;
+        arguments.check().map(|()| arguments)
     }
 
     fn register(line: &str) -> Register {
@@ -216,12 +259,40 @@ mod tests {
     }
 
     #[test]
+    fn a_permanent_entry() {
+        let register = register("register --permanent legacy.service 1 https://billing.internal 443");
+        assert!(register.permanent && register.instance.service.as_str() == "legacy");
+        assert_eq!(register.instance.host.to_string(), "https://billing.internal");
+    }
+
+    #[test]
+    fn the_suffix_of_a_service_may_be_left_out_or_not() {
+        for line in ["list frontend.service", "list frontend"] {
+            match parse(line).unwrap().command {
+                Command::List(list) => assert_eq!(list.service.unwrap().as_str(), "frontend"),
+                other => panic!("{other:?}"),
+            }
+        }
+        for line in [
+            "deregister frontend.service 1 auto 80",
+            "deregister frontend 1 auto 80",
+        ] {
+            match parse(line).unwrap().command {
+                Command::Deregister(instance) => assert_eq!(instance.backend().to_string(), "frontend@1"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn mistakes_say_what_would_be_right() {
         for (line, part) in [
             ("register Back_End 1 auto 80", "lower-case"),
             ("register backend 1+2 auto 80", "letters, digits"),
             ("register backend 1 0.0.0.0 80", "IP address"),
             ("register backend 1 ho/st 80", "host name"),
+            ("register backend 1 https://a 443", "--permanent"),
+            ("register backend 1 https://a:443 443", "argument of its own"),
             ("register backend 1 auto 0", "1..=65535"),
             ("register backend 1 auto http", "invalid"),
             ("register backend 1 auto 80 --ttl 1s", "2s to 1h"),
@@ -244,7 +315,6 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound_and_help_has_examples() {
-        use clap::CommandFactory as _;
         let mut command = Arguments::command();
         command.clone().debug_assert();
         assert!(

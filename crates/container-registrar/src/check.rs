@@ -57,22 +57,34 @@ impl Check {
     /// # Errors
     /// When there is no good answer within `limit`, with the reason.
     pub async fn ask(&self, address: Address, protocol: Protocol, limit: Duration) -> anyhow::Result<()> {
-        match tokio::time::timeout(limit, self.answer(address, protocol)).await {
+        self.ask_as(&address.to_string(), address, protocol, limit).await
+    }
+
+    /// As [`Check::ask`], with another Host than the address.
+    ///
+    /// # Errors
+    /// As [`Check::ask`].
+    pub async fn ask_as(
+        &self,
+        host: &str,
+        address: Address,
+        protocol: Protocol,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
+        match tokio::time::timeout(limit, self.answer(host, address, protocol)).await {
             Ok(answer) => answer,
             Err(_) => bail!("no answer within {limit:?}"),
         }
     }
 
-    async fn answer(&self, address: Address, protocol: Protocol) -> anyhow::Result<()> {
+    async fn answer(&self, host: &str, address: Address, protocol: Protocol) -> anyhow::Result<()> {
         let to = SocketAddr::new(address.ip(), address.port());
         let stream = TcpStream::connect(to).await.context("cannot connect")?;
         let status = match self {
             Self::Tcp => return Ok(()),
             Self::Http(path) => match protocol {
-                Protocol::Http => status(stream, request(address, path.as_str())?).await?,
-                Protocol::H2c => {
-                    status_h2c(stream, request(address, &format!("http://{address}{path}"))?).await?
-                }
+                Protocol::Http => status(stream, request(host, path.as_str())?).await?,
+                Protocol::H2c => status_h2c(stream, request(host, &format!("http://{host}{path}"))?).await?,
             },
         };
         if !(status.is_success() || status.is_redirection()) {
@@ -82,9 +94,9 @@ impl Check {
     }
 }
 
-fn request(address: Address, uri: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
+fn request(host: &str, uri: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
     Request::get(uri)
-        .header(header::HOST, address.to_string())
+        .header(header::HOST, host)
         .header(
             header::USER_AGENT,
             concat!("container-registrar/", env!("CARGO_PKG_VERSION")),

@@ -3,7 +3,7 @@
 //!
 //! The chain of `register`: [`args`] (checked arguments) -> [`location`] (the address, names resolved) -> [`check`]
 //! (does it answer?) -> [`health`] (pure: N failures take it out, M successes bring it back) -> [`register`] (the
-//! advertised record, and the way out). [`list`] and [`deregister`] stand beside it.
+//! advertised record, and the way out). [`permanent`], [`list`] and [`deregister`] stand beside it.
 
 pub mod args;
 pub mod check;
@@ -11,6 +11,7 @@ pub mod deregister;
 pub mod health;
 pub mod list;
 pub mod location;
+pub mod permanent;
 pub mod register;
 
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ use args::{Arguments, Command};
 pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let Arguments { common, command } = arguments;
     match command {
+        Command::Register(register) if register.permanent => permanent::run(&common, &register).await,
         Command::Register(register) => register::run(&common, *register, shutdown).await,
         Command::Deregister(instance) => deregister::run(&common, &instance).await,
         Command::List(list) => list::run(&common, &list).await,

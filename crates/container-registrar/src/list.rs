@@ -17,6 +17,8 @@ use crate::args::List;
 struct Found {
     service: String,
     version: String,
+    /// It hangs on no lease, so it stays until somebody removes it.
+    permanent: bool,
     #[serde(flatten)]
     instance: Instance,
 }
@@ -28,14 +30,18 @@ struct Found {
 pub async fn run(common: &CommonArgs, list: &List) -> anyhow::Result<ExitCode> {
     let store = common.store();
     let keyspace = store.keyspace();
-    let range = match (&list.service, &list.version) {
-        (Some(service), Some(version)) => keyspace.instances_of(service, version),
-        (service, _) => keyspace.instances(service.as_ref()),
-    };
-    let listing = store.list(&range).await?;
+    let listing = store.list(&keyspace.instances(list.service.as_ref())).await?;
     let mut found = Vec::new();
     for entry in listing.entries {
-        match read(&entry, keyspace.parse(&entry.key)) {
+        let key = keyspace.parse(&entry.key);
+        let version = match &key {
+            Ok(Key::Instance(backend, _)) => Some(&backend.version),
+            _ => None,
+        };
+        if version.is_some() && list.version.is_some() && version != list.version.as_ref() {
+            continue;
+        }
+        match read(&entry, key) {
             Ok(instance) => found.push(instance),
             Err(reason) => eprintln!("warning: {}: {}", printable(&entry.key), printable(&reason)),
         }
@@ -54,6 +60,7 @@ fn read(entry: &Entry, key: Result<Key, impl ToString>) -> Result<Found, String>
             Ok(Found {
                 service: service.to_string(),
                 version: version.to_string(),
+                permanent: entry.lease.is_none(),
                 instance,
             })
         }
@@ -64,11 +71,12 @@ fn read(entry: &Entry, key: Result<Key, impl ToString>) -> Result<Found, String>
 
 fn table(found: &[Found]) -> Table {
     let mut table = Table::new([
-        "SERVICE", "VERSION", "ADDRESS", "STATE", "PROTOCOL", "WEIGHT", "NOTES",
+        "SERVICE", "VERSION", "ADDRESS", "STATE", "ENTRY", "PROTOCOL", "WEIGHT", "NOTES",
     ]);
     for Found {
         service,
         version,
+        permanent,
         instance,
     } in found
     {
@@ -90,6 +98,7 @@ fn table(found: &[Found]) -> Table {
             version.clone(),
             instance.address.to_string(),
             state.to_owned(),
+            if *permanent { "permanent" } else { "leased" }.to_owned(),
             protocol.to_owned(),
             instance.weight.to_string(),
             notes.join(" "),

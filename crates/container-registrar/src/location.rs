@@ -1,13 +1,16 @@
-//! Where an instance listens. Records hold IP addresses only, so a host name is resolved here, and again from time to
-//! time: a container that came back under its name may have another address.
+//! Where an instance listens. A running instance is registered by its IP address, so a host name is resolved here, and
+//! again from time to time: a container that came back under its name may have another address. A permanent entry has
+//! nobody who would do so; its host name stays a name, which the routers resolve and follow.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use mayfly_core::address::Address;
+use mayfly_core::upstream::{Upstream, UpstreamHost};
 use mayfly_daemon::args::Endpoint;
 use tokio::net::{UdpSocket, lookup_host};
 use tokio::time::timeout;
@@ -24,15 +27,27 @@ pub enum Host {
     Ip(IpAddr),
     /// Whatever this name resolves to.
     Name(String),
+    /// This host, behind TLS.
+    Tls(UpstreamHost),
 }
 
 impl FromStr for Host {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rule = || "a host is the IP address of one host, a host name, or `auto`".to_owned();
+        let rule = || {
+            "a host is the IP address of one host, a host name, `auto`, or, with --permanent, https:// and a host; the port is an argument of its own".to_owned()
+        };
         if text == "auto" {
             return Ok(Self::Auto);
+        }
+        if let Some(host) = text.strip_prefix("https://") {
+            // Port 1 stands in for the real one.
+            let url = format!("https://{}:1", host.strip_suffix('/').unwrap_or(host));
+            return url
+                .parse::<Upstream>()
+                .map(|upstream| Self::Tls(upstream.host))
+                .map_err(|_| rule());
         }
         let bare = text
             .strip_prefix('[')
@@ -61,6 +76,9 @@ impl fmt::Display for Host {
             Self::Auto => f.pad("auto"),
             Self::Ip(ip) => ip.fmt(f),
             Self::Name(name) => f.pad(name),
+            Self::Tls(UpstreamHost::Ip(IpAddr::V6(ip))) => write!(f, "https://[{ip}]"),
+            Self::Tls(UpstreamHost::Ip(ip)) => write!(f, "https://{ip}"),
+            Self::Tls(UpstreamHost::Name(name)) => write!(f, "https://{name}"),
         }
     }
 }
@@ -85,18 +103,63 @@ impl Host {
             Self::Ip(ip) => *ip,
             Self::Auto => address_towards(endpoints).await?,
             Self::Name(name) => {
-                let found = resolve(name, port).await?;
-                let usable: Vec<IpAddr> = found
-                    .into_iter()
-                    .map(|address| address.ip())
-                    .filter(|ip| Address::new(*ip, port).is_ok())
-                    .collect();
-                choose(usable, last)
-                    .with_context(|| format!("host name {name} leads to no usable address"))?
+                let found = usable(name, port).await?;
+                choose(found, last).with_context(|| format!("host name {name} leads to no usable address"))?
             }
+            Self::Tls(_) => bail!("{self} can be registered with --permanent only"),
         };
         Ok(Address::new(ip, port)?)
     }
+
+    /// The place as a permanent entry has it: a host name stays a name, and `auto` is what it is at this moment.
+    ///
+    /// # Errors
+    /// When a name is none that a router can resolve, or no interface leads to etcd.
+    pub async fn place(&self, port: u16, endpoints: &[Endpoint]) -> anyhow::Result<Upstream> {
+        if matches!(self, Self::Auto | Self::Ip(_)) {
+            return Ok(self.locate(port, endpoints, None).await?.into());
+        }
+        self.named(port)
+            .with_context(|| format!("{self} is not a host name of letters, digits, hyphens and dots"))
+    }
+
+    /// The place of a permanent entry with a host name or TLS.
+    pub fn named(&self, port: u16) -> Option<Upstream> {
+        let text = match self {
+            Self::Auto | Self::Ip(_) => return None,
+            Self::Name(name) => format!("{name}:{port}"),
+            Self::Tls(_) => format!("{self}:{port}"),
+        };
+        text.parse().ok()
+    }
+}
+
+/// Where a server of a permanent entry can be reached at this moment, each address once.
+///
+/// # Errors
+/// When its name does not resolve, or leads nowhere.
+pub async fn addresses(upstream: &Upstream) -> anyhow::Result<Vec<Address>> {
+    let Some(name) = upstream.name() else {
+        return Ok(upstream.address().into_iter().collect());
+    };
+    let ips: BTreeSet<IpAddr> = usable(name.as_str(), upstream.port())
+        .await?
+        .into_iter()
+        .collect();
+    let found: Vec<Address> = ips
+        .into_iter()
+        .filter_map(|ip| Address::new(ip, upstream.port()).ok())
+        .collect();
+    if found.is_empty() {
+        bail!("host name {name} leads to no usable address");
+    }
+    Ok(found)
+}
+
+/// The addresses of a name that one host can have.
+async fn usable(name: &str, port: u16) -> anyhow::Result<Vec<IpAddr>> {
+    let found = resolve(name, port).await?.into_iter().map(|address| address.ip());
+    Ok(found.filter(|ip| Address::new(*ip, port).is_ok()).collect())
 }
 
 /// Keeps the last address while it is among the candidates; otherwise the first, IPv4 before IPv6.
@@ -166,6 +229,9 @@ mod tests {
             "fd00::5",
             "backend-1.example",
             "demo_backend_1",
+            "https://billing.internal",
+            "https://10.0.0.5",
+            "https://[fd00::5]",
         ] {
             assert_eq!(good.parse::<Host>().unwrap().to_string(), good);
         }
@@ -183,6 +249,10 @@ mod tests {
             "a b",
             "a\n",
             "http://a",
+            "https://",
+            "https://a:443",
+            "https://a/b",
+            "https://a_b",
         ] {
             let error = bad.parse::<Host>().unwrap_err();
             assert!(error.contains("`auto`"), "{bad:?}: {error}");
@@ -214,6 +284,24 @@ mod tests {
         let endpoints = ["127.0.0.1:1".parse().unwrap()];
         let address = Host::Auto.locate(8080, &endpoints, None).await.unwrap();
         assert_eq!(address.to_string(), "127.0.0.1:8080");
+    }
+
+    #[tokio::test]
+    async fn permanent_entries_keep_names() {
+        let endpoints = ["127.0.0.1:1".parse().unwrap()];
+        for (host, place) in [
+            ("Billing.Internal", "billing.internal:443"),
+            ("https://billing.internal", "https://billing.internal:443"),
+            ("https://[fd00::5]", "https://[fd00::5]:443"),
+            ("10.0.0.5", "10.0.0.5:443"),
+            ("auto", "127.0.0.1:443"),
+        ] {
+            let host: Host = host.parse().unwrap();
+            assert_eq!(host.place(443, &endpoints).await.unwrap().to_string(), place);
+        }
+        let container: Host = "demo_backend_1".parse().unwrap();
+        let error = container.place(80, &[]).await.unwrap_err().to_string();
+        assert!(error.contains("demo_backend_1 is not a host name"), "{error}");
     }
 
     #[tokio::test]

@@ -7,6 +7,9 @@ use container_registrar::args::Arguments;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(error) = arguments.check() {
+        error.exit();
+    }
     let common = arguments.common.clone();
     mayfly_daemon::run::main(&common, |shutdown| container_registrar::run(arguments, shutdown))
 }

@@ -253,10 +253,10 @@ async fn commands_answer_and_say_what_is_wrong() {
     let all = bench.run("list").await;
     assert_eq!(all.code, Some(0));
     let expected = [
-        "SERVICE   VERSION  ADDRESS      STATE     PROTOCOL  WEIGHT  NOTES",
-        "backend   0.0.1    10.0.0.4:80  up        http      100",
-        "backend   0.0.2    10.0.0.5:80  draining  http      100     a=b\\u{1b}",
-        "backend2  0.0.2    10.0.0.6:80  up        h2c       100",
+        "SERVICE   VERSION  ADDRESS      STATE     ENTRY      PROTOCOL  WEIGHT  NOTES",
+        "backend   0.0.1    10.0.0.4:80  up        permanent  http      100",
+        "backend   0.0.2    10.0.0.5:80  draining  permanent  http      100     a=b\\u{1b}",
+        "backend2  0.0.2    10.0.0.6:80  up        permanent  h2c       100",
         "",
     ];
     assert_eq!(all.stdout, expected.join("\n"));
@@ -332,4 +332,87 @@ async fn one_that_never_reached_etcd_does_not_claim_so() {
         !log.contains("is registered") && log.contains("cannot mark"),
         "{log}"
     );
+}
+
+#[tokio::test]
+async fn a_permanent_entry_is_written_once_and_stays_until_it_is_deregistered() {
+    let bench = Bench::new().await;
+    for (host, port, address, key) in [
+        ("10.0.0.5", 8080, "10.0.0.5:8080", "10.0.0.5:8080"),
+        (
+            "Billing.Internal",
+            8080,
+            "billing.internal:8080",
+            "billing.internal:8080",
+        ),
+        (
+            "https://billing.internal",
+            443,
+            "https://billing.internal:443",
+            "billing.internal:443",
+        ),
+        ("https://[fd00::5]", 443, "https://[fd00::5]:443", "fd00::5:443"),
+        ("auto", 80, "127.0.0.1:80", "127.0.0.1:80"),
+    ] {
+        let line = format!("register --permanent backend.service 0.0.2 {host} {port} --weight 7");
+        let told = bench.run(&line).await.ok().unwrap();
+        let expected = json!({"address": address, "state": "up", "protocol": "http", "weight": 7});
+        assert_eq!(bench.registered(key).await, Some(expected), "{told}");
+        let lease = bench
+            .etcd
+            .lease_of(&format!("/mayfly/backends/backend/0.0.2/{key}"))
+            .await;
+        assert_eq!(lease.unwrap(), None);
+        let list = bench.run("list backend").await.ok().unwrap();
+        assert!(list.contains("permanent"), "{list}");
+        let (_, command) = told.trim().split_once("container-registrar ").unwrap();
+        bench.run(command).await.ok().unwrap();
+        assert_eq!(bench.registered(key).await, None);
+        assert_eq!(bench.run(command).await.code, Some(1), "{command}");
+    }
+}
+
+#[tokio::test]
+async fn a_permanent_entry_is_refused_when_its_check_fails_or_a_registrar_has_it() {
+    let bench = Bench::new().await;
+    let here = port::free_at([127, 0, 0, 1].into());
+    let port = here.port();
+    let _service = Service::start_at(here, "backend", "0.0.2", None).await.unwrap();
+    let place = format!("localhost {port}");
+    let line = |check: &str| format!("register --permanent backend 0.0.2 {place} --check {check}");
+    let refused = bench.run(&line("/x?status=500")).await;
+    assert_eq!(refused.code, Some(1));
+    let expected = format!(
+        "error: backend@0.0.2 is not registered: localhost:{port} does not pass the check: 127.0.0.1:{port}: /x?status=500 answers 500"
+    );
+    assert!(refused.stderr.starts_with(&expected), "{}", refused.stderr);
+    let nowhere = bench
+        .run("register --permanent backend 0.0.2 no-such-host.invalid 80 --check tcp")
+        .await;
+    assert!(
+        nowhere
+            .stderr
+            .contains("cannot resolve host name no-such-host.invalid"),
+        "{}",
+        nowhere.stderr
+    );
+    assert_eq!(bench.registered(&format!("localhost:{port}")).await, None);
+    bench.run(&line("/health")).await.ok().unwrap();
+    assert!(bench.registered(&format!("localhost:{port}")).await.is_some());
+
+    let _registrar = bench.register("backend 0.0.2 10.0.0.5 8080");
+    bench.until_registered("10.0.0.5:8080").await;
+    let taken = bench
+        .run("register --permanent backend 0.0.2 10.0.0.5 8080")
+        .await;
+    assert!(
+        taken.stderr.contains("by a container-registrar that runs"),
+        "{}",
+        taken.stderr
+    );
+    let usage = bench
+        .run("register backend 0.0.2 https://billing.internal 443")
+        .await;
+    assert_eq!(usage.code, Some(2));
+    assert!(usage.stderr.contains("needs --permanent"), "{}", usage.stderr);
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use crate::names::{NameError, checked_text};
+use crate::upstream::Upstream;
 
 /// Where an instance listens: an IP address and a port of at least 1, as `10.0.0.5:8080` or `[fd00::5]:8080`. Host
 /// names are not addresses: who registers resolves them, so that no router ever waits for a resolver.
@@ -99,6 +100,15 @@ impl InstanceId {
     pub fn of(address: &Address) -> Self {
         Self(address.to_string().replace(['[', ']'], ""))
     }
+
+    /// The identifier of the instance at a host and port, whether or not it speaks TLS: the same as that of its
+    /// address, or a name in its place.
+    ///
+    /// # Errors
+    /// When the name and the port together pass 128 octets.
+    pub fn at(upstream: &Upstream) -> Result<Self, NameError> {
+        upstream.host_and_port().replace(['[', ']'], "").parse()
+    }
 }
 checked_text!(InstanceId);
 
@@ -131,6 +141,19 @@ mod tests {
         for (address, id) in [("10.0.0.5:8080", "10.0.0.5:8080"), ("[fd00::5]:80", "fd00::5:80")] {
             assert_eq!(InstanceId::of(&address.parse().unwrap()).as_str(), id);
         }
+    }
+
+    #[test]
+    fn ids_of_hosts() {
+        for (upstream, id) in [
+            ("10.0.0.5:8080", "10.0.0.5:8080"),
+            ("https://[fd00::5]", "fd00::5:443"),
+            ("https://billing.internal", "billing.internal:443"),
+        ] {
+            assert_eq!(InstanceId::at(&upstream.parse().unwrap()).unwrap().as_str(), id);
+        }
+        let long = format!("{}:80", ["a".repeat(60).as_str(); 3].join("."));
+        assert!(InstanceId::at(&long.parse().unwrap()).is_err());
     }
 
     proptest! {

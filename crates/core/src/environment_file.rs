@@ -4,7 +4,7 @@
 //!
 //! The chain: text, [`crate::yaml`] tree, `decode` (one environment from one mapping), and here what concerns
 //! the whole file: nothing may occur twice in it. Decoding is by hand, because plain deserialisation stops at the first
-//! fault and reads `version: 1.10` as a number.
+//! fault and reads `version: 1.10` as a number. The way back, from a record to the text of a file, is [`to_yaml`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +12,10 @@ mod decode;
 mod expiry;
 mod fault;
 mod fields;
+mod write;
 
 pub use fault::Fault;
+pub use write::{list_to_yaml, to_yaml};
 
 use crate::names::EnvironmentName;
 use crate::records::Environment;

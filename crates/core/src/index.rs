@@ -3,9 +3,13 @@
 //!
 //! The rules: an environment whose prefix or header belongs to one that was registered earlier is set aside whole.
 //! `extends` counts when the parent is there and at most three levels lie above; otherwise the environment has only
-//! what it names itself. A selector that moves follows the versions that have a live instance.
+//! what it names itself. A selector that moves follows the versions that have a live instance. A service outside has
+//! its server for as long as some environment names it; where a host name stands for an address, the index says that it
+//! needs the name ([`Index::host_names`]) and is told what it leads to ([`Index::resolved`]).
 
+mod hosts;
 mod missing;
+mod servers;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,9 +19,11 @@ pub use view::{EnvironmentView, ServiceView};
 
 use crate::keys::{Key, KeySpace};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, ServiceName};
-use crate::records::{self, Environment, Instance, InstanceState, SetAside};
-use crate::routing::{Routing, Row, RowKey, ServerId, ServerState, Servers, Touched};
+use crate::records::{self, Environment, Instance, SetAside};
+use crate::routing::{Routing, Row, RowKey, Touched};
 use crate::version::{BackendId, Selector, Version};
+
+use hosts::Hosts;
 
 /// How many environments one may stand below by `extends`. The router's configuration writes as many steps out.
 pub const EXTENDS_LIMIT: usize = 3;
@@ -33,6 +39,7 @@ pub struct Index {
     space: KeySpace,
     environments: BTreeMap<EnvironmentName, Registered>,
     instances: BTreeMap<ServiceName, BTreeMap<Version, Instances>>,
+    hosts: Hosts,
     /// Environments that choose a version of a service by a selector that moves.
     followers: BTreeMap<ServiceName, BTreeSet<EnvironmentName>>,
     children: BTreeMap<EnvironmentName, BTreeSet<EnvironmentName>>,
@@ -137,6 +144,8 @@ impl Index {
             .flat_map(|(_, new)| new.rows.keys().cloned())
             .collect();
         let mut old_backends = Vec::new();
+        // Services outside that are named anew, or perhaps no longer.
+        let mut outside = BTreeSet::new();
         for (name, new) in resolved {
             for backend in &new.backends {
                 self.routing.name_backend(backend, &name);
@@ -161,15 +170,26 @@ impl Index {
                     &mut touched,
                 );
             }
-            let left = old
-                .backends
-                .into_iter()
-                .filter(|backend| !registered.resolved.backends.contains(backend));
+            let new: BTreeSet<&BackendId> = registered.resolved.backends.iter().collect();
+            outside.extend(
+                new.iter()
+                    .filter(|backend| backend.version.is_outside())
+                    .copied()
+                    .cloned(),
+            );
+            let left = old.backends.into_iter().filter(|backend| !new.contains(backend));
             old_backends.extend(left.map(|backend| (backend, name.clone())));
         }
-        for (backend, name) in &old_backends {
-            self.routing.unname_backend(backend, name, &mut touched);
+        for (backend, name) in old_backends {
+            self.routing.unname_backend(&backend, &name, &mut touched);
+            if backend.version.is_outside() {
+                outside.insert(backend);
+            }
         }
+        for backend in outside {
+            self.refresh_backend(&backend, false, &mut touched);
+        }
+        self.hosts.forget_orphans();
         self.unsettled.extend(touched.clone());
         touched
     }
@@ -217,6 +237,13 @@ impl Index {
             })
         });
         let mut all: Vec<SetAside> = unreadable.chain(faults).collect();
+        for (name, backends) in self.hosts.without_address() {
+            all.extend(
+                backends
+                    .iter()
+                    .flat_map(|backend| self.waiting_for(name, backend)),
+            );
+        }
         all.sort();
         all
     }
@@ -281,9 +308,14 @@ impl Index {
         for key in old.resolved.rows.keys() {
             self.routing.remove_row(key, &mut self.touched);
         }
+        let mut touched = std::mem::take(&mut self.touched);
         for backend in &old.resolved.backends {
-            self.routing.unname_backend(backend, name, &mut self.touched);
+            self.routing.unname_backend(backend, name, &mut touched);
+            if backend.version.is_outside() {
+                self.refresh_backend(backend, false, &mut touched);
+            }
         }
+        self.touched = touched;
     }
 
     /// Takes back what an environment's record claims and follows; who waited for its claims is resolved again.
@@ -299,52 +331,6 @@ impl Index {
         }
         if let Some(parent) = &record.extends {
             remove_from(&mut self.children, parent, &record.name);
-        }
-    }
-
-    fn put_instance(&mut self, backend: &BackendId, key: &str, instance: Instance) {
-        let versions = self.instances.entry(backend.service.clone()).or_default();
-        let instances = versions.entry(backend.version.clone()).or_default();
-        let was_live = is_live(instances);
-        instances.insert(key.to_owned(), instance);
-        let live = is_live(instances);
-        self.refresh_backend(backend, was_live != live);
-    }
-
-    fn delete_instance(&mut self, backend: &BackendId, key: &str) {
-        let Some(versions) = self.instances.get_mut(&backend.service) else {
-            return;
-        };
-        let Some(instances) = versions.get_mut(&backend.version) else {
-            return;
-        };
-        let was_live = is_live(instances);
-        instances.remove(key);
-        let live = is_live(instances);
-        if instances.is_empty() {
-            versions.remove(&backend.version);
-        }
-        if versions.is_empty() {
-            self.instances.remove(&backend.service);
-        }
-        self.refresh_backend(backend, was_live != live);
-    }
-
-    fn refresh_backend(&mut self, backend: &BackendId, liveness_changed: bool) {
-        let instances = self
-            .instances
-            .get(&backend.service)
-            .and_then(|versions| versions.get(&backend.version));
-        let servers = instances.map(servers_of).unwrap_or_default();
-        self.routing.set_servers(backend, servers, &mut self.touched);
-        if liveness_changed {
-            self.dirty.extend(
-                self.followers
-                    .get(&backend.service)
-                    .into_iter()
-                    .flatten()
-                    .cloned(),
-            );
         }
     }
 
@@ -455,7 +441,7 @@ impl Index {
     fn live_versions(&self, service: &ServiceName) -> impl Iterator<Item = &Version> {
         let versions = self.instances.get(service).into_iter().flatten();
         versions
-            .filter(|(_, instances)| is_live(instances))
+            .filter(|(_, instances)| self.is_live(instances))
             .map(|(version, _)| version)
     }
 
@@ -503,35 +489,6 @@ fn nothing_fits(service: &ServiceName, selector: &Selector) -> String {
         Selector::Range(range) => format!("no live version of {service} fits {range}"),
         Selector::Exact(_) | Selector::Latest => format!("no version of {service} has a live instance"),
     }
-}
-
-fn is_live(instances: &Instances) -> bool {
-    instances
-        .values()
-        .any(|instance| instance.state == InstanceState::Up)
-}
-
-/// The servers of a backend. Two records of one address are one server, which drains when both do.
-fn servers_of(instances: &Instances) -> Servers {
-    let mut servers = Servers::new();
-    for instance in instances.values() {
-        let Some(address) = instance.address.address() else {
-            continue;
-        };
-        let id = ServerId {
-            address,
-            protocol: instance.protocol,
-        };
-        let new = ServerState {
-            state: instance.state,
-            weight: instance.weight,
-        };
-        let server = servers.entry(id).or_insert(new);
-        if server.state == InstanceState::Draining {
-            *server = new;
-        }
-    }
-    servers
 }
 
 fn remove_from<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {

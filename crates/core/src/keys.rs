@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::address::InstanceId;
 use crate::names::{EnvironmentName, Hostname, NameError, NodeName, ServiceName};
-use crate::version::{BackendId, Version};
+use crate::version::BackendId;
 
 /// One key below the prefix.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +74,16 @@ pub struct KeyRange {
     pub start: String,
     /// The first key after it.
     pub end: String,
+}
+
+impl KeyRange {
+    /// One key, as etcd has it.
+    pub fn only(key: &str) -> Self {
+        Self {
+            start: key.to_owned(),
+            end: format!("{key}\0"),
+        }
+    }
 }
 
 /// All keys below one prefix. Several Mayflies can share an etcd by having a prefix each.
@@ -208,26 +218,21 @@ impl KeySpace {
         self.kinds("dns", "dns")
     }
 
-    /// All instances, or those of one service.
+    /// All instances, or those of one service, whether its name stands there with its suffix or without.
     pub fn instances(&self, service: Option<&ServiceName>) -> KeyRange {
         match service {
             None => self.kinds("backends", "backends"),
-            Some(service) => self.below(&format!("backends/{service}")),
+            // `.` comes directly before `/`, so there is no other service in between.
+            Some(service) => self.kinds(
+                &format!("backends/{service}.service"),
+                &format!("backends/{service}"),
+            ),
         }
-    }
-
-    /// All instances of one service at one version.
-    pub fn instances_of(&self, service: &ServiceName, version: &Version) -> KeyRange {
-        self.below(&format!("backends/{service}/{version}"))
     }
 
     /// The status records of all daemons.
     pub fn statuses(&self) -> KeyRange {
         self.kinds("status", "status")
-    }
-
-    fn below(&self, path: &str) -> KeyRange {
-        self.kinds(path, path)
     }
 
     fn kinds(&self, first: &str, last: &str) -> KeyRange {
@@ -290,7 +295,15 @@ mod tests {
         assert!(holds(&naming, "/mayfly/routers/n") && !holds(&routing, "/mayfly/routers/n"));
         assert!(!holds(&naming, "/mayfly/status/dns-updater/n") && !holds(&naming, "/mayfly/services/a"));
         let service = space.instances(Some(&"a".parse().unwrap()));
-        assert!(holds(&service, "/mayfly/backends/a/1/x") && !holds(&service, "/mayfly/backends/ab/1/x"));
+        for (text, held) in [
+            ("/mayfly/backends/a/1/x", true),
+            ("/mayfly/backends/a.service/1/x", true),
+            ("/mayfly/backends/a-b/1/x", false),
+            ("/mayfly/backends/ab/1/x", false),
+            ("/mayfly/backends/a-b.service/1/x", false),
+        ] {
+            assert_eq!(holds(&service, text), held, "{text}");
+        }
     }
 
     #[test]

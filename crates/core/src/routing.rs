@@ -8,11 +8,15 @@ use crate::address::Address;
 use crate::index::EXTENDS_LIMIT;
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, RoutePath, ServiceName};
 use crate::records::{InstanceState, Protocol, Weight};
+use crate::upstream::{Upstream, UpstreamHost};
 use crate::version::{BackendId, Selector};
 
 /// A lookup table of the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
+    /// `<service>@<version>` -> the Host that its servers expect, for those that are not reached by the name of the
+    /// service: services outside.
+    Hosts,
     /// `<environment>/<service>` -> `<service>@<version>`.
     Versions,
     /// Environment -> the environment that it extends.
@@ -29,7 +33,8 @@ pub enum Table {
 impl Table {
     /// All tables, each after those that its values lead to: who adds rows in this order and removes them in the
     /// opposite one never leaves a row that leads nowhere.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::Hosts,
         Self::Versions,
         Self::Parents,
         Self::Routes,
@@ -40,6 +45,7 @@ impl Table {
     /// Its name, as in the name of its map file.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Hosts => "hosts",
             Self::Versions => "versions",
             Self::Parents => "parents",
             Self::Routes => "routes",
@@ -64,6 +70,13 @@ pub struct RowKey {
 }
 
 impl RowKey {
+    pub(crate) fn host(backend: &BackendId) -> Self {
+        Self {
+            table: Table::Hosts,
+            text: backend.to_string(),
+        }
+    }
+
     /// The table.
     pub fn table(&self) -> Table {
         self.table
@@ -89,6 +102,13 @@ impl Row {
         Self {
             key: RowKey { table, text: key },
             value,
+        }
+    }
+
+    pub(crate) fn host(backend: &BackendId, upstream: &Upstream) -> Self {
+        Self {
+            key: RowKey::host(backend),
+            value: upstream.authority(),
         }
     }
 
@@ -137,12 +157,14 @@ impl Row {
 }
 
 /// Names a server within a backend. Another address or protocol is another server: neither can be changed in place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerId {
     /// Where it listens.
     pub address: Address,
     /// What it speaks.
     pub protocol: Protocol,
+    /// For a server behind TLS, the host that its certificate has to be made out to.
+    pub tls: Option<UpstreamHost>,
 }
 
 /// What can change about a server while it runs.

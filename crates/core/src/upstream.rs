@@ -60,6 +60,16 @@ impl Upstream {
         format!("{scheme}://{}", self.host_and_port())
     }
 
+    /// What a client says in the header Host: host and port, without the port that the scheme stands for.
+    pub fn authority(&self) -> String {
+        let host_and_port = self.host_and_port();
+        let implied = if self.tls { ":443" } else { ":80" };
+        match host_and_port.strip_suffix(implied) {
+            Some(host) => host.to_owned(),
+            None => host_and_port,
+        }
+    }
+
     /// Host and port, IPv6 in brackets: `10.0.0.5:8080`.
     pub fn host_and_port(&self) -> String {
         match &self.host {
@@ -213,6 +223,20 @@ mod tests {
             "a:80\n",
         ] {
             assert!(bad.parse::<Upstream>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_leaves_out_the_port_of_the_scheme() {
+        for (text, authority) in [
+            ("https://billing.internal", "billing.internal"),
+            ("https://billing.internal:80", "billing.internal:80"),
+            ("http://billing.internal:443", "billing.internal:443"),
+            ("billing.internal:80", "billing.internal"),
+            ("[fd00::80]:80", "[fd00::80]"),
+            ("10.0.0.5:8080", "10.0.0.5:8080"),
+        ] {
+            assert_eq!(text.parse::<Upstream>().unwrap().authority(), authority);
         }
     }
 

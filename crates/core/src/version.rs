@@ -38,11 +38,12 @@ impl Version {
 
     /// The server, if this stands in for the version of a service outside.
     pub fn upstream(&self) -> Option<Upstream> {
-        if self.0.contains("://") {
-            self.0.parse().ok()
-        } else {
-            None
-        }
+        self.is_outside().then(|| self.0.parse().ok()).flatten()
+    }
+
+    /// Whether this stands in for the version of a service outside.
+    pub fn is_outside(&self) -> bool {
+        self.0.contains("://")
     }
 
     /// The version read as a semantic one (semver.org 2.0.0), with an optional leading `v` and missing minor or patch

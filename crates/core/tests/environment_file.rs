@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mayfly_core::environment_file::{Parsed, SIZE_LIMIT, parse};
+use mayfly_core::environment_file::{Parsed, SIZE_LIMIT, list_to_yaml, parse, to_yaml};
 use mayfly_core::records::{Environment, ServiceChoice};
 use mayfly_core::version::Selector;
 use proptest::prelude::*;
@@ -253,6 +253,29 @@ proptest! {
         let parsed = parse(text.as_bytes());
         prop_assert_eq!(&parsed.faults, &vec![], "{}", text);
         prop_assert_eq!(environments(&parsed), vec![&environment], "{}", text);
+    }
+
+    /// What we write ourselves, services outside included, we read back; and alone or in a list it is the same.
+    #[test]
+    fn what_is_written_is_read_back(
+        environment in environment(),
+        outside in proptest::option::of("(https?://)?[a-z]{1,8}(\\.[a-z0-9]{1,4}[a-z]){0,2}:[1-9][0-9]{0,3}|https?://(10\\.0\\.0\\.[1-9]|\\[fd00::[1-9]\\])(:[1-9][0-9]{0,3})?"),
+        description in proptest::option::of("[-?:,\\[\\]{}#&*!|>'\"%@` \t\n~=<é\u{a0}\u{feff}\u{1F600}a0-]{0,30}"),
+    ) {
+        let mut environment = environment;
+        if let (Some(outside), Some(service)) = (outside, environment.services.first_mut()) {
+            service.version = Selector::outside(&outside.parse().unwrap());
+        }
+        if description.is_some() {
+            environment.description = description;
+        }
+        let text = to_yaml(&environment);
+        let parsed = parse(text.as_bytes());
+        prop_assert_eq!(&parsed.faults, &vec![], "{}", text);
+        prop_assert_eq!(environments(&parsed), vec![&environment], "{}", text);
+        let list = list_to_yaml(std::slice::from_ref(&environment));
+        let parsed = parse(list.as_bytes());
+        prop_assert_eq!(environments(&parsed), vec![&environment], "{}", list);
     }
 
     #[test]

@@ -9,11 +9,11 @@ use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::{self, Environment};
 use tracing::debug;
 
-use crate::store::{Entry, Guard, Lease, LeaseId, Store, StoreError, Write};
+use crate::store::{Entry, Guard, Lease, LeaseId, LeaseLife, Store, StoreError, Write};
 
 /// Registers an environment if `guard` holds for its key, and gives the revision of the change; `None` when it does not
-/// hold. `before` is the lease that the key hung on; it is let go. An environment whose time is over is registered for
-/// the shortest time that etcd knows, some two seconds.
+/// hold. `before` is the lease that the key hung on; it is let go, unless something else hangs on it. An environment
+/// whose time is over is registered for the shortest time that etcd knows, some two seconds.
 ///
 /// # Errors
 /// When etcd does not answer within the limit. The record may stand there all the same.
@@ -39,11 +39,19 @@ pub async fn register(
         Err(_) => None,
     };
     if let Some(unused) = unused {
-        if let Err(error) = store.revoke(unused).await {
+        if let Err(error) = let_go(store, unused).await {
             debug!("{error}");
         }
     }
     written
+}
+
+/// Revokes a lease that holds no key: one that somebody has put by hand may hold several.
+async fn let_go(store: &Store, lease: LeaseId) -> Result<(), StoreError> {
+    if store.keys_of(lease).await?.is_empty() {
+        store.revoke(lease).await?;
+    }
+    Ok(())
 }
 
 async fn lease_for(
@@ -76,9 +84,10 @@ pub async fn unregister(
     Ok(store.write_if(&key, guard, writes).await?.is_some())
 }
 
-/// Lets an environment that was used just now live on, as long as what it says of its life allows. Only one with an `idle`
-/// time needs that; says whether it was done. `entry` is its key as it was last seen; one that was changed since is left alone: whoever changed it
-/// has just done the same.
+/// Lets an environment that was used just now live on, as long as what it says of its life allows. Only one with an
+/// `idle` time needs that. `entry` is its key as it was last seen; one that was changed since is left alone, since whoever
+/// changed it has just done the same. Says whether the environment was still there as `entry` has it; one that has ended
+/// is not brought back.
 ///
 /// # Errors
 /// When etcd does not answer within the limit.
@@ -95,14 +104,74 @@ pub async fn touch(
     let Some(life) = store.lease_life(lease).await? else {
         return Ok(false);
     };
-    // A keep-alive gives the lease its whole time again: that must not pass the end of the environment.
-    let slack = Duration::from_secs(2);
-    if life.granted <= wanted + slack && wanted <= life.granted + slack {
-        store.keep_alive(lease).await?;
-        return Ok(true);
+    match needed(life, wanted) {
+        Need::Nothing => Ok(true),
+        Need::KeepAlive => match store.keep_alive(lease).await {
+            Err(error) if error.is_lease_lost() => Ok(false),
+            done => done.map(|()| true),
+        },
+        Need::OtherLease => {
+            let guard = Guard::ModRevision(entry.mod_revision);
+            let written = register(store, environment, guard, Some(lease), now).await?;
+            Ok(written.is_some())
+        }
     }
-    let guard = Guard::ModRevision(entry.mod_revision);
-    Ok(register(store, environment, guard, Some(lease), now)
-        .await?
-        .is_some())
+}
+
+/// What a lease needs so that its key lives for a certain time from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Nothing,
+    KeepAlive,
+    OtherLease,
+}
+
+/// Spans that differ by less are the same: etcd counts whole seconds, grants two at least, and clocks differ.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// A keep-alive gives the lease its whole time again: that is right while nothing but idleness ends the environment.
+/// Where it expires before, or was kept for longer, its lease ends at that moment already, and use does not move it.
+fn needed(life: LeaseLife, wanted: Duration) -> Need {
+    let same = |a: Duration, b: Duration| a <= b + SLACK && b <= a + SLACK;
+    if same(life.granted, wanted) {
+        Need::KeepAlive
+    } else if same(life.left, wanted) {
+        Need::Nothing
+    } else {
+        Need::OtherLease
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(granted: u64, left: u64, wanted: u64, need: Need) {
+        let [granted, left, wanted] = [granted, left, wanted].map(Duration::from_secs);
+        assert_eq!(
+            needed(LeaseLife { granted, left }, wanted),
+            need,
+            "{left:?} of {granted:?} left, {wanted:?} wanted"
+        );
+    }
+
+    #[test]
+    fn use_gives_an_idle_one_its_whole_time_again() {
+        check(28_800, 100, 28_800, Need::KeepAlive);
+        check(28_800, 28_800, 28_800, Need::KeepAlive);
+        check(2, 1, 1, Need::KeepAlive);
+    }
+
+    #[test]
+    fn the_end_of_one_that_expires_before_is_reached_once_and_then_left_alone() {
+        check(28_800, 7_200, 14_400, Need::OtherLease);
+        check(14_400, 14_000, 14_000, Need::Nothing);
+        check(14_400, 60, 60, Need::Nothing);
+    }
+
+    #[test]
+    fn one_that_was_kept_for_longer_is_left_alone_until_its_idle_time_is_longer() {
+        check(86_400, 50_000, 50_000, Need::Nothing);
+        check(86_400, 20_000, 28_800, Need::OtherLease);
+    }
 }

@@ -16,6 +16,10 @@ use anyhow::Context as _;
 /// # Errors
 /// When the directory or the file cannot be written; the old file is then untouched.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+    put(path, bytes, mode, true).map(drop)
+}
+
+fn put(path: &Path, bytes: &[u8], mode: u32, replace: bool) -> anyhow::Result<bool> {
     let directory = directory_of(path);
     let name = path
         .file_name()
@@ -38,11 +42,26 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<
         temporary.as_file().sync_all()
     };
     write(&mut temporary).with_context(|| format!("cannot write {}", temporary.path().display()))?;
-    temporary
-        .persist(path)
-        .map_err(|error| error.error)
-        .with_context(|| format!("cannot rename the new file to {}", path.display()))?;
-    sync_directory(directory)
+    let persisted = if replace {
+        temporary.persist(path)
+    } else {
+        temporary.persist_noclobber(path)
+    };
+    match persisted {
+        Err(error) if !replace && error.error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+        persisted => persisted
+            .map_err(|error| error.error)
+            .with_context(|| format!("cannot rename the new file to {}", path.display()))?,
+    };
+    sync_directory(directory).map(|()| true)
+}
+
+/// As [`write_atomically`], but leaves whatever stands at `path` alone. Says whether it wrote.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<bool> {
+    put(path, bytes, mode, false)
 }
 
 /// As [`write_atomically`], but leaves a file that already holds exactly `bytes` alone. Says whether it wrote.
@@ -96,6 +115,16 @@ mod tests {
             0o644
         );
         assert_eq!(names(directory.path()), ["edge.map"]);
+    }
+
+    #[test]
+    fn a_new_file_takes_nobodys_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.yaml");
+        assert!(write_new(&path, b"one\n", 0o644).unwrap());
+        assert!(!write_new(&path, b"two\n", 0o644).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"one\n");
+        assert_eq!(names(directory.path()), ["a.yaml"]);
     }
 
     #[test]

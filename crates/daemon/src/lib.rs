@@ -44,6 +44,7 @@
 
 pub mod admin;
 pub mod args;
+mod clock;
 pub mod environments;
 pub mod file;
 pub mod input;

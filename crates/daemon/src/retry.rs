@@ -94,6 +94,20 @@ mod tests {
         assert_eq!(backoff.next_delay(), Duration::ZERO);
     }
 
+    /// What was away for an hour is found again as soon as what was away for a minute.
+    #[tokio::test(start_paused = true)]
+    async fn the_pause_after_an_hour_is_no_longer_than_after_a_minute() {
+        let (mut backoff, start) = (Backoff::default(), tokio::time::Instant::now());
+        let mut tries = 0;
+        while start.elapsed() < Duration::from_secs(3600) {
+            let before = start.elapsed();
+            backoff.rest().await;
+            assert!(start.elapsed() - before <= Duration::from_millis(5_010));
+            tries += 1;
+        }
+        assert!((720..1_500).contains(&tries), "{tries} tries in an hour");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn rest_takes_the_time_it_says() {
         let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(2));

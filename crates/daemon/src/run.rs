@@ -10,7 +10,7 @@ use tracing::debug;
 
 use crate::args::CommonArgs;
 use crate::shutdown::Shutdown;
-use crate::{logs, systemd};
+use crate::{clock, logs, systemd};
 
 /// How long blocking work, such as a name being looked up, may hold up the end of the process.
 const LAST_WAIT: Duration = Duration::from_millis(500);
@@ -47,6 +47,7 @@ where
         .context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
+        tokio::spawn(clock::watch());
         let told = shutdown.clone();
         tokio::spawn(async move {
             told.begun().await;

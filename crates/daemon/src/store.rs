@@ -24,8 +24,8 @@ pub(crate) use stream::{RangeStream, StreamMessage};
 /// Keys that one answer of etcd holds at most when listing: far from any limit of gRPC, few round trips.
 const PAGE: i64 = 1000;
 
-/// A lease of etcd.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A lease of etcd; the default is none that etcd could grant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(i64);
 
 impl fmt::Display for LeaseId {

@@ -269,6 +269,38 @@ impl Etcd {
         .map(drop)
     }
 
+    /// Grants a lease of so many seconds, and gives its id in decimal.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub async fn grant(&self, seconds: u64) -> Result<String> {
+        let answer = self.call("/v3/lease/grant", &json!({ "TTL": seconds })).await?;
+        let id = answer["ID"].as_str().context("the id of a lease")?;
+        Ok(id.to_owned())
+    }
+
+    /// Writes a key that vanishes with a lease.
+    ///
+    /// # Errors
+    /// When etcd refuses or does not answer.
+    pub async fn put_leased(&self, key: &str, value: &str, lease: &str) -> Result<()> {
+        let body = json!({ "key": BASE64.encode(key), "value": BASE64.encode(value), "lease": lease });
+        self.call("/v3/kv/put", &body).await.map(drop)
+    }
+
+    /// How many seconds a lease lives without a keep-alive; nothing when it has ended.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn left_of(&self, lease: &str) -> Result<u64> {
+        let answer = self.call("/v3/lease/timetolive", &json!({ "ID": lease })).await?;
+        // An ended one has -1, and a zero is left out.
+        Ok(answer["TTL"]
+            .as_str()
+            .and_then(|left| left.parse().ok())
+            .unwrap_or(0))
+    }
+
     /// Ends a lease at once (`id` as text, in decimal), with all keys that hang on it.
     ///
     /// # Errors

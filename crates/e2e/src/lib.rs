@@ -4,6 +4,7 @@
 //!
 //! - [`process`], [`port`], [`poll`]: processes, loopback addresses, waiting for a condition;
 //! - [`etcd`], [`haproxy`], [`dnsmasq`], [`instance`]: what Mayfly works with;
+//! - [`names`], [`tls`]: host names and certificates of a test's own;
 //! - [`http`], [`load`]: requests one by one and under load;
 //! - [`mayfly`], [`world`]: the daemons, and all of it together.
 
@@ -14,9 +15,11 @@ pub mod http;
 pub mod instance;
 pub mod load;
 pub mod mayfly;
+pub mod names;
 pub mod poll;
 pub mod port;
 pub mod process;
+pub mod tls;
 pub mod world;
 
 pub use poll::eventually;

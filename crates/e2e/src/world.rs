@@ -16,6 +16,7 @@ use crate::haproxy::Haproxy;
 use crate::http::{Answer, Request};
 use crate::instance::{Outgoing, Service, ServiceProcess};
 use crate::mayfly::binary;
+use crate::names::Names;
 use crate::process::{self, Finished, Process};
 use crate::{eventually, port};
 
@@ -42,6 +43,8 @@ pub struct World {
     pub edge: SocketAddr,
     /// Where services connect.
     pub internal: SocketAddr,
+    /// Host names that only haproxy-updater sees, after [`World::start_with_names`].
+    pub names: Option<Names>,
     updater_arguments: Vec<String>,
     directory: TempDir,
 }
@@ -70,11 +73,26 @@ impl World {
     /// When one of them does not start.
     pub async fn start_with(updater_arguments: &[&str]) -> Result<Self> {
         let mut world = Self::bare(updater_arguments)?;
-        world.etcd.restart().await?;
-        world.start_updater()?;
-        world.start_registrar(&[])?;
-        world.haproxy.start().await?;
+        world.start_all().await?;
         Ok(world)
+    }
+
+    /// As [`World::start_with`], and haproxy-updater sees [`World::names`] in place of the machine's host names.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn start_with_names(updater_arguments: &[&str]) -> Result<Self> {
+        let mut world = Self::bare(updater_arguments)?;
+        world.names = Some(Names::new(world.directory())?);
+        world.start_all().await?;
+        Ok(world)
+    }
+
+    async fn start_all(&mut self) -> Result<()> {
+        self.etcd.restart().await?;
+        self.start_updater()?;
+        self.start_registrar(&[])?;
+        self.haproxy.start().await
     }
 
     /// Everything has its place, and nothing runs yet, not even etcd.
@@ -102,6 +120,7 @@ impl World {
             etcd: Etcd::reserve()?,
             edge: port::free(),
             internal: port::free(),
+            names: None,
             updater_arguments: updater_arguments.iter().map(ToString::to_string).collect(),
             directory,
         })
@@ -179,6 +198,9 @@ impl World {
         // `auto` would find 127.0.0.1, from which loopback addresses are reached.
         command.arg("--advertise").arg(self.internal.ip().to_string());
         command.args(&self.updater_arguments).args(arguments);
+        if let Some(names) = &self.names {
+            command = names.wrap(&command);
+        }
         self.updater = Some(self.spawn("haproxy-updater", &command)?);
         Ok(())
     }

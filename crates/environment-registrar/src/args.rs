@@ -11,6 +11,8 @@ Examples:
   environment-registrar watch                           watch /etc/mayfly/environments
   environment-registrar watch ./environments --etcd 10.0.0.1:2379,10.0.0.2:2379
   environment-registrar watch /mnt/nfs/environments --poll 1s
+  environment-registrar watch --archive /var/lib/mayfly/archive --archive-keep 50
+  environment-registrar watch --write-back              files for what `mayfly apply` registers
   environment-registrar check environments/*.yaml       say what is wrong, before it is saved there
   environment-registrar list --format json              what is registered
 
@@ -23,8 +25,13 @@ An environment file:
       route: /api           # optional: the public path that leads here
 
 Also optional: prefix (default www-<name>), header (default <name>), description,
-and expires (8h, or 2030-01-31T18:00:00Z), which is checked and recorded: nothing
-removes an environment yet when that time has come.";
+and how long it lives:
+  expires: 8h               # from its first registration; or 2030-01-31T18:00:00Z
+  idle: 2h                  # it ends when no request came for so long
+  protected: true           # it never ends, nor with its file
+
+What has ended does not come back because its file is still there: change the file,
+or `mayfly keep temp-1 8h`.";
 
 /// Keeps the environments of etcd in step with a directory of YAML files
 #[derive(Debug, Parser)]
@@ -46,6 +53,9 @@ pub enum Command {
     /// A file that breaks a rule is reported, and the last good version of its environments stays; the other files are
     /// not affected. Environments that another registrar (another --node) has registered are left alone, so keep the
     /// node's name when you move this registrar to another machine or container.
+    ///
+    /// An environment goes with its file, unless it is protected. One that has expired, was not used for too long, or was
+    /// removed through etcd is reported, and registered again only when its file asks for something else.
     Watch(WatchOptions),
     /// Check files without etcd: one line for each fault, exit code 1 if there is one
     Check {
@@ -89,6 +99,33 @@ pub struct WatchOptions {
     #[arg(long, env = "MAYFLY_GRACE", value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub grace: Duration,
 
+    /// Delete protected environments too when no file names them any more; else they stay and are reported
+    #[arg(long, env = "MAYFLY_FORCE")]
+    pub force: bool,
+
+    /// Where earlier contents go: <ARCHIVE>/<environment>/<UTC time>.yaml, and the files of environments that have ended;
+    /// by default `archive` beside the directory
+    #[arg(long, env = "MAYFLY_ARCHIVE", value_name = "DIRECTORY")]
+    pub archive: Option<PathBuf>,
+
+    /// How many contents of each environment are archived, that in force included; with 0 nothing is, and the files of
+    /// ended environments stay
+    #[arg(
+        long,
+        env = "MAYFLY_ARCHIVE_KEEP",
+        value_name = "NUMBER",
+        default_value_t = 10
+    )]
+    pub archive_keep: usize,
+
+    /// Make a file of each environment that was registered elsewhere (by `mayfly apply`, another registrar, etcdctl)
+    ///
+    /// Such a copy begins with a comment that says so, and follows etcd: it changes and goes with the environment. Change
+    /// it, and it counts like any other file: it is registered from here. A file that a person wrote or changed is never
+    /// overwritten or deleted; where etcd changed at the same time, that is reported and the file wins.
+    #[arg(long, env = "MAYFLY_WRITE_BACK")]
+    pub write_back: bool,
+
     /// Look through the whole directory this often even without an event
     #[arg(long, env = "MAYFLY_RESCAN", value_name = "TIME", default_value = "30s", value_parser = interval)]
     pub rescan: Duration,
@@ -102,7 +139,7 @@ pub enum Format {
     Table,
     /// One JSON array of the records, each with `complete`, and what is `missing` where it is not.
     Json,
-    /// One YAML list of the records.
+    /// An environment file with all of them.
     Yaml,
 }
 

@@ -6,11 +6,19 @@
 //! etcd: puts and deletes) -> [`publish`] (conditional writes). [`watch`] runs it, and [`report`] tells the outcome.
 //! [`check`] and [`list`] are commands of their own.
 //!
+//! The way back, beside the chain and after it: [`filing`] (what is to be done to files: contents that took effect and
+//! files of ended environments to the [`archive`], copies of what others registered by [`write_back`]) -> [`cabinet`]
+//! (does it, and looks again before it touches a file).
+//!
 //! Invariants: nothing of a refused environment is published, and its last good version stays; a record that somebody
-//! else registered is never touched; nothing is deleted while the directory cannot be read.
+//! else registered is never touched, unless a person changed the copy of it that we wrote; nothing is deleted while the
+//! directory cannot be read; no file is overwritten, and none deleted, that says anything but what we know it to say.
 
+pub mod archive;
 pub mod args;
+pub mod cabinet;
 pub mod check;
+pub mod filing;
 pub mod library;
 pub mod list;
 pub mod merge;
@@ -21,3 +29,4 @@ pub mod publish;
 pub mod report;
 pub mod scan;
 pub mod watch;
+pub mod write_back;

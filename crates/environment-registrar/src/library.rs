@@ -9,6 +9,7 @@ use mayfly_core::records::{Environment, Source};
 use mayfly_core::yaml::Mark;
 
 use crate::scan::{Content, Fingerprint, Found, Known, Scan};
+use crate::write_back::{self, Origin};
 
 /// An environment of a file, and where the file says what must be unique.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct Entry {
     pub prefix: Mark,
     /// The place of its header.
     pub header: Mark,
+    /// Whether the file was a copy of this environment, and a person changed it.
+    pub edits_copy: bool,
 }
 
 /// One file.
@@ -32,9 +35,29 @@ pub struct Document {
     pub entries: Vec<Entry>,
     by_name: HashMap<EnvironmentName, usize>,
     parsed: Parsed,
+    origin: Origin,
+    /// What the file holds, if that is not much.
+    octets: Option<Arc<[u8]>>,
 }
 
+/// Most octets of a file that are kept, so that what it said can be archived after it has changed again.
+const KEPT: usize = 1 << 16;
+
 impl Document {
+    /// What the file holds, if it is one good environment, and that asks for this. Not for large files.
+    pub fn content_of(&self, environment: &Environment) -> Option<&Arc<[u8]>> {
+        let [entry] = self.entries.as_slice() else {
+            return None;
+        };
+        let same = self.is_faultless() && entry.environment.asks_for_the_same(environment);
+        self.octets.as_ref().filter(|_| same)
+    }
+
+    /// Where the file comes from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// The faults of the file.
     pub fn faults(&self) -> &[Fault] {
         &self.parsed.faults
@@ -146,7 +169,9 @@ impl Library {
             let is_new = match found {
                 Some(found) => self.take(&name, Some(found)),
                 // A file that can't be read yet still stands for the environments that came from it.
-                None if !self.files.contains_key(&name) => self.put(&name, None, false, Parsed::unread()),
+                None if !self.files.contains_key(&name) => {
+                    self.put(&name, None, false, Parsed::unread(), Origin::Person)
+                }
                 None => false,
             };
             if is_new {
@@ -165,11 +190,19 @@ impl Library {
                 self.files.remove(name).is_some()
             }
             Some(found) => {
-                let (readable, parsed) = match found.content {
-                    Content::Octets(octets) => (true, environment_file::parse(&octets)),
-                    Content::Unreadable(reason) => (false, Parsed::unreadable(Mark::START, reason)),
+                let octets = match found.content {
+                    Content::Octets(octets) => octets,
+                    Content::Unreadable(reason) => {
+                        let parsed = Parsed::unreadable(Mark::START, reason);
+                        return self.put(name, found.fingerprint, false, parsed, Origin::Person);
+                    }
                 };
-                self.put(name, found.fingerprint, readable, parsed)
+                let parsed = environment_file::parse(&octets);
+                let changed = self.put(name, found.fingerprint, true, parsed, Origin::of(&octets));
+                if let Some(document) = self.files.get_mut(name).filter(|_| octets.len() <= KEPT) {
+                    document.octets = Some(octets.into());
+                }
+                changed
             }
         }
     }
@@ -180,11 +213,13 @@ impl Library {
         fingerprint: Option<Fingerprint>,
         readable: bool,
         mut parsed: Parsed,
+        origin: Origin,
     ) -> bool {
         let found = std::mem::take(&mut parsed.environments);
         let before = self.files.get(name);
-        let mut changed =
-            before.is_none_or(|before| before.parsed != parsed || before.entries.len() != found.len());
+        let mut changed = before.is_none_or(|before| {
+            before.parsed != parsed || before.entries.len() != found.len() || before.origin != origin
+        });
         let mut entries = Vec::with_capacity(found.len());
         let mut by_name = HashMap::with_capacity(found.len());
         for found in found {
@@ -198,11 +233,14 @@ impl Library {
             changed |= same.is_none();
             by_name.insert(environment.name.clone(), entries.len());
             let environment = same.map_or_else(|| Arc::new(environment), |entry| entry.environment.clone());
+            let edits_copy = matches!(&origin, Origin::Edited { of, .. } if *of == environment.name)
+                && write_back::home(&environment.name) == name;
             entries.push(Entry {
                 environment,
                 name: found.name,
                 prefix: found.prefix,
                 header: found.header,
+                edits_copy,
             });
         }
         note(&mut self.faulty, name, !parsed.faults.is_empty());
@@ -215,6 +253,8 @@ impl Library {
                 entries,
                 by_name,
                 parsed,
+                origin,
+                octets: None,
             },
         );
         changed

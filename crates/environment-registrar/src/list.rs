@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use mayfly_core::environment_file::list_to_yaml;
 use mayfly_core::index::Index;
 use mayfly_core::keys::Key;
 use mayfly_core::records::{self, Environment};
@@ -84,7 +85,7 @@ pub async fn run(store: &Store, options: &ListOptions) -> anyhow::Result<ExitCod
         Format::Json => {
             serde_json::to_string_pretty(&listed(environments)).context("cannot write JSON")? + "\n"
         }
-        Format::Yaml => serde_yaml::to_string(&environments).context("cannot write YAML")?,
+        Format::Yaml => list_to_yaml(&environments),
     };
     io::stdout()
         .lock()

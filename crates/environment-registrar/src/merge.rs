@@ -1,24 +1,45 @@
 //! All files together, and what others have registered: which environments are to be in etcd. A name, prefix or header
 //! belongs to one environment only; who is registered keeps it, and of new rivals the first file by name gets it.
 //!
-//! An environment that loses, or has a fault, keeps its last good version: the one of the merge before, or of etcd.
+//! An environment that loses, or has a fault, keeps its last good version: the one of the merge before, or of etcd. One
+//! that has ended is no candidate and claims nothing, until its file asks for something else. A protected one, and one that
+//! `mayfly keep` brought back, stays although no file names it.
+//!
+//! A copy of what somebody else has registered is no candidate; once a person has changed it, it takes that over
+//! ([`crate::write_back`]).
 //!
 //! [`update`] takes a change that touches no rival, at a cost that follows the change; anything else goes through
 //! [`merge`], which looks at everything. A property test holds the two together.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use mayfly_core::names::{DnsPrefix, EnvironmentName, HeaderValue};
 use mayfly_core::records::Environment;
 use mayfly_core::yaml::Mark;
 
+mod refusal;
 mod update;
 
+pub use refusal::{Cause, Refusal};
 pub use update::{Changes, update};
 
 use crate::library::{Entry, Library};
 use crate::mirror::Mirror;
+use crate::write_back;
+
+/// What a merge and a plan depend on besides files and etcd.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The time of the clock.
+    pub now: SystemTime,
+    /// Whether a protected environment is deleted when no file names it.
+    pub force: bool,
+}
+
+/// How often a merge looks again at what it has refused.
+const ROUNDS: usize = 8;
 
 /// The outcome of a merge.
 #[derive(Debug, Clone, Default)]
@@ -32,11 +53,26 @@ pub struct Merged {
     headers: HashMap<HeaderValue, EnvironmentName>,
     /// The accepted environments by file.
     files: HashMap<String, BTreeSet<EnvironmentName>>,
+    /// The accepted environments that somebody else has registered, and that are taken over.
+    takeovers: BTreeSet<EnvironmentName>,
+    /// The accepted environments that no file names.
+    unnamed: BTreeSet<EnvironmentName>,
     /// Every name, prefix and header that a refused environment wants.
     wanted: HashSet<String>,
 }
 
 impl Merged {
+    /// Whether an accepted environment stays although no file names it.
+    pub fn is_unnamed(&self, name: &EnvironmentName) -> bool {
+        self.unnamed.contains(name)
+    }
+
+    /// The accepted environments that are taken over from somebody else: a person has changed the copy that
+    /// `--write-back` made.
+    pub fn takeovers(&self) -> &BTreeSet<EnvironmentName> {
+        &self.takeovers
+    }
+
     /// Whether an accepted environment has this prefix or header.
     pub fn has_keys_of(&self, environment: &Environment) -> bool {
         self.prefixes.contains_key(&environment.prefix) || self.headers.contains_key(&environment.header)
@@ -56,6 +92,8 @@ impl Merged {
     }
 
     fn drop(&mut self, name: &EnvironmentName) {
+        self.unnamed.remove(name);
+        self.takeovers.remove(name);
         let Some(environment) = self.accepted.remove(name) else {
             return;
         };
@@ -85,26 +123,32 @@ impl Merged {
     }
 }
 
-/// An environment of a file that can't be registered as the file says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The file.
-    pub file: String,
-    /// The environment.
-    pub environment: EnvironmentName,
-    /// The place in the file.
-    pub mark: Mark,
-    /// What is wrong and what would be right.
-    pub reason: String,
+/// Merges the library with what etcd holds; `before` is the outcome of the last merge.
+pub fn merge(library: &Library, mirror: &Mirror, before: &Merged, terms: Terms) -> Merged {
+    let mut merged = once(library, mirror, before, terms);
+    // Who has lost may have what somebody else gives up only now.
+    for _ in 0..ROUNDS {
+        if merged.refused.is_empty() {
+            break;
+        }
+        let next = once(library, mirror, &merged, terms);
+        let is_settled = next.accepted == merged.accepted && next.refused == merged.refused;
+        merged = next;
+        if is_settled {
+            break;
+        }
+    }
+    merged
 }
 
-/// Merges the library with what etcd holds; `before` is the outcome of the last merge.
-pub fn merge(library: &Library, mirror: &Mirror, before: &Merged) -> Merged {
-    let last_good = last_good(library, mirror, before);
+fn once(library: &Library, mirror: &Mirror, before: &Merged, terms: Terms) -> Merged {
+    let last_good = last_good(library, mirror, before, terms);
     let mut pinned = BTreeMap::new();
     loop {
         let merge = Merge {
             mirror,
+            before,
+            terms,
             last_good: &last_good,
             pinned: &pinned,
             merged: Merged::default(),
@@ -118,34 +162,67 @@ pub fn merge(library: &Library, mirror: &Mirror, before: &Merged) -> Merged {
     }
 }
 
-/// The last good version of each environment whose file is still there, by name.
+/// The last good version of each environment, by name: of those whose file is still there, and of those that stay without.
 fn last_good(
     library: &Library,
     mirror: &Mirror,
     before: &Merged,
+    terms: Terms,
 ) -> BTreeMap<EnvironmentName, Arc<Environment>> {
     let mut last_good: BTreeMap<EnvironmentName, Arc<Environment>> = BTreeMap::new();
     let registered = mirror.environments().keys().filter_map(|name| mirror.ours(name));
     // What was accepted last can be newer than etcd, which may be out of reach.
     for environment in registered.chain(before.accepted.values()) {
+        if refusal::barred(environment, mirror, terms.now).is_some() {
+            continue;
+        }
         let document = |environment: &Environment| library.get(file_of(environment)?);
         let claimed = |environment: &Environment| {
             document(environment).is_some_and(|it| it.is_about(&environment.name))
         };
         let older = last_good.get(&environment.name);
-        // The older version counts only where its file still means it, and that of the newer one does not.
-        if document(environment).is_some()
-            && (claimed(environment) || !older.is_some_and(|older| claimed(older)))
-        {
+        // The older version counts only where its file still means it, and that of the newer one does not; and where no
+        // file means it: then what is registered stays, or nothing does.
+        let is_newer = if claimed(environment) {
+            true
+        } else if older.is_some_and(|older| claimed(older)) {
+            false
+        } else if stays(&environment.name, mirror, before) {
+            older.is_none()
+        } else {
+            document(environment).is_some()
+        };
+        if is_newer {
             last_good.insert(environment.name.clone(), environment.clone());
         }
     }
     last_good
 }
 
+/// Whether an environment stays when no file names it, unless that is forced.
+fn stays(name: &EnvironmentName, mirror: &Mirror, before: &Merged) -> bool {
+    match mirror.ours(name) {
+        Some(ours) => ours.protected || mirror.is_revived(name),
+        // What etcd has lost, rather than somebody removed, is put again.
+        None => {
+            let protected = |environment: &Arc<Environment>| environment.protected;
+            before.unnamed.contains(name)
+                && before.accepted.get(name).is_some_and(protected)
+                && !mirror.environments().contains_key(name)
+                && mirror.past(name).is_none()
+        }
+    }
+}
+
 /// The file that a record of ours comes from.
 fn file_of(environment: &Environment) -> Option<&str> {
     environment.source.as_ref().map(|source| source.file.as_str())
+}
+
+/// Whether the file of a last good version is, or may be, about it.
+fn is_named(name: &EnvironmentName, good: &Environment, library: &Library) -> bool {
+    let document = file_of(good).and_then(|file| library.get(file));
+    document.is_some_and(|document| document.is_about(name))
 }
 
 /// Why a candidate can't be accepted.
@@ -158,6 +235,8 @@ struct Conflict {
 
 struct Merge<'a> {
     mirror: &'a Mirror,
+    before: &'a Merged,
+    terms: Terms,
     last_good: &'a BTreeMap<EnvironmentName, Arc<Environment>>,
     pinned: &'a BTreeMap<EnvironmentName, Refusal>,
     merged: Merged,
@@ -173,9 +252,17 @@ impl Merge<'_> {
         }
         // What stays as it is, what is registered and changes, what moves from another file, what is new.
         let mut tiers: [Vec<(&str, &Entry)>; 4] = Default::default();
+        let mut barred: BTreeMap<(&str, &EnvironmentName), (&Entry, Cause, String)> = BTreeMap::new();
         for (file, document) in library.files() {
+            if write_back::follows(file, document, self.mirror, &self.before.accepted) {
+                continue;
+            }
             for entry in &document.entries {
                 let environment = &entry.environment;
+                if let Some((cause, reason)) = refusal::barred(environment, self.mirror, self.terms.now) {
+                    barred.insert((file, &environment.name), (entry, cause, reason));
+                    continue;
+                }
                 if self
                     .pinned
                     .get(&environment.name)
@@ -193,22 +280,62 @@ impl Merge<'_> {
             }
         }
         let [unchanged, others @ ..] = tiers;
+        // What stays without a file is registered, and comes first; unless another file names it: then it is a candidate
+        // there.
+        let unnamed: Vec<_> = self
+            .last_good
+            .iter()
+            .filter(|(name, good)| self.may_stay(good) && !is_named(name, good, library))
+            .collect();
+        let (moved, left): (Vec<_>, Vec<_>) = unnamed.into_iter().partition(|(name, _)| {
+            let candidates = others.iter().flatten();
+            candidates
+                .clone()
+                .any(|(_, entry)| entry.environment.name == **name)
+        });
+        left.into_iter().for_each(|(name, good)| self.stay(name, good));
         for (file, entry) in unchanged {
             self.consider(file, entry)?;
         }
         for (name, good) in self.last_good {
-            let document = file_of(good).and_then(|file| library.get(file));
-            if document.is_some_and(|document| document.may_hold(name) && document.entry(name).is_none()) {
+            let file = file_of(good).unwrap_or_default();
+            let Some(document) = library.get(file) else {
+                continue;
+            };
+            let would_be_over = barred
+                .get(&(file, name))
+                .is_some_and(|(_, cause, _)| *cause == Cause::Over);
+            if would_be_over || (document.entry(name).is_none() && document.may_hold(name)) {
                 self.keep(name);
             }
         }
         for (file, entry) in others.into_iter().flatten() {
             self.consider(file, entry)?;
         }
+        for ((file, name), (entry, cause, reason)) in barred {
+            let refusal = match self.conflicts(&entry.environment, Some(entry)).into_iter().next() {
+                // Meanwhile the name is another file's.
+                Some(conflict) if cause == Cause::Ended && self.merged.accepted.contains_key(name) => {
+                    Refusal::new(file, entry, Cause::Rival, conflict.reason)
+                }
+                _ => Refusal::new(file, entry, cause, reason),
+            };
+            self.merged.refused.push(refusal);
+        }
+        for (name, good) in moved {
+            if !self.merged.accepted.contains_key(name) {
+                self.stay(name, good);
+            }
+        }
         self.merged
             .refused
             .sort_by(|a, b| (&a.file, a.mark).cmp(&(&b.file, b.mark)));
         for refusal in &self.merged.refused {
+            if refusal.cause != Cause::Rival {
+                // It waits for nobody, but for news of itself.
+                self.merged.wanted.insert(refusal.environment.to_string());
+                continue;
+            }
             let document = library.get(&refusal.file);
             if let Some(entry) = document.and_then(|document| document.entry(&refusal.environment)) {
                 let Environment {
@@ -223,19 +350,48 @@ impl Merge<'_> {
         Ok(self.merged)
     }
 
-    /// Accepts the last good version of an environment, unless its keys are given away.
+    /// Accepts the last good version of an environment, unless its keys are given away; then the one that is registered.
     fn keep(&mut self, name: &EnvironmentName) -> bool {
         let Some(good) = self.last_good.get(name) else {
             return false;
         };
-        let given_away = self
-            .conflicts(good, None)
-            .iter()
-            .any(|conflict| !conflict.foreign);
-        if !given_away && self.mirror.other(name).is_none() {
-            self.merged.accept(good);
+        let registered = self.mirror.ours(name);
+        let registered =
+            registered.filter(|registered| file_of(registered) == file_of(good) || self.may_stay(registered));
+        let is_free = |version: &&Arc<Environment>| {
+            let conflicts = self.conflicts(version, None);
+            conflicts.iter().all(|conflict| conflict.foreign)
+        };
+        let versions = [Some(good), registered];
+        let Some(version) = versions.into_iter().flatten().find(is_free) else {
+            // Now it waits for what it had.
+            for version in versions.into_iter().flatten() {
+                let keys = [version.prefix.to_string(), version.header.to_string()];
+                self.merged.wanted.extend(keys);
+            }
+            return false;
+        };
+        if self.mirror.other(name).is_none() {
+            self.merged.accept(version);
         }
-        !given_away
+        true
+    }
+
+    /// Whether an environment may stay although no file names it.
+    fn may_stay(&self, good: &Environment) -> bool {
+        let forced = self.terms.force && good.protected && !self.mirror.is_revived(&good.name);
+        !forced && stays(&good.name, self.mirror, self.before)
+    }
+
+    /// Lets an environment stay that no file names.
+    fn stay(&mut self, name: &EnvironmentName, good: &Environment) {
+        if self.keep(name) {
+            self.merged.unnamed.insert(name.clone());
+        } else if self.mirror.ours(name).is_none() {
+            return;
+        }
+        let refusal = Refusal::of_unnamed(name, file_of(good).unwrap_or_default(), good.protected);
+        self.merged.refused.push(refusal);
     }
 
     fn consider(&mut self, file: &str, entry: &Entry) -> Result<(), Refusal> {
@@ -243,7 +399,8 @@ impl Merge<'_> {
         let refusal = |conflict: Conflict| Refusal {
             file: file.to_owned(),
             environment: environment.name.clone(),
-            mark: conflict.mark,
+            mark: Some(conflict.mark),
+            cause: Cause::Rival,
             reason: conflict.reason,
         };
         let own = self
@@ -258,12 +415,15 @@ impl Merge<'_> {
         if conflicts.is_empty() || bearable {
             self.merged.refused.extend(conflicts.into_iter().map(refusal));
             self.merged.accept(environment);
+            if taken {
+                self.merged.takeovers.insert(environment.name.clone());
+            }
             return Ok(());
         }
         let Some(refusal) = conflicts.into_iter().next().map(refusal) else {
             return Ok(());
         };
-        if own.is_some() && !registered && !self.keep(&environment.name) {
+        if own.is_some() && !self.keep(&environment.name) && !registered {
             return Err(refusal);
         }
         self.merged.refused.push(refusal);
@@ -275,7 +435,8 @@ impl Merge<'_> {
         let name = &environment.name;
         let mark = |of: fn(&Entry) -> Mark| entry.map_or(Mark::START, of);
         let at_name = mark(|entry| entry.name);
-        if let Some(owner) = self.mirror.other(name) {
+        let takes_over = entry.is_some_and(|entry| write_back::takes_over(entry, self.mirror));
+        if let Some(owner) = self.mirror.other(name).filter(|_| !takes_over) {
             let reason = format!("environment {name} is registered by {owner}: give this one another name");
             conflicts.push(Conflict {
                 mark: at_name,
@@ -316,14 +477,15 @@ impl Merge<'_> {
         if let Some(rival) = self.merged.prefixes.get(prefix) {
             claim(at_prefix, format!("prefix {prefix}"), rival, false);
         }
-        for rival in self.mirror.others_with_prefix(prefix) {
+        let rivals = |rival: &&EnvironmentName| *rival != name;
+        for rival in self.mirror.others_with_prefix(prefix).filter(rivals) {
             claim(at_prefix, format!("prefix {prefix}"), rival, true);
         }
         let at_header = mark(|entry| entry.header);
         if let Some(rival) = self.merged.headers.get(header) {
             claim(at_header, format!("header {header}"), rival, false);
         }
-        for rival in self.mirror.others_with_header(header) {
+        for rival in self.mirror.others_with_header(header).filter(rivals) {
             claim(at_header, format!("header {header}"), rival, true);
         }
         conflicts

@@ -1,13 +1,23 @@
-//! What etcd holds below `environments/`, as the watch and our own writes tell it, and which of it is ours.
+//! What etcd holds below `environments/` and `history/`, as the watch and our own writes tell it, and which of it is ours.
+//!
+//! Records are kept without their life, so that what an environment asks for can be compared without it, and shared with
+//! the library. The history of an environment that lives says the same as its record, and takes no place of its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use mayfly_core::keys::{Key, KeySpace};
+use mayfly_core::lifetime::{Life, Moment};
 use mayfly_core::names::{DnsPrefix, EnvironmentName, HeaderValue, NodeName};
 use mayfly_core::records::{self, Environment, SetAside, Source};
-use mayfly_daemon::store::Entry;
+use mayfly_daemon::store::{Entry, LeaseId};
 use mayfly_daemon::watch::{Batch, Change};
+
+mod past;
+
+pub(crate) use past::with_life;
+pub use past::{End, Past};
 
 /// A record in etcd.
 #[derive(Debug, Clone)]
@@ -16,17 +26,27 @@ pub struct Held {
     pub mod_revision: i64,
     /// The revision at which its key was created.
     pub create_revision: i64,
-    /// The environment, or why the value is none.
+    /// The environment without its life, or why the value is none.
     pub record: Result<Arc<Environment>, String>,
+    /// What became of it since it was first registered.
+    pub life: Option<Life>,
+    /// The lease that it hangs on, as far as the watch has told of it.
+    pub lease: Option<LeaseId>,
+    /// Whether that is as it should be: we have seen to it ourselves.
+    pub lease_is_checked: bool,
+    /// The revision at which its history was put, if that says the same.
+    pub history: Option<i64>,
     /// Whose it is.
     pub owner: Owner,
+    /// When it ends, whatever its use.
+    ends: Option<Moment>,
 }
 
 /// Whose a record is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
-    /// It says that it came from this registrar, or stands where this registrar created the key: then somebody has
-    /// overwritten it by hand.
+    /// It says that it came from this registrar, or stands where this registrar created the key and does not say that it
+    /// came from another one: then somebody has overwritten it by hand.
     Us,
     /// Somebody else registered it: `registrar of node x`, or `somebody by hand`.
     Other(String),
@@ -34,7 +54,7 @@ pub enum Owner {
     Nobody,
 }
 
-/// All records in etcd.
+/// All records in etcd, and what is known of those that have been.
 #[derive(Debug)]
 pub struct Mirror {
     keyspace: KeySpace,
@@ -42,8 +62,16 @@ pub struct Mirror {
     listed: bool,
     revision: i64,
     environments: BTreeMap<EnvironmentName, Held>,
+    /// The histories that say something else than the record, most of them because there is none.
+    pasts: BTreeMap<EnvironmentName, Past>,
+    /// When records end, the next first.
+    ends: BTreeSet<(Moment, EnvironmentName)>,
     /// The keys that we have created, by the revision of their creation.
     created: BTreeMap<EnvironmentName, i64>,
+    /// What we had registered where another registrar has taken over since.
+    ceded: BTreeMap<EnvironmentName, Arc<Environment>>,
+    /// The records of others that were there when etcd lost its data.
+    lost: BTreeSet<EnvironmentName>,
     unknown: BTreeMap<String, String>,
     /// The records that are no environments.
     broken: BTreeSet<EnvironmentName>,
@@ -72,7 +100,11 @@ impl Mirror {
             listed: false,
             revision: 0,
             environments: BTreeMap::new(),
+            pasts: BTreeMap::new(),
+            ends: BTreeSet::new(),
             created: BTreeMap::new(),
+            ceded: BTreeMap::new(),
+            lost: BTreeSet::new(),
             unknown: BTreeMap::new(),
             broken: BTreeSet::new(),
             prefixes: HashMap::new(),
@@ -99,6 +131,47 @@ impl Mirror {
     pub fn ours(&self, name: &EnvironmentName) -> Option<&Arc<Environment>> {
         let held = self.environments.get(name)?;
         held.record.as_ref().ok().filter(|_| held.owner == Owner::Us)
+    }
+
+    /// The history of an environment that has ended, if this asks for the same as that did.
+    pub fn ended(&self, environment: &Environment) -> Option<&Past> {
+        if self.environments.contains_key(&environment.name) {
+            return None;
+        }
+        let past = self.pasts.get(&environment.name)?;
+        past.is_of(environment).then_some(past)
+    }
+
+    /// The history of an environment, if that does not live or its record does not say the same.
+    pub fn past(&self, name: &EnvironmentName) -> Option<&Past> {
+        self.pasts.get(name)
+    }
+
+    /// What became of an environment that lives, ours or not, since it was first registered. Where somebody has written over
+    /// its record, the history still knows.
+    pub fn life(&self, name: &EnvironmentName) -> Option<&Life> {
+        let held = self.environments.get(name)?;
+        held.life.as_ref().or_else(|| self.pasts.get(name)?.life.as_ref())
+    }
+
+    /// Whether a record of ours was brought back by `mayfly keep`, and nobody has seen its file since.
+    pub fn is_revived(&self, name: &EnvironmentName) -> bool {
+        self.ours(name).is_some() && self.life(name).is_some_and(|life| life.revived)
+    }
+
+    /// The records that end by themselves, whosever they are, the next first.
+    pub fn ends(&self) -> impl Iterator<Item = (Moment, &EnvironmentName)> {
+        self.ends.iter().map(|(end, name)| (*end, name))
+    }
+
+    /// What we had registered, if another registrar has taken the environment over since.
+    pub fn ceded(&self, name: &EnvironmentName) -> Option<&Arc<Environment>> {
+        self.ceded.get(name)
+    }
+
+    /// Whether a record of somebody else was there when etcd lost its data, and did not come back.
+    pub fn is_lost(&self, name: &EnvironmentName) -> bool {
+        self.lost.contains(name)
     }
 
     /// The environments of others that have a prefix.
@@ -132,7 +205,13 @@ impl Mirror {
                 reason: self.environments.get(name)?.record.as_ref().err()?.clone(),
             })
         });
-        unknown.chain(broken).collect()
+        let pasts = self.pasts.iter().filter_map(|(name, past)| {
+            Some(SetAside {
+                key: self.keyspace.text(&Key::History(name.clone())),
+                reason: past.record.as_ref().err()?.clone(),
+            })
+        });
+        unknown.chain(broken).chain(pasts).collect()
     }
 
     /// Takes what the watch tells, and says what of it is new. What our own writes did is known already.
@@ -145,8 +224,15 @@ impl Mirror {
         if batch.listed && batch.revision < self.revision {
             // Another etcd, or one that lost its data: its revisions begin anew, and every write of ours is gone.
             self.created.clear();
+            let of_others = |held: &Held| matches!(held.owner, Owner::Other(_));
+            let others = self.environments.iter().filter(|(_, held)| of_others(held));
+            self.lost = others.map(|(name, _)| name.clone()).collect();
             for held in self.environments.values_mut() {
                 held.mod_revision = 0;
+                held.history = held.history.map(|_| 0);
+            }
+            for past in self.pasts.values_mut() {
+                past.mod_revision = 0;
             }
             news.all = true;
         }
@@ -172,37 +258,62 @@ impl Mirror {
         news
     }
 
-    /// Takes a record as it was just read; `None` when there is none.
-    pub fn refresh(&mut self, name: &EnvironmentName, entry: Option<Entry>) {
+    /// Takes a record and its history as they were just read; `None` where there is none.
+    pub fn refresh(&mut self, name: &EnvironmentName, entry: Option<Entry>, history: Option<Entry>) {
         match entry {
             Some(entry) => self.put(entry, i64::MAX, &mut News::default()),
-            None => self.deleted(name),
+            None => self.ended_now(name),
+        }
+        match history {
+            Some(history) => self.put(history, i64::MAX, &mut News::default()),
+            None => self.forget(name),
         }
     }
 
-    /// Notes our own put.
-    pub fn published(&mut self, environment: &Arc<Environment>, revision: i64) {
+    /// Notes our own put of an environment (without its life) and its history.
+    pub fn published(&mut self, environment: &Arc<Environment>, life: Life, revision: i64) {
         let name = &environment.name;
         let create_revision = self
             .environments
             .get(name)
             .map_or(revision, |held| held.create_revision);
-        let record = Ok(environment.clone());
         let held = Held {
             mod_revision: revision,
             create_revision,
-            record,
+            ends: end_of(environment, Some(&life)),
+            record: Ok(environment.clone()),
+            life: Some(life),
+            // The watch tells it in a moment.
+            lease: None,
+            lease_is_checked: true,
+            history: Some(revision),
             owner: Owner::Us,
         };
         self.created.insert(name.clone(), create_revision);
         self.replace(name, Some(held));
+        self.pasts.remove(name);
+        self.ceded.remove(name);
         self.revision = self.revision.max(revision);
     }
 
-    /// Notes our own delete.
+    /// Notes our own delete of a record with its history.
     pub fn deleted(&mut self, name: &EnvironmentName) {
-        self.replace(name, None);
+        self.ended_now(name);
+        self.forget(name);
+    }
+
+    /// Notes that a record is gone, and its history is not.
+    pub fn ended_now(&mut self, name: &EnvironmentName) {
+        let before = self.replace(name, None);
+        self.remember(name, before.as_ref());
         self.created.remove(name);
+    }
+
+    /// Notes that the lease of a record is as it should be.
+    pub fn lease_is_good(&mut self, name: &EnvironmentName) {
+        if let Some(held) = self.environments.get_mut(name) {
+            held.lease_is_checked = true;
+        }
     }
 
     /// Notes that a record in etcd says the same as the one in memory: the next comparison is one of pointers.
@@ -224,6 +335,12 @@ impl Mirror {
             Some(held) => self.environments.insert(name.clone(), held),
             None => self.environments.remove(name),
         };
+        if let Some(end) = before.as_ref().and_then(|before| before.ends) {
+            self.ends.remove(&(end, name.clone()));
+        }
+        if let Some(end) = self.environments.get(name).and_then(|held| held.ends) {
+            self.ends.insert((end, name.clone()));
+        }
         if let Some(removed) = before.as_ref().and_then(Held::of_others) {
             take_out(&mut self.prefixes, &removed.prefix, name);
             take_out(&mut self.headers, &removed.header, name);
@@ -241,25 +358,52 @@ impl Mirror {
         before
     }
 
-    /// Takes a record, unless we know one that was put after this revision.
+    /// Keeps the history of a record that is no more what it was.
+    fn remember(&mut self, name: &EnvironmentName, before: Option<&Held>) {
+        let Some((before, mod_revision)) = before.and_then(|held| Some((held, held.history?))) else {
+            return;
+        };
+        let past = Past {
+            mod_revision,
+            record: before.record.clone(),
+            life: before.life.clone(),
+        };
+        self.pasts.insert(name.clone(), past);
+    }
+
+    /// Notes that the history of an environment is gone.
+    fn forget(&mut self, name: &EnvironmentName) {
+        self.pasts.remove(name);
+        if let Some(held) = self.environments.get_mut(name) {
+            held.history = None;
+        }
+    }
+
+    /// Takes an entry, unless we know one that was put after this revision.
     fn put(&mut self, entry: Entry, until: i64, news: &mut News) {
-        let name = match self.keyspace.parse(&entry.key) {
-            Ok(Key::Environment(name)) => name,
-            Ok(_) => return,
+        match self.keyspace.parse(&entry.key) {
+            Ok(Key::Environment(name)) => self.put_record(name, entry, until, news),
+            Ok(Key::History(name)) => self.put_history(name, &entry, until, news),
+            Ok(_) => {}
             Err(error) => {
-                self.unknown.insert(entry.key, error.to_string());
+                if let Some("environments" | "history") = self.keyspace.kind(&entry.key) {
+                    self.unknown.insert(entry.key, error.to_string());
+                }
+            }
+        }
+    }
+
+    fn put_record(&mut self, name: EnvironmentName, entry: Entry, until: i64, news: &mut News) {
+        if let Some(held) = self.environments.get_mut(&name) {
+            if held.mod_revision == entry.mod_revision && held.lease_is_checked {
+                held.lease = entry.lease;
+            }
+            if held.mod_revision > until {
                 return;
             }
-        };
-        if self
-            .environments
-            .get(&name)
-            .is_some_and(|held| held.mod_revision > until)
-        {
-            return;
         }
-        let record = records::parse_environment(&name, &entry.value);
-        let source = match &record {
+        let parsed = records::parse_environment(&name, &entry.value);
+        let source = match &parsed {
             Ok(environment) => environment.source.clone(),
             Err(_) => source_of(&entry.value),
         };
@@ -268,45 +412,111 @@ impl Mirror {
             .is_some_and(|source| source.registrar == self.node)
         {
             self.created.insert(name.clone(), entry.create_revision);
+        } else if source.is_some() && parsed.is_ok() {
+            // Another registrar has taken it over, as `--write-back` does: to write over that would never end.
+            self.created.remove(&name);
+            if let Some(ours) = self.ours(&name).cloned() {
+                self.ceded.insert(name.clone(), ours);
+            }
         }
+        self.lost.remove(&name);
         let owner = if self.created.get(&name) == Some(&entry.create_revision) {
             Owner::Us
         } else {
-            match (source, &record) {
+            match (source, &parsed) {
                 (Some(source), _) => Owner::Other(format!("the registrar of node {}", source.registrar)),
                 (None, Ok(_)) => Owner::Other("somebody else than a registrar".to_owned()),
                 (None, Err(_)) => Owner::Nobody,
             }
         };
-        let record = record.map(Arc::new).map_err(|error| error.to_string());
+        let (record, life) = split(parsed);
         let held = Held {
             mod_revision: entry.mod_revision,
             create_revision: entry.create_revision,
+            ends: record.as_ref().ok().and_then(|it| end_of(it, life.as_ref())),
             record,
+            life,
+            lease: entry.lease,
+            lease_is_checked: false,
+            history: None,
             owner,
         };
         news.others.extend(held.of_others().cloned());
         let before = self.replace(&name, Some(held));
+        self.remember(&name, before.as_ref());
+        self.compare(&name);
         news.others
             .extend(before.as_ref().and_then(Held::of_others).cloned());
         news.names.insert(name);
     }
 
-    fn delete(&mut self, key: &str, revision: i64, news: &mut News) {
-        let Ok(Key::Environment(name)) = self.keyspace.parse(key) else {
-            self.unknown.remove(key);
+    fn put_history(&mut self, name: EnvironmentName, entry: &Entry, until: i64, news: &mut News) {
+        if self.history_revision(&name).is_some_and(|known| known > until) {
+            return;
+        }
+        let held = self.environments.get_mut(&name);
+        if let Some(held) = held.filter(|held| held.mod_revision == entry.mod_revision && held.record.is_ok())
+        {
+            // Both were put in one step.
+            held.history = Some(entry.mod_revision);
+            self.pasts.remove(&name);
+            news.names.insert(name);
+            return;
+        }
+        let (record, life) = split(records::parse_environment(&name, &entry.value));
+        let past = Past {
+            mod_revision: entry.mod_revision,
+            record,
+            life,
+        };
+        self.forget(&name);
+        self.pasts.insert(name.clone(), past);
+        self.compare(&name);
+        news.names.insert(name);
+    }
+
+    /// A history that says the same as the record need not be kept beside it.
+    fn compare(&mut self, name: &EnvironmentName) {
+        let (Some(held), Some(past)) = (self.environments.get_mut(name), self.pasts.get(name)) else {
             return;
         };
-        if self
-            .environments
-            .get(&name)
-            .is_some_and(|held| held.mod_revision <= revision)
-        {
-            let before = self.replace(&name, None);
-            self.created.remove(&name);
-            news.others
-                .extend(before.as_ref().and_then(Held::of_others).cloned());
-            news.names.insert(name);
+        if held.life == past.life && held.record.is_ok() && held.record == past.record {
+            held.history = Some(past.mod_revision);
+            self.pasts.remove(name);
+        }
+    }
+
+    /// The revision at which the history of an environment was put, if there is one.
+    fn history_revision(&self, name: &EnvironmentName) -> Option<i64> {
+        let held = self.environments.get(name).and_then(|held| held.history);
+        held.or_else(|| Some(self.pasts.get(name)?.mod_revision))
+    }
+
+    fn delete(&mut self, key: &str, revision: i64, news: &mut News) {
+        match self.keyspace.parse(key) {
+            Ok(Key::Environment(name)) => {
+                let held = self.environments.get(&name);
+                if held.is_some_and(|held| held.mod_revision <= revision) {
+                    let before = self.replace(&name, None);
+                    self.remember(&name, before.as_ref());
+                    self.created.remove(&name);
+                    news.others
+                        .extend(before.as_ref().and_then(Held::of_others).cloned());
+                    news.names.insert(name);
+                }
+            }
+            Ok(Key::History(name)) => {
+                if self
+                    .history_revision(&name)
+                    .is_some_and(|known| known <= revision)
+                {
+                    self.forget(&name);
+                    news.names.insert(name);
+                }
+            }
+            _ => {
+                self.unknown.remove(key);
+            }
         }
     }
 }
@@ -319,6 +529,42 @@ impl Held {
             .ok()
             .filter(|_| matches!(self.owner, Owner::Other(_)))
     }
+
+    /// The environment with its life.
+    pub fn environment(&self) -> Option<Environment> {
+        let record = self.record.as_ref().ok()?;
+        Some(with_life(record, self.life.as_ref()))
+    }
+
+    /// How long its lease should let it live from `now` on, if it was used just now; `None` if nothing ends it.
+    pub fn time_to_live(&self, now: SystemTime) -> Option<Duration> {
+        let record = self.record.as_ref().ok()?;
+        if record.expires.is_none() && record.idle.is_none() {
+            return None;
+        }
+        self.environment()?.time_to_live(now)
+    }
+}
+
+/// The record without its life, and that.
+fn split(
+    parsed: Result<Environment, records::RecordError>,
+) -> (Result<Arc<Environment>, String>, Option<Life>) {
+    match parsed {
+        Ok(mut environment) => {
+            let life = environment.life.take();
+            (Ok(Arc::new(environment)), life)
+        }
+        Err(error) => (Err(error.to_string()), None),
+    }
+}
+
+/// When an environment ends by itself, whatever its use.
+fn end_of(record: &Environment, life: Option<&Life>) -> Option<Moment> {
+    if record.protected || record.expires.is_none() {
+        return None;
+    }
+    with_life(record, life).ends_at()
 }
 
 fn take_out<Text: std::hash::Hash + Eq>(
@@ -341,135 +587,4 @@ fn source_of(value: &[u8]) -> Option<Source> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mirror() -> Mirror {
-        Mirror::new(KeySpace::default(), "us".parse().unwrap())
-    }
-
-    fn put(name: &str, value: &str, create_revision: i64, mod_revision: i64) -> Change {
-        let (key, value) = (format!("/mayfly/environments/{name}"), value.as_bytes().to_vec());
-        Change::Put(Entry {
-            key,
-            value,
-            create_revision,
-            mod_revision,
-            lease: None,
-        })
-    }
-
-    fn record(name: &str, registrar: &str) -> String {
-        let source = format!(r#""source":{{"registrar":"{registrar}","file":"f.yaml"}}"#);
-        format!(r#"{{"name":"{name}","prefix":"www-{name}","header":"{name}",{source}}}"#)
-    }
-
-    fn owner(mirror: &Mirror, name: &str) -> Owner {
-        mirror.environments()[&name.parse::<EnvironmentName>().unwrap()]
-            .owner
-            .clone()
-    }
-
-    fn batch(revision: i64, changes: Vec<Change>) -> Batch {
-        Batch {
-            revision,
-            listed: revision < 10,
-            changes,
-        }
-    }
-
-    #[test]
-    fn whose_a_record_is() {
-        let mut mirror = mirror();
-        let hand = r#"{"name":"c","prefix":"c","header":"c"}"#;
-        mirror.take(batch(
-            9,
-            vec![
-                put("a", &record("a", "us"), 2, 2),
-                put("b", &record("b", "them"), 3, 3),
-                put("c", hand, 4, 4),
-                put("d", "no JSON", 5, 5),
-                put(
-                    "e",
-                    r#"{"name":"e","prefix":7,"source":{"registrar":"them","file":"f"}}"#,
-                    6,
-                    6,
-                ),
-            ],
-        ));
-        let them = Owner::Other("the registrar of node them".to_owned());
-        assert_eq!(
-            ["a", "b", "d", "e"].map(|name| owner(&mirror, name)),
-            [Owner::Us, them.clone(), Owner::Nobody, them]
-        );
-        assert!(matches!(owner(&mirror, "c"), Owner::Other(_)));
-        assert!(mirror.ours(&"a".parse().unwrap()).is_some() && mirror.ours(&"b".parse().unwrap()).is_none());
-        let aside: Vec<_> = mirror.set_aside().into_iter().map(|entry| entry.key).collect();
-        assert_eq!(aside, ["/mayfly/environments/d", "/mayfly/environments/e"]);
-    }
-
-    #[test]
-    fn a_key_that_we_created_is_ours_whatever_is_written_over_it() {
-        let mut mirror = mirror();
-        mirror.take(batch(9, vec![put("a", &record("a", "us"), 2, 2)]));
-        mirror.take(batch(10, vec![put("a", &record("a", "them"), 2, 10)]));
-        assert_eq!(owner(&mirror, "a"), Owner::Us);
-        mirror.take(batch(
-            12,
-            vec![
-                Change::Delete {
-                    key: "/mayfly/environments/a".to_owned(),
-                },
-                put("a", &record("a", "them"), 12, 12),
-            ],
-        ));
-        assert!(
-            matches!(owner(&mirror, "a"), Owner::Other(_)),
-            "deleted, and created by somebody else"
-        );
-    }
-
-    #[test]
-    fn news_that_are_older_than_our_own_writes_change_nothing() {
-        let mut mirror = mirror();
-        mirror.take(batch(9, vec![put("a", &record("a", "us"), 2, 2)]));
-        let ours: Arc<Environment> = mirror.ours(&"a".parse().unwrap()).unwrap().clone();
-        mirror.published(&ours, 20);
-        mirror.take(batch(
-            15,
-            vec![
-                put("a", "older", 2, 15),
-                Change::Delete {
-                    key: "/mayfly/environments/a".to_owned(),
-                },
-            ],
-        ));
-        assert!(Arc::ptr_eq(mirror.ours(&ours.name).unwrap(), &ours));
-        assert_eq!(mirror.revision(), 20);
-        mirror.take(batch(
-            21,
-            vec![Change::Delete {
-                key: "/mayfly/environments/a".to_owned(),
-            }],
-        ));
-        assert!(mirror.environments().is_empty());
-    }
-
-    #[test]
-    fn an_etcd_that_lost_its_data_is_believed() {
-        let mut mirror = mirror();
-        mirror.take(batch(
-            9,
-            vec![
-                put("a", &record("a", "us"), 2, 9),
-                put("b", &record("b", "us"), 3, 8),
-            ],
-        ));
-        let gone = Change::Delete {
-            key: "/mayfly/environments/a".to_owned(),
-        };
-        mirror.take(batch(2, vec![gone, put("b", "{}", 2, 2)]));
-        assert_eq!(mirror.environments().len(), 1);
-        assert_eq!((owner(&mirror, "b"), mirror.revision()), (Owner::Nobody, 2));
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! Says what in the directory has to be looked at: a file as soon as its writer has closed or renamed it, the whole
 //! directory after any doubt (events lost, the directory exchanged, a link swapped as config maps do) and once in a
-//! while without one. Where events can't be had it polls.
+//! while without one. Where events can't be had it looks more often, and goes back to events as soon as they can.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,7 +11,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
-use crate::scan::{self, Known, Scan};
+use crate::scan::{self, Content, Found, Identity, Known, Scan};
 
 mod board;
 mod events;
@@ -25,6 +25,10 @@ const CHECK: Duration = Duration::from_secs(1);
 const CHECK_MISSING: Duration = Duration::from_millis(250);
 /// How often to look where events should work and do not.
 const FALLBACK: Duration = Duration::from_secs(1);
+/// How often to try again to get events there.
+const RETRY: Duration = Duration::from_secs(5);
+/// How often to try again to read a file that could not be read: what was in the way may go without an event.
+const REREAD: Duration = Duration::from_secs(5);
 /// A file that changed less than this ago may be half written, unless its writer is known to have closed it.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -41,13 +45,15 @@ pub enum Look {
 #[derive(Debug)]
 pub struct Observer {
     directory: PathBuf,
-    /// The interval of polling; `None` with events.
+    /// The interval of polling, where the operator wants that.
     poll: Option<Duration>,
+    /// When to try again to get events, where that has failed.
+    retry: Option<Instant>,
     rescan: Duration,
     board: Board,
     watcher: Option<RecommendedWatcher>,
     /// The directory that is watched, by identity.
-    watched: Option<(u64, u64)>,
+    watched: Option<Identity>,
     targets: BTreeSet<PathBuf>,
     known_fresh: Known,
     next_scan: Instant,
@@ -64,6 +70,7 @@ impl Observer {
             // Events carry the path as it was given to the watch.
             directory: std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf()),
             poll,
+            retry: None,
             rescan,
             board: Board::default(),
             watcher: None,
@@ -117,15 +124,20 @@ impl Observer {
     /// # Errors
     /// When the directory is not there or can't be read.
     pub async fn scan(&mut self, mut known: Known) -> io::Result<Scan> {
-        self.next_scan = Instant::now() + self.poll.unwrap_or(self.rescan);
+        if self.board.take_exchanged() {
+            // Another one of the same name may have got the same number.
+            self.watched = None;
+        }
         let identity = scan::identity(&self.directory);
-        if identity != self.watched {
+        if identity != self.watched || self.retry.is_some_and(|at| at <= Instant::now()) {
             self.watch_anew();
             self.watched = identity;
         }
+        let polling = self.polling();
+        self.next_scan = Instant::now() + polling.unwrap_or(self.rescan);
         known.writing = self.board.writing();
         known.fresh = std::mem::take(&mut self.known_fresh.fresh);
-        let (directory, quiet) = (self.directory.clone(), self.poll.unwrap_or(QUIET));
+        let (directory, quiet) = (self.directory.clone(), polling.unwrap_or(QUIET));
         let outcome = tokio::task::spawn_blocking(move || scan::all(&directory, &known, quiet)).await;
         match outcome.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(scan) => {
@@ -136,7 +148,8 @@ impl Observer {
                 if !scan.fresh.is_empty() {
                     self.next_scan = self.next_scan.min(Instant::now() + quiet);
                 }
-                if self.poll.is_none() && self.targets != scan.targets {
+                self.note_unreadable(scan.files.values().flatten());
+                if polling.is_none() && self.targets != scan.targets {
                     // What changed there before the watch began shows in one more look.
                     self.targets.clone_from(&scan.targets);
                     self.watch_anew();
@@ -158,7 +171,7 @@ impl Observer {
     }
 
     /// Reads some files.
-    pub async fn look(&self, names: BTreeSet<String>) -> Vec<(String, Option<scan::Found>)> {
+    pub async fn look(&mut self, names: BTreeSet<String>) -> Vec<(String, Option<scan::Found>)> {
         let directory = self.directory.clone();
         let read = move || {
             names
@@ -166,7 +179,21 @@ impl Observer {
                 .map(|name| (name.clone(), scan::look(&directory, &name)))
                 .collect()
         };
-        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+        let looked: Vec<(String, Option<Found>)> =
+            tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        self.note_unreadable(looked.iter().filter_map(|(_, found)| found.as_ref()));
+        looked
+    }
+
+    fn note_unreadable<'a>(&mut self, mut found: impl Iterator<Item = &'a Found>) {
+        if found.any(|found| matches!(found.content, Content::Unreadable(_))) {
+            self.next_scan = self.next_scan.min(Instant::now() + REREAD);
+        }
+    }
+
+    /// How often to look instead of waiting for events; `None` with events.
+    fn polling(&self) -> Option<Duration> {
+        self.poll.or(self.retry.map(|_| FALLBACK))
     }
 
     /// Whether the directory is there and is the one that has been looked through.
@@ -179,15 +206,23 @@ impl Observer {
             return;
         }
         match self.watch() {
-            Ok(watcher) => self.watcher = Some(watcher),
+            Ok(watcher) => {
+                self.watcher = Some(watcher);
+                if self.retry.take().is_some() {
+                    info!("events of {} come again", self.directory.display());
+                }
+            }
             // The directory may have gone since; then the next check finds out.
             Err(error) if scan::identity(&self.directory).is_some() => {
-                warn!(
-                    "cannot watch {}: {error}; looking every {FALLBACK:?} instead",
-                    self.directory.display()
-                );
-                (self.watcher, self.poll) = (None, Some(FALLBACK));
-                self.next_scan = Instant::now() + FALLBACK;
+                self.watcher = None;
+                if self.retry.replace(Instant::now() + RETRY).is_none() {
+                    warn!(
+                        "cannot get events of {}: {error}; looking every {FALLBACK:?} instead, and trying again every \
+                         {RETRY:?}{}",
+                        self.directory.display(),
+                        advice(&error)
+                    );
+                }
             }
             Err(error) => {
                 debug!("cannot watch {}: {error}", self.directory.display());
@@ -209,6 +244,24 @@ impl Observer {
         }
         watcher.watch(&self.directory, RecursiveMode::NonRecursive)?;
         Ok(watcher)
+    }
+}
+
+/// What an operator can do where the kernel has no events left to give.
+fn advice(error: &notify::Error) -> &'static str {
+    /// The limits of inotify have been reached.
+    const LIMITS: [i32; 2] = [EMFILE, ENOSPC];
+    const EMFILE: i32 = 24;
+    const ENOSPC: i32 = 28;
+    let reached = match &error.kind {
+        notify::ErrorKind::MaxFilesWatch => true,
+        notify::ErrorKind::Io(error) => error.raw_os_error().is_some_and(|code| LIMITS.contains(&code)),
+        _ => false,
+    };
+    if reached {
+        " (raise sysctl fs.inotify.max_user_instances and fs.inotify.max_user_watches)"
+    } else {
+        ""
     }
 }
 

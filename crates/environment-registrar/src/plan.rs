@@ -1,28 +1,81 @@
 //! What is to be in etcd against what is there: which records to put and which to delete, and when. Pure; the clock is
 //! an argument.
+//!
+//! Leases end environments, with every daemon down; but after a restart of etcd a lease has its whole time again, and one
+//! that somebody else chose may be wrong. So what is past its end is deleted here too, whosever it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use mayfly_core::lifetime::{Life, Moment};
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::Environment;
-use mayfly_daemon::store::Guard;
+use mayfly_daemon::store::{Guard, LeaseId};
 
-use crate::merge::Merged;
-use crate::mirror::{Mirror, Owner};
+use crate::merge::{Merged, Terms};
+use crate::mirror::{Held, Mirror, Owner, with_life};
+
+/// How long after its end an environment is deleted, so that its lease comes first.
+const MARGIN: Duration = Duration::from_secs(5);
+/// How often to look at the clock while an environment is going to end: clocks jump.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What to write. All puts come before all deletes, so that what moves is never gone.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// The records to put, each if nobody has changed the key since it was read.
-    pub puts: Vec<(Arc<Environment>, Guard)>,
-    /// The environments to delete, likewise.
+    pub puts: Vec<Put>,
+    /// The records that are as they should be, if their lease is.
+    pub doubts: Vec<Doubt>,
+    /// The environments to delete with their history, likewise.
     pub deletes: Vec<(EnvironmentName, Guard)>,
+    /// The environments to delete because their time is over; their history stays.
+    pub ends: Vec<(EnvironmentName, Guard)>,
     /// When to plan again, because a grace ends then.
     pub again: Option<Instant>,
     /// Records that stand in etcd as they should.
     pub same: Vec<Arc<Environment>>,
+}
+
+/// A record to put.
+#[derive(Debug, Clone)]
+pub struct Put {
+    /// The environment, without its life: as the library has it.
+    pub environment: Arc<Environment>,
+    /// What became of it until now.
+    pub life: Life,
+    /// What must hold for its key.
+    pub guard: Guard,
+    /// The lease that its key hangs on.
+    pub before: Option<LeaseId>,
+}
+
+impl Put {
+    /// The record as it will stand in etcd.
+    pub fn record(&self) -> Environment {
+        with_life(&self.environment, Some(&self.life))
+    }
+}
+
+/// A record whose lease has to be looked at.
+#[derive(Debug, Clone)]
+pub struct Doubt {
+    /// How it would be put again.
+    pub put: Put,
+    /// Its lease.
+    pub lease: LeaseId,
+    /// How long the lease should live at most.
+    pub wanted: Duration,
+    /// Whether each use gives it some of that time again, so that it may have less.
+    pub idle: bool,
+}
+
+impl Doubt {
+    /// Whether a lease is good that has this long to live. Leases and clocks are off by some seconds.
+    pub fn is_settled_by(&self, left: Duration) -> bool {
+        left <= self.wanted + MARGIN && (self.idle || self.wanted <= left + MARGIN)
+    }
 }
 
 /// Since when environments of etcd have been missing in the files.
@@ -48,27 +101,36 @@ pub fn plan(
     mirror: &Mirror,
     only: Option<&BTreeSet<EnvironmentName>>,
     absences: &mut Absences,
+    terms: Terms,
     now: Instant,
 ) -> Plan {
     let mut plan = Plan::default();
+    let mut consider = |name| {
+        if merged.accepted.contains_key(name) {
+            plan.consider(name, merged, mirror, terms);
+        } else if mirror
+            .ours(name)
+            .is_some_and(|ours| ours.protected && !terms.force)
+        {
+            // Whatever the merge thinks of it: this is not for a missing file to end.
+        } else if mirror.environments().get(name).is_some_and(is_ours) {
+            absences.since.entry(name.clone()).or_insert(now);
+        }
+    };
     match only {
-        Some(names) => names
-            .iter()
-            .for_each(|name| plan.consider(name, merged, mirror, absences, now)),
+        Some(names) => names.iter().for_each(consider),
         None => {
             let present = merged
                 .accepted
                 .keys()
                 .filter(|name| !mirror.environments().contains_key(*name));
             let all = mirror.environments().keys().chain(present);
-            all.for_each(|name| plan.consider(name, merged, mirror, absences, now));
+            all.for_each(&mut consider);
         }
     }
+    plan.end(mirror, terms.now);
     absences.since.retain(|name, since| {
-        let held = mirror
-            .environments()
-            .get(name)
-            .filter(|held| held.owner == Owner::Us);
+        let held = mirror.environments().get(name).filter(|held| is_ours(held));
         let Some(held) = held.filter(|_| !merged.accepted.contains_key(name)) else {
             return false;
         };
@@ -82,201 +144,96 @@ pub fn plan(
             plan.deletes
                 .push((name.clone(), Guard::ModRevision(held.mod_revision)));
         } else {
-            plan.again = Some(plan.again.map_or(due, |again| again.min(due)));
+            plan.look_again(due);
         }
         true
     });
     plan
 }
 
+/// When to plan again because an environment may have ended by then, once a plan has been carried out.
+pub fn next_end(mirror: &Mirror, time: SystemTime, now: Instant) -> Option<Instant> {
+    let (end, _) = mirror.ends().next()?;
+    Some(now + end.after(MARGIN).left(time).min(LOOK))
+}
+
+fn is_ours(held: &Held) -> bool {
+    held.owner == Owner::Us
+}
+
 impl Plan {
-    fn consider(
-        &mut self,
-        name: &EnvironmentName,
-        merged: &Merged,
-        mirror: &Mirror,
-        absences: &mut Absences,
-        now: Instant,
-    ) {
-        let held = mirror.environments().get(name);
+    /// Plans for an accepted environment.
+    fn consider(&mut self, name: &EnvironmentName, merged: &Merged, mirror: &Mirror, terms: Terms) {
         let Some(environment) = merged.accepted.get(name) else {
-            if held.is_some_and(|held| held.owner == Owner::Us) {
-                absences.since.entry(name.clone()).or_insert(now);
-            }
             return;
         };
-        let guard = match held.map(|held| (&held.owner, &held.record, held.mod_revision)) {
-            None => Guard::Absent,
-            // The merge knows what others have; this can only be news of this moment.
-            Some((Owner::Other(_), ..)) => return,
-            Some((Owner::Us, Ok(record), _)) if Arc::ptr_eq(record, environment) => return,
-            Some((Owner::Us, Ok(record), _)) if record == environment => {
-                self.same.push(environment.clone());
-                return;
-            }
-            Some((_, _, revision)) => Guard::ModRevision(revision),
+        let held = mirror.environments().get(name);
+        // The merge knows what others have; unless it takes that over, this can only be news of this moment.
+        let of_others = held.is_some_and(|held| matches!(held.owner, Owner::Other(_)));
+        if of_others && !merged.takeovers().contains(name) {
+            return;
+        }
+        let life = match mirror.life(name) {
+            Some(life) => Life {
+                // Its file is back, or will be: for as long as it is missing, that means nothing.
+                revived: life.revived && merged.is_unnamed(name),
+                ..life.clone()
+            },
+            None => Life::beginning(Moment::of(terms.now)),
         };
-        self.puts.push((environment.clone(), guard));
+        let put = |held: Option<&Held>| Put {
+            environment: environment.clone(),
+            life: life.clone(),
+            guard: held.map_or(Guard::Absent, |held| Guard::ModRevision(held.mod_revision)),
+            before: held.and_then(|held| held.lease),
+        };
+        let Some(held) = held else {
+            return self.puts.push(put(None));
+        };
+        match &held.record {
+            Ok(record) if Arc::ptr_eq(record, environment) => {}
+            Ok(record) if record == environment => self.same.push(environment.clone()),
+            _ => return self.puts.push(put(Some(held))),
+        }
+        if held.life.as_ref() != Some(&life) || held.history.is_none() {
+            return self.puts.push(put(Some(held)));
+        }
+        if held.lease_is_checked {
+            return;
+        }
+        match (held.lease, held.time_to_live(terms.now)) {
+            (None, None) => {}
+            (Some(lease), Some(wanted)) => self.doubts.push(Doubt {
+                put: put(Some(held)),
+                lease,
+                wanted,
+                idle: environment.idle.is_some(),
+            }),
+            _ => self.puts.push(put(Some(held))),
+        }
+    }
+
+    /// Plans to delete what is past its end, whosever it is, unless it is put with another end just now.
+    fn end(&mut self, mirror: &Mirror, time: SystemTime) {
+        let is_over = |(end, _): &(Moment, _)| end.after(MARGIN).left(time).is_zero();
+        let puts: HashSet<&EnvironmentName> = match mirror.ends().next().filter(is_over) {
+            Some(_) => self.puts.iter().map(|put| &put.environment.name).collect(),
+            None => return,
+        };
+        let mut ends = Vec::new();
+        for (_, name) in mirror.ends().take_while(is_over) {
+            let held = mirror.environments().get(name);
+            if let Some(held) = held.filter(|_| !puts.contains(name)) {
+                ends.push((name.clone(), Guard::ModRevision(held.mod_revision)));
+            }
+        }
+        self.ends = ends;
+    }
+
+    fn look_again(&mut self, at: Instant) {
+        self.again = Some(self.again.map_or(at, |again| again.min(at)));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use mayfly_core::records::Source;
-    use mayfly_daemon::watch::{Batch, Change};
-
-    const GRACE: Duration = Duration::from_secs(1);
-
-    fn environment(name: &str, prefix: &str) -> Arc<Environment> {
-        let json = serde_json::json!({"name": name, "prefix": prefix, "header": name});
-        let mut environment: Environment = serde_json::from_value(json).unwrap();
-        environment.source = Some(Source {
-            registrar: "us".parse().unwrap(),
-            file: "f.yaml".to_owned(),
-        });
-        Arc::new(environment)
-    }
-
-    fn merged(environments: &[&Arc<Environment>]) -> Merged {
-        let mut merged = Merged::default();
-        environments
-            .iter()
-            .for_each(|environment| merged.accept(environment));
-        merged
-    }
-
-    fn mirror(environments: &[&Arc<Environment>]) -> Mirror {
-        let mut mirror = Mirror::new(mayfly_core::keys::KeySpace::default(), "us".parse().unwrap());
-        mirror.take(Batch {
-            revision: 1,
-            listed: true,
-            changes: Vec::new(),
-        });
-        for (index, environment) in environments.iter().enumerate() {
-            mirror.published(environment, index as i64 + 2);
-        }
-        mirror
-    }
-
-    /// The writes in words, as `put x absent` and `delete y 3`.
-    fn words(plan: &Plan) -> Vec<String> {
-        let guard = |guard: &Guard| match guard {
-            Guard::Absent => "absent".to_owned(),
-            Guard::ModRevision(revision) => revision.to_string(),
-            other => format!("{other:?}"),
-        };
-        let puts = plan
-            .puts
-            .iter()
-            .map(|(e, g)| format!("put {} {}", e.name, guard(g)));
-        puts.chain(
-            plan.deletes
-                .iter()
-                .map(|(name, g)| format!("delete {name} {}", guard(g))),
-        )
-        .collect()
-    }
-
-    #[test]
-    fn only_differences_are_written() {
-        let (a, b, c) = (
-            environment("a", "a"),
-            environment("b", "b"),
-            environment("c", "c"),
-        );
-        let changed = environment("b", "other");
-        let plan = plan(
-            &merged(&[&a, &changed, &c]),
-            &mirror(&[&a, &b]),
-            None,
-            &mut Absences::new(GRACE),
-            Instant::now(),
-        );
-        assert_eq!(
-            (words(&plan), plan.again),
-            (vec!["put b 3".to_owned(), "put c absent".to_owned()], None)
-        );
-    }
-
-    #[test]
-    fn an_equal_record_is_noticed_and_not_written() {
-        let (read, stored) = (environment("a", "a"), environment("a", "a"));
-        let plan = plan(
-            &merged(&[&read]),
-            &mirror(&[&stored]),
-            None,
-            &mut Absences::new(GRACE),
-            Instant::now(),
-        );
-        assert_eq!((words(&plan), plan.same.len()), (vec![], 1));
-    }
-
-    #[test]
-    fn what_is_missing_goes_after_the_grace_unless_it_comes_back() {
-        let (a, now) = (environment("a", "a"), Instant::now());
-        let (mirror, mut absences) = (mirror(&[&a]), Absences::new(GRACE));
-        let first = plan(&merged(&[]), &mirror, None, &mut absences, now);
-        assert_eq!((words(&first), first.again), (vec![], Some(now + GRACE)));
-        assert_eq!(
-            words(&plan(&merged(&[]), &mirror, None, &mut absences, now + GRACE)),
-            ["delete a 2"]
-        );
-        plan(&merged(&[&a]), &mirror, None, &mut absences, now + GRACE);
-        let again = plan(&merged(&[]), &mirror, None, &mut absences, now + 2 * GRACE);
-        assert_eq!(
-            (words(&again), again.again),
-            (vec![], Some(now + 3 * GRACE)),
-            "the grace begins anew"
-        );
-    }
-
-    #[test]
-    fn what_stands_in_the_way_goes_at_once_after_its_successor_is_there() {
-        let (old, new) = (environment("old", "www"), environment("new", "www"));
-        let plan = plan(
-            &merged(&[&new]),
-            &mirror(&[&old]),
-            None,
-            &mut Absences::new(GRACE),
-            Instant::now(),
-        );
-        assert_eq!(words(&plan), ["put new absent", "delete old 2"]);
-    }
-
-    #[test]
-    fn what_others_have_is_neither_written_nor_deleted() {
-        let a = environment("a", "a");
-        let mut mirror = mirror(&[]);
-        let value =
-            mayfly_core::records::to_json(&serde_json::json!({"name": "a", "prefix": "p", "header": "h"}));
-        let key = "/mayfly/environments/a".to_owned();
-        let entry = mayfly_daemon::store::Entry {
-            key,
-            value,
-            create_revision: 5,
-            mod_revision: 5,
-            lease: None,
-        };
-        mirror.take(Batch {
-            revision: 5,
-            listed: false,
-            changes: vec![Change::Put(entry)],
-        });
-        let mut absences = Absences::new(Duration::ZERO);
-        assert_eq!(
-            words(&plan(
-                &merged(&[&a]),
-                &mirror,
-                None,
-                &mut absences,
-                Instant::now()
-            )),
-            [""; 0]
-        );
-        assert_eq!(
-            words(&plan(&merged(&[]), &mirror, None, &mut absences, Instant::now())),
-            [""; 0]
-        );
-    }
-}
+mod tests;

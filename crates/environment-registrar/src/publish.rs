@@ -1,16 +1,18 @@
 //! Carries out a plan: conditional writes to etcd, several at once, each noted in the mirror as soon as it is done.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use mayfly_core::keys::Key;
 use mayfly_core::names::EnvironmentName;
-use mayfly_core::records::{self, Environment};
-use mayfly_daemon::store::{Guard, Store, StoreError};
+use mayfly_core::records::Environment;
+use mayfly_daemon::environments::{register, unregister};
+use mayfly_daemon::store::{Entry, Guard, Store, StoreError};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
 use crate::mirror::Mirror;
-use crate::plan::Plan;
+use crate::plan::{Doubt, Plan, Put};
 
 /// Writes on their way at the same time; etcd writes those to disk together.
 const AT_ONCE: usize = 32;
@@ -22,14 +24,20 @@ pub struct Outcome {
     pub puts: u64,
     /// Records deleted.
     pub deletes: u64,
+    /// What took effect, as the library has it: put, or found in etcd as it should be.
+    pub in_force: Vec<Arc<Environment>>,
+    /// The environments that are gone by it.
+    pub gone: Vec<EnvironmentName>,
     /// Whether somebody else had changed a record in between; the mirror knows of it now.
     pub conflict: bool,
 }
 
 /// One write.
 enum Write {
-    Put(Arc<Environment>, Guard),
+    /// Boxed, for most writes are of many.
+    Put(Box<Put>),
     Delete(EnvironmentName, Guard),
+    End(EnvironmentName, Guard),
 }
 
 /// Carries out a plan.
@@ -44,19 +52,44 @@ pub async fn publish(
 ) -> Result<(), StoreError> {
     for environment in &plan.same {
         mirror.same(environment);
+        outcome.in_force.push(environment.clone());
     }
-    let puts = plan
-        .puts
-        .into_iter()
-        .map(|(environment, guard)| Write::Put(environment, guard))
-        .collect();
-    let deletes = plan
-        .deletes
-        .into_iter()
-        .map(|(name, guard)| Write::Delete(name, guard))
-        .collect();
+    let mut puts = plan.puts;
+    puts.extend(settle(store, mirror, plan.doubts).await?);
+    let puts = puts.into_iter().map(|put| Write::Put(Box::new(put))).collect();
+    let deletes = plan.deletes.into_iter();
+    let deletes = deletes.map(|(name, guard)| Write::Delete(name, guard));
+    let ends = plan.ends.into_iter();
+    let ends = ends.map(|(name, guard)| Write::End(name, guard));
     write_all(store, mirror, puts, outcome).await?;
-    write_all(store, mirror, deletes, outcome).await
+    write_all(store, mirror, deletes.chain(ends).collect(), outcome).await
+}
+
+/// Looks at the leases that are in doubt; gives the records to put again because theirs is wrong.
+async fn settle(store: &Store, mirror: &mut Mirror, doubts: Vec<Doubt>) -> Result<Vec<Put>, StoreError> {
+    let (mut puts, mut under_way) = (Vec::new(), JoinSet::new());
+    let mut doubts = doubts.into_iter();
+    loop {
+        while under_way.len() < AT_ONCE {
+            let Some(doubt) = doubts.next() else { break };
+            let store = store.clone();
+            under_way.spawn(async move {
+                let life = store.lease_life(doubt.lease).await;
+                (doubt, life)
+            });
+        }
+        let Some(ended) = under_way.join_next().await else {
+            return Ok(puts);
+        };
+        let Ok((doubt, life)) = ended else { continue };
+        // A lease that etcd does not know any more takes its keys along in this moment.
+        let left = life?.map_or(Duration::ZERO, |life| life.left);
+        if left.is_zero() || doubt.is_settled_by(left) {
+            mirror.lease_is_good(&doubt.put.environment.name);
+        } else {
+            puts.push(doubt.put);
+        }
+    }
 }
 
 async fn write_all(
@@ -88,9 +121,8 @@ async fn write_all(
                 outcome.conflict = true;
                 let name = write.name();
                 debug!("environment {name} was changed by somebody else in between");
-                let entry = store.get(&Key::Environment(name.clone())).await;
-                match entry {
-                    Ok(entry) => mirror.refresh(name, entry),
+                match read(store, name).await {
+                    Ok((entry, history)) => mirror.refresh(name, entry, history),
                     Err(error) => failure = failure.or(Some(error)),
                 }
             }
@@ -100,17 +132,23 @@ async fn write_all(
     failure.map_or(Ok(()), Err)
 }
 
+/// The record of an environment and its history. Read one after the other: what happens in between the watch tells.
+async fn read(store: &Store, name: &EnvironmentName) -> Result<(Option<Entry>, Option<Entry>), StoreError> {
+    let entry = store.get(&Key::Environment(name.clone())).await?;
+    let history = store.get(&Key::History(name.clone())).await?;
+    Ok((entry, history))
+}
+
 /// The revision of the write; `None` when the guard did not hold.
 async fn carry_out(store: &Store, write: &Write) -> Result<Option<i64>, StoreError> {
     match write {
-        Write::Put(environment, guard) => {
-            let key = Key::Environment(environment.name.clone());
-            store
-                .put_if(&key, records::to_json(environment.as_ref()), None, *guard)
-                .await
-        }
+        Write::Put(put) => register(store, &put.record(), put.guard, put.before, SystemTime::now()).await,
         Write::Delete(name, guard) => {
-            let done = store.delete_if(&Key::Environment(name.clone()), *guard).await?;
+            let done = unregister(store, name, *guard, true).await?;
+            Ok(done.then_some(0))
+        }
+        Write::End(name, guard) => {
+            let done = unregister(store, name, *guard, false).await?;
             Ok(done.then_some(0))
         }
     }
@@ -118,9 +156,11 @@ async fn carry_out(store: &Store, write: &Write) -> Result<Option<i64>, StoreErr
 
 fn note(mirror: &mut Mirror, write: &Write, revision: i64, outcome: &mut Outcome) {
     match write {
-        Write::Put(environment, _) => {
-            mirror.published(environment, revision);
+        Write::Put(put) => {
+            let environment = &put.environment;
+            mirror.published(environment, put.life.clone(), revision);
             outcome.puts += 1;
+            outcome.in_force.push(environment.clone());
             let file = environment
                 .source
                 .as_ref()
@@ -133,7 +173,14 @@ fn note(mirror: &mut Mirror, write: &Write, revision: i64, outcome: &mut Outcome
         Write::Delete(name, _) => {
             mirror.deleted(name);
             outcome.deletes += 1;
+            outcome.gone.push(name.clone());
             info!("deleted environment {name}: no file names it");
+        }
+        Write::End(name, _) => {
+            mirror.ended_now(name);
+            outcome.deletes += 1;
+            outcome.gone.push(name.clone());
+            info!("deleted environment {name}: its time is over");
         }
     }
 }
@@ -141,8 +188,8 @@ fn note(mirror: &mut Mirror, write: &Write, revision: i64, outcome: &mut Outcome
 impl Write {
     fn name(&self) -> &EnvironmentName {
         match self {
-            Self::Put(environment, _) => &environment.name,
-            Self::Delete(name, _) => name,
+            Self::Put(put) => &put.environment.name,
+            Self::Delete(name, _) | Self::End(name, _) => name,
         }
     }
 }

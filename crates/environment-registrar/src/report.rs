@@ -95,10 +95,10 @@ pub fn set_aside(library: &Library, merged: &Merged, mirror: &Mirror) -> Vec<Set
     }
     for refusal in &merged.refused {
         let key = format!("{}:{}", refusal.file, refusal.environment);
-        let reason = format!(
-            "line {}, column {}: {}",
-            refusal.mark.line, refusal.mark.column, refusal.reason
-        );
+        let place = refusal
+            .mark
+            .map(|mark| format!("line {}, column {}: ", mark.line, mark.column));
+        let reason = place.unwrap_or_default() + &refusal.reason;
         reasons.entry(key).or_default().push(reason);
     }
     let told = reasons.into_iter().map(|(key, mut reasons)| {
@@ -142,7 +142,15 @@ mod tests {
             "- {name: x, a: 1, b: 2, c: 3, d: 4}\n- {name: y}\n---\n[",
         );
         save("b.yaml", "name: y");
-        let merged = crate::merge::merge(&library, &mirror, &Merged::default());
+        let merged = crate::merge::merge(
+            &library,
+            &mirror,
+            &Merged::default(),
+            crate::merge::Terms {
+                now: std::time::SystemTime::now(),
+                force: false,
+            },
+        );
         let entries = set_aside(&library, &merged, &mirror);
         let keys: Vec<_> = entries.iter().map(|entry| entry.key.as_str()).collect();
         assert_eq!(keys, ["a.yaml", "a.yaml:x", "b.yaml:y"]);

@@ -61,7 +61,7 @@ pub fn look(directory: &Path, name: &str) -> Option<Found> {
         }),
         Ok(_) => None,
         Err(error) if fs::symlink_metadata(&path).is_ok() => {
-            let content = Content::Unreadable(format!("cannot be read: {error}"));
+            let content = unreadable(&error);
             Some(Found {
                 fingerprint: None,
                 content,
@@ -82,8 +82,19 @@ fn read(path: &Path, octets: u64) -> Content {
     match outcome {
         Ok(_) if content.len() as u64 > SIZE_LIMIT => Content::Unreadable(too_long(content.len() as u64)),
         Ok(_) => Content::Octets(content),
-        Err(error) => Content::Unreadable(format!("cannot be read: {error}")),
+        Err(error) => unreadable(&error),
     }
+}
+
+fn unreadable(error: &io::Error) -> Content {
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; let the user of environment-registrar read it (chmod, chown), also the directories on the way to it: it is \
+             tried again by itself"
+        }
+        _ => "",
+    };
+    Content::Unreadable(format!("cannot be read: {error}{advice}"))
 }
 
 /// What is known already, so that a scan reads only what is new.
@@ -157,10 +168,16 @@ pub fn all(directory: &Path, known: &Known, quiet: Duration) -> io::Result<Scan>
     Ok(scan)
 }
 
-/// What tells a directory from another one of the same name: device and inode; `None` when there is none.
-pub fn identity(directory: &Path) -> Option<(u64, u64)> {
+/// What tells a directory from another one of the same name: device, inode and, where the file system knows it, the time
+/// of its birth, since a directory that is removed and made again often gets the same inode.
+pub type Identity = (u64, u64, Option<SystemTime>);
+
+/// The identity of a directory; `None` when there is none.
+pub fn identity(directory: &Path) -> Option<Identity> {
     let metadata = fs::metadata(directory).ok()?;
-    metadata.is_dir().then(|| (metadata.dev(), metadata.ino()))
+    metadata
+        .is_dir()
+        .then(|| (metadata.dev(), metadata.ino(), metadata.created().ok()))
 }
 
 #[cfg(test)]

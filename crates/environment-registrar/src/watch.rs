@@ -1,7 +1,7 @@
 //! The command `watch`: runs the chain whenever the directory or etcd has changed.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mayfly_core::keys::Daemon;
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
@@ -17,12 +17,15 @@ use prometheus_client::registry::Registry;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 
+use crate::archive::Archive;
 use crate::args::WatchOptions;
+use crate::cabinet::Cabinet;
+use crate::filing::Filing;
 use crate::library::Library;
-use crate::merge::{Changes, Merged, merge, update};
+use crate::merge::{Changes, Merged, Terms, merge, update};
 use crate::mirror::Mirror;
 use crate::observe::{Look, Observer};
-use crate::plan::{Absences, plan};
+use crate::plan::{Absences, next_end, plan};
 use crate::publish::{Outcome, publish};
 use crate::report::{Metrics, set_aside};
 
@@ -43,6 +46,14 @@ const TRIES: usize = 3;
 pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let (tasks, store, readiness) = (Tasks::new(), common.store(), Readiness::new());
     let node = common.node()?;
+    let cabinet = Cabinet {
+        directory: options.directory.clone(),
+        archive: Archive::new(
+            options.archive.as_deref(),
+            &options.directory,
+            options.archive_keep,
+        )?,
+    };
     let mut registry = Registry::default();
     let common_metrics = CommonMetrics::register(
         &mut registry,
@@ -50,11 +61,7 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
         env!("CARGO_PKG_VERSION"),
         &store,
     );
-    let etcd = watch::watch(
-        &store,
-        store.keyspace().environments(),
-        EtcdWatchOptions::default(),
-    );
+    let etcd = watch::watch(&store, store.keyspace().registry(), EtcdWatchOptions::default());
     CommonMetrics::register_watch(&mut registry, &etcd.metrics());
     let metrics = Metrics::register(&mut registry);
     let advertiser = Advertiser::start(&tasks, &store, STATUS_TTL);
@@ -74,6 +81,8 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
         mirror: Mirror::new(store.keyspace().clone(), node),
         merged: Merged::default(),
         absences: Absences::new(options.grace),
+        force: options.force,
+        filing: Filing::new(cabinet, options.write_back),
         scanned: false,
         directory_error: None,
         changes: Changes::default(),
@@ -97,6 +106,9 @@ struct Registrar {
     mirror: Mirror,
     merged: Merged,
     absences: Absences,
+    /// Whether protected environments are deleted with their files too.
+    force: bool,
+    filing: Filing,
     /// Whether the directory has been looked through once.
     scanned: bool,
     directory_error: Option<String>,
@@ -121,11 +133,21 @@ impl Registrar {
                 () = shutdown.begun() => return Ok(()),
                 look = self.observer.next() => self.look(look).await,
                 batch = self.etcd.next_batch_coalesced() => self.changes.add(self.mirror.take(batch)),
+                gone = self.filing.turn() => self.forget(gone),
                 () = sleep_until(again.into()) => {}
             }
             tokio::select! {
                 () = shutdown.begun() => return Ok(()),
                 () = self.round() => {}
+            }
+        }
+    }
+
+    /// Notes that files are gone, before their environments are taken for alive again by them.
+    fn forget(&mut self, files: Vec<String>) {
+        for file in files {
+            if self.library.take(&file, None) {
+                self.changes.files.insert(file);
             }
         }
     }
@@ -167,6 +189,13 @@ impl Registrar {
                 }
             }
             self.metrics.count(&outcome);
+            self.filing.has_news();
+            for environment in &outcome.in_force {
+                self.filing.took_effect(&self.library, environment);
+            }
+        }
+        if self.is_in_step() && self.observer.is_there() {
+            self.filing.start(&self.library, &self.mirror, &self.merged);
         }
         self.report();
     }
@@ -174,12 +203,17 @@ impl Registrar {
     async fn write(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
         for _ in 0..TRIES {
             let changes = std::mem::take(&mut self.changes);
-            let affected = update(&mut self.merged, &self.library, &self.mirror, &changes);
+            let terms = Terms {
+                now: SystemTime::now(),
+                force: self.force,
+            };
+            let affected = update(&mut self.merged, &self.library, &self.mirror, &changes, terms);
             if affected.is_none() {
-                self.merged = merge(&self.library, &self.mirror, &self.merged);
+                self.merged = merge(&self.library, &self.mirror, &self.merged, terms);
             }
-            let (merged, absences) = (&self.merged, &mut self.absences);
-            let mut plan = plan(merged, &self.mirror, affected.as_ref(), absences, Instant::now());
+            self.filing.takes_over(&self.library, &self.mirror, &self.merged);
+            let (merged, absences, affected) = (&self.merged, &mut self.absences, affected.as_ref());
+            let mut plan = plan(merged, &self.mirror, affected, absences, terms, Instant::now());
             // Files that vanish one by one may be the beginning of the end of the whole directory.
             self.again = plan.again;
             if !plan.deletes.is_empty() && !self.observer.is_there() {
@@ -188,25 +222,31 @@ impl Registrar {
             }
             outcome.conflict = false;
             publish(&self.store, &mut self.mirror, plan, outcome).await?;
-            if !outcome.conflict {
+            let next_end = next_end(&self.mirror, SystemTime::now(), Instant::now());
+            self.again = self.again.into_iter().chain(next_end).min();
+            // Somebody may wait for what is gone now.
+            self.changes.names.extend(std::mem::take(&mut outcome.gone));
+            if !outcome.conflict && self.changes.is_empty() {
                 return Ok(());
             }
-            self.changes.all = true;
+            self.changes.all |= outcome.conflict;
         }
         anyhow::bail!("somebody else keeps changing the same environments")
     }
 
+    /// Whether everything that files say is in etcd, as far as it is not refused.
+    fn is_in_step(&self) -> bool {
+        self.changes.is_empty() && self.scanned && self.mirror.is_listed() && self.library.is_complete()
+    }
+
     fn report(&mut self) {
-        let entries = set_aside(&self.library, &self.merged, &self.mirror);
+        let mut entries = set_aside(&self.library, &self.merged, &self.mirror);
+        entries.extend(self.filing.set_aside());
         self.metrics.set(&self.library, &self.merged);
         if let Some(error) = &self.directory_error {
             self.status.set_aside(entries);
             self.status.update(|status| status.error = Some(error.clone()));
-        } else if self.changes.is_empty()
-            && self.scanned
-            && self.mirror.is_listed()
-            && self.library.is_complete()
-        {
+        } else if self.is_in_step() {
             self.status.applied(self.mirror.revision(), entries);
             self.readiness.set_ready();
         } else {

@@ -197,8 +197,6 @@ async fn two_registrars_do_not_overwrite_each_other() {
 async fn what_is_changed_by_hand_or_lost_is_published_again() {
     let mut world = World::started(&[("a.yaml", &environment("a", "1")), ("b.yaml", "name: b")]).await;
     world.until(&["a:1", "b"]).await;
-    world.store.delete(&World::key("a")).await.unwrap();
-    world.until(&["a:1", "b"]).await;
     for value in [
         "no JSON",
         r#"{"name":"a","prefix":"p","header":"h"}"#,
@@ -207,7 +205,11 @@ async fn what_is_changed_by_hand_or_lost_is_published_again() {
         world.etcd.put("/mayfly/environments/a", value).await.unwrap();
         world.until(&["a:1", "b"]).await;
     }
-    world.etcd.delete_all("/mayfly/environments/").await.unwrap();
+    world
+        .store
+        .delete_all(&world.store.keyspace().registry())
+        .await
+        .unwrap();
     world.until(&["a:1", "b"]).await;
     world.etcd.restart_emptied().await.unwrap();
     world.until(&["a:1", "b"]).await;
@@ -330,7 +332,15 @@ async fn check_and_list() {
         .await
         .ok()
         .unwrap();
-    assert_eq!(serde_yaml::from_str::<serde_json::Value>(&yaml).unwrap(), json);
+    std::fs::write(world.path("listed.yaml"), &yaml).unwrap();
+    let listed = world.path("listed.yaml");
+    let check = run(&["check", listed.to_str().unwrap()]).await;
+    assert_eq!(
+        check.code,
+        Some(0),
+        "a list is an environment file: {check:?}\n{yaml}"
+    );
+    assert!(yaml.contains("version: '1.10'"), "{yaml}");
     world.etcd.put("/mayfly/environments/c", "no JSON").await.unwrap();
     let partly = run(&["list", "--etcd", &etcd]).await;
     assert_eq!((partly.code, partly.stdout), (Some(0), table));

@@ -12,7 +12,7 @@ use mayfly_daemon::args::{CommonArgs, duration, interval};
 use crate::advertise::Advertised;
 use crate::render::{AnsweredBy, Renderer, Settings, TEMPLATE};
 use crate::slots::MOST_SLOTS;
-use crate::text::{Bind, ConfigPath, Millis};
+use crate::text::{Bind, CaFile, ConfigPath, Millis};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -188,6 +188,21 @@ pub struct Options {
     )]
     pub tunnel_timeout: Millis,
 
+    /// The PEM file with the authorities that https:// servers are verified with, at the same path for HAProxy; loaded
+    /// when HAProxy starts or reloads. `@system-ca`: those of the system that HAProxy runs on
+    #[arg(
+        long,
+        env = "MAYFLY_CA_FILE",
+        value_name = "PATH",
+        default_value_t,
+        global = true
+    )]
+    pub ca_file: CaFile,
+
+    /// How often to resolve the host names of servers again, with the resolver of this system
+    #[arg(long, env = "MAYFLY_RESOLVE", value_name = "TIME", default_value = "10s", value_parser = interval, global = true)]
+    pub resolve: Duration,
+
     /// The address of the internal side for dns-updater: an IP address, a host name, or `auto` for the address of the
     /// interface that leads to etcd
     #[arg(
@@ -206,6 +221,11 @@ pub struct Options {
     /// How often to read all that HAProxy has and repair what somebody else has changed
     #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "60s", value_parser = interval, global = true)]
     pub verify: Duration,
+
+    /// How often at most to let etcd know that an environment with an idle time is used; more often where a quarter of
+    /// its idle time is shorter
+    #[arg(long, env = "MAYFLY_REPORT_USE", value_name = "TIME", default_value = "30s", value_parser = interval, global = true)]
+    pub report_use: Duration,
 
     /// How many live instances each service of an environment has to have; below, the environment is reported as
     /// incomplete
@@ -272,6 +292,7 @@ impl Options {
             behind_proxy: self.behind_proxy,
             answered_by: self.answered_by,
             access_log: self.access_log,
+            ca_file: self.ca_file.clone(),
             connect_timeout: self.connect_timeout,
             idle_timeout: self.idle_timeout,
             tunnel_timeout: self.tunnel_timeout,

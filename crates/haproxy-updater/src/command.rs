@@ -3,9 +3,11 @@
 
 use mayfly_core::address::Address;
 use mayfly_core::records::{Protocol, Weight};
+use mayfly_core::routing::ServerId;
+use mayfly_core::upstream::UpstreamHost;
 
 use crate::model::{Admin, Map};
-use crate::text::{ConfigPath, ServerName, Slot, Word};
+use crate::text::{CaFile, ConfigPath, ServerName, Slot, Word, host_text};
 
 /// One change to a running HAProxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +50,10 @@ pub enum Command {
         slot: Slot,
         /// Its name.
         name: ServerName,
-        /// Its address.
-        address: Address,
-        /// What it speaks.
-        protocol: Protocol,
+        /// Where it is and what it speaks.
+        id: ServerId,
+        /// Whom to believe that it is who it should be, if it is behind TLS.
+        ca_file: CaFile,
         /// Its share of the requests.
         weight: Weight,
     },
@@ -109,11 +111,28 @@ pub enum Command {
 ///
 /// One refused connection in three checks says nothing; three failures in a row do, whether of checks or of requests.
 /// An idle connection is closed soon, since it keeps a server from being removed.
-pub fn server_options(protocol: Protocol, weight: u16) -> String {
-    let protocol = match protocol {
+///
+/// Behind TLS the certificate has to be made out to the host, for requests and checks alike; nothing is ever sent in
+/// clear text instead. A check is then a whole handshake.
+pub fn server_options(id: &ServerId, weight: u16, ca_file: &CaFile) -> String {
+    let mut protocol = match id.protocol {
         Protocol::Http => "",
         Protocol::H2c => " proto h2",
-    };
+    }
+    .to_owned();
+    if let Some(host) = &id.tls {
+        let name = host_text(host);
+        protocol.push_str(&format!(
+            " ssl verify required ca-file {ca_file} verifyhost {name} check-ssl"
+        ));
+        // The name that is asked for is never an IP address (RFC 6066).
+        if matches!(host, UpstreamHost::Name(_)) {
+            protocol.push_str(&format!(" sni str({name}) check-sni {name}"));
+        }
+        if id.protocol == Protocol::H2c {
+            protocol.push_str(" alpn h2");
+        }
+    }
     let checks = "check inter 2s fastinter 500ms downinter 1s fall 3 rise 1 observe layer4 error-limit 3 on-error mark-down";
     format!("weight {weight} {checks} pool-purge-delay 1s{protocol}")
 }
@@ -230,14 +249,12 @@ fn text(command: &Command, maps: &ConfigPath) -> String {
         Command::AddServer {
             slot,
             name,
-            address,
-            protocol,
+            id,
+            ca_file,
             weight,
         } => {
-            format!(
-                "add server {slot}/{name} {address} {}",
-                server_options(*protocol, (*weight).into())
-            )
+            let options = server_options(id, (*weight).into(), ca_file);
+            format!("add server {slot}/{name} {} {options}", id.address)
         }
         Command::EnableHealth { slot, name } => format!("enable health {slot}/{name}"),
         Command::SetState { slot, name, admin } => {
@@ -277,6 +294,33 @@ mod tests {
             Request::Replace { payloads, .. } => payloads.concat(),
         };
         requests.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_server_behind_tls_is_verified_by_its_name() {
+        let options = |address: &str, upstream: &str, protocol| {
+            let upstream: mayfly_core::upstream::Upstream = upstream.parse().expect("an upstream");
+            let id = ServerId {
+                address: address.parse().expect("an address"),
+                protocol,
+                tls: upstream.tls.then_some(upstream.host),
+            };
+            let options = server_options(&id, 100, &CaFile::default());
+            let end = options
+                .split_once("pool-purge-delay 1s")
+                .expect("the last of the others");
+            end.1.to_owned()
+        };
+        assert_eq!(options("10.0.0.5:80", "10.0.0.5:80", Protocol::Http), "");
+        assert_eq!(
+            options("10.0.0.5:443", "https://billing.internal", Protocol::Http),
+            " ssl verify required ca-file @system-ca verifyhost billing.internal check-ssl \
+             sni str(billing.internal) check-sni billing.internal"
+        );
+        assert_eq!(
+            options("[fd00::5]:443", "https://[fd00::5]", Protocol::H2c),
+            " proto h2 ssl verify required ca-file @system-ca verifyhost fd00::5 check-ssl alpn h2"
+        );
     }
 
     #[test]

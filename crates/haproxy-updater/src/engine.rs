@@ -1,9 +1,11 @@
 //! Keeps HAProxy in step with the routing: takes batches of changes, plans, applies, and reads everything again when
 //! anything is in doubt. It knows no etcd and decides no times; the loop around it ([`crate::updater`]) says when.
-//! Beside it: what needs a reload ([`reload`]), and servers that have to wait for their connections ([`leaving`]).
+//! Beside it: what needs a reload ([`reload`]), servers that have to wait for their connections ([`leaving`]), and what
+//! HAProxy has noted of use ([`used`]).
 
 pub mod leaving;
 pub mod reload;
+pub mod used;
 
 use std::collections::BTreeSet;
 
@@ -61,7 +63,10 @@ pub struct Engine {
     waiting: BTreeSet<BackendId>,
     /// Servers that wait for the end of their connections.
     leaving: BTreeSet<(Slot, ServerName)>,
+    /// Servers behind TLS that HAProxy cannot have, since it has not loaded the authorities.
+    untrusted: BTreeSet<(Slot, ServerName)>,
     refusal: Option<Refusal>,
+    replaced: used::Replaced,
     /// HAProxy's version, once it has answered.
     version: Option<String>,
     /// How many states were made for the disk.
@@ -85,7 +90,9 @@ impl Engine {
             told: false,
             waiting: BTreeSet::new(),
             leaving: BTreeSet::new(),
+            untrusted: BTreeSet::new(),
             refusal: None,
+            replaced: used::Replaced::default(),
             version: None,
             states: 0,
             stale: Stale::all(),
@@ -99,6 +106,7 @@ impl Engine {
             routing: self.index.routing(),
             pool: &self.pool,
             default_environment,
+            ca_file: &self.parts.renderer.settings().ca_file,
         }
     }
 
@@ -129,6 +137,19 @@ impl Engine {
     /// Backends for which there is no slot yet.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// What is wrong with the authorities, if servers behind TLS are left out for want of them.
+    pub fn distrust(&self) -> Option<String> {
+        let count = self.untrusted.len();
+        let ca_file = &self.parts.renderer.settings().ca_file;
+        (count > 0).then(|| {
+            let next = match ca_file.path() {
+                Some(_) => "does the configuration load it (see `haproxy-updater template`)?",
+                None => "install ca-certificates where HAProxy runs and restart HAProxy, or give --ca-file",
+            };
+            format!("{count} servers behind TLS are left out: haproxy has not loaded {ca_file}; {next}")
+        })
     }
 
     /// What the environments lack, with the first `most` services; the numbers follow.
@@ -199,6 +220,7 @@ impl Engine {
             Ok(false) => {
                 self.known = false;
                 if std::mem::take(&mut self.told) {
+                    self.replaced.begin();
                     info!("haproxy was started anew by somebody else: bringing it in step");
                     // Who started it may have mended what made it refuse the configuration.
                     self.refusal = None;
@@ -258,6 +280,7 @@ impl Engine {
             self.stale = Stale::all();
         }
         self.leaving.clear();
+        self.untrusted.clear();
         self.carry_out(plan).await?;
         if !self.parts.runtime.knows(&self.parts.token).await? {
             self.parts.runtime.tell(&self.parts.token).await?;
@@ -298,6 +321,12 @@ impl Engine {
         self.parts.runtime.run(&plan.commands, &mut self.actual).await?;
         self.leaving.retain(|(slot, _)| !plan.slots.contains(slot));
         self.leaving.extend(plan.leaving);
+        let distrust = self.distrust();
+        self.untrusted.retain(|(slot, _)| !plan.slots.contains(slot));
+        self.untrusted.extend(plan.untrusted);
+        if let Some(text) = self.distrust().filter(|text| distrust.as_ref() != Some(text)) {
+            warn!("{text}");
+        }
         self.parts.metrics.servers_leaving.set(self.leaving.len() as i64);
         self.touched = Touched::default();
         Ok(())
@@ -329,7 +358,10 @@ impl Engine {
     }
 
     fn next_state(&mut self) -> anyhow::Result<Version> {
-        let texts = files::texts(&self.parts.renderer, &self.wanted(), &self.stale)?;
+        // HAProxy starts without the authorities of the system, but not with a server that asks for them.
+        let ca_file = &self.parts.renderer.settings().ca_file;
+        let tls = ca_file.path().is_some() || self.actual.ca_files.contains(ca_file.as_str());
+        let texts = files::texts(&self.parts.renderer, &self.wanted(), &self.stale, tls)?;
         self.stale = Stale::default();
         self.states += 1;
         Ok(Version {

@@ -74,13 +74,18 @@ pub struct Version {
     pub texts: Texts,
 }
 
-/// Makes the texts of what is wanted, for the stale files: a pure function.
+/// Makes the texts of what is wanted, for the stale files: a pure function. Without `tls` the servers behind TLS are left
+/// out: where the system has no authorities, HAProxy would not start with them.
 ///
 /// # Errors
 /// When the template cannot be rendered.
-pub fn texts(renderer: &Renderer, wanted: &Wanted<'_>, stale: &Stale) -> anyhow::Result<Texts> {
+pub fn texts(renderer: &Renderer, wanted: &Wanted<'_>, stale: &Stale, tls: bool) -> anyhow::Result<Texts> {
     let config = match stale.config {
-        true => Some(renderer.render(wanted.pool.total(), &server_lines(wanted))?.text),
+        true => Some(
+            renderer
+                .render(wanted.pool.total(), &server_lines(wanted, tls))?
+                .text,
+        ),
         false => None,
     };
     let text = |map: &Map| {
@@ -98,7 +103,7 @@ pub fn texts(renderer: &Renderer, wanted: &Wanted<'_>, stale: &Stale) -> anyhow:
     })
 }
 
-fn server_lines(wanted: &Wanted<'_>) -> SlotServers {
+fn server_lines(wanted: &Wanted<'_>, tls: bool) -> SlotServers {
     let mut lines = SlotServers::new();
     for (backend, slot) in wanted.pool.assigned() {
         let servers = wanted
@@ -106,14 +111,18 @@ fn server_lines(wanted: &Wanted<'_>) -> SlotServers {
             .servers(backend)
             .into_iter()
             .flatten()
-            .map(|(id, state)| ServerLine {
-                name: ServerName::from(id),
-                address: id.address.to_string(),
+            .filter(|(id, _)| tls || id.tls.is_none())
+            .map(|(id, state)| {
                 // A server of weight 0 takes no requests: what `drain` is at run time.
-                options: match state.state {
-                    InstanceState::Up => server_options(id.protocol, state.weight.into()),
-                    InstanceState::Draining => server_options(id.protocol, 0),
-                },
+                let weight = match state.state {
+                    InstanceState::Up => state.weight.into(),
+                    InstanceState::Draining => 0,
+                };
+                ServerLine {
+                    name: ServerName::from(id),
+                    address: id.address.to_string(),
+                    options: server_options(id, weight, wanted.ca_file),
+                }
             });
         let servers: Vec<ServerLine> = servers.collect();
         if !servers.is_empty() {

@@ -5,14 +5,19 @@
 //! has as [`model`] knows it, to [`command`]s in order) -> apply ([`engine`], through [`runtime`] and, for the rare
 //! reload, [`master`]).
 //!
-//! Beside the chain: [`render`] and [`files`] keep on disk what HAProxy starts from; [`read`] understands its answers;
-//! [`text`] has the types without which no text reaches it; [`advertise`], [`metrics`] and [`args`] face the world.
+//! The other way round, [`uses`] reads from HAProxy which environments were used and lets those with an `idle` time live on
+//! in etcd.
+//!
+//! Beside the chain: [`follow`] finds out what the host names of servers lead to; [`render`] and [`files`] keep on disk
+//! what HAProxy starts from; [`read`] understands its answers; [`text`] has the types without which no text reaches it;
+//! [`advertise`], [`metrics`] and [`args`] face the world.
 
 pub mod advertise;
 pub mod args;
 pub mod command;
 pub mod engine;
 pub mod files;
+pub mod follow;
 pub mod master;
 pub mod metrics;
 pub mod model;
@@ -23,6 +28,7 @@ pub mod runtime;
 pub mod slots;
 pub mod text;
 pub mod updater;
+pub mod uses;
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -40,10 +46,12 @@ use prometheus_client::registry::Registry;
 use args::{Arguments, Command};
 use engine::{Engine, Parts};
 use files::Files;
+use follow::Follower;
 use metrics::Metrics;
 use runtime::Runtime;
 use text::Word;
 use updater::{DAEMON, Times, Updater, Voice};
+use uses::report::Reporter;
 
 /// The life of the status and router records without a sign of life.
 const TTL: Duration = Duration::from_secs(15);
@@ -105,7 +113,9 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
         look: options.look,
         verify: options.verify,
     };
-    let updater = Updater::new(engine, voice, times);
+    let follower = Follower::new(options.resolve);
+    let reporter = Reporter::new(store.clone(), options.report_use);
+    let updater = Updater::new(engine, follower, reporter, voice, times);
     tasks.supervise(updater.run(watch, &shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -58,6 +58,31 @@ pub async fn reload(socket: &ConfigPath) -> anyhow::Result<Reload> {
     }
 }
 
+/// Asks the processes that a reload has replaced and that still have connections; those that do not answer are left out.
+///
+/// # Errors
+/// When the master process cannot be reached.
+pub async fn ask_old_workers(socket: &ConfigPath, request: &str) -> Result<Vec<String>, Trouble> {
+    let master = Socket::new(socket);
+    let mut answers = Vec::new();
+    for pid in old_workers(&master.ask_master("show proc\n").await?) {
+        answers.extend(master.ask_master(&format!("@!{pid} {request}\n")).await);
+    }
+    Ok(answers)
+}
+
+/// The processes below `# old workers`.
+fn old_workers(answer: &str) -> Vec<u32> {
+    let lines = answer
+        .lines()
+        .skip_while(|line| !line.starts_with("# old workers"));
+    lines
+        .skip(1)
+        .take_while(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+        .collect()
+}
+
 async fn processes(master: &Socket) -> anyhow::Result<Processes> {
     let answer = master.ask_master("show proc\n").await?;
     Processes::read(&answer)
@@ -150,6 +175,17 @@ mod tests {
             ))
         );
         assert_eq!(told(""), None);
+    }
+
+    #[test]
+    fn processes_that_were_replaced() {
+        let answer = "#<PID> <type> <reloads>\n1 master 2\n# workers\n40 worker 0\n# old workers\n38 worker 1\n\
+                      39 worker 2\n# programs\n7 x 1\n\n";
+        assert_eq!(old_workers(answer), [38, 39]);
+        assert_eq!(
+            old_workers("#<PID>\n1 master 0\n# workers\n40 worker 0\n"),
+            [0u32; 0]
+        );
     }
 
     #[test]

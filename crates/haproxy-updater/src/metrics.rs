@@ -24,6 +24,8 @@ pub struct Metrics {
     pub slots_free: Gauge,
     /// Servers that are to go and still have connections.
     pub servers_leaving: Gauge,
+    /// Uses of environments with an idle time that etcd was told of.
+    pub uses_reported: Counter,
     /// 1 while HAProxy answers.
     pub haproxy_up: Gauge,
     /// Environments that lack live instances, their own or inherited ones.
@@ -44,6 +46,7 @@ impl Metrics {
             slots_total: Gauge::default(),
             slots_free: Gauge::default(),
             servers_leaving: Gauge::default(),
+            uses_reported: Counter::default(),
             haproxy_up: Gauge::default(),
             incomplete_environments: Gauge::default(),
             missing_services: Gauge::default(),
@@ -94,6 +97,11 @@ impl Metrics {
             "servers_leaving",
             "Servers that wait for their last connections",
             metrics.servers_leaving.clone(),
+        );
+        ours.register(
+            "uses_reported",
+            "Uses of environments with an idle time that etcd was told of",
+            metrics.uses_reported.clone(),
         );
         ours.register("up", "1 while HAProxy answers", metrics.haproxy_up.clone());
         metrics

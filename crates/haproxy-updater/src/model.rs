@@ -20,12 +20,15 @@ pub enum Map {
     Default,
     /// Has a row exactly in processes that haproxy-updater knows.
     Witness,
+    /// Environment -> 1, set by HAProxy itself with the first request since [`crate::uses`] took the row away.
+    Uses,
 }
 
 impl Map {
     /// All maps, in the order in which rows are set.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Slots,
+        Self::Table(Table::Hosts),
         Self::Table(Table::Versions),
         Self::Table(Table::Parents),
         Self::Table(Table::Routes),
@@ -33,6 +36,7 @@ impl Map {
         Self::Table(Table::Edge),
         Self::Default,
         Self::Witness,
+        Self::Uses,
     ];
 
     /// The name of its file without the ending.
@@ -42,6 +46,7 @@ impl Map {
             Self::Table(table) => table.as_str(),
             Self::Default => "default",
             Self::Witness => "witness",
+            Self::Uses => "uses",
         }
     }
 
@@ -52,7 +57,7 @@ impl Map {
 
     /// Whether a configuration may do without it.
     pub fn is_optional(self) -> bool {
-        self == Self::Default
+        matches!(self, Self::Default | Self::Uses)
     }
 }
 
@@ -109,6 +114,8 @@ pub struct Actual {
     pub servers: BTreeMap<Slot, ActualServers>,
     /// Maps that have rows which no command can name; only a swap of the whole map removes them.
     pub foreign: BTreeSet<Map>,
+    /// The files with authorities that it has loaded: no command can make it load another.
+    pub ca_files: BTreeSet<String>,
 }
 
 impl Actual {
@@ -141,12 +148,12 @@ impl Actual {
             Command::AddServer {
                 slot,
                 name,
-                address,
+                id,
                 weight,
                 ..
             } => {
                 let server = ActualServer {
-                    address: address.to_string(),
+                    address: id.address.to_string(),
                     admin: Admin::Maint,
                     weight: u16::from(*weight),
                     checked: false,

@@ -12,7 +12,7 @@ use mayfly_core::version::BackendId;
 use crate::command::Command;
 use crate::model::{Actual, Admin, Map};
 use crate::slots::Pool;
-use crate::text::{ServerName, Slot, Word};
+use crate::text::{CaFile, ServerName, Slot, Word};
 
 /// What HAProxy should have.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,8 @@ pub struct Wanted<'a> {
     pub pool: &'a Pool,
     /// The environment of internal requests that name none.
     pub default_environment: Option<&'a EnvironmentName>,
+    /// Whom to believe that servers behind TLS are who they should be.
+    pub ca_file: &'a CaFile,
 }
 
 /// What has to be looked at.
@@ -43,6 +45,8 @@ pub struct Plan {
     pub slots: BTreeSet<Slot>,
     /// Servers that are to be removed when their connections have ended.
     pub leaving: BTreeSet<(Slot, ServerName)>,
+    /// Servers behind TLS that this process cannot have: it has not loaded the file with the authorities.
+    pub untrusted: BTreeSet<(Slot, ServerName)>,
     /// Texts that no command may carry. Core makes none.
     pub refused: Vec<String>,
 }
@@ -57,7 +61,15 @@ pub fn plan(scope: Scope<'_>, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
     let mut late = Vec::new();
     for (slot, servers) in slots(scope, wanted, actual) {
         plan.slots.insert(slot);
-        plan_slot(slot, servers, actual, &mut early, &mut late, &mut plan.leaving);
+        plan_slot(
+            slot,
+            servers,
+            wanted.ca_file,
+            actual,
+            &mut early,
+            &mut late,
+            &mut plan,
+        );
     }
     plan.commands = early;
     let mut removals = Vec::new();
@@ -114,10 +126,11 @@ fn slots<'a>(scope: Scope<'_>, wanted: &Wanted<'a>, actual: &Actual) -> BTreeMap
 fn plan_slot(
     slot: Slot,
     servers: Option<&Servers>,
+    ca_file: &CaFile,
     actual: &Actual,
     early: &mut Vec<Command>,
     late: &mut Vec<Command>,
-    leaving: &mut BTreeSet<(Slot, ServerName)>,
+    plan: &mut Plan,
 ) {
     let present = actual.servers.get(&slot);
     let mut wanted = BTreeSet::new();
@@ -137,12 +150,15 @@ fn plan_slot(
             name: name.clone(),
         };
         match present.and_then(|servers| servers.get(&name)) {
+            None if id.tls.is_some() && !actual.ca_files.contains(ca_file.as_str()) => {
+                plan.untrusted.insert((slot, name.clone()));
+            }
             None => early.extend([
                 Command::AddServer {
                     slot,
                     name: name.clone(),
-                    address: id.address,
-                    protocol: id.protocol,
+                    id: id.clone(),
+                    ca_file: ca_file.clone(),
                     weight: state.weight,
                 },
                 set_state,
@@ -184,7 +200,7 @@ fn plan_slot(
         .flatten()
         .filter(|(name, _)| !wanted.contains(name))
     {
-        leaving.insert((slot, name.clone()));
+        plan.leaving.insert((slot, name.clone()));
         if server.admin == Admin::Ready {
             late.push(Command::SetState {
                 slot,
@@ -221,13 +237,13 @@ fn touched_rows(map: Map, touched: &Touched, wanted: &Wanted<'_>, actual: &Actua
         Map::Default if touched.rows.iter().any(|key| key.table() == Table::Headers) => {
             all_rows(map, wanted, actual)
         }
-        Map::Default | Map::Witness => Differences::new(),
+        Map::Default | Map::Witness | Map::Uses => Differences::new(),
     }
 }
 
 fn all_rows(map: Map, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
-    // The witness is not a matter of what is wanted: it says which process this is.
-    if map == Map::Witness {
+    // Neither is a matter of what is wanted: one says which process this is, the other what it has seen.
+    if matches!(map, Map::Witness | Map::Uses) {
         return Differences::new();
     }
     let present = actual.rows.get(&map).into_iter().flatten();
@@ -260,7 +276,7 @@ pub fn each_row(map: Map, wanted: &Wanted<'_>, mut show: impl FnMut(&str, &str))
                 show(name.as_str(), header.as_str());
             }
         }
-        Map::Witness => {}
+        Map::Witness | Map::Uses => {}
     }
 }
 

@@ -1,9 +1,10 @@
 //! Reads HAProxy's answers: pure functions from the text of `show info`, `show map`, `show servers state` and
 //! `show servers conn` to what Mayfly knows. Columns are found by their names, since versions add some.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, bail};
+use mayfly_core::names::EnvironmentName;
 
 use crate::model::{ActualServer, ActualServers, Admin};
 use crate::text::{ServerName, Slot, Word};
@@ -70,6 +71,20 @@ pub fn map(answer: &str) -> anyhow::Result<MapRows> {
         }
     }
     Ok(map)
+}
+
+/// Reads the answer to `show ssl ca-file`: the names of the files that are loaded. An HAProxy without TLS does not know
+/// the command, and has none.
+pub fn ca_files(answer: &str) -> BTreeSet<String> {
+    let lines = answer.lines().filter(|line| line.ends_with(" certificate(s)"));
+    let names = lines.filter_map(|line| line.rsplit_once(" - ").map(|(name, _)| name.to_owned()));
+    names.collect()
+}
+
+/// Reads the answer to `show map` of the uses: the environments that requests came for; `None` without such a map.
+pub fn uses(answer: &str) -> Option<BTreeSet<EnvironmentName>> {
+    let rows = map(answer).ok()?.rows;
+    Some(rows.keys().filter_map(|name| name.parse().ok()).collect())
 }
 
 /// Reads the answer to `show servers state`: the servers of the slots. Servers of other backends, and servers with
@@ -226,6 +241,16 @@ mod tests {
             }
         );
         assert!(info("Unknown command").is_err());
+    }
+
+    #[test]
+    fn authorities_that_are_loaded() {
+        let answer = "# transaction\n*/a.pem - 1 certificate(s)\n# filename\n@system-ca - 145 certificate(s)\n/a - b.pem - 2 certificate(s)\n\n";
+        assert_eq!(
+            ca_files(answer).into_iter().collect::<Vec<_>>(),
+            ["*/a.pem", "/a - b.pem", "@system-ca"]
+        );
+        assert!(ca_files("Unknown command: 'ssl', but maybe...\n").is_empty());
     }
 
     #[test]

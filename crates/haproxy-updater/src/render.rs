@@ -11,7 +11,7 @@ use mayfly_core::names::{EnvironmentName, Hostname};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::text::{Bind, ConfigPath, Millis, ServerName, Slot};
+use crate::text::{Bind, CaFile, ConfigPath, Millis, ServerName, Slot};
 
 /// The template that is used unless the operator gives another.
 pub const TEMPLATE: &str = include_str!("../templates/haproxy.cfg.tera");
@@ -52,6 +52,8 @@ pub struct Settings {
     pub answered_by: AnsweredBy,
     /// Whether HAProxy logs each request to its standard output.
     pub access_log: bool,
+    /// Whom to believe that servers behind TLS are who they should be.
+    pub ca_file: CaFile,
     /// How long a connection to an instance may take to open.
     pub connect_timeout: Millis,
     /// How long an instance may take to answer, and a connection may be silent.
@@ -195,6 +197,7 @@ impl Renderer {
         ]);
         context.insert("answered_by", &answered_by);
         context.insert("access_log", &settings.access_log);
+        context.insert("ca_file", &settings.ca_file.path());
         context.insert("connect_timeout", &settings.connect_timeout.to_string());
         context.insert("idle_timeout", &settings.idle_timeout.to_string());
         context.insert("tunnel_timeout", &settings.tunnel_timeout.to_string());

@@ -1,11 +1,12 @@
 //! HAProxy's run-time socket: one connection per request, so that the end of the answer is the end of the connection
 //! and a request always reaches the newest process. Whether HAProxy is away, refuses, or breaks off are different things.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mayfly_core::names::EnvironmentName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -124,11 +125,14 @@ impl Runtime {
     /// As above.
     pub async fn read(&self) -> Result<Actual, Trouble> {
         let servers = understand(read::servers(&self.socket.ask("show servers state\n").await?))?;
+        let ca_files = read::ca_files(&self.socket.ask("show ssl ca-file\n").await?);
         let mut actual = Actual {
             servers,
+            ca_files,
             ..Actual::default()
         };
-        for map in Map::ALL {
+        // What HAProxy notes by itself is not ours to repair.
+        for map in Map::ALL.into_iter().filter(|map| *map != Map::Uses) {
             let answer = self
                 .socket
                 .ask(&format!("show map {}\n", map.path(&self.maps)))
@@ -225,6 +229,39 @@ impl Runtime {
     pub async fn tell(&self, token: &Word) -> Result<(), Trouble> {
         let path = Map::Witness.path(&self.maps);
         self.expect_taken(&format!("add map {path} {token} 1\n")).await
+    }
+
+    /// The environments that requests came for since they were last forgotten; `None` when the configuration, made from
+    /// a template of the operator's, does not note it.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn uses(&self) -> Result<Option<BTreeSet<EnvironmentName>>, Trouble> {
+        let request = format!("{}\n", self.uses_request());
+        Ok(read::uses(&self.socket.ask(&request).await?))
+    }
+
+    /// The command that shows the uses, as for [`crate::master::ask_old_workers`].
+    pub fn uses_request(&self) -> String {
+        format!("show map {}", Map::Uses.path(&self.maps))
+    }
+
+    /// Forgets that requests came for these environments.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn forget_uses(&self, names: &BTreeSet<EnvironmentName>) -> Result<(), Trouble> {
+        let words = names.iter().filter_map(|name| name.as_str().parse().ok());
+        let commands: Vec<Command> = words
+            .map(|key| Command::DeleteRow { map: Map::Uses, key })
+            .collect();
+        for request in command::requests(&commands, &self.maps) {
+            if let Request::Plain(text) = request {
+                // A process that was started since has no such row, and says so.
+                self.socket.ask(&text).await?;
+            }
+        }
+        Ok(())
     }
 
     /// What the servers of a slot are about.

@@ -8,7 +8,9 @@ use std::str::FromStr;
 
 use mayfly_core::records::Protocol;
 use mayfly_core::routing::ServerId;
+use mayfly_core::upstream::UpstreamHost;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 /// Why a text was refused: the text's kind and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,8 +62,8 @@ impl fmt::Display for Word {
     }
 }
 
-/// The name of a server within its slot: its address, without the brackets of IPv6, and what it speaks if that is
-/// not HTTP/1.1. Another address or protocol is thereby another server.
+/// The name of a server within its slot: its address, without the brackets of IPv6, what it speaks if that is not
+/// HTTP/1.1, and whose certificate it shows if it is behind TLS. Another of these is thereby another server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ServerName(String);
 
@@ -78,16 +80,40 @@ impl From<&ServerId> for ServerName {
             Protocol::Http => "",
             Protocol::H2c => "-h2c",
         };
-        Self(format!("{}:{}{protocol}", id.address.ip(), id.address.port()))
+        let address = format!("{}:{}{protocol}", id.address.ip(), id.address.port());
+        let Some(host) = &id.tls else {
+            return Self(address);
+        };
+        let host = host_text(host);
+        let name = format!("{address}-tls-{host}");
+        if name.len() <= SERVER_NAME_LIMIT {
+            return Self(name);
+        }
+        let digest: String = Sha256::digest(host)[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Self(format!("{address}-tls256-{digest}"))
     }
 }
+
+/// A host as it stands in a certificate: IPv6 without brackets.
+pub fn host_text(host: &UpstreamHost) -> String {
+    match host {
+        UpstreamHost::Ip(ip) => ip.to_string(),
+        UpstreamHost::Name(name) => name.to_string(),
+    }
+}
+
+/// Longest name of a server, in octets.
+const SERVER_NAME_LIMIT: usize = 128;
 
 impl FromStr for ServerName {
     type Err = TextError;
 
     fn from_str(text: &str) -> Result<Self, TextError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte);
-        if (1..=128).contains(&text.len()) && text.bytes().all(allowed) {
+        if (1..=SERVER_NAME_LIMIT).contains(&text.len()) && text.bytes().all(allowed) {
             return Ok(Self(text.to_owned()));
         }
         error(text, "the name of a server")
@@ -168,6 +194,53 @@ impl fmt::Display for ConfigPath {
     }
 }
 
+/// The authorities whose certificates are believed: `@system-ca`, those of the system that HAProxy runs on, which it
+/// loads by itself when it starts; or the absolute path of a PEM file of letters, digits and `/_.-`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CaFile(String);
+
+const SYSTEM_CA: &str = "@system-ca";
+
+impl CaFile {
+    /// As HAProxy names it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The path of the file; `None` for the authorities of the system.
+    pub fn path(&self) -> Option<&str> {
+        (self.0 != SYSTEM_CA).then_some(self.as_str())
+    }
+}
+
+impl Default for CaFile {
+    fn default() -> Self {
+        Self(SYSTEM_CA.to_owned())
+    }
+}
+
+impl FromStr for CaFile {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-".contains(&byte);
+        let is_path = text.starts_with('/') && (2..=255).contains(&text.len()) && text.bytes().all(allowed);
+        if is_path || text == SYSTEM_CA {
+            return Ok(Self(text.to_owned()));
+        }
+        error(
+            text,
+            "the absolute path of a PEM file, of letters, digits and /_.-; or @system-ca for the authorities of the system",
+        )
+    }
+}
+
+impl fmt::Display for CaFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
 /// Where a listener binds: `*:80`, `10.0.0.1:8080` or `[fd00::1]:8080`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Bind(String);
@@ -233,15 +306,39 @@ mod tests {
 
     #[test]
     fn server_names_tell_address_and_protocol() {
-        let name = |address: &str, protocol| {
+        let name = |address: &str, protocol, tls: Option<&str>| {
+            let url = tls.map(|host| format!("https://{host}").parse::<mayfly_core::upstream::Upstream>());
             ServerName::from(&ServerId {
                 address: address.parse().unwrap(),
                 protocol,
+                tls: url.map(|url| url.unwrap().host),
             })
             .to_string()
         };
-        assert_eq!(name("10.0.0.5:8080", Protocol::Http), "10.0.0.5:8080");
-        assert_eq!(name("[fd00::5]:8080", Protocol::H2c), "fd00::5:8080-h2c");
+        assert_eq!(name("10.0.0.5:8080", Protocol::Http, None), "10.0.0.5:8080");
+        assert_eq!(name("[fd00::5]:8080", Protocol::H2c, None), "fd00::5:8080-h2c");
+        assert_eq!(
+            name("10.0.0.5:443", Protocol::Http, Some("billing.internal")),
+            "10.0.0.5:443-tls-billing.internal"
+        );
+        assert_eq!(
+            name("[fd00::5]:443", Protocol::H2c, Some("[fd00::5]")),
+            "fd00::5:443-h2c-tls-fd00::5"
+        );
+        let long = |end: &str| format!("{}.{end}", ["a".repeat(62).as_str(); 3].join("."));
+        let names = ["x", "y"].map(|end| name("10.0.0.5:443", Protocol::Http, Some(&long(end))));
+        assert!(names[0] != names[1] && names.iter().all(|name| name.parse::<ServerName>().is_ok()));
+    }
+
+    #[test]
+    fn authorities() {
+        assert_eq!("@system-ca".parse::<CaFile>().unwrap(), CaFile::default());
+        assert_eq!(CaFile::default().path(), None);
+        let file: CaFile = "/etc/ssl/ca.pem".parse().unwrap();
+        assert_eq!(file.path(), Some("/etc/ssl/ca.pem"));
+        for bad in ["", "/", "ca.pem", "@other", "/a b", "/a\n", "/a\"", "/a;b"] {
+            assert!(bad.parse::<CaFile>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]
@@ -292,6 +389,7 @@ mod tests {
                 text.parse::<ServerName>().map(|name| name.to_string()),
                 text.parse::<ConfigPath>().map(|path| path.to_string()),
                 text.parse::<Bind>().map(|bind| bind.to_string()),
+                text.parse::<CaFile>().map(|file| file.to_string()),
                 text.parse::<Slot>().map(|slot| slot.to_string()),
             ];
             for text in passed.into_iter().flatten() {

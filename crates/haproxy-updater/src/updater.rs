@@ -2,6 +2,7 @@
 //! to say of it in etcd. The first change is applied at once; what arrives meanwhile is taken together in the next
 //! round.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -22,7 +23,9 @@ use tracing::{info, warn};
 
 use crate::advertise::Advertised;
 use crate::engine::{Engine, write};
+use crate::follow::Follower;
 use crate::runtime::Trouble;
+use crate::uses::report::Reporter;
 
 /// The files are written when nothing has changed for this long,
 const QUIET: Duration = Duration::from_millis(200);
@@ -64,8 +67,10 @@ pub struct Voice {
 /// The loop's state.
 pub struct Updater {
     engine: Engine,
+    follower: Follower,
     voice: Voice,
     times: Times,
+    reporter: Reporter,
     /// The revision up to which the index knows everything.
     revision: Option<i64>,
     /// When HAProxy was first found away.
@@ -89,11 +94,13 @@ pub struct Updater {
 
 impl Updater {
     /// A loop that has not begun.
-    pub fn new(engine: Engine, voice: Voice, times: Times) -> Self {
+    pub fn new(engine: Engine, follower: Follower, reporter: Reporter, voice: Voice, times: Times) -> Self {
         Self {
             engine,
+            follower,
             voice,
             times,
+            reporter,
             revision: None,
             away_since: None,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
@@ -133,6 +140,18 @@ impl Updater {
                     see_off.reset();
                     see_off_at = Instant::now();
                 }
+                (name, addresses) = self.follower.next() => {
+                    match addresses {
+                        Some(addresses) => {
+                            self.engine.index.resolved(&name, addresses);
+                            self.changed(Instant::now()).await;
+                            see_off.reset();
+                            see_off_at = Instant::now();
+                        }
+                        // Only what is to be said of it has changed.
+                        None => self.publish(),
+                    }
+                }
                 _ = look.tick() => self.look().await,
                 _ = verify.tick(), if self.engine.in_step() => {
                     let verified = self.engine.verify().await;
@@ -145,6 +164,13 @@ impl Updater {
                 written = finished(&mut self.writing), if self.writing.is_some() => {
                     self.writing = None;
                     self.told_of_files(written);
+                }
+                // Before the first listing nothing is known of any environment.
+                () = sleep_until(self.reporter.next()), if self.revision.is_some() => {
+                    self.reporter.look(&mut self.engine).await;
+                }
+                outcome = self.reporter.ended(), if self.reporter.is_under_way() => {
+                    self.reporter.conclude(outcome, &mut self.engine).await;
                 }
                 () = sleep_until(see_off_at), if self.engine.has_leaving() => {
                     self.see_off().await;
@@ -159,6 +185,7 @@ impl Updater {
     async fn take(&mut self, batch: Batch) {
         let begun = Instant::now();
         for change in batch.changes {
+            self.reporter.take(&change);
             match change {
                 Change::Put(entry) => self
                     .engine
@@ -167,13 +194,20 @@ impl Updater {
                 Change::Delete { key } => self.engine.index.delete(&key),
             }
         }
-        if self.engine.resolve() || self.revision.is_none() {
-            self.mark_stale();
-        }
         if self.revision.replace(batch.revision).is_none() {
             // HAProxy may be waiting for its very first configuration.
             self.next_try = begun;
+            self.mark_stale();
         }
+        self.changed(begun).await;
+    }
+
+    /// Brings HAProxy in step with what the index was told.
+    async fn changed(&mut self, begun: Instant) {
+        if self.engine.resolve() {
+            self.mark_stale();
+        }
+        self.follower.need(self.engine.index.host_names());
         let failing = self.failure.is_some() && begun < self.next_try;
         if self.away_since.is_none() && !failing && !self.engine.in_step() {
             self.apply().await;
@@ -260,12 +294,16 @@ impl Updater {
         let Some(revision) = self.revision else { return };
         let missing = self.engine.missing(MOST_MISSING);
         let pool = self.engine.pool();
+        let failing = self.follower.failures();
+        let failing: BTreeMap<&str, &str> = failing.map(|(name, reason)| (name.as_str(), reason)).collect();
         let detail = json!({
             "haproxy_version": self.engine.version(),
             "reloads": self.engine.metrics().reloads.get(),
             "slots_total": pool.total(),
             "slots_used": pool.used(),
             "backends_without_slot": self.engine.waiting(),
+            "host_names": self.follower.len(),
+            "host_names_failing": failing,
             "missing": missing,
             "settings": self.engine.settings(),
         });
@@ -293,7 +331,8 @@ impl Updater {
             .as_deref()
             .or(self.engine.refusal())
             .or(self.file_failure.as_deref())
-            .map(str::to_owned);
+            .map(str::to_owned)
+            .or_else(|| self.engine.distrust());
         self.voice.status.update(|status| {
             status.error = error;
             if let serde_json::Value::Object(detail) = detail {

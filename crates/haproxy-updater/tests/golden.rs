@@ -1,4 +1,4 @@
-//! Golden cases in tests/golden: the flags and records of a case beside the haproxy.cfg and maps that they make, and in
+//! Golden cases in tests/golden: the flags, records and host names of a case beside the haproxy.cfg and maps that they make, and in
 //! `fails` the templates that are refused beside the reason. Each golden haproxy.cfg also passes `haproxy -c`.
 //! `MAYFLY_UPDATE_GOLDEN=1` writes what comes out; look at the difference before you commit it.
 
@@ -6,7 +6,9 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser as _;
@@ -16,6 +18,7 @@ use haproxy_updater::plan::Wanted;
 use haproxy_updater::slots::{Pool, allot};
 use mayfly_core::index::Index;
 use mayfly_core::keys::KeySpace;
+use mayfly_core::names::Hostname;
 use serde_json::Value;
 
 /// Where the flags of the cases put everything.
@@ -79,6 +82,12 @@ fn flags_and_records_make_the_files() {
             index.put(key, value.to_string().as_bytes(), revision as i64 + 1);
         }
         let mut touched = index.resolve();
+        let names = fs::read_to_string(case.join("names.json")).unwrap_or_else(|_| "{}".to_owned());
+        let names: BTreeMap<Hostname, BTreeSet<IpAddr>> = serde_json::from_str(&names).unwrap();
+        for (name, addresses) in names {
+            index.resolved(&name, addresses);
+        }
+        touched.extend(index.resolve());
         allot(
             &mut pool,
             index.routing(),
@@ -92,8 +101,9 @@ fn flags_and_records_make_the_files() {
             routing: index.routing(),
             pool: &pool,
             default_environment,
+            ca_file: &options.ca_file,
         };
-        let texts = texts(&renderer, &wanted, &Stale::all()).unwrap();
+        let texts = texts(&renderer, &wanted, &Stale::all(), true).unwrap();
         let config = texts.config.unwrap();
 
         compare(&case.join("haproxy.cfg"), &config);
@@ -108,6 +118,9 @@ fn flags_and_records_make_the_files() {
         fs::create_dir(place.path().join("maps")).unwrap();
         for (map, text) in &texts.maps {
             fs::write(place.path().join(format!("maps/{map}.map")), text).unwrap();
+        }
+        if let Ok(authorities) = fs::read(case.join("ca.pem")) {
+            fs::write(place.path().join("ca.pem"), authorities).unwrap();
         }
         let path = place.path().join("haproxy.cfg");
         fs::write(&path, config.replace(DIR, place.path().to_str().unwrap())).unwrap();

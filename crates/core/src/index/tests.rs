@@ -3,12 +3,17 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::names::Hostname;
+use crate::upstream::UpstreamHost;
+use std::net::IpAddr;
 
 /// One change as etcd tells it. The create revision of a put is its place in the history unless given.
 #[derive(Debug, Clone)]
 enum Change {
     Put(String, String),
     Delete(String),
+    /// A host name leads elsewhere: in the world, whether or not anybody needs it.
+    Resolve(Hostname, BTreeSet<IpAddr>),
 }
 
 fn put(key: &str, value: &str) -> Change {
@@ -17,6 +22,28 @@ fn put(key: &str, value: &str) -> Change {
 
 fn delete(key: &str) -> Change {
     Change::Delete(format!("/mayfly/{key}"))
+}
+
+/// `billing 10.0.0.1 10.0.0.2`
+fn resolve(text: &str) -> Change {
+    let mut words = text.split(' ');
+    let name = words.next().unwrap().parse().unwrap();
+    Change::Resolve(name, words.map(|ip| ip.parse().unwrap()).collect())
+}
+
+/// What host names lead to, and who tells it to an index: every needed name, as soon as it is needed.
+type World = BTreeMap<Hostname, BTreeSet<IpAddr>>;
+
+fn tell(index: &mut Index, world: &World) -> Touched {
+    let mut touched = index.resolve();
+    let names: Vec<Hostname> = index.host_names().cloned().collect();
+    for name in names {
+        if let Some(addresses) = world.get(&name) {
+            index.resolved(&name, addresses.clone());
+        }
+    }
+    touched.extend(index.resolve());
+    touched
 }
 
 /// `dev extends=qa prefix=www frontend=0.0.1:/:/shop backend=latest`
@@ -32,11 +59,13 @@ fn environment(text: &str) -> Change {
             "prefix" => prefix = value.to_owned(),
             "header" => header = value.to_owned(),
             service => {
-                let (version, routes) = match value.contains("://") {
-                    true => (value, ""),
-                    false => value.split_once(':').unwrap_or((value, "")),
-                };
-                let routes: Vec<&str> = routes.split(':').filter(|route| !route.is_empty()).collect();
+                // A version that is a URL has a colon before slashes, too.
+                let mut colons = value.match_indices(":/");
+                let routes_at = colons
+                    .find(|(at, _)| !value[at + 2..].starts_with('/'))
+                    .map(|(at, _)| at);
+                let version = &value[..routes_at.unwrap_or(value.len())];
+                let routes: Vec<&str> = routes_at.map_or(vec![], |at| value[at + 1..].split(':').collect());
                 services.push(serde_json::json!({"name": service, "version": version, "routes": routes}));
             }
         }
@@ -51,7 +80,12 @@ fn instance(text: &str) -> Change {
     let state = words.get(3).unwrap_or(&"up");
     let value = format!(r#"{{"address": "{}", "state": "{state}"}}"#, words[2]);
     put(
-        &format!("backends/{}/{}/{}", words[0], words[1], words[2]),
+        &format!(
+            "backends/{}/{}/{}",
+            words[0],
+            words[1],
+            words[2].trim_start_matches("https://")
+        ),
         &value,
     )
 }
@@ -60,8 +94,12 @@ fn instance(text: &str) -> Change {
 fn index_after(changes: &[Change]) -> Index {
     let mut index = Index::default();
     let mut created: BTreeMap<String, i64> = BTreeMap::new();
+    let mut world = World::new();
     for (at, change) in changes.iter().enumerate() {
         match change {
+            Change::Resolve(name, addresses) => {
+                world.insert(name.clone(), addresses.clone());
+            }
             Change::Put(key, value) => {
                 let revision = *created.entry(key.clone()).or_insert(at as i64);
                 index.put(key, value.as_bytes(), revision);
@@ -71,7 +109,7 @@ fn index_after(changes: &[Change]) -> Index {
                 index.delete(key);
             }
         }
-        index.resolve();
+        tell(&mut index, &world);
         index.settle();
     }
     index
@@ -85,7 +123,11 @@ fn dump(index: &Index) -> Vec<String> {
     let servers = index.routing().backends().map(|(backend, servers)| {
         let servers: Vec<String> = servers
             .iter()
-            .map(|(id, server)| format!("{} {:?}", id.address, server.state))
+            .map(|(id, server)| match &id.tls {
+                None => format!("{} {:?}", id.address, server.state),
+                Some(UpstreamHost::Name(name)) => format!("{} {:?} as {name}", id.address, server.state),
+                Some(UpstreamHost::Ip(ip)) => format!("{} {:?} as {ip}", id.address, server.state),
+            })
             .collect();
         format!("{backend}: {}", servers.join(", "))
     });
@@ -226,6 +268,144 @@ fn a_circle_and_a_missing_parent_are_their_own_problem() {
 }
 
 #[test]
+fn a_service_outside_has_servers_while_an_environment_names_it() {
+    let dev = environment("dev legacy=https://billing.internal:8443");
+    let also = environment("qa legacy=https://billing.internal:8443");
+    let found = resolve("billing.internal 10.0.0.2 10.0.0.1 0.0.0.0");
+    check(
+        &[dev.clone(), found.clone(), also.clone(), delete("environments/dev")],
+        "hosts legacy@https://billing.internal:8443 -> billing.internal:8443
+         versions qa/legacy -> legacy@https://billing.internal:8443
+         headers qa -> qa
+         edge www-qa -> qa
+         legacy@https://billing.internal:8443: 10.0.0.1:8443 Up as billing.internal, 10.0.0.2:8443 Up as billing.internal",
+    );
+    let mut index = index_after(&[
+        found,
+        dev,
+        also,
+        delete("environments/dev"),
+        delete("environments/qa"),
+    ]);
+    assert_eq!(dump(&index), [""; 0]);
+    assert_eq!(index.host_names().count(), 0);
+    let touched = index.resolve();
+    assert!(touched.is_empty(), "{touched:?}");
+}
+
+#[test]
+fn an_address_needs_no_resolving() {
+    check(
+        &[environment(
+            "dev legacy=http://10.0.0.9:80 old=https://[fd00::1]:443",
+        )],
+        "hosts legacy@http://10.0.0.9:80 -> 10.0.0.9
+         hosts old@https://[fd00::1]:443 -> [fd00::1]
+         versions dev/legacy -> legacy@http://10.0.0.9:80
+         versions dev/old -> old@https://[fd00::1]:443
+         headers dev -> dev
+         edge www-dev -> dev
+         legacy@http://10.0.0.9:80: 10.0.0.9:80 Up
+         old@https://[fd00::1]:443: [fd00::1]:443 Up as fd00::1",
+    );
+}
+
+#[test]
+fn a_name_without_an_address_is_told_and_harms_nobody() {
+    check(
+        &[
+            environment("dev legacy=http://billing:80 backend=latest"),
+            instance("backend 1 10.0.0.1:80"),
+            instance("backend 2 db:80"),
+        ],
+        "hosts backend@2 -> db
+         hosts legacy@http://billing:80 -> billing
+         versions dev/backend -> backend@1
+         versions dev/legacy -> legacy@http://billing:80
+         headers dev -> dev
+         edge www-dev -> dev
+         backend@1: 10.0.0.1:80 Up
+         aside /mayfly/backends/backend/2/db:80: the instance has no address yet: the host name db was not resolved so far
+         aside /mayfly/environments/dev: the service outside legacy has no address yet: the host name billing was not resolved so far",
+    );
+}
+
+#[test]
+fn latest_follows_instances_with_host_names_and_never_leads_outside() {
+    let dev = environment("dev backend=latest old=latest");
+    let outside = environment("qa backend=http://10.9.9.9:80 old=http://10.9.9.9:80");
+    let mut changes = vec![
+        dev,
+        outside,
+        instance("backend 1 10.0.0.1:80"),
+        instance("backend 2 db:80"),
+        resolve("db 10.0.0.2"),
+    ];
+    let choice = |changes: &[Change]| {
+        dump(&index_after(changes))
+            .into_iter()
+            .find(|line| line.starts_with("versions dev/backend"))
+            .unwrap()
+    };
+    assert_eq!(choice(&changes), "versions dev/backend -> backend@2");
+    assert!(dump(&index_after(&changes)).contains(&"versions dev/old -> old@latest".to_owned()));
+    changes.push(resolve("db"));
+    assert_eq!(choice(&changes), "versions dev/backend -> backend@1");
+}
+
+#[test]
+fn a_host_is_set_where_all_servers_expect_the_same() {
+    let hosts = |changes: &[Change]| -> Vec<String> {
+        dump(&index_after(changes))
+            .into_iter()
+            .filter(|line| line.starts_with("hosts"))
+            .collect()
+    };
+    let mut changes = vec![instance("a 1 https://x:443")];
+    assert_eq!(hosts(&changes), ["hosts a@1 -> x"]);
+    changes.push(instance("a 1 https://y:443"));
+    assert_eq!(hosts(&changes), [""; 0]);
+    changes.push(delete("backends/a/1/x:443"));
+    assert_eq!(hosts(&changes), ["hosts a@1 -> y"]);
+}
+
+#[test]
+fn a_name_that_passes_from_one_user_to_another_keeps_its_addresses() {
+    let mut index = index_after(&[
+        environment("dev legacy=http://billing:80"),
+        resolve("billing 10.0.0.1"),
+    ]);
+    let (Change::Put(key, value), gone) = (
+        environment("qa other=http://billing:81"),
+        "/mayfly/environments/dev",
+    ) else {
+        unreachable!()
+    };
+    index.delete(gone);
+    index.put(&key, value.as_bytes(), 7);
+    index.resolve();
+    assert!(dump(&index).contains(&"other@http://billing:81: 10.0.0.1:81 Up".to_owned()));
+}
+
+#[test]
+fn a_new_address_touches_only_who_follows_the_name() {
+    let mut index = index_after(&[
+        environment("dev legacy=http://billing:80 other=http://10.0.0.1:80"),
+        resolve("billing 10.0.0.1"),
+    ]);
+    let name: Hostname = "billing".parse().unwrap();
+    index.resolved(&name, ["10.0.0.1".parse().unwrap()].into());
+    assert!(index.resolve().is_empty(), "the same again changes nothing");
+    index.resolved(&name, ["10.0.0.2".parse().unwrap()].into());
+    let touched = index.resolve();
+    assert!(touched.rows.is_empty());
+    let backends: Vec<String> = touched.backends.iter().map(BackendId::to_string).collect();
+    assert_eq!(backends, ["legacy@http://billing:80"]);
+    index.resolved(&"unknown".parse().unwrap(), ["10.0.0.2".parse().unwrap()].into());
+    assert!(index.resolve().is_empty(), "nobody needs that name");
+}
+
+#[test]
 fn a_bad_value_leaves_the_last_good_one_in_force() {
     let changes = [
         environment("dev"),
@@ -291,7 +471,14 @@ fn any_change() -> impl Strategy<Value = Change> {
         proptest::option::of("[a-e]"),
         "[x-z]|www-[a-e]",
         "[x-z]|[a-e]",
-        proptest::collection::vec(("[st]", "[12]|latest|\\^1|\\*", proptest::bool::ANY), 0..3),
+        proptest::collection::vec(
+            (
+                "[st]",
+                "[12]|latest|\\^1|\\*|https?://h[12]:80|http://10\\.0\\.0\\.1:80",
+                proptest::bool::ANY,
+            ),
+            0..3,
+        ),
     )
         .prop_map(|(name, extends, prefix, header, services)| {
             let mut text = format!("{name} prefix={prefix} header={header}");
@@ -303,16 +490,24 @@ fn any_change() -> impl Strategy<Value = Change> {
             }
             environment(&text)
         });
-    let an_instance = ("[st]", "[12]|1\\.1|latest", 1..4u8, proptest::bool::ANY);
+    let an_instance = (
+        "[st]",
+        "[12]|1\\.1|latest",
+        "10\\.0\\.0\\.[1-3]:80|(https://)?h[12]:80",
+        proptest::bool::ANY,
+    );
+    let addresses =
+        proptest::collection::btree_set((1..4u8).prop_map(|last| IpAddr::from([10, 0, 0, last])), 0..3);
     prop_oneof![
         4 => an_environment,
         2 => name.prop_map(|name| delete(&format!("environments/{name}"))),
-        3 => an_instance.clone().prop_map(|(service, version, host, draining)| {
-            instance(&format!("{service} {version} 10.0.0.{host}:80{}", if draining { " draining" } else { "" }))
+        3 => an_instance.prop_map(|(service, version, host, draining)| {
+            instance(&format!("{service} {version} {host}{}", if draining { " draining" } else { "" }))
         }),
         2 => an_instance.prop_map(|(service, version, host, _)| {
-            delete(&format!("backends/{service}/{version}/10.0.0.{host}:80"))
+            delete(&format!("backends/{service}/{version}/{}", host.trim_start_matches("https://")))
         }),
+        2 => ("h[12]", addresses).prop_map(|(name, addresses)| Change::Resolve(name.parse().unwrap(), addresses)),
         1 => name.prop_map(|name| put(&format!("environments/{name}"), "{}")),
     ]
 }
@@ -333,6 +528,7 @@ fn survivors(changes: &[Change]) -> Vec<(String, String, i64)> {
             Change::Delete(key) => {
                 held.remove(key);
             }
+            Change::Resolve(..) => {}
         }
     }
     held.into_iter()
@@ -349,6 +545,7 @@ proptest! {
     fn the_way_does_not_matter(changes in proptest::collection::vec(any_change(), 1..40)) {
         let mut stepwise = Index::default();
         let mut created: BTreeMap<String, i64> = BTreeMap::new();
+        let mut world = World::new();
         for (at, change) in changes.iter().enumerate() {
             let before = stepwise.routing().clone();
             match change {
@@ -360,8 +557,11 @@ proptest! {
                     created.remove(key);
                     stepwise.delete(key);
                 }
+                Change::Resolve(name, addresses) => {
+                    world.insert(name.clone(), addresses.clone());
+                }
             }
-            let touched = stepwise.resolve();
+            let touched = tell(&mut stepwise, &world);
             // What is missing may be found out after several changes together.
             if at % 3 > 0 {
                 stepwise.settle();
@@ -381,10 +581,17 @@ proptest! {
         for (key, value, revision) in &records {
             at_once.put(key, value.as_bytes(), *revision);
         }
-        at_once.resolve();
+        tell(&mut at_once, &world);
         at_once.settle();
         stepwise.settle();
         prop_assert_eq!(stepwise.routing(), at_once.routing());
+        prop_assert!(stepwise.host_names().eq(at_once.host_names()));
+        // Only values that did not parse are remembered by one and not by the other.
+        let waiting = |index: &Index| {
+            let all = index.set_aside().into_iter();
+            all.filter(|aside| aside.reason.contains("no address")).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(waiting(&stepwise), waiting(&at_once));
         let readable = |index: &Index| index.faults.clone();
         prop_assert_eq!(readable(&stepwise), readable(&at_once));
         prop_assert_eq!(stepwise.shortage(usize::MAX), at_once.shortage(usize::MAX));

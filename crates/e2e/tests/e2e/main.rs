@@ -6,6 +6,7 @@
 // Clippy knows of #[test] functions only; what they share is test code too.
 #![allow(clippy::unwrap_used)]
 
+mod archive;
 mod bad_files;
 mod bad_records;
 mod chain;
@@ -14,12 +15,19 @@ mod edge;
 mod environment_files;
 mod explain;
 mod extends;
+mod git;
+mod idle;
 mod instances;
 mod internal;
+mod lifetimes;
 mod moving_versions;
 mod no_reload;
 mod outages;
+mod outside;
 mod protocols;
+mod robustness;
 mod status;
+mod tool;
 mod updater;
 mod wait;
+mod write_back;

@@ -1,11 +1,15 @@
 //! Rivals for names, prefixes and headers: in the files, in etcd, and between versions of the same file.
 
+use std::time::{Duration, Instant};
+
+use mayfly_core::lifetime::Moment;
 use mayfly_core::records;
 use mayfly_daemon::store::Entry as Stored;
 use mayfly_daemon::watch::{Batch, Change};
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::{Absences, Plan, plan};
 use crate::scan::{Content, Found};
 
 struct Case {
@@ -16,6 +20,7 @@ struct Case {
     /// Whether the last merge went the short way.
     short: bool,
     revision: i64,
+    terms: Terms,
 }
 
 impl Case {
@@ -37,6 +42,10 @@ impl Case {
             },
             short: false,
             revision: 1,
+            terms: Terms {
+                now: "2030-01-31T12:00:00Z".parse::<Moment>().unwrap().time(),
+                force: false,
+            },
         }
     }
 
@@ -68,8 +77,9 @@ impl Case {
             &self.library,
             &self.mirror,
             &std::mem::take(&mut self.changes),
+            self.terms,
         );
-        let full = merge(&self.library, &self.mirror, &self.merged);
+        let full = merge(&self.library, &self.mirror, &self.merged, self.terms);
         if affected.is_some() {
             assert_eq!(updated.accepted, full.accepted);
             assert_eq!((whom(&updated), &updated.wanted), (whom(&full), &full.wanted));
@@ -77,26 +87,95 @@ impl Case {
                 (&updated.prefixes, &updated.headers),
                 (&full.prefixes, &full.headers)
             );
-            assert_eq!(updated.files, full.files);
+            assert_eq!((&updated.files, &updated.unnamed), (&full.files, &full.unnamed));
         }
         self.short = affected.is_some();
         self.merged = if affected.is_some() { updated } else { full };
         self
     }
 
-    /// Writes to etcd what was accepted, and deletes the rest of ours.
+    /// Writes to etcd what follows from the merge, as `plan` has it.
     fn publish(&mut self) -> &mut Self {
-        for environment in self.merged.accepted.values() {
-            self.revision += 1;
-            self.mirror.published(environment, self.revision);
+        let plan = self.plan();
+        for environment in &plan.same {
+            self.mirror.same(environment);
         }
-        let names: Vec<_> = self.mirror.environments().keys().cloned().collect();
-        for name in names {
-            if self.mirror.ours(&name).is_some() && !self.merged.accepted.contains_key(&name) {
-                self.mirror.deleted(&name);
-            }
+        for put in plan.puts {
+            self.revision += 1;
+            self.mirror.published(&put.environment, put.life, self.revision);
+        }
+        for (name, _) in plan.deletes {
+            self.mirror.deleted(&name);
+            self.changes.names.insert(name);
+        }
+        for (name, _) in plan.ends {
+            self.mirror.ended_now(&name);
+            self.changes.names.insert(name);
         }
         self
+    }
+
+    fn plan(&self) -> Plan {
+        let mut absences = Absences::new(Duration::ZERO);
+        plan(
+            &self.merged,
+            &self.mirror,
+            None,
+            &mut absences,
+            self.terms,
+            Instant::now(),
+        )
+    }
+
+    /// Lets the watch tell of changes of one revision.
+    fn told(&mut self, changes: Vec<Change>) -> &mut Self {
+        let news = self.mirror.take(Batch {
+            revision: self.revision,
+            listed: false,
+            changes,
+        });
+        self.changes.add(news);
+        self.merge()
+    }
+
+    /// The record of an environment ends, by its lease or because somebody deletes it; with its history, if that is lost.
+    fn end(&mut self, name: &str, lost: bool) -> &mut Self {
+        self.revision += 1;
+        let kinds: &[&str] = if lost {
+            &["environments", "history"]
+        } else {
+            &["environments"]
+        };
+        let delete = |kind: &&str| Change::Delete {
+            key: format!("/mayfly/{kind}/{name}"),
+        };
+        self.told(kinds.iter().map(delete).collect())
+    }
+
+    /// `mayfly keep` on an environment that has ended.
+    fn keep(&mut self, name: &str) -> &mut Self {
+        let name: EnvironmentName = name.parse().unwrap();
+        let ended = !self.mirror.environments().contains_key(&name);
+        let past = self.mirror.past(&name).filter(|_| ended);
+        let Some(mut environment) = past.and_then(|past| past.environment()) else {
+            return self;
+        };
+        self.revision += 1;
+        let mut life = environment.life.unwrap();
+        life.revived = true;
+        life.kept_until = Some(Moment::of(self.terms.now + Duration::from_secs(3600)));
+        environment.life = Some(life);
+        let entry = |kind: &str| {
+            Change::Put(Stored {
+                key: format!("/mayfly/{kind}/{name}"),
+                value: records::to_json(&environment),
+                create_revision: self.revision,
+                mod_revision: self.revision,
+                lease: None,
+            })
+        };
+        let entries = vec![entry("environments"), entry("history")];
+        self.told(entries)
     }
 
     /// Somebody else registers an environment.
@@ -112,13 +191,7 @@ impl Case {
             mod_revision: self.revision,
             lease: None,
         };
-        let news = self.mirror.take(Batch {
-            revision: self.revision,
-            listed: false,
-            changes: vec![Change::Put(entry)],
-        });
-        self.changes.add(news);
-        self.merge()
+        self.told(vec![Change::Put(entry)])
     }
 
     /// A new registrar on the same etcd and directory.
@@ -316,31 +389,219 @@ fn a_file_that_is_not_read_yet_keeps_everything_from_it() {
     case.restart().check(&["x/www-x@a", "y/www-y@a"], &[]);
 }
 
+#[test]
+fn what_has_ended_claims_nothing_until_its_file_asks_for_something_else() {
+    let mut case = Case::new();
+    case.save("a", "{name: x, prefix: p}").publish();
+    case.save("b", "{name: y, prefix: p}").check(&["x/p@a"], &["b:y"]);
+    case.end("x", false).check(&["y/p@b"], &["a:x"]).publish();
+    assert_eq!(case.merged.refused[0].cause, Cause::Ended);
+    assert_eq!(
+        case.reason(),
+        "environment x has ended: it was removed through etcd; change the file to have it again, or `mayfly keep x 8h`"
+    );
+    // Neither a restart nor another file that says the same brings it back.
+    case.restart().check(&["y/p@b"], &["a:x"]);
+    case.save("c", "{name: x, prefix: p}")
+        .check(&["y/p@b"], &["a:x", "c:x"]);
+    case.save("c", "");
+    case.save("a", "{name: x, prefix: q}")
+        .check(&["x/q@a", "y/p@b"], &[])
+        .publish();
+    case.end("y", true).check(&["x/q@a", "y/p@b"], &[]);
+}
+
+#[test]
+fn a_last_good_version_that_has_ended_does_not_come_back_either() {
+    let mut case = Case::new();
+    case.save("a", "{name: x, prefix: p}").publish();
+    case.save("a", "{name: x, prefix: P P}").check(&["x/p@a"], &[]);
+    case.end("x", false).check(&[], &[]);
+    // The file says again what it said before.
+    case.save("a", "{name: x, prefix: p}").check(&[], &["a:x"]);
+}
+
+#[test]
+fn what_would_be_over_is_refused() {
+    let mut case = Case::new();
+    case.save("a", "{name: x, expires: 2030-01-31T12:00:00Z}")
+        .check(&[], &["a:x"]);
+    assert_eq!(
+        case.reason(),
+        "environment x would have expired at 2030-01-31T12:00:00Z: let it expire later"
+    );
+    case.save("a", "{name: x, expires: 2h}")
+        .check(&["x/www-x@a"], &[]);
+    case.publish();
+    case.terms.now += Duration::from_secs(3 * 1800);
+    // A change counts from the first registration, and the last good version stays.
+    case.save("a", "{name: x, expires: 1h}")
+        .check(&["x/www-x@a"], &["a:x"]);
+    assert_eq!(
+        case.merged
+            .accepted
+            .values()
+            .next()
+            .unwrap()
+            .expires
+            .unwrap()
+            .to_string(),
+        "2h"
+    );
+    case.save("a", "{name: x, expires: 3h}")
+        .check(&["x/www-x@a"], &[]);
+    // In its last moments nothing is told of it; then it is deleted, and another may have its prefix.
+    case.publish().save("b", "{name: y, prefix: www-x}");
+    case.terms.now += Duration::from_secs(2 * 3600);
+    case.merge().check(&["x/www-x@a"], &["b:y"]).publish();
+    case.merge().check(&["y/www-x@b"], &["a:x"]);
+    assert!(
+        case.reason().contains("it expired at 2030-01-31T15:00:00Z"),
+        "{}",
+        case.reason()
+    );
+}
+
+#[test]
+fn a_protected_environment_stays_without_its_file() {
+    let mut case = Case::new();
+    case.save("a", "{name: x, prefix: p, protected: true}").publish();
+    case.save("a", "").check(&["x/p@a"], &["a:x"]);
+    assert!(
+        !case.short && case.reason().contains("because it is protected"),
+        "{}",
+        case.reason()
+    );
+    case.restart().publish().check(&["x/p@a"], &["a:x"]);
+    // It keeps its prefix, and a file may take it up again under another name.
+    case.save("b", "{name: y, prefix: p}")
+        .check(&["x/p@a"], &["a:x", "b:y"]);
+    case.save("c", "{name: x, prefix: p, protected: true}")
+        .check(&["x/p@c"], &["b:y"])
+        .publish();
+    // Removed, it is registered again as long as a file names it; without one it is gone.
+    case.end("x", false).check(&["x/p@c"], &["b:y"]).publish();
+    case.save("c", "").end("x", false).check(&["y/p@b"], &[]);
+    // Not protected any more, or by force, it goes with its file.
+    let mut case = Case::new();
+    case.save("a", "{name: x, protected: true}").publish();
+    case.save("a", "name: x").publish().save("a", "").check(&[], &[]);
+    case.publish().save("a", "{name: x, protected: true}").publish();
+    case.terms.force = true;
+    case.save("a", "").check(&[], &[]);
+}
+
+#[test]
+fn a_protected_environment_that_etcd_lost_is_put_again_without_its_file() {
+    let mut case = Case::new();
+    case.save("a", "{name: x, protected: true}").publish();
+    case.save("a", "").end("x", true).check(&["x/www-x@a"], &["a:x"]);
+}
+
+#[test]
+fn what_was_brought_back_stays_until_its_file_is_there_again() {
+    let mut case = Case::new();
+    case.save("a", "name: x").publish().end("x", false).save("a", "");
+    case.publish().keep("x").check(&["x/www-x@a"], &["a:x"]);
+    assert_eq!(case.merged.refused[0].cause, Cause::Unnamed);
+    assert!(case.plan().puts.is_empty() && case.plan().deletes.is_empty());
+    case.save("a", "name: x").check(&["x/www-x@a"], &[]).publish();
+    let life = case.mirror.life(&"x".parse().unwrap()).unwrap();
+    assert!(!life.revived && life.kept_until.is_some());
+    // Now it goes with its file. One whose file never went is an ordinary one at once.
+    case.save("a", "").check(&[], &[]).publish();
+    case.save("a", "name: x").publish().end("x", false).publish();
+    case.keep("x").check(&["x/www-x@a"], &[]);
+    assert_eq!(case.plan().puts.len(), 1);
+    case.publish().save("a", "").check(&[], &[]);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A file with environments: name, prefix, and what else they say.
+    Save(String, Vec<(String, String, usize)>),
+    Publish,
+    End(String, bool),
+    Keep(String),
+    Restart,
+    Later,
+}
+
+const ELSE: [&str; 7] = [
+    "",
+    "",
+    ", bad: 1",
+    ", protected: true",
+    ", description: new",
+    ", expires: 1h",
+    ", expires: 2030-01-31T11:00:00Z",
+];
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let environments = prop::collection::vec(("[xyz]", "[pqr]", 0..ELSE.len()), 0..3);
+    let step = prop_oneof![
+        6 => ("[abc]", environments).prop_map(|(file, environments)| Step::Save(file, environments)),
+        4 => Just(Step::Publish),
+        2 => ("[xyz]", prop::bool::weighted(0.2)).prop_map(|(name, lost)| Step::End(name, lost)),
+        1 => "[xyz]".prop_map(Step::Keep),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Later),
+    ];
+    prop::collection::vec(step, 1..20)
+}
+
 proptest! {
-    /// Whatever is saved in which order: no two accepted environments share a prefix or header, none clashes by name with
-    /// somebody else's, a second merge changes nothing, and what is faultless and without a rival is accepted.
+    /// Whatever is saved, ends and is kept in which order: no two accepted environments share a prefix or header, none
+    /// clashes by name with somebody else's, none has ended; a second merge changes nothing, what is faultless and has
+    /// neither a rival nor ended is accepted, and once published nothing is left to write.
     #[test]
-    fn merges_are_sound_and_stable(saves in prop::collection::vec(
-        ("[abc]", prop::collection::vec(("[xyz]", "[pqr]", any::<bool>()), 0..3), any::<bool>()), 1..12
-    ), foreign in proptest::option::of(("[xyz]", "[pqr]"))) {
+    fn merges_are_sound_and_stable(steps in steps(), foreign in proptest::option::of(("[xyz]", "[pqr]"))) {
         let mut case = Case::new();
         if let Some((name, prefix)) = &foreign {
             case.foreign(name, prefix);
         }
-        for (file, environments, publish) in saves {
-            let mut text = "# file\n".to_owned();
-            for (name, prefix, good) in environments {
-                text += &format!("- {{name: {name}, prefix: {prefix}{}}}\n", if good { "" } else { ", bad: 1" });
+        let foreign = foreign.map(|(name, _)| name);
+        for step in steps {
+            let publish = matches!(step, Step::Publish);
+            match step {
+                Step::Save(file, environments) => {
+                    let mut text = "# file\n".to_owned();
+                    for (name, prefix, more) in environments {
+                        text += &format!("- {{name: {name}, prefix: {prefix}{}}}\n", ELSE[more]);
+                    }
+                    case.save(&file, &text);
+                }
+                Step::Publish => {
+                    case.publish().merge();
+                }
+                Step::End(name, lost) if foreign.as_ref() != Some(&name) => {
+                    case.end(&name, lost);
+                }
+                Step::Keep(name) if foreign.as_ref() != Some(&name) => {
+                    case.keep(&name);
+                }
+                Step::End(..) | Step::Keep(_) => {}
+                Step::Restart => {
+                    case.restart();
+                }
+                Step::Later => {
+                    case.terms.now += Duration::from_secs(1800);
+                    case.changes.all = true;
+                    case.merge();
+                }
             }
-            case.save(&file, &text);
             let (mut prefixes, mut headers) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
             for (name, environment) in &case.merged.accepted {
                 prop_assert!(prefixes.insert(environment.prefix.clone()) && headers.insert(environment.header.clone()));
                 prop_assert_eq!(name, &environment.name);
-                prop_assert!(foreign.as_ref().is_none_or(|(other, _)| other != name.as_str()));
+                prop_assert!(foreign.as_ref().is_none_or(|other| other != name.as_str()));
+                prop_assert!(case.mirror.ended(environment).is_none());
             }
             if publish {
-                case.publish();
+                case.publish().merge();
+                let plan = case.plan();
+                let puts: Vec<_> = plan.puts.iter().map(|put| &put.environment.name).collect();
+                prop_assert!(puts.is_empty() && plan.deletes.is_empty() && plan.ends.is_empty(), "{:?}", plan);
             }
             let first = case.merged.clone();
             case.changes.all = true;

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::Environment;
 
-use super::{Merged, file_of};
+use super::refusal::barred;
+use super::{Merged, Terms, file_of, stays};
 use crate::library::{Entry, Library};
 use crate::mirror::{Mirror, News};
+use crate::write_back;
 
 /// What has changed since the last merge.
 #[derive(Debug, Default)]
@@ -44,6 +46,7 @@ pub fn update(
     library: &Library,
     mirror: &Mirror,
     changes: &Changes,
+    terms: Terms,
 ) -> Option<BTreeSet<EnvironmentName>> {
     let is_rival = |other: &Arc<Environment>| {
         merged.accepted.contains_key(&other.name) || merged.has_keys_of(other) || merged.wants(other)
@@ -61,15 +64,25 @@ pub fn update(
             // A record of ours that is not expected: it may be the last good version of something.
             return None;
         }
+        if merged.accepted.get(name).is_some_and(|accepted| {
+            let document = file_of(accepted).and_then(|file| library.get(file));
+            let entry = document.and_then(|document| document.entry(name));
+            // It has ended, or it is the last good version of something, which may have.
+            entry.is_none_or(|entry| barred(&entry.environment, mirror, terms.now).is_some())
+        }) {
+            return None;
+        }
         affected.insert(name.clone());
     }
     let mut entries: Vec<&Entry> = Vec::new();
     for file in &changes.files {
         if let Some(document) = library.get(file) {
-            if !document.is_faultless() {
-                return None;
+            if !write_back::follows(file, document, mirror, &merged.accepted) {
+                if !document.is_faultless() {
+                    return None;
+                }
+                entries.extend(&document.entries);
             }
-            entries.extend(&document.entries);
         }
         affected.extend(merged.files.get(file).into_iter().flatten().cloned());
     }
@@ -97,13 +110,20 @@ pub fn update(
             && free(merged.headers.get(header))
             && mirror.others_with_prefix(prefix).next().is_none()
             && mirror.others_with_header(header).next().is_none()
-            && !merged.wants(&entry.environment);
+            && !merged.wants(&entry.environment)
+            && barred(&entry.environment, mirror, terms.now).is_none();
         if !(alone && stated.insert(name) && prefixes.insert(prefix) && headers.insert(header)) {
             return None;
         }
     }
-    // What is given up may be what somebody waits for.
-    let given_up = |environment: &Arc<Environment>| merged.wants(environment);
+    // What is given up may be what somebody waits for, what stays without a file, or what another file may be about.
+    let given_up = |environment: &Arc<Environment>| {
+        let name = &environment.name;
+        let document = || library.get(file_of(mirror.ours(name)?)?);
+        let stays =
+            || stays(name, mirror, merged) || document().is_some_and(|document| document.is_about(name));
+        merged.wants(environment) || (!stated.contains(name) && stays())
+    };
     if changes
         .files
         .iter()

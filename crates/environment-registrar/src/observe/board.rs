@@ -30,6 +30,8 @@ struct Notes {
     writing: BTreeMap<String, Instant>,
     /// Whether everything has to be looked at.
     doubt: bool,
+    /// Whether the directory, or a part of the way to it, was exchanged.
+    exchanged: bool,
 }
 
 impl Board {
@@ -68,6 +70,16 @@ impl Board {
     pub(super) fn doubt(&self) {
         self.lock().doubt = true;
         self.inner.told.notify_one();
+    }
+
+    /// The directory itself, or a part of the way to it, is another one now, or gone: what watches it may be dead.
+    pub(super) fn exchanged(&self) {
+        self.lock().exchanged = true;
+        self.doubt();
+    }
+
+    pub(super) fn take_exchanged(&self) -> bool {
+        std::mem::take(&mut self.lock().exchanged)
     }
 
     pub(super) fn take_doubt(&self) -> bool {

@@ -104,7 +104,10 @@ impl Layout {
     fn note_path(&self, path: &Path, happened: Happened, board: &Board) {
         if self.directory.starts_with(path) {
             // The directory itself, or a part of the way to it.
-            return board.doubt();
+            return match happened {
+                Happened::Created | Happened::Moved | Happened::Removed => board.exchanged(),
+                Happened::Written | Happened::Closed | Happened::Touched => board.doubt(),
+            };
         }
         let Some(parent) = path.parent() else { return };
         if parent != self.directory {

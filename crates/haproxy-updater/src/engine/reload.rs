@@ -155,8 +155,9 @@ impl Engine {
         let state = self.next_state().map_err(Failure::Faulty)?;
         write(&self.parts.files, state).await.map_err(Failure::Faulty)?;
         self.known = false;
+        self.save_uses().await;
         match master::reload(&self.parts.master).await {
-            Ok(Reload::Done) => {}
+            Ok(Reload::Done) => self.replaced.begin(),
             Ok(Reload::Refused(reason)) => {
                 return Err(Failure::Faulty(anyhow!(
                     "haproxy refused the configuration: {reason}"

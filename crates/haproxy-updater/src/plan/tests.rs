@@ -19,6 +19,7 @@ struct World {
     pool: Pool,
     actual: Actual,
     waiting: BTreeSet<BackendId>,
+    ca_file: CaFile,
     revision: i64,
 }
 
@@ -29,6 +30,7 @@ impl World {
             pool: Pool::new(slots),
             actual: Actual::default(),
             waiting: BTreeSet::new(),
+            ca_file: CaFile::default(),
             revision: 0,
         }
     }
@@ -44,6 +46,7 @@ impl World {
             routing: self.index.routing(),
             pool: &self.pool,
             default_environment: Some(default_environment),
+            ca_file: &self.ca_file,
         }
     }
 
@@ -341,10 +344,17 @@ fn servers_come_first_and_go_last() {
         requests
             .into_iter()
             .map(|request| match request {
-                Request::Plain(text) => text.replace(
-                    &crate::command::server_options(Default::default(), 100),
-                    "OPTIONS",
-                ),
+                Request::Plain(text) => {
+                    let id = mayfly_core::routing::ServerId {
+                        address: "10.0.0.1:80".parse().unwrap(),
+                        protocol: Default::default(),
+                        tls: None,
+                    };
+                    text.replace(
+                        &crate::command::server_options(&id, 100, &CaFile::default()),
+                        "OPTIONS",
+                    )
+                }
                 Request::Replace { path, .. } => path,
             })
             .collect()
@@ -378,4 +388,37 @@ fn servers_come_first_and_go_last() {
         "del map /m/default.map e0;del map /m/edge.map www;del map /m/headers.map h;del map /m/routes.map e0/;del map /m/versions.map e0/s;del map /m/slots.map s@0.0.2;set server slot-2/10.0.0.2:80 state drain\n",
     ]
     "#);
+}
+
+#[test]
+fn servers_behind_tls_wait_for_the_authorities() {
+    let mut world = World::new(4);
+    world.put(
+        "backends/s/1/a",
+        r#"{"address":"https://10.0.0.1:443","weight":7}"#,
+    );
+    world.put("backends/s/1/b", r#"{"address":"10.0.0.2:80"}"#);
+    let plan = world.plan(false);
+    let names = |plan: &Plan| -> Vec<String> {
+        let adds = plan.commands.iter().filter_map(|command| match command {
+            Command::AddServer { name, .. } => Some(name.to_string()),
+            _ => None,
+        });
+        adds.collect()
+    };
+    assert_eq!(names(&plan), ["10.0.0.2:80"]);
+    assert_eq!(
+        plan.untrusted
+            .iter()
+            .map(|(_, name)| name.as_str())
+            .collect::<Vec<_>>(),
+        ["10.0.0.1:443-tls-10.0.0.1"]
+    );
+    world.play(&plan, |_| ());
+    world.actual.ca_files.insert(world.ca_file.to_string());
+    let plan = world.plan(true);
+    assert_eq!(names(&plan), ["10.0.0.1:443-tls-10.0.0.1"]);
+    assert!(plan.untrusted.is_empty());
+    world.play(&plan, |_| ());
+    world.assert_as_wanted();
 }

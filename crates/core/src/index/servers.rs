@@ -1,0 +1,190 @@
+//! The servers of the backends: from the instances, from services outside that environments name, and from what host
+//! names lead to.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::keys::Key;
+use crate::names::Hostname;
+use crate::records::{Instance, InstanceState, Protocol, SetAside, Weight};
+use crate::routing::{Row, RowKey, ServerId, ServerState, Servers, Touched};
+use crate::upstream::Upstream;
+use crate::version::BackendId;
+
+use super::{Index, Instances};
+
+impl Index {
+    /// The host names that servers stand under, as of the last [`Index::resolve`].
+    pub fn host_names(&self) -> impl Iterator<Item = &Hostname> + Clone {
+        self.hosts.names()
+    }
+
+    /// Takes what a host name leads to now; a name that is not needed is passed over. Say nothing when it cannot be
+    /// resolved for a while: the last addresses stay.
+    pub fn resolved(&mut self, name: &Hostname, addresses: BTreeSet<IpAddr>) {
+        let users = self.hosts.users(name);
+        let live: Vec<bool> = users
+            .iter()
+            .map(|backend| self.is_live_backend(backend))
+            .collect();
+        if !self.hosts.set(name, addresses) {
+            return;
+        }
+        let mut touched = std::mem::take(&mut self.touched);
+        for (backend, was_live) in users.iter().zip(live) {
+            self.refresh_backend(backend, was_live, &mut touched);
+        }
+        self.touched = touched;
+    }
+
+    pub(super) fn put_instance(&mut self, backend: &BackendId, key: &str, instance: Instance) {
+        let was_live = self.is_live_backend(backend);
+        let versions = self.instances.entry(backend.service.clone()).or_default();
+        let instances = versions.entry(backend.version.clone()).or_default();
+        instances.insert(key.to_owned(), instance);
+        self.refresh_instances(backend, was_live);
+    }
+
+    pub(super) fn delete_instance(&mut self, backend: &BackendId, key: &str) {
+        let was_live = self.is_live_backend(backend);
+        let Some(versions) = self.instances.get_mut(&backend.service) else {
+            return;
+        };
+        let Some(instances) = versions.get_mut(&backend.version) else {
+            return;
+        };
+        instances.remove(key);
+        if instances.is_empty() {
+            versions.remove(&backend.version);
+        }
+        if versions.is_empty() {
+            self.instances.remove(&backend.service);
+        }
+        self.refresh_instances(backend, was_live);
+    }
+
+    fn refresh_instances(&mut self, backend: &BackendId, was_live: bool) {
+        let mut touched = std::mem::take(&mut self.touched);
+        self.refresh_backend(backend, was_live, &mut touched);
+        self.touched = touched;
+    }
+
+    /// Puts a backend's servers in step with its instances, or with where it is outside.
+    pub(super) fn refresh_backend(&mut self, backend: &BackendId, was_live: bool, touched: &mut Touched) {
+        let upstreams = self.upstreams(backend);
+        let names = upstreams.iter().filter_map(|upstream| upstream.name().cloned());
+        let names: BTreeSet<Hostname> = names.collect();
+        self.hosts.need(backend, names);
+        let servers = match backend.version.upstream() {
+            Some(upstream) if self.routing.is_named(backend) => {
+                let state = ServerState {
+                    state: InstanceState::Up,
+                    weight: Weight::default(),
+                };
+                let ids = self.server_ids(&upstream, Protocol::Http);
+                ids.map(|id| (id, state)).collect()
+            }
+            Some(_) => Servers::new(),
+            None => self
+                .instances_of(backend)
+                .map(|instances| self.servers_of(instances))
+                .unwrap_or_default(),
+        };
+        self.routing.set_servers(backend, servers, touched);
+        match one_host(backend, &upstreams) {
+            Some(upstream) => self.routing.set_row(Row::host(backend, upstream), touched),
+            None => self.routing.remove_row(&RowKey::host(backend), touched),
+        }
+        if was_live != self.is_live_backend(backend) {
+            let followers = self.followers.get(&backend.service);
+            self.dirty.extend(followers.into_iter().flatten().cloned());
+        }
+    }
+
+    /// Where a backend's servers are said to be.
+    fn upstreams(&self, backend: &BackendId) -> Vec<Upstream> {
+        match backend.version.upstream() {
+            Some(upstream) if self.routing.is_named(backend) => vec![upstream],
+            Some(_) => Vec::new(),
+            None => {
+                let instances = self.instances_of(backend).into_iter().flatten();
+                instances.map(|(_, instance)| instance.address.clone()).collect()
+            }
+        }
+    }
+
+    fn instances_of(&self, backend: &BackendId) -> Option<&Instances> {
+        self.instances.get(&backend.service)?.get(&backend.version)
+    }
+
+    fn is_live_backend(&self, backend: &BackendId) -> bool {
+        self.instances_of(backend)
+            .is_some_and(|instances| self.is_live(instances))
+    }
+
+    /// Whether an instance takes requests. One whose host name has no address yet does not.
+    pub(super) fn is_live(&self, instances: &Instances) -> bool {
+        instances.values().any(|instance| {
+            instance.state == InstanceState::Up && !self.hosts.addresses(&instance.address).is_empty()
+        })
+    }
+
+    /// The servers that a place stands for: one for each address that its host name leads to.
+    fn server_ids(&self, upstream: &Upstream, protocol: Protocol) -> impl Iterator<Item = ServerId> + use<> {
+        let tls = upstream.tls.then(|| upstream.host.clone());
+        let addresses = self.hosts.addresses(upstream).into_iter();
+        addresses.map(move |address| ServerId {
+            address,
+            protocol,
+            tls: tls.clone(),
+        })
+    }
+
+    /// The servers of a backend. Two records of one address are one server, which drains when both do.
+    fn servers_of(&self, instances: &Instances) -> Servers {
+        let mut servers = Servers::new();
+        for instance in instances.values() {
+            let new = ServerState {
+                state: instance.state,
+                weight: instance.weight,
+            };
+            for id in self.server_ids(&instance.address, instance.protocol) {
+                let server = servers.entry(id).or_insert(new);
+                if server.state == InstanceState::Draining {
+                    *server = new;
+                }
+            }
+        }
+        servers
+    }
+
+    /// The entries that lead to a server whose host name has no address yet.
+    pub(super) fn waiting_for(&self, name: &Hostname, backend: &BackendId) -> Vec<SetAside> {
+        let aside = |key: String, who: &str| SetAside {
+            key,
+            reason: format!("{who} has no address yet: the host name {name} was not resolved so far"),
+        };
+        let environments = match backend.version.is_outside() {
+            true => self.routing.choosers(backend).collect(),
+            false => Vec::new(),
+        };
+        let environments = environments.into_iter().map(|environment| {
+            let key = self.space.text(&Key::Environment(environment.clone()));
+            aside(key, &format!("the service outside {}", backend.service))
+        });
+        let instances = self.instances_of(backend).into_iter().flatten();
+        let instances = instances
+            .filter(|(_, instance)| instance.address.name() == Some(name))
+            .map(|(key, _)| aside(key.clone(), "the instance"));
+        environments.chain(instances).collect()
+    }
+}
+
+/// The place whose Host the servers of a backend expect, where it is the same for all. An address in clear text says
+/// nothing: that is how instances are registered, and they are asked by the name of their service.
+fn one_host<'a>(backend: &BackendId, upstreams: &'a [Upstream]) -> Option<&'a Upstream> {
+    let (first, rest) = upstreams.split_first()?;
+    let by_name = first.tls || first.name().is_some() || backend.version.upstream().is_some();
+    let same = rest.iter().all(|other| other.authority() == first.authority());
+    (by_name && same).then_some(first)
+}

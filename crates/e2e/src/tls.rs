@@ -1,0 +1,133 @@
+//! Servers behind TLS: an authority of the test's own, certificates of it (made by openssl), and an HAProxy that takes TLS
+//! off and passes the request to an instance.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpStream;
+
+use crate::eventually;
+use crate::process::{Process, run};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// An authority that makes certificates.
+#[derive(Debug)]
+pub struct Authority {
+    directory: PathBuf,
+    name: String,
+}
+
+impl Authority {
+    /// A new one, whose files begin with `name` and lie in `directory`.
+    ///
+    /// # Errors
+    /// When openssl is missing or fails.
+    pub async fn new(directory: &Path, name: &str) -> Result<Self> {
+        let authority = Self {
+            directory: directory.into(),
+            name: name.into(),
+        };
+        let (key, certificate) = (authority.path("key"), authority.path("pem"));
+        let subject = format!("/CN=Authority {name}");
+        let mut arguments = vec![
+            "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt",
+        ];
+        arguments.extend([
+            "ec_paramgen_curve:P-256",
+            "-subj",
+            &subject,
+            "-keyout",
+            &key,
+            "-out",
+        ]);
+        openssl(&[arguments, vec![&certificate]].concat()).await?;
+        Ok(authority)
+    }
+
+    fn path(&self, ending: &str) -> String {
+        let path = self.directory.join(format!("{}.{ending}", self.name));
+        path.to_string_lossy().into_owned()
+    }
+
+    /// Its own certificate, as `--ca-file` takes it.
+    pub fn certificate(&self) -> String {
+        self.path("pem")
+    }
+
+    /// A certificate with its key for a host name, in one file.
+    ///
+    /// # Errors
+    /// When openssl fails.
+    pub async fn certify(&self, host: &str) -> Result<PathBuf> {
+        let file = |ending: &str| self.path(&format!("{host}.{ending}"));
+        let (key, request, certificate) = (file("key"), file("csr"), file("crt"));
+        let subject = format!("/CN={host}");
+        let mut arguments = vec![
+            "req",
+            "-nodes",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ];
+        arguments.extend(["-subj", &subject, "-keyout", &key, "-out", &request]);
+        openssl(&arguments).await?;
+        let names = file("names");
+        std::fs::write(&names, format!("subjectAltName=DNS:{host}\n")).context("write a name")?;
+        let (own, own_key) = (self.path("pem"), self.path("key"));
+        let mut arguments = vec![
+            "x509", "-req", "-days", "2", "-in", &request, "-CA", &own, "-CAkey", &own_key,
+        ];
+        arguments.extend(["-CAcreateserial", "-extfile", &names, "-out", &certificate]);
+        openssl(&arguments).await?;
+        let both = [&certificate, &key]
+            .map(std::fs::read)
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>();
+        let path = PathBuf::from(file("both"));
+        std::fs::write(&path, both.context("read a certificate")?.concat()).context("write a certificate")?;
+        Ok(path)
+    }
+}
+
+async fn openssl(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("openssl");
+    command.args(arguments);
+    run(&command, LIMIT).await?.ok().context("openssl").map(drop)
+}
+
+/// An HAProxy that speaks TLS and passes requests to an instance; its answers say in `x-sni` which name was asked for.
+#[derive(Debug)]
+pub struct Terminator {
+    _process: Process,
+}
+
+impl Terminator {
+    /// Starts one at `at` with a certificate for the instance at `to`.
+    ///
+    /// # Errors
+    /// When HAProxy does not start.
+    pub async fn start(directory: &Path, at: SocketAddr, certificate: &Path, to: SocketAddr) -> Result<Self> {
+        let config = directory.join(format!("tls-{}.cfg", at.port()));
+        let certificate = certificate.display();
+        let text = format!(
+            "defaults\n    mode http\n    timeout connect 5s\n    timeout client 1m\n    timeout server 1m\n\
+             listen tls\n    bind {at} ssl crt {certificate} alpn h2,http/1.1\n    \
+             http-response set-header x-sni %[ssl_fc_sni]\n    server instance {to}\n"
+        );
+        std::fs::write(&config, text).context("write a configuration")?;
+        let mut command = Command::new("haproxy");
+        command.args(["-db", "-f"]).arg(&config);
+        let log = directory.join(format!("tls-{}.log", at.port()));
+        let process = Process::spawn("haproxy (TLS)", &command, &log)?;
+        eventually(LIMIT, "the TLS server listens", async || {
+            TcpStream::connect(at).await
+        })
+        .await;
+        Ok(Self { _process: process })
+    }
+}

@@ -1,0 +1,322 @@
+//! A repository of environment files whose branch main is deployed by `git push`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use mayfly_e2e::eventually;
+use mayfly_e2e::mayfly::binary;
+use mayfly_e2e::process::{Finished, run};
+use mayfly_e2e::world::{SOON, World};
+
+/// A bare repository that deploys into the environments of a world, and a clone of it.
+struct Repository {
+    bare: PathBuf,
+    clone: PathBuf,
+    deployed: PathBuf,
+}
+
+impl Repository {
+    async fn new(world: &World) -> Self {
+        // Blanks and quotes may stand in any path.
+        let it = Self {
+            bare: world.directory().join("it's a repository.git"),
+            clone: world.directory().join("clone"),
+            deployed: world.environments(),
+        };
+        it.init().await.ok().unwrap();
+        let mut clone = it.command("git");
+        clone.arg("init").arg("--initial-branch=main").arg(&it.clone);
+        finish(&clone).await.ok().unwrap();
+        it.git("remote add origin @bare").await.ok().unwrap();
+        it
+    }
+
+    async fn init(&self) -> Finished {
+        let script =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/git/init-environments-repo.sh");
+        let mut command = self.command(script);
+        command.arg("--lint").arg(binary("mayfly").unwrap());
+        command.arg(&self.bare).arg(&self.deployed);
+        finish(&command).await
+    }
+
+    /// A command that no setting of the developer reaches.
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("HOME", self.bare.parent().unwrap())
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_AUTHOR_NAME", "test")
+            .env("GIT_AUTHOR_EMAIL", "test@example.com")
+            .env("GIT_COMMITTER_NAME", "test")
+            .env("GIT_COMMITTER_EMAIL", "test@example.com");
+        command
+    }
+
+    /// Runs git in the clone; the arguments are words, and `@bare` is the repository.
+    async fn git(&self, line: &str) -> Finished {
+        let mut command = self.command("git");
+        command.current_dir(&self.clone);
+        for word in line.split_whitespace() {
+            if word == "@bare" {
+                command.arg(&self.bare);
+            } else {
+                command.arg(word);
+            }
+        }
+        finish(&command).await
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let path = self.clone.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn remove(&self, file: &str) {
+        fs::remove_file(self.clone.join(file)).unwrap();
+    }
+
+    /// Commits everything and pushes it as `to`.
+    async fn push(&self, to: &str) -> Finished {
+        self.git("add --all").await.ok().unwrap();
+        self.git("commit --allow-empty --message=change")
+            .await
+            .ok()
+            .unwrap();
+        self.git(&format!("push --force origin HEAD:{to}")).await
+    }
+
+    /// Commits everything and pushes it to main, which has to be taken and deployed.
+    async fn pushed(&self) -> String {
+        let push = self.push("main").await;
+        assert_eq!(push.code, Some(0), "{push:?}");
+        assert!(push.stderr.contains(" written, "), "{push:?}");
+        push.stderr
+    }
+
+    /// A push to main has to be refused with these parts in the pusher's terminal, and to change nothing; what was
+    /// committed for it is undone.
+    async fn refused(&self, parts: &[&str]) {
+        let (main, files) = (self.main().await, self.deployed());
+        let push = self.push("main").await;
+        assert_eq!(push.code, Some(1), "{push:?}");
+        for part in parts {
+            assert!(push.stderr.contains(part), "{part} in {}", push.stderr);
+        }
+        assert!(!push.stderr.contains(": ok, "), "{}", push.stderr);
+        assert_eq!((self.main().await, self.deployed()), (main, files));
+        self.git("reset --quiet --hard HEAD~1").await.ok().unwrap();
+    }
+
+    async fn main(&self) -> String {
+        let listed = self.git("ls-remote origin refs/heads/main").await;
+        listed.ok().unwrap()
+    }
+
+    /// The files of the directory that is deployed into.
+    fn deployed(&self) -> BTreeMap<String, String> {
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(&self.deployed).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            files.insert(name, fs::read_to_string(path).unwrap());
+        }
+        files
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.deployed().into_keys().collect()
+    }
+}
+
+async fn finish(command: &Command) -> Finished {
+    run(command, Duration::from_secs(30)).await.unwrap()
+}
+
+fn one(name: &str, version: &str) -> String {
+    format!("name: {name}\nservices:\n  - {{name: frontend, version: {version}, route: /}}\n")
+}
+
+#[tokio::test]
+async fn a_pushed_environment_answers_until_its_file_is_deleted_by_a_push() {
+    let world = World::start().await.unwrap();
+    let _old = world.instance("frontend", "0.0.1").await.unwrap();
+    let _new = world.instance("frontend", "0.0.2").await.unwrap();
+    let repository = Repository::new(&world).await;
+    repository.write("dev.yaml", &one("dev", "0.0.1"));
+    repository.write("README.md", "no environment");
+    repository.pushed().await;
+    world.answers("www-dev.example.com", "frontend@0.0.1").await;
+    repository.write("dev.yaml", &one("dev", "0.0.2"));
+    repository.write("temp.yml", &one("temp", "0.0.1"));
+    repository.pushed().await;
+    world.answers("www-dev.example.com", "frontend@0.0.2").await;
+    world.answers("www-temp.example.com", "frontend@0.0.1").await;
+    repository.remove("temp.yml");
+    repository.pushed().await;
+    eventually(SOON, "temp no longer answers", async || {
+        world
+            .get("www-temp.example.com", "/")
+            .await
+            .is_ok_and(|answer| answer.status == 404)
+    })
+    .await;
+    world.answers("www-dev.example.com", "frontend@0.0.2").await;
+}
+
+#[tokio::test]
+async fn a_bad_push_is_refused_with_file_line_and_reason() {
+    let world = World::bare(&[]).unwrap();
+    let repository = Repository::new(&world).await;
+    repository.write("dev.yaml", "name: dev\n");
+    repository.pushed().await;
+
+    repository.write(
+        "bad.yaml",
+        "name: bad\nservices:\n  - {name: backend, verison: 1}\n",
+    );
+    let reason = "bad.yaml:3:21: services[0].verison: unknown field: did you mean `version`?";
+    repository
+        .refused(&[reason, "1 fault in 1 of 2 files", "refused: nothing"])
+        .await;
+    repository.write("other.yaml", "name: other\nprefix: www-dev\n");
+    let reason = "other.yaml:2:9: prefix: prefix \"www-dev\" is taken at dev.yaml:1: each may occur once";
+    repository.refused(&[reason]).await;
+    repository.write("again.yml", "name: dev\n");
+    repository
+        .refused(&["dev.yaml:1:7: name: name \"dev\" is taken at again.yml:1"])
+        .await;
+    std::os::unix::fs::symlink("/etc/passwd", repository.clone.join("link.yaml")).unwrap();
+    repository.refused(&["link.yaml: a link is not taken"]).await;
+    repository.write("odd\nname.yaml", "name: odd\n");
+    repository.refused(&["the name holds control characters"]).await;
+
+    // Another branch is work in progress: it is told, and not deployed.
+    repository.write("bad.yaml", "name: Bad\n");
+    let push = repository.push("work").await;
+    assert_eq!(push.code, Some(0), "{push:?}");
+    for part in [
+        "bad.yaml:1:7: name: ",
+        "note: work was taken, but would be refused as main",
+    ] {
+        assert!(push.stderr.contains(part), "{part} in {}", push.stderr);
+    }
+    assert_eq!(repository.names(), ["dev.yaml"]);
+    repository.git("reset --quiet --hard HEAD~1").await.ok().unwrap();
+    let push = repository.git("push origin :main").await;
+    assert!(
+        push.code == Some(1) && push.stderr.contains("main can't be deleted"),
+        "{push:?}"
+    );
+
+    // Where the files can't go, nothing is taken either; nor where nobody can check.
+    let aside = world.directory().join("aside");
+    fs::rename(&repository.deployed, &aside).unwrap();
+    let push = repository.push("main").await;
+    assert!(
+        push.code == Some(1) && push.stderr.contains("there is no directory"),
+        "{push:?}"
+    );
+    fs::rename(&aside, &repository.deployed).unwrap();
+    let config = repository.bare.join("config");
+    let settings = fs::read_to_string(&config).unwrap();
+    fs::write(&config, settings.replace("lint = ", "lint = /nonexistent")).unwrap();
+    let push = repository.push("main").await;
+    assert!(
+        push.code == Some(1) && push.stderr.contains("no program mayfly"),
+        "{push:?}"
+    );
+    repository.init().await.ok().unwrap();
+    repository.pushed().await;
+}
+
+#[tokio::test]
+async fn odd_names_are_deployed_and_what_did_not_come_by_a_push_is_left_alone() {
+    let world = World::bare(&[]).unwrap();
+    let repository = Repository::new(&world).await;
+    world.save("local.yaml", "name: local\n");
+    world.save("same.yaml", "name: same\n");
+    fs::write(repository.deployed.join("notes.txt"), "notes").unwrap();
+    let odd = [
+        "-f.yaml",
+        "a b.yaml",
+        "$(touch pwned).yaml",
+        "ü;'\"`*].yml",
+        "@.yaml",
+    ];
+    for (index, name) in odd.iter().enumerate() {
+        repository.write(name, &format!("name: odd-{index}\n"));
+    }
+    repository.write("same.yaml", "name: same\n");
+    repository.write("sub/inside.yaml", "name: inside\n");
+    repository.write(".hidden.yaml", "[");
+    repository.write(".gitattributes", "*.yaml export-ignore eol=crlf\n");
+    repository.pushed().await;
+    let mut expected: Vec<&str> = [&odd[..], &["local.yaml", "notes.txt", "same.yaml"]].concat();
+    expected.sort_unstable();
+    assert_eq!(repository.names(), expected);
+    assert_eq!(repository.deployed()["a b.yaml"], "name: odd-1\n");
+
+    repository.write("local.yaml", "name: mine\n");
+    let reason = "local.yaml: a file of that name is in ";
+    repository
+        .refused(&[reason, "already and did not come by a push"])
+        .await;
+
+    // What the registrar archived does not come back, and what was changed there stays, until it changes in git.
+    world.remove("-f.yaml");
+    world.save("@.yaml", "name: odd-4\ndescription: by hand\n");
+    repository.write("a b.yaml", "name: odd-1\nidle: 8h\n");
+    let told = repository.pushed().await;
+    assert!(told.contains(": 1 written, 0 deleted, 5 unchanged"), "{told}");
+    assert!(!repository.names().contains(&"-f.yaml".to_owned()));
+    assert!(repository.deployed()["@.yaml"].contains("by hand"));
+
+    for name in odd {
+        repository.remove(name);
+    }
+    repository.pushed().await;
+    assert_eq!(repository.names(), ["local.yaml", "notes.txt", "same.yaml"]);
+}
+
+#[tokio::test]
+async fn an_interrupted_deployment_is_completed_by_the_next_push() {
+    let world = World::bare(&[]).unwrap();
+    let repository = Repository::new(&world).await;
+    for name in ["a", "b", "c"] {
+        repository.write(&format!("{name}.yaml"), &format!("name: {name}\n"));
+    }
+    repository.pushed().await;
+    // As it is when the power fails after `a` was written, with `b` and the deletion of `gone` still to come.
+    let manifest = repository.bare.join("mayfly-deployed");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let lines = text.lines().map(|line| match line.split_once('\t') {
+        Some((_, "b.yaml")) => "-\tb.yaml\n-\tgone.yaml\n".to_owned(),
+        _ => format!("{line}\n"),
+    });
+    fs::write(&manifest, lines.collect::<String>()).unwrap();
+    world.remove("b.yaml");
+    world.save("gone.yaml", "name: gone\n");
+    fs::write(repository.deployed.join(".mayfly-push.Xy1234"), "name: b").unwrap();
+    repository.write("c.yaml", "name: c\nidle: 8h\n");
+    repository.pushed().await;
+    assert_eq!(repository.names(), ["a.yaml", "b.yaml", "c.yaml"]);
+
+    // Several at once wait for each other, and `--all` puts back what is missing. A push back in history is one, too.
+    world.remove("a.yaml");
+    let all = repository.bare.join("hooks/post-receive");
+    let mut command = repository.command(&all);
+    command.arg("--all");
+    let (first, second) = tokio::join!(finish(&command), finish(&command));
+    for finished in [first, second] {
+        assert!(finished.stderr.contains("3 written, 0 deleted"), "{finished:?}");
+    }
+    assert_eq!(repository.names(), ["a.yaml", "b.yaml", "c.yaml"]);
+    let back = repository.git("push --force origin HEAD~1:main").await;
+    assert_eq!(back.code, Some(0), "{back:?}");
+    assert_eq!(repository.deployed()["c.yaml"], "name: c\n");
+}

@@ -1,0 +1,326 @@
+//! Services that are no containers: at an address, under a host name that changes, behind TLS, registered for good. And
+//! a service's name, which may have its suffix wherever it stands.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use mayfly_e2e::http::Request;
+use mayfly_e2e::instance::{Echo, Service};
+use mayfly_e2e::poll::throughout;
+use mayfly_e2e::tls::{Authority, Terminator};
+use mayfly_e2e::world::{SOON, World};
+use mayfly_e2e::{eventually, port};
+use std::time::Duration;
+
+/// Waits until a call of `service` in environment dev is answered by the instance at `at`.
+async fn reaches(world: &World, service: &str, at: SocketAddr) -> Echo {
+    eventually(SOON, &format!("{service} is at {at}"), async || -> Result<_> {
+        let echo = world.call("dev", service).await?.echo()?;
+        ensure!(echo.address == at, "{} answers", echo.address);
+        Ok(echo)
+    })
+    .await
+}
+
+/// Waits until a call of `service` in environment dev gets this status.
+async fn answers(world: &World, service: &str, status: u16) -> String {
+    eventually(
+        SOON,
+        &format!("{service} answers {status}"),
+        async || -> Result<_> {
+            let answer = world.call("dev", service).await?;
+            ensure!(answer.status == status, "{answer:?}");
+            Ok(answer.body)
+        },
+    )
+    .await
+}
+
+#[tokio::test]
+async fn an_environment_leads_to_a_service_outside() {
+    let world = World::start().await.unwrap();
+    let legacy = Service::start("legacy", "old").await.unwrap();
+    let at = legacy.address();
+    world.save(
+        "dev.yaml",
+        &format!("{{name: dev, services: [{{name: legacy, address: \"{at}\", route: /}}, {{name: gone, address: \"127.0.0.1:1\"}}]}}"),
+    );
+    world.save("qa.yaml", "{name: qa, extends: dev}");
+    // Virtual hosts expect their own name, not that of the service or the environment.
+    assert_eq!(reaches(&world, "legacy", at).await.header("host"), at.to_string());
+    eventually(SOON, "an heir leads there", async || -> Result<_> {
+        let echo = world.get("www-qa.example.com", "/x").await?.echo()?;
+        ensure!(echo.header("host") == at.to_string() && echo.path == "/x");
+        ensure!(echo.header("x-forwarded-host") == "www-qa.example.com");
+        Ok(())
+    })
+    .await;
+    let request = Request::get("legacy.service", "/").header("x-mayfly", "dev");
+    let answer = request.send_h2c(world.internal).await.unwrap();
+    assert_eq!(answer.echo().unwrap().header("host"), at.to_string());
+    let told = answers(&world, "gone", 503).await;
+    assert!(told.contains("version http://127.0.0.1:1)"), "{told}");
+    // Where no environment names it, HAProxy has it no more.
+    world.save("dev.yaml", "{name: dev}");
+    answers(&world, "legacy", 404).await;
+    eventually(SOON, "no server is left", async || -> Result<_> {
+        let servers = world.haproxy.servers().await?;
+        ensure!(servers.is_empty(), "{servers:?}");
+        Ok(())
+    })
+    .await;
+    assert_eq!(world.reloads().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_host_name_is_followed_as_it_changes() {
+    let world = World::start_with_names(&["--resolve", "100ms"]).await.unwrap();
+    let names = world.names.as_ref().unwrap();
+    let first = Service::start("legacy", "1").await.unwrap();
+    let at = first.address();
+    let moved = SocketAddr::new(port::another_ip().into(), at.port());
+    let second = Service::start_at(moved, "legacy", "2", None).await.unwrap();
+    let service = |name: &str| format!("{{name: {name}, address: \"{name}.test:{}\"}}", at.port());
+    world.save(
+        "dev.yaml",
+        &format!(
+            "{{name: dev, services: [{}, {}]}}",
+            service("legacy"),
+            service("later")
+        ),
+    );
+
+    // Nothing is known of the names yet: that is told, and harms nobody.
+    answers(&world, "legacy", 503).await;
+    eventually(SOON, "the names are set aside", async || -> Result<_> {
+        let aside = world.set_aside("haproxy-updater").await?;
+        let is_told =
+            |(key, reason): &(String, String)| key.ends_with("/dev") && reason.contains("legacy.test");
+        ensure!(aside.len() == 2 && aside.iter().any(is_told), "{aside:?}");
+        Ok(())
+    })
+    .await;
+    names.set(&[("legacy.test", at.ip())]).unwrap();
+    let host = format!("legacy.test:{}", at.port());
+    assert_eq!(reaches(&world, "legacy", at).await.header("host"), host);
+    // It moves; then it has two addresses; then it cannot be resolved any more, and stays where it was.
+    names.set(&[("legacy.test", moved.ip())]).unwrap();
+    reaches(&world, "legacy", moved).await;
+    names
+        .set(&[("legacy.test", at.ip()), ("legacy.test", moved.ip())])
+        .unwrap();
+    reaches(&world, "legacy", at).await;
+    reaches(&world, "legacy", moved).await;
+    names.set(&[("legacy.test", at.ip())]).unwrap();
+    eventually(SOON, "one server is left", async || -> Result<_> {
+        ensure!(world.haproxy.servers().await?.len() == 1);
+        Ok(())
+    })
+    .await;
+    names.set(&[("later.test", moved.ip())]).unwrap();
+    reaches(&world, "later", moved).await;
+    eventually(SOON, "the failure is told", async || -> Result<_> {
+        let status = world.status("haproxy-updater").await?;
+        ensure!(
+            status["detail"]["host_names_failing"]["legacy.test"].is_string(),
+            "{status}"
+        );
+        Ok(())
+    })
+    .await;
+    throughout(Duration::from_millis(500), "it stays where it was", async || {
+        world
+            .call("dev", "legacy")
+            .await
+            .is_ok_and(|answer| answer.echo().is_ok_and(|echo| echo.address == at))
+    })
+    .await;
+    assert_eq!(world.reloads().await.unwrap(), 0);
+    drop((first, second));
+}
+
+#[tokio::test]
+async fn https_is_verified_and_never_falls_back_to_clear_text() {
+    let place = tempfile::Builder::new().prefix("mayfly-").tempdir().unwrap();
+    let ours = Authority::new(place.path(), "ours").await.unwrap();
+    let theirs = Authority::new(place.path(), "theirs").await.unwrap();
+    let mut world = World::start_with_names(&["--resolve", "100ms", "--ca-file", &ours.certificate()])
+        .await
+        .unwrap();
+    let (good, bad) = (
+        Service::start("good", "1").await.unwrap(),
+        Service::start("bad", "1").await.unwrap(),
+    );
+    let (here, there) = (port::free(), port::free());
+    let certificate = ours.certify("legacy.test").await.unwrap();
+    let _good = Terminator::start(place.path(), here, &certificate, good.address())
+        .await
+        .unwrap();
+    let certificate = theirs.certify("stranger.test").await.unwrap();
+    let _bad = Terminator::start(place.path(), there, &certificate, bad.address())
+        .await
+        .unwrap();
+    let names = world.names.clone().unwrap();
+    let all = ["legacy.test", "impostor.test", "stranger.test", "clear.test"];
+    names.set(&all.map(|name| (name, here.ip()))).unwrap();
+    let services = [
+        format!(
+            "{{name: legacy, address: \"https://legacy.test:{}\"}}",
+            here.port()
+        ),
+        // Our authority, but the certificate of another name.
+        format!(
+            "{{name: impostor, address: \"https://impostor.test:{}\"}}",
+            here.port()
+        ),
+        // The right name, but an authority that nobody knows here.
+        format!(
+            "{{name: stranger, address: \"https://stranger.test:{}\"}}",
+            there.port()
+        ),
+        // No TLS at all.
+        format!(
+            "{{name: clear, address: \"https://clear.test:{}\"}}",
+            bad.address().port()
+        ),
+    ];
+    world.save(
+        "dev.yaml",
+        &format!("{{name: dev, services: [{}]}}", services.join(", ")),
+    );
+
+    let verified = async |world: &World| {
+        let echo = reaches(world, "legacy", good.address()).await;
+        assert_eq!(echo.header("host"), format!("legacy.test:{}", here.port()));
+        let answer = world.call("dev", "legacy").await.unwrap();
+        assert_eq!(answer.headers["x-sni"], "legacy.test");
+        for service in ["impostor", "stranger", "clear"] {
+            answers(world, service, 503).await;
+        }
+    };
+    verified(&world).await;
+    // The checks find out, too; and an HAProxy that starts from the files has the same.
+    let states = async |world: &World| -> Result<Vec<String>> {
+        let text = world.haproxy.ask("show stat").await?;
+        let rows = text
+            .lines()
+            .filter(|line| line.starts_with("slot-") && line.contains("-tls-"));
+        let fields = rows.map(|line| line.split(',').collect::<Vec<_>>());
+        Ok(fields
+            .map(|row| format!("{} {}", row[1].rsplit('-').next().unwrap_or_default(), row[17]))
+            .collect())
+    };
+    eventually(SOON, "only the right one is up", async || -> Result<_> {
+        let states = states(&world).await?;
+        let (up, down): (Vec<_>, Vec<_>) = states.iter().partition(|state| state.contains("UP"));
+        ensure!(
+            up.len() == 1 && up[0].starts_with("legacy.test") && down.len() == 3,
+            "{states:?}"
+        );
+        Ok(())
+    })
+    .await;
+    let config = world.haproxy_directory().join("haproxy.cfg");
+    eventually(SOON, "the servers stand in the files", async || {
+        std::fs::read_to_string(&config).is_ok_and(|text| text.matches(" sni str(").count() == 4)
+    })
+    .await;
+    world.updater.take();
+    world.haproxy.restart().await.unwrap();
+    verified(&world).await;
+    assert_eq!(
+        bad.requests(),
+        0,
+        "something was sent in clear text, or to a stranger"
+    );
+}
+
+#[tokio::test]
+async fn a_permanent_registration_stays_until_it_is_removed() {
+    let mut world = World::start_with_names(&["--resolve", "100ms"]).await.unwrap();
+    let service = Service::start("billing", "7").await.unwrap();
+    let port = service.address().port().to_string();
+    let names = world.names.clone().unwrap();
+    names.set(&[("billing.test", service.address().ip())]).unwrap();
+    let place = ["billing.service", "7", "billing.test", &port];
+    let registrar = async |world: &World, words: &[&str]| {
+        world
+            .run("container-registrar", words)
+            .await
+            .unwrap()
+            .ok()
+            .unwrap()
+    };
+    let told = registrar(&world, &[&["register", "--permanent"], &place[..]].concat()).await;
+    assert!(
+        told.contains("to remove it: container-registrar deregister billing 7 billing.test"),
+        "{told}"
+    );
+    world.save(
+        "dev.yaml",
+        "{name: dev, services: [{name: billing, version: ^7}]}",
+    );
+    let echo = reaches(&world, "billing", service.address()).await;
+    assert_eq!(echo.header("host"), format!("billing.test:{port}"));
+    assert!(registrar(&world, &["list"]).await.contains("permanent"));
+    world.etcd.kill9().await.unwrap();
+    world.etcd.restart().await.unwrap();
+    world.updater.take();
+    world.haproxy.kill9().await.unwrap();
+    world.start_updater().unwrap();
+    world.haproxy.start().await.unwrap();
+    reaches(&world, "billing", service.address()).await;
+    registrar(&world, &[&["deregister"], &place[..]].concat()).await;
+    answers(&world, "billing", 503).await;
+}
+
+#[tokio::test]
+async fn the_name_of_a_service_may_have_its_suffix_everywhere() {
+    let mut world = World::start().await.unwrap();
+    world.start_dns().await.unwrap();
+    let (one, two) = (
+        Service::start("one", "1").await.unwrap(),
+        Service::start("two", "1").await.unwrap(),
+    );
+    // Arguments.
+    let _registrar = world.register("one.service", "1", one.address(), &[]).unwrap();
+    // A key that somebody put, with the suffix in it.
+    let value = format!("{{\"address\":\"{}\"}}", two.address());
+    world
+        .etcd
+        .put("/mayfly/backends/two.service/1/x", &value)
+        .await
+        .unwrap();
+    // YAML.
+    world.save(
+        "dev.yaml",
+        "{name: dev, services: [{name: one.service, version: 1, route: /}, two.service]}",
+    );
+    reaches(&world, "one", one.address()).await;
+    reaches(&world, "two", two.address()).await;
+    for name in ["one.service", "two.service"] {
+        world.resolves(name, &[world.internal.ip()]).await;
+        world.resolves(&format!("{name}.service"), &[]).await;
+    }
+    for name in ["two", "two.service"] {
+        let list = world
+            .run("container-registrar", &["list", name])
+            .await
+            .unwrap()
+            .ok()
+            .unwrap();
+        assert!(list.contains(&two.address().to_string()), "{name}:\n{list}");
+    }
+    world
+        .etcd
+        .put("/mayfly/backends/two.service/1/10.0.0.5:80", &value)
+        .await
+        .unwrap();
+    let arguments = ["deregister", "two", "1", "10.0.0.5", "80"];
+    world
+        .run("container-registrar", &arguments)
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
+}

@@ -1,0 +1,405 @@
+//! What the registrars do not fall over: each test looks for what the log says, and for the recovery by itself.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mayfly_e2e::eventually;
+use mayfly_e2e::instance::Service;
+use mayfly_e2e::mayfly::binary;
+use mayfly_e2e::poll::throughout;
+use mayfly_e2e::process::{self, Process};
+use mayfly_e2e::world::{SOON, World};
+
+const STATUS: &str = "/mayfly/status/environment-registrar/test";
+const BACKENDS: &str = "/mayfly/backends/";
+
+fn one(name: &str, version: &str) -> String {
+    format!("name: {name}\nexpires: 8h\nservices:\n  - {{name: frontend, version: {version}, route: /}}\n")
+}
+
+/// The version that an environment chooses in etcd.
+async fn version(world: &World, name: &str) -> Result<String> {
+    let key = format!("/mayfly/environments/{name}");
+    let found = world.etcd.get_json(&key).await?;
+    Ok(found["services"][0]["version"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned())
+}
+
+async fn becomes(world: &World, name: &str, wanted: &str) {
+    eventually(
+        SOON,
+        &format!("{name} chooses {wanted}"),
+        async || -> Result<()> {
+            let found = version(world, name).await?;
+            ensure!(found == wanted, "it chooses {found}");
+            Ok(())
+        },
+    )
+    .await;
+}
+
+async fn stays(world: &World, name: &str, wanted: &str, span: Duration) {
+    throughout(
+        span,
+        &format!("{name} chooses {wanted}"),
+        async || -> Result<()> {
+            let found = version(world, name).await?;
+            ensure!(found == wanted, "it chooses {found}");
+            Ok(())
+        },
+    )
+    .await;
+}
+
+/// Waits until a line of the log holds all these words.
+async fn says(process: &Process, words: &[&str]) {
+    eventually(SOON, &format!("{} says {words:?}", process.name()), async || {
+        let output = process.output();
+        output
+            .lines()
+            .any(|line| words.iter().all(|word| line.contains(word)))
+    })
+    .await;
+}
+
+async fn registered(world: &World, count: usize) {
+    eventually(SOON, "the instance is registered", async || -> Result<()> {
+        let found = world.etcd.list(BACKENDS).await?;
+        ensure!(found.len() == count, "registered are {found:?}");
+        Ok(())
+    })
+    .await;
+}
+
+/// etcd and a registrar on a directory with `a.yaml`.
+async fn registrar(arguments: &[&str]) -> World {
+    let mut world = World::bare(&[]).unwrap();
+    world.etcd.restart().await.unwrap();
+    world.save("a.yaml", &one("a", "1"));
+    world.start_registrar(arguments).unwrap();
+    becomes(&world, "a", "1").await;
+    world
+}
+
+#[tokio::test]
+async fn etcd_gone_at_start_and_later_is_waited_for_with_short_pauses() {
+    let mut world = World::bare(&[]).unwrap();
+    world.save("a.yaml", &one("a", "1"));
+    world.start_registrar(&[]).unwrap();
+    let service = Service::start("backend", "0.0.1").await.unwrap();
+    let mut instance = world
+        .register("backend", "0.0.1", service.address(), &[])
+        .unwrap();
+    // The second one is longer than any pause.
+    for (version, outage) in [("2", 3), ("3", 6)] {
+        let log = |process: &Process| process.output().lines().count();
+        let before = (log(world.registrar.as_ref().unwrap()), log(&instance));
+        tokio::time::sleep(Duration::from_secs(outage)).await;
+        for process in [world.registrar.as_ref().unwrap(), &instance] {
+            says(process, &["WARN", "etcd", "trying again"]).await;
+        }
+        let after = (log(world.registrar.as_ref().unwrap()), log(&instance));
+        let lines = (after.0 - before.0).max(after.1 - before.1);
+        assert!(lines < 20, "{lines} lines in {outage} s");
+        world.save("a.yaml", &one("a", version));
+        world.etcd.restart().await.unwrap();
+        becomes(&world, "a", version).await;
+        registered(&world, 1).await;
+        world.etcd.kill9().await.unwrap();
+    }
+    says(
+        world.registrar.as_ref().unwrap(),
+        &["INFO", "in step with etcd again"],
+    )
+    .await;
+    assert!(instance.is_running() && world.registrar.as_mut().unwrap().is_running());
+}
+
+#[tokio::test]
+async fn a_lost_lease_is_granted_anew() {
+    let world = registrar(&[]).await;
+    let service = Service::start("backend", "0.0.1").await.unwrap();
+    let instance = world
+        .register("backend", "0.0.1", service.address(), &["--ttl", "3s"])
+        .unwrap();
+    registered(&world, 1).await;
+    let backend = format!("{BACKENDS}backend/0.0.1/{}", service.address());
+    for (key, process) in [(STATUS, world.registrar.as_ref().unwrap()), (&backend, &instance)] {
+        let lease = eventually(SOON, "it hangs on a lease", async || {
+            world.etcd.lease_of(key).await.ok().flatten()
+        })
+        .await;
+        world.etcd.revoke(&lease).await.unwrap();
+        says(process, &["the lease is lost: registering again"]).await;
+        eventually(SOON, "it hangs on another lease", async || {
+            let now = world.etcd.lease_of(key).await.ok().flatten();
+            now.is_some_and(|now| now != lease)
+        })
+        .await;
+    }
+    assert_eq!(version(&world, "a").await.unwrap(), "1");
+}
+
+/// Debian's libfaketime for programs with threads.
+fn libfaketime() -> PathBuf {
+    let multiarch = fs::read_dir("/usr/lib")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path());
+    let path = |directory: PathBuf| directory.join("faketime/libfaketimeMT.so.1");
+    let found = multiarch
+        .chain([PathBuf::from("/usr/lib")])
+        .map(path)
+        .find(|path| path.exists());
+    found.expect("libfaketime is not there: install Debian's package libfaketime (scripts/test.sh does)")
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_changes_nothing() {
+    let mut world = World::bare(&[]).unwrap();
+    world.etcd.restart().await.unwrap();
+    let clock = world.directory().join("clock");
+    let jump = |offset: &str| {
+        let beside = world_file(&clock);
+        fs::write(&beside, offset).unwrap();
+        fs::rename(&beside, &clock).unwrap();
+    };
+    jump("+0");
+    let faked = |command: &mut Command| {
+        command.env("LD_PRELOAD", libfaketime());
+        command.env("FAKETIME_TIMESTAMP_FILE", &clock);
+        command.env("FAKETIME_CACHE_DURATION", "1");
+        command.env("DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
+    };
+    world.save("a.yaml", &one("a", "1"));
+    let mut command = world.command("environment-registrar").unwrap();
+    command.arg("watch").arg(world.environments());
+    faked(&mut command);
+    let registrar = world.spawn("environment-registrar", &command).unwrap();
+    let service = Service::start("backend", "0.0.1").await.unwrap();
+    let mut command = world.command("container-registrar").unwrap();
+    let (ip, port) = (
+        service.address().ip().to_string(),
+        service.address().port().to_string(),
+    );
+    command.args(["register", "backend", "0.0.1", &ip, &port, "--ttl", "3s"]);
+    faked(&mut command);
+    let instance = world.spawn("container-registrar", &command).unwrap();
+    becomes(&world, "a", "1").await;
+    registered(&world, 1).await;
+    let key = world
+        .etcd
+        .list(BACKENDS)
+        .await
+        .unwrap()
+        .into_keys()
+        .next()
+        .unwrap();
+    let lease = world.etcd.lease_of(&key).await.unwrap();
+
+    for (offset, way, version_before, version_after) in
+        [("+3600", "forward", "1", "2"), ("-3600", "back", "2", "3")]
+    {
+        jump(offset);
+        for process in [&registrar, &instance] {
+            says(
+                process,
+                &["WARN", "the clock of this machine went", way, "going on"],
+            )
+            .await;
+        }
+        // Longer than the lease would live if it went by the clock.
+        throughout(
+            Duration::from_secs(4),
+            "nothing is lost",
+            async || -> Result<()> {
+                ensure!(
+                    version(&world, "a").await? == version_before,
+                    "the environment has changed"
+                );
+                ensure!(world.etcd.lease_of(&key).await? == lease, "another lease");
+                Ok(())
+            },
+        )
+        .await;
+        world.save("a.yaml", &one("a", version_after));
+        becomes(&world, "a", version_after).await;
+    }
+}
+
+fn world_file(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+#[tokio::test]
+async fn a_directory_that_is_removed_replaced_or_switched_is_followed() {
+    let world = registrar(&[]).await;
+    let (envs, process) = (world.environments(), world.registrar.as_ref().unwrap());
+    // Away for longer than the grace.
+    fs::remove_dir_all(&envs).unwrap();
+    says(
+        process,
+        &[
+            "cannot read the directory",
+            "waiting for it, and deleting nothing",
+        ],
+    )
+    .await;
+    stays(&world, "a", "1", Duration::from_millis(1500)).await;
+    fs::create_dir(&envs).unwrap();
+    world.save("a.yaml", &one("a", "2"));
+    says(process, &["is there again"]).await;
+    becomes(&world, "a", "2").await;
+    // At once, when it often gets the same inode; what is saved later comes by events of the new one.
+    for round in 3..8 {
+        fs::remove_dir_all(&envs).unwrap();
+        fs::create_dir(&envs).unwrap();
+        world.save("a.yaml", &one("a", &round.to_string()));
+        becomes(&world, "a", &round.to_string()).await;
+        world.save("a.yaml", &one("a", &format!("{round}.1")));
+        becomes(&world, "a", &format!("{round}.1")).await;
+    }
+    // Another one is put in its place, as `mv` does, and then a link that a deploy tool switches.
+    let at = |name: &str| world.directory().join(name);
+    for (name, text) in [("next", "8"), ("release-1", "9"), ("release-2", "10")] {
+        fs::create_dir(at(name)).unwrap();
+        fs::write(at(name).join("a.yaml"), one("a", text)).unwrap();
+    }
+    fs::rename(&envs, at("before")).unwrap();
+    fs::rename(at("next"), &envs).unwrap();
+    becomes(&world, "a", "8").await;
+    fs::rename(&envs, at("before-2")).unwrap();
+    symlink("release-1", &envs).unwrap();
+    becomes(&world, "a", "9").await;
+    symlink("release-2", at("switch")).unwrap();
+    fs::rename(at("switch"), &envs).unwrap();
+    becomes(&world, "a", "10").await;
+    world.save("a.yaml", &one("a", "11"));
+    becomes(&world, "a", "11").await;
+}
+
+#[tokio::test]
+async fn without_inotify_it_looks_every_second_until_the_limit_is_raised() {
+    let mut probe = Command::new("unshare");
+    probe.args(["-U", "-r", "true"]);
+    if process::run(&probe, SOON)
+        .await
+        .is_ok_and(|done| done.code != Some(0))
+    {
+        eprintln!("skipped: this kernel or container allows no user namespace");
+        return;
+    }
+    for limit in ["max_inotify_instances", "max_inotify_watches"] {
+        let mut world = World::bare(&[]).unwrap();
+        world.etcd.restart().await.unwrap();
+        world.save("a.yaml", &one("a", "1"));
+        let raise = world.directory().join("raise");
+        let script = format!(
+            "echo 0 >/proc/sys/user/{limit}; \
+             (until [ -e \"$0\" ]; do sleep 0.1; done; echo 1000 >/proc/sys/user/{limit}) & exec \"$@\""
+        );
+        let program = world.command("environment-registrar").unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["-U", "-r", "--", "sh", "-c", &script]).arg(&raise);
+        command.arg(program.get_program()).args(program.get_args());
+        command.arg("watch").arg(world.environments());
+        world.registrar = Some(world.spawn("environment-registrar", &command).unwrap());
+        let process = world.registrar.as_ref().unwrap();
+        let words = [
+            "WARN",
+            "cannot get events of",
+            "looking every 1s instead",
+            "trying again every 5s",
+            "fs.inotify.max_user_watches",
+        ];
+        says(process, &words).await;
+        becomes(&world, "a", "1").await;
+        world.save("a.yaml", &one("a", "2"));
+        becomes(&world, "a", "2").await;
+        fs::write(&raise, "").unwrap();
+        says(process, &["INFO", "events of", "come again"]).await;
+        world.save("a.yaml", &one("a", "3"));
+        becomes(&world, "a", "3").await;
+        let told = process.output().matches("cannot get events of").count();
+        assert_eq!(told, 1, "it is told once");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_may_not_be_read_is_named_and_read_as_soon_as_it_may() {
+    let mut world = World::bare(&[]).unwrap();
+    world.etcd.restart().await.unwrap();
+    let mode = |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    // For root no permission holds: the registrar runs as nobody, for whom the program has to be in reach.
+    mode(world.directory(), 0o755);
+    let own = world.directory().join("environment-registrar");
+    fs::copy(binary("environment-registrar").unwrap(), &own).unwrap();
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+            .arg(&own);
+        command
+    } else {
+        Command::new(&own)
+    };
+    command.args(["--etcd", &world.etcd.endpoint(), "--node", "test", "watch"]);
+    command.arg(world.environments());
+    let secret = world.directory().join("secret");
+    fs::create_dir(&secret).unwrap();
+    fs::write(secret.join("b.yaml"), one("b", "1")).unwrap();
+    symlink("../secret/b.yaml", world.environments().join("b.yaml")).unwrap();
+    world.save("a.yaml", &one("a", "1"));
+    world.registrar = Some(world.spawn("environment-registrar", &command).unwrap());
+    let process = world.registrar.as_ref().unwrap();
+    becomes(&world, "a", "1").await;
+    becomes(&world, "b", "1").await;
+
+    // The file comes without permission, and says something else.
+    let beside = world.directory().join("a.new");
+    fs::write(&beside, one("a", "2")).unwrap();
+    mode(&beside, 0o000);
+    fs::rename(&beside, world.environments().join("a.yaml")).unwrap();
+    let words = [
+        "a.yaml",
+        "cannot be read: Permission denied",
+        "let the user of environment-registrar read it",
+    ];
+    says(process, &words).await;
+    // The way to a file is barred.
+    mode(&secret, 0o000);
+    world.save("c.yaml", &one("c", "1"));
+    becomes(&world, "c", "1").await;
+    fs::remove_file(world.environments().join("b.yaml")).unwrap();
+    symlink("../secret/b.yaml", world.environments().join("b.yaml")).unwrap();
+    says(
+        process,
+        &[
+            "b.yaml",
+            "cannot be read: Permission denied",
+            "the directories on the way",
+        ],
+    )
+    .await;
+    stays(&world, "a", "1", Duration::from_secs(2)).await;
+    stays(&world, "b", "1", Duration::ZERO).await;
+
+    mode(&world.environments().join("a.yaml"), 0o644);
+    becomes(&world, "a", "2").await;
+    // No event tells of this.
+    mode(&secret, 0o755);
+    eventually(SOON, "no file is set aside", async || -> Result<()> {
+        let aside = world.set_aside("environment-registrar").await?;
+        ensure!(aside.is_empty(), "set aside are {aside:?}");
+        Ok(())
+    })
+    .await;
+    fs::write(secret.join("b.yaml"), one("b", "2")).unwrap();
+    becomes(&world, "b", "2").await;
+}

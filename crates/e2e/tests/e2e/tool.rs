@@ -1,0 +1,306 @@
+//! The operator's tool, `mayfly`: it talks to etcd only, and what it does reaches the routers.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mayfly_e2e::eventually;
+use mayfly_e2e::poll::throughout;
+use mayfly_e2e::process::Finished;
+use mayfly_e2e::world::{SOON, World};
+use serde_json::Value;
+
+/// Runs the tool; the arguments are words, and `@name` is a file of the world's directory.
+async fn mayfly(world: &World, line: &str) -> Finished {
+    let place = |word: &str| match word.strip_prefix('@') {
+        Some(name) => world.directory().join(name).display().to_string(),
+        None => word.to_owned(),
+    };
+    let words: Vec<String> = line.split_whitespace().map(place).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    world.run("mayfly", &words).await.unwrap()
+}
+
+/// Runs the tool, which has to succeed and to print this.
+#[track_caller]
+fn said(finished: &Finished, expected: &str) {
+    assert_eq!(
+        (finished.code, finished.stdout.as_str()),
+        (Some(0), expected),
+        "{finished:?}"
+    );
+}
+
+/// It has to fail with this in its message.
+#[track_caller]
+fn refused(finished: &Finished, part: &str) {
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains(part), "{part} in {finished:?}");
+}
+
+fn write(world: &World, name: &str, text: &str) {
+    fs::write(world.directory().join(name), text).unwrap();
+}
+
+fn key(environment: &str) -> String {
+    format!("/mayfly/environments/{environment}")
+}
+
+async fn etcd_alone() -> World {
+    let mut world = World::bare(&[]).unwrap();
+    world.etcd.restart().await.unwrap();
+    world
+}
+
+async fn vanishes(world: &World, environment: &str) {
+    eventually(SOON, &format!("{environment} is gone"), async || {
+        world
+            .etcd
+            .get(&key(environment))
+            .await
+            .is_ok_and(|value| value.is_none())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lint_says_what_the_registrar_would() {
+    let world = World::bare(&[]).unwrap();
+    fs::create_dir(world.directory().join("files")).unwrap();
+    write(&world, "files/a.yaml", "name: a\n");
+    write(&world, "files/b.yml", "name: b\n");
+    let place = world.directory().join("files").display().to_string();
+    said(
+        &mayfly(&world, "lint @files -").await,
+        &format!(
+            "{place}/a.yaml: ok, 1 environment\n{place}/b.yml: ok, 1 environment\n(standard input): ok, 0 environments\n"
+        ),
+    );
+
+    write(&world, "files/b.yml", "name: b\nprefix: www-a\nexpires: soon\n");
+    let found = mayfly(&world, "lint @files @gone.yaml").await;
+    assert_eq!(found.code, Some(1), "{found:?}");
+    for part in [
+        "b.yml:3:10: expires: \"soon\" is not an expiry",
+        "gone.yaml:1:1: there is no such file",
+        "2 faults in 2 of 3 files",
+    ] {
+        assert!(found.stdout.contains(part), "{part} in {}", found.stdout);
+    }
+    let gone = world.directory().join("gone.yaml").display().to_string();
+    let check = world
+        .run("environment-registrar", &["check", &place, &gone])
+        .await;
+    assert_eq!(check.unwrap().stdout, found.stdout);
+
+    write(&world, "files/b.yml", "name: b\nprefix: www-a\n");
+    let found = mayfly(&world, "lint --format json @files").await;
+    assert_eq!(found.code, Some(1), "{found:?}");
+    let json: Value = serde_json::from_str(&found.stdout).unwrap();
+    let fault = &json["files"][1]["faults"][0];
+    assert_eq!(
+        (&json["faults"], &fault["line"], &fault["column"], &fault["field"]),
+        (
+            &Value::from(1),
+            &Value::from(2),
+            &Value::from(9),
+            &Value::from("prefix")
+        )
+    );
+    for usage in ["lint", "lint --format xml @files", "lnt @files"] {
+        assert_eq!(mayfly(&world, usage).await.code, Some(2), "{usage}");
+    }
+}
+
+#[tokio::test]
+async fn it_describes_itself() {
+    let world = World::bare(&[]).unwrap();
+    let schema: Value = serde_json::from_str(&mayfly(&world, "schema").await.ok().unwrap()).unwrap();
+    assert_eq!(schema["definitions"]["environment"]["required"][0], "name");
+    let bash = mayfly(&world, "completions bash").await.ok().unwrap();
+    assert!(bash.contains("complete -F _mayfly"), "{bash}");
+    mayfly(&world, "man @man1").await.ok().unwrap();
+    let page = fs::read_to_string(world.directory().join("man1/mayfly-keep.1")).unwrap();
+    assert!(page.contains("mayfly keep temp\\-1 8h"), "{page}");
+}
+
+#[tokio::test]
+async fn what_is_applied_answers_until_it_is_deleted() {
+    let world = World::start().await.unwrap();
+    let _old = world.instance("frontend", "0.0.1").await.unwrap();
+    let _new = world.instance("frontend", "0.0.2").await.unwrap();
+    let file = |version: &str| {
+        format!("name: temp\nservices:\n  - {{name: frontend, version: {version}, route: /}}\n")
+    };
+    write(&world, "temp.yaml", &file("0.0.1"));
+    said(
+        &mayfly(&world, "apply -f @temp.yaml --dry-run").await,
+        "temp would be created\n",
+    );
+    assert!(world.etcd.get(&key("temp")).await.unwrap().is_none());
+    said(&mayfly(&world, "apply -f @temp.yaml").await, "temp created\n");
+    world.answers("www-temp.example.com", "frontend@0.0.1").await;
+
+    let before = world.etcd.get(&key("temp")).await.unwrap();
+    let revision = world.etcd.revision().await.unwrap();
+    said(&mayfly(&world, "apply -f @temp.yaml").await, "temp unchanged\n");
+    assert_eq!(world.etcd.revision().await.unwrap(), revision);
+    assert_eq!(world.etcd.get(&key("temp")).await.unwrap(), before);
+
+    write(&world, "temp.yaml", &file("0.0.2"));
+    said(&mayfly(&world, "apply -f @temp.yaml").await, "temp changed\n");
+    world.answers("www-temp.example.com", "frontend@0.0.2").await;
+
+    // The whole of what is given is checked before anything is written.
+    write(
+        &world,
+        "new.yaml",
+        "- name: new\n- {name: other, prefix: www-temp}\n",
+    );
+    let clash = mayfly(&world, "apply -f @new.yaml").await;
+    refused(
+        &clash,
+        "other: prefix \"www-temp\" belongs to temp, which was registered by `mayfly apply` on test from temp.yaml",
+    );
+    write(&world, "bad.yaml", "name: bad\nservises: []\n");
+    let bad = mayfly(&world, "apply -f @new.yaml -f @bad.yaml").await;
+    refused(
+        &bad,
+        "bad.yaml:2:1: servises: unknown field: did you mean `services`?",
+    );
+    for name in ["new", "other", "bad"] {
+        assert!(world.etcd.get(&key(name)).await.unwrap().is_none(), "{name}");
+    }
+
+    said(&mayfly(&world, "delete temp").await, "temp deleted\n");
+    eventually(SOON, "temp no longer answers", async || {
+        world
+            .get("www-temp.example.com", "/")
+            .await
+            .is_ok_and(|answer| answer.status == 404)
+    })
+    .await;
+    refused(&mayfly(&world, "delete temp").await, "temp has ended already");
+    refused(
+        &mayfly(&world, "delete never").await,
+        "there is no environment never",
+    );
+    said(
+        &mayfly(&world, "keep temp 1h").await,
+        "temp is back; it lives until it is deleted\n",
+    );
+    world.answers("www-temp.example.com", "frontend@0.0.2").await;
+    // The registrar beside it has nothing to do with any of this.
+    assert_eq!(
+        world.etcd.get_json(&key("temp")).await.unwrap()["source"]["registrar"],
+        "mayfly_apply.test"
+    );
+}
+
+#[tokio::test]
+async fn what_is_kept_outlives_its_end_and_what_has_ended_comes_back() {
+    let world = etcd_alone().await;
+    write(
+        &world,
+        "some.yaml",
+        "- {name: short, expires: 3s}\n- {name: kept, expires: 3s}\n- {name: idle, idle: 2s}\n- {name: plain}\n- {name: safe, protected: true}\n",
+    );
+    let applied = mayfly(&world, "apply -f @some.yaml").await.ok().unwrap();
+    assert!(applied.contains("short created, until 2"), "{applied}");
+    assert!(world.etcd.lease_of(&key("plain")).await.unwrap().is_none());
+    let kept = mayfly(&world, "keep kept 1h").await.ok().unwrap();
+    assert!(kept.starts_with("kept lives until 2"), "{kept}");
+    let idle = mayfly(&world, "keep idle 2days").await.ok().unwrap();
+    assert!(
+        idle.contains("and from then on while it is used at least every 2s"),
+        "{idle}"
+    );
+    for (name, part) in [
+        ("plain", "plain has neither `expires` nor `idle`: nothing ends it"),
+        ("safe", "safe is protected: nothing ends it"),
+        ("never", "there is no environment never, and there has been none"),
+    ] {
+        refused(&mayfly(&world, &format!("keep {name} 1h")).await, part);
+    }
+    let usage = mayfly(&world, "keep kept soon").await;
+    assert_eq!(usage.code, Some(2), "{usage:?}");
+    vanishes(&world, "short").await;
+    for name in ["kept", "idle"] {
+        assert!(world.etcd.get(&key(name)).await.unwrap().is_some(), "{name}");
+    }
+    let back = mayfly(&world, "keep short 1h").await.ok().unwrap();
+    assert!(back.starts_with("short is back; it lives until 2"), "{back}");
+    let record = world.etcd.get_json(&key("short")).await.unwrap();
+    assert_eq!(record["life"]["revived"], true, "{record}");
+    assert!(world.etcd.lease_of(&key("short")).await.unwrap().is_some());
+
+    // What is applied again begins anew.
+    said(&mayfly(&world, "delete short").await, "short deleted\n");
+    write(&world, "short.yaml", "{name: short, expires: 3s}");
+    let again = mayfly(&world, "apply -f @short.yaml").await.ok().unwrap();
+    assert!(again.contains("(it had ended)"), "{again}");
+}
+
+#[tokio::test]
+async fn what_belongs_to_a_registrar_or_is_protected_needs_force() {
+    let mut world = etcd_alone().await;
+    world.start_registrar(&[]).unwrap();
+    world.save("prod.yaml", "{name: prod, protected: true}");
+    world.save("qa.yaml", "name: qa\n");
+    world.save("dev.yaml", "name: dev\n");
+    eventually(SOON, "all are registered", async || -> Result<()> {
+        for name in ["prod", "qa", "dev"] {
+            ensure!(world.etcd.get(&key(name)).await?.is_some(), "{name} is not");
+        }
+        Ok(())
+    })
+    .await;
+    write(&world, "mine.yaml", "name: qa\ndescription: mine\n");
+    refused(
+        &mayfly(&world, "apply -f @mine.yaml").await,
+        "qa: it was registered by the registrar of test from its file qa.yaml: change it there, or take the name over",
+    );
+    said(
+        &mayfly(&world, "apply -f @mine.yaml --force").await,
+        "qa taken over\n",
+    );
+    said(
+        &mayfly(&world, "delete dev").await,
+        "dev deleted\n  it was registered by the registrar of test from its file dev.yaml: that does not bring it back \
+         unless it is changed\n",
+    );
+    // The registrar lets both be, although their files are there.
+    throughout(
+        Duration::from_secs(1),
+        "qa is taken over and dev has ended",
+        async || {
+            let qa = world.etcd.get_json(&key("qa")).await.unwrap();
+            qa["description"] == "mine"
+                && qa["source"]["registrar"] == "mayfly_apply.test"
+                && world.etcd.get(&key("dev")).await.unwrap().is_none()
+        },
+    )
+    .await;
+    said(
+        &mayfly(&world, "keep dev 1h").await,
+        "dev is back; it lives until it is deleted\n",
+    );
+    refused(
+        &mayfly(&world, "delete prod").await,
+        "prod is protected: delete it with --force",
+    );
+    said(
+        &mayfly(&world, "delete prod --force").await,
+        "prod deleted\n  it was registered by the registrar of test from its file prod.yaml: being protected, it comes \
+         back unless that is deleted, too\n",
+    );
+    eventually(SOON, "prod is back from its file", async || {
+        world
+            .etcd
+            .get(&key("prod"))
+            .await
+            .is_ok_and(|value| value.is_some())
+    })
+    .await;
+    assert!(world.etcd.get(&key("dev")).await.unwrap().is_some());
+}

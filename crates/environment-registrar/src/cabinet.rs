@@ -1,0 +1,288 @@
+//! Carries out the tasks of [`crate::filing`]: one file after the other, each looked at again before it is touched, for
+//! a person may have changed it since. Every task can be done twice.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use mayfly_core::environment_file::{Found, parse, to_yaml};
+use mayfly_core::names::EnvironmentName;
+use mayfly_core::records::Environment;
+use mayfly_daemon::file::{write_atomically, write_new};
+
+use crate::archive::Archive;
+use crate::scan::{self, Content, is_environment_file};
+use crate::write_back::{Origin, copy, home, without_mark};
+
+/// Who may read a file of ours: everybody.
+const MODE: u32 = 0o644;
+
+/// Something to be done.
+#[derive(Debug, Clone)]
+pub enum Task {
+    /// Archive a content that took effect at this moment: these octets, if they are known.
+    Archive(Arc<Environment>, SystemTime, Option<Arc<[u8]>>),
+    /// Archive and delete a file whose only environment has ended.
+    MoveAway(String, Arc<Environment>),
+    /// Write the file of an environment again.
+    Restore(Arc<Environment>),
+    /// Write a copy, or write it anew.
+    Copy(Arc<Environment>),
+    /// Archive and delete a copy.
+    DeleteCopy(EnvironmentName),
+}
+
+impl Task {
+    /// The environment that it is about.
+    pub fn name(&self) -> &EnvironmentName {
+        match self {
+            Self::Archive(environment, ..)
+            | Self::MoveAway(_, environment)
+            | Self::Restore(environment)
+            | Self::Copy(environment) => &environment.name,
+            Self::DeleteCopy(name) => name,
+        }
+    }
+}
+
+/// Why a task could not be done, with what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The archive can't be written.
+    Archive(String),
+    /// The file can't.
+    File(String),
+}
+
+/// The directory that is watched, and the archive.
+#[derive(Debug)]
+pub struct Cabinet {
+    /// The directory.
+    pub directory: PathBuf,
+    /// The archive.
+    pub archive: Archive,
+}
+
+impl Cabinet {
+    /// The key under which a fault of a task is told.
+    pub fn key(&self, task: &Task) -> String {
+        match task {
+            Task::Archive(..) => self.archive_key(),
+            Task::MoveAway(file, _) => file.clone(),
+            Task::Restore(environment) => format!("{}:{}", self.place(environment), environment.name),
+            Task::Copy(environment) => home(&environment.name),
+            Task::DeleteCopy(name) => home(name),
+        }
+    }
+
+    /// The key under which a fault of the archive is told.
+    pub fn archive_key(&self) -> String {
+        self.archive.root().display().to_string()
+    }
+
+    /// Does it; says what it did, if anything. Blocks.
+    ///
+    /// # Errors
+    /// When a file or the archive can't be read or written. What was there before is there still.
+    pub fn carry_out(&self, task: &Task) -> Result<Option<String>, Fault> {
+        match task {
+            Task::Archive(environment, at, octets) => {
+                let read = || self.file_of(environment);
+                let known = octets.as_ref().map(|octets| without_mark(octets).to_vec());
+                let content = match known.or_else(read) {
+                    Some(content) => content,
+                    // It came from no file of its own; another content with the same meaning tells nothing new.
+                    None if self.newest(environment).is_some() => return Ok(None),
+                    None => as_etcd_had(environment),
+                };
+                self.archive(&environment.name, &content, *at).map(|_| None)
+            }
+            Task::MoveAway(file, environment) => self.move_away(file, environment),
+            Task::Restore(environment) => self.restore(environment),
+            Task::Copy(environment) => self.copy(environment),
+            Task::DeleteCopy(name) => self.delete_copy(name),
+        }
+    }
+
+    fn archive(&self, name: &EnvironmentName, content: &[u8], now: SystemTime) -> Result<bool, Fault> {
+        if !self.archive.is_on() {
+            return Ok(false);
+        }
+        self.archive.add(name, content, now).map_err(|error| {
+            Fault::Archive(format!(
+                "{error:#}: contents are not archived, and files of ended environments stay, until that is mended (or \
+                 --archive names another place); trying again by itself"
+            ))
+        })
+    }
+
+    /// The octets of a file, if it can be read.
+    fn read(&self, file: &str) -> Option<Vec<u8>> {
+        match scan::look(&self.directory, file)?.content {
+            Content::Octets(octets) => Some(octets),
+            Content::Unreadable(_) => None,
+        }
+    }
+
+    /// The file of an environment as it is, comments included, if that holds nothing else.
+    fn file_of(&self, environment: &Environment) -> Option<Vec<u8>> {
+        let file = &environment.source.as_ref()?.file;
+        let octets = self.read(file).filter(|_| is_plain(file))?;
+        holds_only(&octets, environment).then(|| without_mark(&octets).to_vec())
+    }
+
+    /// The newest archived content of an environment, if that says the same.
+    fn newest(&self, environment: &Environment) -> Option<Vec<u8>> {
+        let newest = self.archive.newest(&environment.name).ok().flatten();
+        newest.filter(|content| holds_only(content, environment))
+    }
+
+    fn move_away(&self, file: &str, environment: &Environment) -> Result<Option<String>, Fault> {
+        let path = self.directory.join(file);
+        // A link would be deleted, and its target archived again and again.
+        if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+            return Ok(None);
+        }
+        let octets = self.read(file).filter(|octets| holds_only(octets, environment));
+        let Some(octets) = octets else {
+            return Ok(None);
+        };
+        let name = &environment.name;
+        self.archive(name, without_mark(&octets), SystemTime::now())?;
+        if !self.delete(&path, file, &octets)? {
+            return Ok(None);
+        }
+        let archive = self.archive.root().join(name.as_str());
+        Ok(Some(format!(
+            "environment {name} has ended: moved its file {file} to {}",
+            archive.display()
+        )))
+    }
+
+    /// Deletes a file that still holds exactly this; says whether it did.
+    fn delete(&self, path: &Path, file: &str, octets: &[u8]) -> Result<bool, Fault> {
+        if self.read(file).as_deref() != Some(octets) {
+            return Ok(false);
+        }
+        fs::remove_file(path).map(|()| true).map_err(|error| {
+            Fault::File(format!(
+                "the file can't be deleted: {error}; delete it, or let the registrar write to {}",
+                self.directory.display()
+            ))
+        })
+    }
+
+    /// Where the file of an environment of ours is written again: its own place, if a file can have that name.
+    fn place(&self, environment: &Environment) -> String {
+        let source = environment.source.as_ref().map(|source| &source.file);
+        let free =
+            |file: &&String| is_plain(file) && fs::symlink_metadata(self.directory.join(file)).is_err();
+        source
+            .filter(free)
+            .cloned()
+            .unwrap_or_else(|| home(&environment.name))
+    }
+
+    fn restore(&self, environment: &Environment) -> Result<Option<String>, Fault> {
+        let (name, place) = (&environment.name, self.place(environment));
+        let places = environment.source.iter().map(|source| source.file.clone());
+        let mut there = places.chain([home(name)]).filter(|file| is_plain(file));
+        if there.any(|file| self.read(&file).is_some_and(|octets| may_name(&octets, name))) {
+            return Ok(None);
+        }
+        let content = self.newest(environment);
+        let content = content.unwrap_or_else(|| to_yaml(environment).into_bytes());
+        match write_new(&self.directory.join(&place), &content, MODE) {
+            Ok(true) => Ok(Some(format!(
+                "environment {name} is kept: wrote its file {place} again"
+            ))),
+            Ok(false) => Err(Fault::File(format!(
+                "environment {name} is kept, and its file can't be written again: {place} is there and does not name it; \
+                 write it into another file"
+            ))),
+            Err(error) => Err(self.unwritable(&error)),
+        }
+    }
+
+    fn unwritable(&self, error: &anyhow::Error) -> Fault {
+        Fault::File(format!(
+            "{error:#}: let the registrar write to {}; trying again by itself",
+            self.directory.display()
+        ))
+    }
+
+    fn copy(&self, environment: &Environment) -> Result<Option<String>, Fault> {
+        let (name, file) = (&environment.name, home(&environment.name));
+        let path = self.directory.join(&file);
+        let content = copy(environment).map_err(Fault::File)?;
+        if fs::symlink_metadata(&path).is_err() {
+            return match write_new(&path, &content, MODE) {
+                Ok(true) => Ok(Some(format!(
+                    "wrote environment {name} of etcd back to {file}; to delete it, use `mayfly delete {name}`"
+                ))),
+                // A person was faster: what that says comes next.
+                Ok(false) => Ok(None),
+                Err(error) => Err(self.unwritable(&error)),
+            };
+        }
+        let Some(before) = self.read(&file).filter(|before| is_copy(before, name)) else {
+            return Ok(None);
+        };
+        if before == content {
+            return Ok(None);
+        }
+        self.archive(name, without_mark(&before), SystemTime::now())?;
+        // Nothing that takes time comes between this look and the writing.
+        if self.read(&file).as_ref() != Some(&before) {
+            return Ok(None);
+        }
+        match write_atomically(&path, &content, MODE) {
+            Ok(()) => Ok(Some(format!("{file} follows environment {name} of etcd"))),
+            Err(error) => Err(self.unwritable(&error)),
+        }
+    }
+
+    fn delete_copy(&self, name: &EnvironmentName) -> Result<Option<String>, Fault> {
+        let file = home(name);
+        let Some(octets) = self.read(&file).filter(|octets| is_copy(octets, name)) else {
+            return Ok(None);
+        };
+        self.archive(name, without_mark(&octets), SystemTime::now())?;
+        let deleted = self.delete(&self.directory.join(&file), &file, &octets)?;
+        Ok(deleted.then(|| format!("environment {name} is not elsewhere any more: deleted its copy {file}")))
+    }
+}
+
+/// Whether this may be the name of an environment file: the source of a record is text from etcd.
+fn is_plain(file: &str) -> bool {
+    is_environment_file(file) && !file.contains(['/', '\0'])
+}
+
+/// What to archive of an environment that has no file of its own.
+fn as_etcd_had(environment: &Environment) -> Vec<u8> {
+    let from = environment.source.as_ref().map_or_else(
+        || "somebody else than a registrar".to_owned(),
+        |source| format!("registrar {}, file {:?}", source.registrar, source.file),
+    );
+    format!("# as etcd had it: {from}\n{}", to_yaml(environment)).into_bytes()
+}
+
+fn holds_only(octets: &[u8], environment: &Environment) -> bool {
+    let parsed = parse(octets);
+    let same = |found: &Environment| found.asks_for_the_same(environment);
+    parsed.faults.is_empty() && matches!(parsed.environments.as_slice(), [found] if same(&found.environment))
+}
+
+fn may_name(octets: &[u8], name: &EnvironmentName) -> bool {
+    let parsed = parse(octets);
+    let named = |found: &Found| found.environment.name == *name;
+    parsed.may_hold(name) || parsed.environments.iter().any(named)
+}
+
+fn is_copy(octets: &[u8], name: &EnvironmentName) -> bool {
+    matches!(Origin::of(octets), Origin::Copy(of) if of == *name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! What a copy is, and that nothing of a person's is touched.
+
+use super::*;
+use crate::scan::{Content, Found};
+use mayfly_core::keys::KeySpace;
+use mayfly_daemon::store::Entry as Record;
+use mayfly_daemon::watch::{Batch, Change};
+
+fn environment(name: &str, version: &str) -> Environment {
+    let text = format!("name: {name}\nservices: [{{name: backend, version: {version}}}]");
+    parse(text.as_bytes()).environments[0].environment.clone()
+}
+
+/// A library with these files.
+fn library(files: &[(&str, &[u8])]) -> Library {
+    let mut library = Library::new("us".parse().unwrap());
+    for (name, octets) in files {
+        let content = Content::Octets(octets.to_vec());
+        library.take(
+            name,
+            Some(Found {
+                fingerprint: None,
+                content,
+            }),
+        );
+    }
+    library
+}
+
+/// An etcd in which `registrar` has registered these; with `-`, nobody says who.
+fn mirror(records: &[(&Environment, &str)]) -> Mirror {
+    let mut mirror = Mirror::new(KeySpace::default(), "us".parse().unwrap());
+    let changes = records
+        .iter()
+        .zip(2..)
+        .map(|((environment, registrar), revision)| {
+            let mut record = serde_json::to_value(environment).unwrap();
+            if *registrar != "-" {
+                record["source"] = serde_json::json!({"registrar": registrar, "file": "f.yaml"});
+            }
+            Change::Put(Record {
+                key: format!("/mayfly/environments/{}", environment.name),
+                value: record.to_string().into_bytes(),
+                create_revision: revision,
+                mod_revision: revision,
+                lease: None,
+            })
+        });
+    mirror.take(Batch {
+        revision: 100,
+        listed: true,
+        changes: changes.collect(),
+    });
+    mirror
+}
+
+/// The plan in words.
+fn words(files: &[(&str, &[u8])], records: &[(&Environment, &str)]) -> Vec<String> {
+    let copies = plan(&library(files), &mirror(records), &BTreeMap::new());
+    let writes = copies.writes.iter().map(|it| format!("write {}", it.name));
+    let deletes = copies.deletes.iter().map(|name| format!("delete {name}"));
+    let told = copies.told.keys().map(|file| format!("tell {file}"));
+    writes.chain(deletes).chain(told).collect()
+}
+
+#[test]
+fn a_copy_is_one_until_somebody_changes_it() {
+    let text = copy(&environment("a", "1.10")).unwrap();
+    let name: EnvironmentName = "a".parse().unwrap();
+    assert_eq!(Origin::of(&text), Origin::Copy(name.clone()));
+    assert!(without_mark(&text).starts_with(b"name: a\n"));
+    assert_eq!(parse(&text).environments[0].environment, environment("a", "1.10"));
+    let mut edited = text.clone();
+    edited.extend_from_slice(b"# mine\n");
+    assert!(matches!(Origin::of(&edited), Origin::Edited { of, .. } if of == name));
+    for other in ["", "name: a\n", "# mayfly write-back of a\nname: a\n", "# mayfly"] {
+        assert_eq!(Origin::of(other.as_bytes()), Origin::Person, "{other:?}");
+    }
+}
+
+#[test]
+fn what_no_file_can_say_is_not_written() {
+    let mut strange = environment("a", "1");
+    strange.description = Some("\u{1b}[2J".to_owned());
+    assert!(copy(&strange).unwrap_err().contains("control character"));
+    assert_eq!(words(&[], &[(&strange, "them")]), ["tell a.yaml"]);
+}
+
+#[test]
+fn copies_follow_etcd() {
+    let (old, new) = (environment("a", "1"), environment("a", "2"));
+    let copy_of = |environment| copy(environment).unwrap();
+    let copied = copy_of(&old);
+    let edited = [copied.clone(), b"# mine\n".to_vec()].concat();
+    let none: [&str; 0] = [];
+    assert_eq!(words(&[], &[(&old, "them")]), ["write a"]);
+    assert_eq!(words(&[], &[(&old, "-")]), ["write a"]);
+    assert_eq!(words(&[], &[(&old, "us")]), none, "our own is not written back");
+    assert_eq!(words(&[("a.yaml", &copied)], &[(&old, "them")]), none);
+    assert_eq!(words(&[("a.yaml", &copied)], &[(&new, "them")]), ["write a"]);
+    assert_eq!(words(&[("a.yaml", &copied)], &[]), ["delete a"]);
+    assert_eq!(words(&[("a.yaml", &copied)], &[(&new, "us")]), ["delete a"]);
+    for records in [&[(&new, "them")][..], &[], &[(&new, "us")]] {
+        assert_eq!(words(&[("a.yaml", &edited)], records), none);
+        assert_eq!(
+            words(&[("a.yaml", b"name: a")], records),
+            none,
+            "the merge tells of it"
+        );
+        assert_eq!(words(&[("a.yaml", b"[")], records), none, "the fault is told");
+    }
+    let other: &[u8] = b"name: b";
+    assert_eq!(words(&[("a.yaml", other)], &[(&old, "them")]), ["tell a.yaml"]);
+    assert_eq!(
+        words(&[("b.yaml", b"name: a")], &[(&old, "them")]),
+        none,
+        "said there"
+    );
+    assert_eq!(
+        words(&[("b.yaml", &copied)], &[(&old, "them")]),
+        ["write a", "tell b.yaml"]
+    );
+}
+
+#[test]
+fn copies_stay_when_etcd_loses_its_data() {
+    let a = environment("a", "1");
+    let mut mirror = mirror(&[(&a, "them")]);
+    let key = "/mayfly/environments/a".to_owned();
+    mirror.take(Batch {
+        revision: 1,
+        listed: true,
+        changes: vec![Change::Delete { key }],
+    });
+    let text = copy(&a).unwrap();
+    let copies = plan(&library(&[("a.yaml", &text)]), &mirror, &BTreeMap::new());
+    assert_eq!((copies.deletes.len(), copies.told.len()), (0, 1));
+}
+
+#[test]
+fn a_copy_that_a_person_changed_takes_the_environment_over() {
+    let (theirs, other) = (environment("a", "1"), environment("b", "1"));
+    let edited = |base: &Environment, text: &str| {
+        let copy = copy(base).unwrap();
+        let mark = copy
+            .split_inclusive(|octet| *octet == b'\n')
+            .next()
+            .unwrap()
+            .to_vec();
+        [mark, text.as_bytes().to_vec()].concat()
+    };
+    let mine = edited(&theirs, "name: a\nservices: [{name: backend, version: 9}]\n");
+    let mirror = mirror(&[(&theirs, "them"), (&other, "them")]);
+    let terms = crate::merge::Terms {
+        now: std::time::SystemTime::UNIX_EPOCH,
+        force: false,
+    };
+    let merge = |files: &[(&str, &[u8])]| {
+        crate::merge::merge(&library(files), &mirror, &crate::merge::Merged::default(), terms)
+    };
+    let merged = merge(&[("a.yaml", &mine)]);
+    assert_eq!(merged.takeovers().len(), 1);
+    assert_eq!(merged.refused, []);
+    // Only the environment of which it was a copy, and only in its place.
+    let renamed = edited(&theirs, "name: b\n");
+    for (file, text) in [("a.yaml", &renamed), ("c.yaml", &mine)] {
+        let merged = merge(&[(file, text)]);
+        assert_eq!((merged.accepted.len(), merged.refused.len()), (0, 1), "{file}");
+    }
+    // A copy as it was is no candidate at all, and refuses nobody.
+    let untouched = copy(&theirs).unwrap();
+    let merged = merge(&[("a.yaml", &untouched)]);
+    assert_eq!((merged.accepted.len(), merged.refused.len()), (0, 0));
+}
