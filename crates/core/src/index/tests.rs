@@ -536,6 +536,24 @@ fn a_child_lacks_what_its_parent_lacks_unless_it_overrides_it() {
 }
 
 #[test]
+fn an_override_that_comes_or_goes_hides_or_shows_what_is_missing_above() {
+    let mut changes = vec![
+        instance("a 2 10.0.0.1:80"),
+        environment("qa a=1"),
+        environment("heir extends=qa"),
+        environment("grandchild extends=heir"),
+    ];
+    let incomplete = |changes: &[Change]| index_after(changes).shortage(0).environments;
+    assert_eq!(incomplete(&changes), 3);
+    changes.push(environment("heir extends=qa a=2"));
+    assert_eq!(incomplete(&changes), 1);
+    changes.push(environment("heir extends=qa"));
+    assert_eq!(incomplete(&changes), 3);
+    changes.push(environment("heir"));
+    assert_eq!(incomplete(&changes), 1);
+}
+
+#[test]
 fn as_many_instances_as_demanded() {
     let mut index = Index::default().with_least_instances(2);
     for change in [environment("dev a=1 out=http://x:1"), instance("a 1 10.0.0.1:80")] {
