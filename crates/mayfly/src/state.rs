@@ -67,7 +67,9 @@ impl State {
     pub fn new(space: &KeySpace, least: usize) -> Self {
         Self {
             space: space.clone(),
-            index: Index::new(space.clone()).with_least_instances(least),
+            index: Index::new(space.clone())
+                .with_least_instances(least)
+                .with_names_taken_as_there(),
             revision: 0,
             environments: BTreeMap::new(),
             history: BTreeSet::new(),

@@ -102,7 +102,7 @@ impl Index {
     }
 
     /// Where a backend's servers are said to be.
-    fn upstreams(&self, backend: &BackendId) -> Vec<Upstream> {
+    pub(crate) fn upstreams(&self, backend: &BackendId) -> Vec<Upstream> {
         match backend.version.upstream() {
             Some(upstream) if self.routing.is_named(backend) => vec![upstream],
             Some(_) => Vec::new(),
