@@ -168,7 +168,7 @@ async fn instances_that_are_garbage_are_set_aside_and_others_go_on() {
         ("/mayfly/backends/frontend/1.0.0/no-address", "{}"),
         (
             "/mayfly/backends/frontend/1.0.0/name",
-            r#"{"address":"evil.example.com:80"}"#,
+            r#"{"address":"evil.example.com:80 check"}"#,
         ),
         (
             "/mayfly/backends/frontend/1.0.0/port",
