@@ -70,6 +70,7 @@ main() {
     add_instances
     create_dev
     create_qa
+    ask_mayfly
     make_mistakes
     change_production
     remove_dev
@@ -251,12 +252,25 @@ serve all environments."
     expect "environment  qa" "frontend     0.0.1" "backend      0.0.2" "backend saw  x-mayfly: qa"
 }
 
+ask_mayfly() {
+    local mayfly="${COMPOSE[*]} exec -T environment-registrar mayfly"
+    step "Ask" "mayfly, the operator's tool, tells what there is and what is missing, where a request goes and why, and when \
+a change is in force everywhere. It reads etcd, and resolves with the code of the routers."
+    try "$mayfly wait qa --timeout 20s"
+    try "$mayfly status"
+    expect prod dev qa complete
+    try "$mayfly explain http://www-qa.example.com/"
+    expect "frontend@0.0.1" "inherited from prod"
+    try "$mayfly explain qa backend"
+    expect "backend@0.0.2"
+}
+
 make_mistakes() {
     step "A mistake harms nobody" "A file that breaks a rule is set aside, with the place and what would be right; every \
 environment goes on."
     try "cp environments/mistake.yaml run/environments/"
     await_output 10 versoin "${COMPOSE[@]}" logs --no-color --tail=20 environment-registrar
-    try "${COMPOSE[*]} exec -T environment-registrar environment-registrar check /etc/mayfly/environments/mistake.yaml || true"
+    try "${COMPOSE[*]} exec -T environment-registrar mayfly lint /etc/mayfly/environments/mistake.yaml || true"
     expect "mistake.yaml:5:5" "did you mean \`version\`"
     try "rm run/environments/mistake.yaml"
     try "$(ask www-qa.example.com)"
