@@ -128,11 +128,13 @@ impl Index {
             .into_iter()
             .filter_map(|name| {
                 let registered = self.environments.get(&name)?;
-                let new = if registered.accepted {
+                let mut new = if registered.accepted {
                     self.rows_of(registered)
                 } else {
                     self.set_aside_whole(registered)
                 };
+                let life = registered.record.life.as_ref();
+                new.faults.extend(life.and_then(|life| life.refused.clone()));
                 Some((name, new))
             })
             .collect();
@@ -223,7 +225,8 @@ impl Index {
     }
 
     /// What is left out or incomplete, and why, in the order of the keys: values that do not parse, environments that
-    /// lost their prefix or header to an earlier one, broken `extends`, selectors that nothing fits.
+    /// lost their prefix or header to an earlier one, broken `extends`, selectors that nothing fits, and environments
+    /// whose newest version their registrar refused, so that an older one stands here.
     pub fn set_aside(&self) -> Vec<SetAside> {
         let unreadable = self.unreadable.iter().map(|(key, reason)| SetAside {
             key: key.clone(),

@@ -148,6 +148,10 @@ pub struct Life {
     /// It had ended, and `mayfly keep` brought it back: its file may be missing without that meaning anything.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub revived: bool,
+    /// Why its registrar refused the newest version of it, where that is so: then this is the last good one. Written for
+    /// whoever sees no files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 impl Life {
@@ -157,6 +161,7 @@ impl Life {
             registered_at: now,
             kept_until: None,
             revived: false,
+            refused: None,
         }
     }
 }

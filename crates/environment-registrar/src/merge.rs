@@ -57,6 +57,8 @@ pub struct Merged {
     takeovers: BTreeSet<EnvironmentName>,
     /// The accepted environments that no file names.
     unnamed: BTreeSet<EnvironmentName>,
+    /// Why the newest version of an accepted environment is refused, where its last good one stays.
+    outdated: BTreeMap<EnvironmentName, String>,
     /// Every name, prefix and header that a refused environment wants.
     wanted: HashSet<String>,
 }
@@ -65,6 +67,11 @@ impl Merged {
     /// Whether an accepted environment stays although no file names it.
     pub fn is_unnamed(&self, name: &EnvironmentName) -> bool {
         self.unnamed.contains(name)
+    }
+
+    /// Why the newest version of an accepted environment is refused, if that is not what is accepted.
+    pub fn outdated(&self, name: &EnvironmentName) -> Option<&String> {
+        self.outdated.get(name)
     }
 
     /// The accepted environments that are taken over from somebody else: a person has changed the copy that
@@ -94,6 +101,7 @@ impl Merged {
     fn drop(&mut self, name: &EnvironmentName) {
         self.unnamed.remove(name);
         self.takeovers.remove(name);
+        self.outdated.remove(name);
         let Some(environment) = self.accepted.remove(name) else {
             return;
         };
@@ -151,6 +159,7 @@ fn once(library: &Library, mirror: &Mirror, before: &Merged, terms: Terms) -> Me
             terms,
             last_good: &last_good,
             pinned: &pinned,
+            kept: BTreeSet::new(),
             merged: Merged::default(),
         };
         match merge.run(library) {
@@ -239,6 +248,8 @@ struct Merge<'a> {
     terms: Terms,
     last_good: &'a BTreeMap<EnvironmentName, Arc<Environment>>,
     pinned: &'a BTreeMap<EnvironmentName, Refusal>,
+    /// The environments of which an older version was accepted.
+    kept: BTreeSet<EnvironmentName>,
     merged: Merged,
 }
 
@@ -346,8 +357,40 @@ impl Merge<'_> {
                     .extend([name.to_string(), prefix.to_string(), header.to_string()]);
             }
         }
+        self.merged.outdated = self.outdated(library);
 
         Ok(self.merged)
+    }
+
+    /// Why the newest versions of the environments that were kept are refused.
+    fn outdated(&self, library: &Library) -> BTreeMap<EnvironmentName, String> {
+        let refused = self.merged.refused.iter();
+        let refused: HashMap<_, _> = refused
+            .map(|refusal| ((refusal.file.as_str(), &refusal.environment), refusal))
+            .collect();
+        let why = |name: &EnvironmentName| {
+            let accepted = self.merged.accepted.get(name)?;
+            let file = file_of(self.last_good.get(name)?)?;
+            let document = library.get(file)?;
+            let is_newest = |entry: &Entry| entry.environment == *accepted;
+            if self.merged.unnamed.contains(name) || document.entry(name).is_some_and(is_newest) {
+                return None;
+            }
+            if let Some(refusal) = refused.get(&(file, name)) {
+                return Some(refusal.of_version());
+            }
+            let of = |environment: Option<&EnvironmentName>| {
+                let mut faults = document.faults().iter();
+                faults.find(|fault| fault.environment.as_ref() == environment)
+            };
+            match of(Some(name)).or_else(|| of(None)) {
+                Some(fault) => Some(refusal::of_version(file, fault)),
+                // The file is not read yet: what was known of it before still holds.
+                None => self.mirror.life(name)?.refused.clone(),
+            }
+        };
+        let kept = self.kept.iter();
+        kept.filter_map(|name| Some((name.clone(), why(name)?))).collect()
     }
 
     /// Accepts the last good version of an environment, unless its keys are given away; then the one that is registered.
@@ -373,6 +416,7 @@ impl Merge<'_> {
         };
         if self.mirror.other(name).is_none() {
             self.merged.accept(version);
+            self.kept.insert(name.clone());
         }
         true
     }

@@ -173,13 +173,14 @@ impl Plan {
         if of_others && !merged.takeovers().contains(name) {
             return;
         }
-        let life = match mirror.life(name) {
-            Some(life) => Life {
-                // Its file is back, or will be: for as long as it is missing, that means nothing.
-                revived: life.revived && merged.is_unnamed(name),
-                ..life.clone()
-            },
-            None => Life::beginning(Moment::of(terms.now)),
+        let life = mirror.life(name).cloned();
+        let life = life.unwrap_or_else(|| Life::beginning(Moment::of(terms.now)));
+        let life = Life {
+            // Its file is back, or will be: for as long as it is missing, that means nothing.
+            revived: life.revived && merged.is_unnamed(name),
+            // The routers see no files.
+            refused: merged.outdated(name).cloned(),
+            ..life
         };
         let put = |held: Option<&Held>| Put {
             environment: environment.clone(),

@@ -165,10 +165,11 @@ fn note(mirror: &mut Mirror, write: &Write, revision: i64, outcome: &mut Outcome
                 .source
                 .as_ref()
                 .map_or("?", |source| source.file.as_str());
-            info!(
-                "published environment {} of {file} (revision {revision})",
-                environment.name
-            );
+            let name = &environment.name;
+            match &put.life.refused {
+                None => info!("published environment {name} of {file} (revision {revision})"),
+                Some(reason) => info!("published environment {name} again (revision {revision}): {reason}"),
+            }
         }
         Write::Delete(name, _) => {
             mirror.deleted(name);

@@ -224,6 +224,7 @@ fn life(before: Option<&Environment>, now: SystemTime) -> Life {
     let life = before.and_then(|before| before.life.clone());
     Life {
         revived: false,
+        refused: None,
         ..life.unwrap_or_else(|| Life::beginning(Moment::of(now)))
     }
 }
@@ -304,7 +305,7 @@ mod tests {
 
     fn registry() -> Registry {
         let mut registry = Registry::default();
-        let life = json!({"registered_at": "2030-01-31T11:00:00Z", "revived": true});
+        let life = json!({"registered_at": "2030-01-31T11:00:00Z", "revived": true, "refused": "bad"});
         let source = |registrar: &str| json!({"registrar": registrar, "file": "f.yaml"});
         for (revision, fields) in [
             (3, json!({"name": "file", "source": source("host-1")})),
@@ -401,13 +402,17 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_environment_is_no_longer_a_revived_one() {
+    fn a_changed_environment_is_no_longer_a_revived_or_an_older_one() {
         let wanted = vec![environment(json!({"name": "applied", "idle": "1h"}))];
         let steps = plan(&registry(), wanted, false, noon()).unwrap();
         let life = steps[0].environment.life.clone().unwrap();
         assert_eq!(
-            (life.registered_at.to_string().as_str(), life.revived),
-            ("2030-01-31T11:00:00Z", false)
+            (
+                life.registered_at.to_string().as_str(),
+                life.revived,
+                life.refused,
+            ),
+            ("2030-01-31T11:00:00Z", false, None)
         );
         assert_eq!(steps[0].before, Some((4, None)));
     }

@@ -96,6 +96,8 @@ fn prolonged(environment: &Environment, time: Idle, now: SystemTime, revived: bo
         life: Some(Life {
             kept_until: life.kept_until.max(Some(until)),
             revived: life.revived || revived,
+            // Of one that comes back, its registrar says anew what it thinks of the file.
+            refused: life.refused.filter(|_| !revived),
             ..life
         }),
         ..environment.clone()
@@ -203,6 +205,24 @@ mod tests {
         }
     }
 
+    /// The same, and its newest version was refused.
+    fn refused(fields: Value) -> Environment {
+        let mut environment = environment(fields);
+        let life = environment.life.take();
+        environment.life = life.map(|life| Life {
+            refused: Some("bad".to_owned()),
+            ..life
+        });
+        environment
+    }
+
+    #[test]
+    fn what_lives_stays_the_older_version() {
+        let noon = "2030-01-31T12:00:00Z".parse::<Moment>().unwrap().time();
+        let kept = kept(&refused(json!({"expires": "30m"})), "2h".parse().unwrap(), noon).unwrap();
+        assert_eq!(kept.life.unwrap().refused.as_deref(), Some("bad"));
+    }
+
     #[test]
     fn what_has_ended_comes_back() {
         let mut registry = Registry::default();
@@ -218,9 +238,10 @@ mod tests {
         );
         registry
             .ended
-            .insert(args.name.clone(), environment(json!({"expires": "30m"})));
+            .insert(args.name.clone(), refused(json!({"expires": "30m"})));
         let back = revived(&registry, &args, noon).unwrap();
-        assert!(back.life.as_ref().unwrap().revived);
+        let life = back.life.clone().unwrap();
+        assert!(life.revived && life.refused.is_none());
         assert_eq!(
             told(&back, true),
             "a is back; it lives until 2030-01-31T13:00:00Z\n"

@@ -26,7 +26,8 @@ Exit codes: 0 it is in force; 1 it is not, with the reason; 2 the command line i
 ///
 /// What is waited for: each service of the environment, inherited ones too, has its live instances, and every router and
 /// DNS updater that says something of itself in etcd has applied the newest revision of the environment, of those that
-/// it extends and of its instances. What hinders it is told on standard error as it changes.
+/// it extends and of its instances. One whose newest version its registrar refused is not in force. What hinders it is
+/// told on standard error as it changes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

@@ -229,6 +229,35 @@ fn the_first_claim_stands_and_the_next_takes_over() {
 }
 
 #[test]
+fn an_environment_whose_newest_version_was_refused_is_told_and_complete() {
+    let record = |refused: Option<&str>| {
+        let life = serde_json::json!({"registered_at": "2030-01-31T18:00:00Z", "refused": refused});
+        let services = serde_json::json!([{"name": "s", "version": "1", "routes": ["/"]}]);
+        serde_json::json!({"name": "a", "prefix": "a", "header": "a", "services": services, "life": life})
+            .to_string()
+    };
+    let mut index = index_after(&[instance("s 1 10.0.0.1:80"), put("environments/a", &record(None))]);
+    let key = "/mayfly/environments/a";
+    for refused in [Some("bad"), Some("worse"), None, Some("bad")] {
+        index.put(key, record(refused).as_bytes(), 1);
+        assert!(index.resolve().is_empty(), "what is routed is the same");
+        let told: Vec<_> = index
+            .set_aside()
+            .into_iter()
+            .map(|it| (it.key, it.reason))
+            .collect();
+        let expected = refused.map(|reason| (key.to_owned(), reason.to_owned()));
+        assert_eq!(told, Vec::from_iter(expected));
+        let view = index.view(&"a".parse().unwrap()).unwrap();
+        assert!(view.routed && view.complete);
+        assert_eq!(view.reasons(), Vec::from_iter(refused));
+    }
+    index.delete(key);
+    index.resolve();
+    assert_eq!(index.set_aside(), []);
+}
+
+#[test]
 fn extends_three_levels_and_not_four() {
     let changes = [
         environment("e extends=d"),

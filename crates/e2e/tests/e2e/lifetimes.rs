@@ -470,5 +470,36 @@ async fn of_five_environments_in_a_file_the_broken_one_keeps_its_last_good_versi
         "line 3, column 13, [2].owner: unknown field",
     )
     .await;
+    // The router sees no files: the registrar tells it in the record.
+    set_aside(
+        &world,
+        "haproxy-updater",
+        &key("c"),
+        "the newest version of it was refused: five.yaml:3:13: [2].owner: unknown field",
+    )
+    .await;
     world.answers("www-c.example.com", "frontend@1.0.0").await;
+    let life = |record: Value| record["life"]["registered_at"].clone();
+    let since = life(lives(&world.etcd, "c").await);
+    assert_eq!(world.set_aside("haproxy-updater").await.unwrap().len(), 1);
+
+    // A part that is no YAML may be about any of them: the older version of each stays, and it is told of each.
+    world.save("five.yaml", &list("1.0.0", "["));
+    for name in ["a", "b", "c", "d", "e"] {
+        set_aside(&world, "haproxy-updater", &key(name), "refused: five.yaml:").await;
+    }
+    world.answers("www-a.example.com", "frontend@2.0.0").await;
+
+    world.save("five.yaml", &list("2.0.0", ""));
+    world.answers("www-c.example.com", "frontend@2.0.0").await;
+    nothing_aside(&world).await;
+    eventually(SOON, "the router has nothing to tell", async || -> Result<()> {
+        let all = world.set_aside("haproxy-updater").await?;
+        ensure!(all.is_empty(), "{all:#?}");
+        Ok(())
+    })
+    .await;
+    let record = lives(&world.etcd, "c").await;
+    assert!(record["life"]["refused"].is_null());
+    assert_eq!(life(record), since);
 }

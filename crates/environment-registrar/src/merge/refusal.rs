@@ -2,12 +2,18 @@
 
 use std::time::SystemTime;
 
+use mayfly_core::environment_file::Fault;
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::Environment;
 use mayfly_core::yaml::Mark;
+use mayfly_daemon::output::printable;
 
 use crate::library::Entry;
 use crate::mirror::{Mirror, with_life};
+
+/// Longest place and reason that a record tells of a refused version, in characters: what is told of it then fits into a
+/// status record whole.
+const LONGEST: usize = 300;
 
 /// An environment that is not registered as the files say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +74,32 @@ impl Refusal {
             reason,
         }
     }
+}
+
+impl Refusal {
+    /// What the record of the version that stays instead tells.
+    pub(super) fn of_version(&self) -> String {
+        told(&self.file, self.mark, &self.reason)
+    }
+}
+
+/// What the record of an environment tells whose newest version has a fault.
+pub(super) fn of_version(file: &str, fault: &Fault) -> String {
+    let field = match fault.field.as_str() {
+        "" => String::new(),
+        field => format!("{field}: "),
+    };
+    told(file, Some(fault.mark), &format!("{field}{}", fault.message))
+}
+
+fn told(file: &str, mark: Option<Mark>, reason: &str) -> String {
+    let place = mark.map(|mark| format!(":{}:{}", mark.line, mark.column));
+    let mut text = printable(&format!("{file}{}: {reason}", place.unwrap_or_default()));
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push_str("...");
+    }
+    format!("the newest version of it was refused: {text}; this one stays")
 }
 
 /// Why an environment of a file is no candidate at all: it has ended, or would be over as soon as it is registered.

@@ -82,12 +82,15 @@ impl Case {
         let full = merge(&self.library, &self.mirror, &self.merged, self.terms);
         if affected.is_some() {
             assert_eq!(updated.accepted, full.accepted);
-            assert_eq!((whom(&updated), &updated.wanted), (whom(&full), &full.wanted));
+            assert_eq!(whom(&updated), whom(&full));
+            // To wait for what nobody wants any more costs no more than a long way, which forgets it.
+            assert!(full.wanted.is_subset(&updated.wanted));
             assert_eq!(
                 (&updated.prefixes, &updated.headers),
                 (&full.prefixes, &full.headers)
             );
             assert_eq!((&updated.files, &updated.unnamed), (&full.files, &full.unnamed));
+            assert_eq!(updated.outdated, full.outdated);
         }
         self.short = affected.is_some();
         self.merged = if affected.is_some() { updated } else { full };
@@ -214,6 +217,17 @@ impl Case {
         self
     }
 
+    /// What its record in etcd tells of the newest version of an environment; nothing, or something with this in it.
+    fn refused(&mut self, name: &str, part: &str) -> &mut Self {
+        let life = self.mirror.life(&name.parse().unwrap()).unwrap();
+        let refused = life.refused.as_deref().unwrap_or_default();
+        assert!(
+            refused.contains(part) && refused.is_empty() == part.is_empty(),
+            "{name}: {refused}"
+        );
+        self
+    }
+
     fn reason(&self) -> &str {
         &self.merged.refused[0].reason
     }
@@ -278,6 +292,17 @@ fn who_is_registered_stays_over_a_restart() {
     );
     case.restart().check(&["x/www-x@b"], &["a:x"]);
     case.save("b", "").check(&["x/www-x@a"], &[]);
+}
+
+#[test]
+fn a_broken_version_that_was_displaced_waits_for_what_it_had() {
+    let mut case = Case::new();
+    case.save("a", "{name: x, prefix: p}").publish();
+    case.save("b", "{name: y, prefix: p}").save("a", "# nothing");
+    case.save("a", "{name: x, prefix: p, owner: me}")
+        .check(&["y/p@b"], &[]);
+    case.save("a", "# nothing").check(&["y/p@b"], &[]);
+    case.save("b", "{name: y, prefix: q}").check(&["y/q@b"], &[]);
 }
 
 #[test]
@@ -516,6 +541,145 @@ fn what_was_brought_back_stays_until_its_file_is_there_again() {
     case.publish().save("a", "").check(&[], &[]);
 }
 
+#[test]
+fn a_record_tells_why_its_newest_version_was_refused() {
+    let mut case = Case::new();
+    case.save("a", "{name: x, prefix: p, expires: 8h}")
+        .save("b", "{name: y, prefix: q}")
+        .publish()
+        .refused("x", "")
+        .refused("y", "");
+    let since = case.mirror.life(&"x".parse().unwrap()).unwrap().registered_at;
+    case.terms.now += Duration::from_secs(60);
+    for (text, reason) in [
+        ("{name: x, owner: me}", "refused: a:1:11: owner: unknown field"),
+        ("\n{name: x, owner: me}", "refused: a:2:11: owner: unknown field"),
+        ("[", "refused: a:2:1: "),
+        (
+            "{name: x, prefix: q}",
+            "refused: a:1:19: prefix q is taken by environment y of b: choose another one; this one stays",
+        ),
+        (
+            "{name: x, expires: 10s}",
+            "environment x would have expired at 2030-01-31T12:00:10Z: let it expire later; this one stays",
+        ),
+        ("- {name: x, owner: me}\n- {prefix: p}", "a:1:13: [0].owner"),
+        ("- {prefix: p}", "a:1:3: [0].name: missing"),
+    ] {
+        case.save("a", text);
+        let plan = case.plan();
+        let puts: Vec<_> = plan
+            .puts
+            .iter()
+            .map(|put| put.environment.name.as_str())
+            .collect();
+        assert_eq!(puts, ["x"], "{text}");
+        assert!(plan.deletes.is_empty() && plan.ends.is_empty());
+        case.publish().refused("x", reason).refused("y", "");
+        // Neither the next round nor another registrar has anything to do.
+        case.changes.all = true;
+        assert!(case.merge().plan().puts.is_empty(), "{text}");
+        assert!(case.restart().plan().puts.is_empty(), "{text}");
+    }
+    assert_eq!(
+        case.mirror.life(&"x".parse().unwrap()).unwrap().registered_at,
+        since
+    );
+    case.save("a", "{name: x, prefix: p, expires: 8h}");
+    assert!(case.short);
+    case.publish().refused("x", "");
+    // A rival that makes room lets the newest version in.
+    case.save("a", "{name: x, prefix: q}")
+        .publish()
+        .refused("x", "taken");
+    case.save("b", "")
+        .publish()
+        .refused("x", "")
+        .check(&["x/q@a"], &[]);
+}
+
+#[test]
+fn a_fault_is_told_of_those_that_it_may_be_about() {
+    let mut case = Case::new();
+    let good = "- name: x\n- name: y\n- name: z";
+    case.save("a", good).save("b", "name: w").publish();
+    case.save(
+        "a",
+        "- name: x\n- {name: y, owner: me}\n- {name: z, description: new}",
+    )
+    .publish();
+    case.refused("x", "")
+        .refused("y", "a:2:13: [1].owner")
+        .refused("z", "");
+    case.save("a", "[").publish();
+    for name in ["x", "y", "z"] {
+        case.refused(name, "a:2:1: ");
+    }
+    case.refused("w", "");
+    // A name without a fault stands although another part of the file may be anything.
+    case.save("a", "- name: x\n- description: nobody").publish();
+    case.refused("x", "").refused("y", "a:2:3: [1].name: missing");
+    case.save("a", good).publish();
+    for name in ["x", "y", "z"] {
+        case.refused(name, "");
+    }
+    // The faults of a file are nobody else's.
+    case.save("b", "{name: x, owner: me}").publish().refused("x", "");
+}
+
+#[test]
+fn a_refusal_is_no_longer_told_when_the_file_is_gone_and_still_while_it_is_not_read() {
+    let mut case = Case::new();
+    case.save("a", "{name: x, protected: true}").publish();
+    case.save("a", "{name: x, owner: me}")
+        .publish()
+        .refused("x", "a:1:11: owner");
+    let library = std::mem::replace(&mut case.library, Library::new("us".parse().unwrap()));
+    case.library.take_scan(crate::scan::Scan {
+        files: [("a".to_owned(), None)].into(),
+        ..Default::default()
+    });
+    assert!(case.restart().plan().puts.is_empty());
+    case.library = library;
+    case.save("a", "")
+        .publish()
+        .refused("x", "")
+        .check(&["x/www-x@a"], &["a:x"]);
+    assert!(case.merge().plan().puts.is_empty());
+}
+
+#[test]
+fn what_was_brought_back_is_told_of_as_well() {
+    let mut case = Case::new();
+    case.save("a", "name: x").publish();
+    case.save("a", "{name: x, owner: me}").publish();
+    case.end("x", false).publish().keep("x").publish();
+    case.refused("x", "a:1:11: owner");
+    let life = case.mirror.life(&"x".parse().unwrap()).unwrap();
+    assert!(!life.revived && life.kept_until.is_some());
+    assert!(case.merge().plan().puts.is_empty());
+}
+
+#[test]
+fn what_is_told_of_a_refusal_is_short_and_fit_to_print() {
+    let refusal = Refusal {
+        file: "a\u{1b}[31m.yaml".to_owned(),
+        environment: "x".parse().unwrap(),
+        mark: None,
+        cause: Cause::Rival,
+        reason: "ü\n".repeat(1000),
+    };
+    let told = refusal.of_version();
+    assert!(
+        told.starts_with("the newest version of it was refused: a\\u{1b}[31m.yaml: ü\\nü"),
+        "{told}"
+    );
+    assert!(
+        told.ends_with("...; this one stays") && told.chars().count() < 400,
+        "{told}"
+    );
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     /// A file with environments: name, prefix, and what else they say.
@@ -527,7 +691,7 @@ enum Step {
     Later,
 }
 
-const ELSE: [&str; 7] = [
+const ELSE: [&str; 8] = [
     "",
     "",
     ", bad: 1",
@@ -535,6 +699,8 @@ const ELSE: [&str; 7] = [
     ", description: new",
     ", expires: 1h",
     ", expires: 2030-01-31T11:00:00Z",
+    // A part that may be about any environment.
+    "}\n- {description: nobody",
 ];
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -596,11 +762,19 @@ proptest! {
                 prop_assert_eq!(name, &environment.name);
                 prop_assert!(foreign.as_ref().is_none_or(|other| other != name.as_str()));
                 prop_assert!(case.mirror.ended(environment).is_none());
+                let document = case.library.get(file_of(environment).unwrap());
+                let is_newest = |entry: &Entry| entry.environment == *environment;
+                let older = document.is_some_and(|it| it.is_about(name) && !it.entry(name).is_some_and(is_newest));
+                prop_assert_eq!(case.merged.outdated(name).is_some(), older, "{}", name);
             }
             if publish {
                 case.publish().merge();
                 let plan = case.plan();
                 let puts: Vec<_> = plan.puts.iter().map(|put| &put.environment.name).collect();
+                for name in case.merged.accepted.keys() {
+                    let life = case.mirror.life(name).unwrap();
+                    prop_assert_eq!(life.refused.as_ref(), case.merged.outdated(name));
+                }
                 prop_assert!(puts.is_empty() && plan.deletes.is_empty() && plan.ends.is_empty(), "{:?}", plan);
             }
             let first = case.merged.clone();
@@ -608,6 +782,7 @@ proptest! {
             case.merge();
             prop_assert_eq!(&first.accepted, &case.merged.accepted);
             prop_assert_eq!(whom(&first), whom(&case.merged));
+            prop_assert_eq!(&first.outdated, &case.merged.outdated);
             for (file, document) in case.library.files() {
                 for entry in &document.entries {
                     let name = &entry.environment.name;
