@@ -3,16 +3,12 @@
 
 mod hints;
 
-use std::net::IpAddr;
-
 use serde::Serialize;
 
-use crate::address::Address;
 use crate::index::Index;
 use crate::names::{EnvironmentName, Hostname};
 use crate::records::InstanceState;
 use crate::routing::{Routing, Table};
-use crate::upstream::Upstream;
 use crate::version::BackendId;
 
 /// The settings of a router that decide where a request goes.
@@ -370,7 +366,7 @@ impl<'a> Walk<'a> {
         let all = id.as_ref().and_then(|id| self.routing.servers(id));
         let (mut servers, mut others) = (Vec::new(), Vec::new());
         for (id, server) in all.into_iter().flatten() {
-            let address = self.place(backend, &id.address);
+            let address = id.address.to_string();
             match server.state {
                 InstanceState::Up if u16::from(server.weight) > 0 => servers.push(address),
                 InstanceState::Up => others.push(format!("{address} has weight 0")),
@@ -400,21 +396,6 @@ impl<'a> Walk<'a> {
             origin,
             servers,
         })
-    }
-
-    /// Where a server is, by its host name where it was registered by one and nobody has resolved it.
-    fn place(&self, backend: &str, address: &Address) -> String {
-        let id = backend.parse::<BackendId>().ok();
-        let places = id.map(|id| self.index.upstreams(&id)).unwrap_or_default();
-        let names: Vec<String> = places
-            .iter()
-            .filter(|place| place.name().is_some() && place.port() == address.port())
-            .map(Upstream::host_and_port)
-            .collect();
-        match (address.ip(), names.is_empty()) {
-            (IpAddr::V4(ip), false) if ip.octets()[..3] == [192, 0, 2] => names.join(" or "),
-            _ => address.to_string(),
-        }
     }
 }
 

@@ -54,9 +54,7 @@ impl Listed {
 pub async fn run(store: &Store, options: &ListOptions) -> anyhow::Result<ExitCode> {
     // Instances too: they tell what is missing.
     let listing = store.list(&store.keyspace().routing()).await?;
-    let mut index = Index::new(store.keyspace().clone())
-        .with_least_instances(options.min_instances)
-        .with_names_taken_as_there();
+    let mut index = Index::new(store.keyspace().clone()).with_least_instances(options.min_instances);
     let mut environments = Vec::new();
     for entry in listing.entries {
         index.put(&entry.key, &entry.value, entry.create_revision);

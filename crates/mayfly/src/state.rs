@@ -67,9 +67,7 @@ impl State {
     pub fn new(space: &KeySpace, least: usize) -> Self {
         Self {
             space: space.clone(),
-            index: Index::new(space.clone())
-                .with_least_instances(least)
-                .with_names_taken_as_there(),
+            index: Index::new(space.clone()).with_least_instances(least),
             revision: 0,
             environments: BTreeMap::new(),
             history: BTreeSet::new(),

@@ -127,37 +127,3 @@ fn requests_that_fail_say_where_and_why() {
          404: the environment prod has no service wep, nor has an environment that it extends.",
     );
 }
-
-#[test]
-fn who_resolves_no_names_takes_them_as_there() {
-    let mut index = Index::default().with_names_taken_as_there();
-    let record = r#"{"name": "dev", "prefix": "dev", "header": "dev", "services": [
-        {"name": "out", "version": "http://billing.internal:8080"}, {"name": "named", "version": "^1"}]}"#;
-    index.put("/mayfly/environments/dev", record.as_bytes(), 1);
-    index.put(
-        "/mayfly/backends/named/1.0.0/x",
-        br#"{"address": "https://named.internal"}"#,
-        2,
-    );
-    index.resolve();
-    let view = index.view(&"dev".parse().unwrap()).unwrap();
-    assert!(view.complete, "{:?}", view.reasons());
-    assert!(index.set_aside().is_empty(), "{:?}", index.set_aside());
-    for (service, server) in [("out", "billing.internal:8080"), ("named", "named.internal:443")] {
-        let request = Request {
-            side: Side::Internal,
-            host: format!("{service}.service"),
-            path: "/".to_owned(),
-            value: Some("dev".to_owned()),
-        };
-        let settings = Settings {
-            domain: "service".parse().unwrap(),
-            default_environment: None,
-            allow_header_at_edge: false,
-        };
-        match index.explain(&settings, &request).answer {
-            Answer::Backend { servers, .. } => assert_eq!(servers, [server]),
-            Answer::Router { text, .. } => panic!("{text}"),
-        }
-    }
-}

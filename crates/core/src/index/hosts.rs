@@ -17,8 +17,6 @@ pub(super) struct Hosts {
     addresses: BTreeMap<Hostname, BTreeSet<IpAddr>>,
     /// Names that lost their last user. One that finds another before the next round keeps its addresses.
     orphans: BTreeSet<Hostname>,
-    /// Names without an address are taken to have one: nobody here resolves any.
-    taken_as_there: bool,
 }
 
 impl Hosts {
@@ -61,7 +59,6 @@ impl Hosts {
         self.users
             .iter()
             .filter(|(name, _)| !self.addresses.contains_key(*name))
-            .filter(|_| !self.taken_as_there)
     }
 
     /// The backends that need a name.
@@ -84,19 +81,10 @@ impl Hosts {
         true
     }
 
-    /// From now on every name is taken to have an address, one that nobody has.
-    pub(super) fn take_as_there(&mut self) {
-        self.taken_as_there = true;
-    }
-
     /// Where a server can be reached at present; nowhere when its name has no address yet.
     pub(super) fn addresses(&self, upstream: &Upstream) -> Vec<Address> {
         match upstream.name() {
             None => upstream.address().into_iter().collect(),
-            Some(_) if self.taken_as_there => {
-                let stand_in = Address::new(stand_in(&upstream.host_and_port()), upstream.port());
-                stand_in.into_iter().collect()
-            }
             Some(name) => {
                 let found = self.addresses.get(name).into_iter().flatten();
                 // A name can lead to what nobody can be at, such as 0.0.0.0.
@@ -106,12 +94,4 @@ impl Hosts {
             }
         }
     }
-}
-
-/// An address of those that are set aside for documentation (RFC 5737), another one for another text as far as they reach.
-fn stand_in(text: &str) -> IpAddr {
-    let sum = text
-        .bytes()
-        .fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
-    IpAddr::from([192, 0, 2, sum.clamp(1, 254)])
 }

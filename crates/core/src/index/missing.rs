@@ -239,13 +239,6 @@ impl Index {
         self
     }
 
-    /// The index for somebody who asks and resolves no host names: what is registered by name is taken to be there.
-    #[must_use]
-    pub fn with_names_taken_as_there(mut self) -> Self {
-        self.hosts.take_as_there();
-        self
-    }
-
     /// Finds out what is missing after the changes since the last call. It stands beside [`Index::resolve`], since it can
     /// wait: a service that ten thousand environments inherit should not delay a router that has to do without it.
     pub fn settle(&mut self) {

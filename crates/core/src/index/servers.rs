@@ -102,7 +102,7 @@ impl Index {
     }
 
     /// Where a backend's servers are said to be.
-    pub(crate) fn upstreams(&self, backend: &BackendId) -> Vec<Upstream> {
+    fn upstreams(&self, backend: &BackendId) -> Vec<Upstream> {
         match backend.version.upstream() {
             Some(upstream) if self.routing.is_named(backend) => vec![upstream],
             Some(_) => Vec::new(),
