@@ -3,6 +3,8 @@
 
 mod hints;
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::index::Index;
@@ -365,8 +367,16 @@ impl<'a> Walk<'a> {
         let id = backend.parse::<BackendId>().ok();
         let all = id.as_ref().and_then(|id| self.routing.servers(id));
         let (mut servers, mut others) = (Vec::new(), Vec::new());
-        for (id, server) in all.into_iter().flatten() {
-            let address = id.address.to_string();
+        let mut told = BTreeSet::new();
+        for (server_id, server) in all.into_iter().flatten() {
+            let address = id
+                .as_ref()
+                .map(|id| self.index.place_of(id, server_id))
+                .unwrap_or_default();
+            // One of several addresses of a host name.
+            if !told.insert(address.clone()) {
+                continue;
+            }
             match server.state {
                 InstanceState::Up if u16::from(server.weight) > 0 => servers.push(address),
                 InstanceState::Up => others.push(format!("{address} has weight 0")),

@@ -1,6 +1,7 @@
 //! The command `list`: the environments that are registered in etcd, and whether they have all that they need, for people
 //! and for programs.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -73,7 +74,8 @@ pub async fn run(store: &Store, options: &ListOptions) -> anyhow::Result<ExitCod
             Err(reason) => eprintln!("{:?} is set aside: {reason}", entry.key),
         }
     }
-    index.resolve();
+    // Whether host names lead somewhere is the routers' business.
+    index.resolve_unseen(&BTreeSet::new());
     let listed = |environments: Vec<Environment>| -> Vec<Listed> {
         environments
             .into_iter()

@@ -302,6 +302,7 @@ impl Updater {
         let pool = self.engine.pool();
         let failing = self.follower.failures();
         let failing: BTreeMap<&str, &str> = failing.map(|(name, reason)| (name.as_str(), reason)).collect();
+        let nameless: Vec<_> = self.engine.index.host_names_without_address().collect();
         let detail = json!({
             "haproxy_version": self.engine.version(),
             "reloads": self.engine.metrics().reloads.get(),
@@ -310,6 +311,7 @@ impl Updater {
             "backends_without_slot": self.engine.waiting(),
             "host_names": self.follower.len(),
             "host_names_failing": failing,
+            "host_names_without_address": nameless,
             "missing": missing,
             "settings": self.engine.settings(),
         });

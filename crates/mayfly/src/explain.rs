@@ -135,7 +135,7 @@ fn request(state: &State, args: &Args, settings: &Settings) -> anyhow::Result<Re
 /// The host, with its port, and the path of a URL, with or without a scheme.
 fn host_and_path(target: &str) -> anyhow::Result<(String, String)> {
     let rest = match target.split_once("://") {
-        Some(("http" | "https", rest)) => rest,
+        Some((scheme, rest)) if ["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) => rest,
         Some((scheme, _)) => bail!("{scheme}:// is not routed; a URL begins with http:// or https://"),
         None => target,
     };
@@ -189,7 +189,7 @@ mod tests {
                 "www-a.example.com:81",
                 "/api/x",
             ),
-            ("https://www-a", "www-a", "/"),
+            ("HTTPS://www-a", "www-a", "/"),
             ("www-a.example.com", "www-a.example.com", "/"),
             ("www-a/x/", "www-a", "/x/"),
             ("www-a?x", "www-a", "/"),

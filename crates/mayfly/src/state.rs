@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mayfly_core::explain;
 use mayfly_core::index::Index;
 use mayfly_core::keys::{Daemon, Key, KeySpace};
-use mayfly_core::names::{EnvironmentName, NodeName};
+use mayfly_core::names::{EnvironmentName, Hostname, NodeName};
 use mayfly_core::nearest::nearest;
 use mayfly_core::records::{self, Router, Status};
 use mayfly_core::version::BackendId;
@@ -58,6 +58,8 @@ pub struct DaemonView {
     pub ready: bool,
     /// Why the newest state is not in force, if it is not.
     pub error: Option<String>,
+    /// Of a router: the host names that it needs and has no address of.
+    pub host_names_without_address: BTreeSet<Hostname>,
     /// What it has set aside.
     pub set_aside: Vec<records::SetAside>,
 }
@@ -103,7 +105,9 @@ impl State {
             }
         }
         self.revision = batch.revision;
-        self.index.resolve();
+        // Host names are the routers' to resolve; what one of them has no address of is not in force.
+        let statuses = self.statuses.values().flatten();
+        self.index.resolve_unseen(&statuses.flat_map(nameless).collect());
         self.index.settle();
     }
 
@@ -247,6 +251,7 @@ impl State {
             newest_revision,
             lag: (newest_revision - status.applied_revision).max(0),
             ready: status.ready,
+            host_names_without_address: nameless(&status),
             error: unreadable.or(status.error),
             set_aside: status.set_aside,
         }
@@ -261,6 +266,13 @@ impl State {
         let mut settings = routers.filter_map(|(_, status)| status.as_ref().ok()?.detail.get("settings"));
         settings.find_map(|settings| serde_json::from_value(settings.clone()).ok())
     }
+}
+
+/// The host names that a router needs and has no address of, as its status says.
+fn nameless(status: &Status) -> BTreeSet<Hostname> {
+    let names = status.detail.get("host_names_without_address");
+    let names = names.and_then(|names| serde_json::from_value(names.clone()).ok());
+    names.unwrap_or_default()
 }
 
 fn kind(key: &Key) -> &'static str {

@@ -35,7 +35,8 @@ JSON, one object (with --watch one on each line):
   ended         names of those that have been
   shortage      environments, services (how many lack instances), first [environment, service, version, reason, ...]
   set_aside     keys of etcd that are left out: key, reason
-  daemons       daemon, node, address, applied_revision, newest_revision, lag, ready, error, set_aside
+  daemons       daemon, node, address, applied_revision, newest_revision, lag, ready, error,
+                host_names_without_address, set_aside
 A field without a value is null or absent; more may be added.
 
 Exit codes: 0 it is shown; 1 there is no such environment, or etcd does not answer; 2 the command line is wrong.";

@@ -10,6 +10,7 @@ fn index() -> Index {
         (
             "environments/prod",
             r#"{"name": "prod", "prefix": "www", "header": "p", "services": [
+                {"name": "legacy", "version": "http://billing.internal:8080"}, {"name": "lost", "version": "https://lost.test:443"},
                 {"name": "web", "version": "^1", "routes": ["/"]}, {"name": "api", "version": "2", "routes": ["/api"]}]}"#,
         ),
         ("environments/qa", r#"{"name": "qa", "prefix": "www-qa", "header": "qa", "extends": "prod"}"#),
@@ -20,7 +21,7 @@ fn index() -> Index {
     {
         index.put(&format!("/mayfly/{key}"), value.as_bytes(), at as i64);
     }
-    index.resolve();
+    index.resolve_unseen(&["lost.test".parse().unwrap()].into());
     index
 }
 
@@ -125,5 +126,33 @@ fn requests_that_fail_say_where_and_why() {
          service wep.service: wep
          version wep: - (did you mean web?)
          404: the environment prod has no service wep, nor has an environment that it extends.",
+    );
+}
+
+#[test]
+fn host_names_are_the_routers_to_resolve() {
+    check(
+        Side::Internal,
+        "legacy.service",
+        "/",
+        Some("p"),
+        "x-mayfly p: p
+         environment p: prod
+         service legacy.service: legacy
+         version legacy: legacy@http://billing.internal:8080 (own)
+         instances legacy@http://billing.internal:8080: billing.internal:8080
+         legacy@http://billing.internal:8080, own, [\"billing.internal:8080\"]",
+    );
+    check(
+        Side::Internal,
+        "lost.service",
+        "/",
+        Some("p"),
+        "x-mayfly p: p
+         environment p: prod
+         service lost.service: lost
+         version lost: lost@https://lost.test:443 (own)
+         instances lost@https://lost.test:443: - (lost cannot be reached: no address is known of lost.test)
+         503: no instance of lost@https://lost.test:443 answers (environment prod, service lost, version https://lost.test:443).",
     );
 }

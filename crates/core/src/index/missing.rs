@@ -156,8 +156,12 @@ impl Missing {
     }
 
     fn is_short(&self, routing: &Routing, backend: &BackendId) -> bool {
-        // What runs outside is taken to be there.
-        backend.version.upstream().is_none() && count(routing, backend).live < self.least
+        // What runs outside is taken to be there, once it is known where.
+        let least = match backend.version.is_outside() {
+            true => self.least.min(1),
+            false => self.least,
+        };
+        count(routing, backend).live < least
     }
 
     /// Whether a row of the environment that came or went can hide or show a shortage of one that it extends.
@@ -299,6 +303,7 @@ impl Index {
             0 if backend.version.as_str() == "latest" && draining == 0 => {
                 format!("no version of {service} has a live instance")
             }
+            0 if backend.version.is_outside() => format!("{service} cannot be reached"),
             0 => format!("no instance of {backend} is live"),
             live => format!(
                 "{backend} has {live} of at least {} live instances",
@@ -307,6 +312,11 @@ impl Index {
         };
         if draining > 0 {
             reason += &format!(" ({draining} draining)");
+        }
+        let nameless = self.nameless(&backend);
+        if !nameless.is_empty() {
+            let names: Vec<&str> = nameless.iter().map(|name| name.as_str()).collect();
+            reason += &format!(": no address is known of {}", names.join(", "));
         }
         Some((live, reason))
     }

@@ -2,7 +2,8 @@
 //! names lead to.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::keys::Key;
 use crate::names::Hostname;
@@ -35,6 +36,43 @@ impl Index {
             self.refresh_backend(backend, was_live, &mut touched);
         }
         self.touched = touched;
+    }
+
+    /// The host names that servers stand under and that have no address yet.
+    pub fn host_names_without_address(&self) -> impl Iterator<Item = &Hostname> {
+        self.hosts.without_address().map(|(name, _)| name)
+    }
+
+    /// As [`Index::resolve`], for who resolves no host names: each is taken to lead to one server, except for those that
+    /// are said to have no address. What the servers' addresses are means nothing then.
+    pub fn resolve_unseen(&mut self, without_address: &BTreeSet<Hostname>) {
+        self.resolve();
+        let names: Vec<Hostname> = self.host_names().cloned().collect();
+        for name in names {
+            let known = !without_address.contains(&name);
+            let addresses = known.then(|| stand_in(&name)).into_iter().collect();
+            self.resolved(&name, addresses);
+        }
+        self.resolve();
+    }
+
+    /// The needed names of a backend that have no address yet.
+    pub(super) fn nameless(&self, backend: &BackendId) -> Vec<&Hostname> {
+        let all = self.hosts.without_address();
+        let needed = all.filter(|(_, backends)| backends.contains(backend));
+        needed.map(|(name, _)| name).collect()
+    }
+
+    /// Where a server of a backend is, as it was registered: by its host name, where it has one.
+    pub(crate) fn place_of(&self, backend: &BackendId, server: &ServerId) -> String {
+        let mut named = self.upstreams(backend).into_iter();
+        let is_it = |upstream: &Upstream| {
+            upstream.name().is_some() && self.server_ids(upstream, server.protocol).any(|id| id == *server)
+        };
+        match named.find(is_it) {
+            Some(upstream) => upstream.to_string(),
+            None => server.address.to_string(),
+        }
     }
 
     pub(super) fn put_instance(&mut self, backend: &BackendId, key: &str, instance: Instance) {
@@ -178,6 +216,14 @@ impl Index {
             .map(|(key, _)| aside(key.clone(), "the instance"));
         environments.chain(instances).collect()
     }
+}
+
+/// An address that stands in for those that a host name leads to: another for each name, and none that is anybody's.
+fn stand_in(name: &Hostname) -> IpAddr {
+    const FOR_EXAMPLES: u128 = 0x2001_0db8 << 96;
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    Ipv6Addr::from(FOR_EXAMPLES | u128::from(hasher.finish())).into()
 }
 
 /// The place whose Host the servers of a backend expect, where it is the same for all. An address in clear text says

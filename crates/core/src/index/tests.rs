@@ -529,7 +529,7 @@ fn check_missing(index: &Index) -> Result<(), TestCaseError> {
 #[test]
 fn a_child_lacks_what_its_parent_lacks_unless_it_overrides_it() {
     let mut changes = vec![
-        environment("qa a=1 b=latest c=^2 out=http://billing.internal:8080"),
+        environment("qa a=1 b=latest c=^2 out=http://10.0.0.9:8080"),
         environment("heir extends=qa"),
         environment("other extends=qa a=2"),
         instance("a 2 10.0.0.1:80"),
@@ -585,7 +585,10 @@ fn an_override_that_comes_or_goes_hides_or_shows_what_is_missing_above() {
 #[test]
 fn as_many_instances_as_demanded() {
     let mut index = Index::default().with_least_instances(2);
-    for change in [environment("dev a=1 out=http://x:1"), instance("a 1 10.0.0.1:80")] {
+    for change in [
+        environment("dev a=1 out=http://10.0.0.9:1"),
+        instance("a 1 10.0.0.1:80"),
+    ] {
         let Change::Put(key, value) = change else {
             unreachable!()
         };
@@ -629,4 +632,41 @@ proptest! {
             }
         }
     }
+}
+
+/// A tool that resolves no names does not take them for missing; what the routers have no address of is.
+#[test]
+fn who_sees_no_addresses_goes_by_what_the_routers_say() {
+    let mut index = Index::default().with_least_instances(2);
+    let records = [
+        environment("dev out=http://billing:80 db=1 api=latest"),
+        instance("db 1 a:80"),
+        instance("db 1 b:80"),
+        instance("api 2 a:81"),
+        instance("api 2 10.0.0.1:81"),
+    ];
+    for change in &records {
+        if let Change::Put(key, value) = change {
+            index.put(key, value.as_bytes(), 1);
+        }
+    }
+    let dev = "dev".parse().unwrap();
+    let mut reasons = |nameless: &[&str]| {
+        index.resolve_unseen(&nameless.iter().map(|name| name.parse().unwrap()).collect());
+        index.settle();
+        assert_eq!(
+            index.shortage(9).services,
+            index.view(&dev).unwrap().reasons().len()
+        );
+        index.view(&dev).unwrap().reasons()
+    };
+    assert_eq!(reasons(&[]), [""; 0]);
+    assert_eq!(
+        reasons(&["billing", "b"]),
+        [
+            "db@1 has 1 of at least 2 live instances: no address is known of b",
+            "out cannot be reached: no address is known of billing",
+        ]
+    );
+    assert_eq!(reasons(&[]), [""; 0]);
 }

@@ -104,6 +104,16 @@ async fn a_host_name_is_followed_as_it_changes() {
         Ok(())
     })
     .await;
+    let waited = world
+        .run("mayfly", &["wait", "dev", "--timeout", "300ms"])
+        .await
+        .unwrap();
+    let told = "legacy cannot be reached: no address is known of legacy.test";
+    assert!(
+        waited.code == Some(1) && waited.stderr.contains(told),
+        "{}",
+        waited.stderr
+    );
     names
         .set(&[("legacy.test", at.ip()), ("own.service", world.internal.ip())])
         .unwrap();
@@ -127,6 +137,10 @@ async fn a_host_name_is_followed_as_it_changes() {
     .await;
     names.set(&[("later.test", moved.ip())]).unwrap();
     reaches(&world, "later", moved).await;
+    // A tool resolves no names, and takes them for what the router makes of them.
+    for arguments in [&["wait", "dev"][..], &["explain", "dev", "later"]] {
+        world.run("mayfly", arguments).await.unwrap().ok().unwrap();
+    }
     eventually(SOON, "the failure is told", async || -> Result<_> {
         let status = world.status("haproxy-updater").await?;
         ensure!(

@@ -46,7 +46,7 @@ pub(super) fn text(report: &Report, one: bool, now: SystemTime) -> String {
 }
 
 fn environments(report: &Report, now: SystemTime) -> String {
-    let mut table = Table::new(["ENVIRONMENT", "PREFIX", "EXTENDS", "STATE", "ENDS", "SOURCE"]);
+    let mut table = Table::new(["ENVIRONMENT", "PREFIX", "EXTENDS", "ENDS", "SOURCE", "STATE"]);
     for environment in &report.environments {
         let source = environment.source.as_ref();
         table.row([
@@ -57,9 +57,10 @@ fn environments(report: &Report, now: SystemTime) -> String {
                 .parents
                 .first()
                 .map_or_else(dash, ToString::to_string),
-            state(environment),
             ends(environment, now),
             source.map_or_else(dash, |source| format!("{} ({})", source.file, source.registrar)),
+            // The last, since it can be long.
+            state(environment),
         ]);
     }
     let mut text = table.render();
@@ -114,7 +115,11 @@ fn services(environment: &EnvironmentReport, now: SystemTime) -> String {
         table.row([
             service.service.to_string(),
             service.version.clone().unwrap_or_else(dash),
-            service.selector.clone(),
+            // An address is long, and is the version too.
+            match service.outside {
+                true => "address".to_owned(),
+                false => service.selector.clone(),
+            },
             origin.map_or_else(|| "own".to_owned(), ToString::to_string),
             Some(service.routes.join(" "))
                 .filter(|routes| !routes.is_empty())
@@ -128,8 +133,10 @@ fn services(environment: &EnvironmentReport, now: SystemTime) -> String {
             state,
         ]);
     }
-    text += "\n";
-    text + &table.render()
+    if view.services.is_empty() {
+        return text + "\nno services\n";
+    }
+    text + "\n" + &table.render()
 }
 
 fn daemons(daemons: &[DaemonView]) -> String {
@@ -145,6 +152,13 @@ fn daemons(daemons: &[DaemonView]) -> String {
             (None, true) => "ready".to_owned(),
             (None, false) => "not ready".to_owned(),
         };
+        let nameless = &daemon.host_names_without_address;
+        if let Some(name) = nameless.first() {
+            state += &format!(", no address of {name}");
+        }
+        if nameless.len() > 1 {
+            state += &format!(" and {} more", nameless.len() - 1);
+        }
         if !daemon.set_aside.is_empty() {
             state += &format!(", {} set aside", daemon.set_aside.len());
         }
