@@ -133,6 +133,17 @@ impl Mirror {
         held.record.as_ref().ok().filter(|_| held.owner == Owner::Us)
     }
 
+    /// The environment as we had registered it, if it has ended.
+    fn ours_that_ended(&self, name: &EnvironmentName) -> Option<&Arc<Environment>> {
+        let past = self
+            .pasts
+            .get(name)
+            .filter(|_| !self.environments.contains_key(name))?;
+        let from_us =
+            |record: &&Arc<Environment>| record.source.as_ref().is_some_and(|it| it.registrar == self.node);
+        past.record.as_ref().ok().filter(from_us)
+    }
+
     /// The history of an environment that has ended, if this asks for the same as that did.
     pub fn ended(&self, environment: &Environment) -> Option<&Past> {
         if self.environments.contains_key(&environment.name) {
@@ -415,7 +426,8 @@ impl Mirror {
         } else if source.is_some() && parsed.is_ok() {
             // Another registrar has taken it over, as `--write-back` does: to write over that would never end.
             self.created.remove(&name);
-            if let Some(ours) = self.ours(&name).cloned() {
+            let ours = self.ours(&name).or_else(|| self.ours_that_ended(&name));
+            if let Some(ours) = ours.cloned() {
                 self.ceded.insert(name.clone(), ours);
             }
         }
