@@ -180,6 +180,11 @@ impl Mirror {
         self.ceded.get(name)
     }
 
+    /// Notes that the file of an environment is a copy: what we had registered from it is past, and any change of it is new.
+    pub fn copied(&mut self, name: &EnvironmentName) {
+        self.ceded.remove(name);
+    }
+
     /// Whether a record of somebody else was there when etcd lost its data, and did not come back.
     pub fn is_lost(&self, name: &EnvironmentName) -> bool {
         self.lost.contains(name)

@@ -25,13 +25,14 @@ use crate::archive::Archive;
 use crate::args::WatchOptions;
 use crate::cabinet::Cabinet;
 use crate::filing::Filing;
-use crate::library::Library;
+use crate::library::{Document, Library};
 use crate::merge::{Changes, Merged, Terms, merge, update};
 use crate::mirror::Mirror;
 use crate::observe::{Look, Observer};
 use crate::plan::{Absences, next_end, plan};
 use crate::publish::{Outcome, publish};
 use crate::report::{Metrics, set_aside};
+use crate::write_back::Origin;
 
 /// How long the status record lives without its registrar.
 const STATUS_TTL: Duration = Duration::from_secs(15);
@@ -190,19 +191,29 @@ impl Registrar {
             Look::Files(names) => {
                 for (name, found) in self.observer.look(names).await {
                     if self.library.take(&name, found) {
-                        self.changes.files.insert(name);
+                        self.note(name);
                     }
                 }
             }
             Look::All => match self.observer.scan(self.library.known()).await {
                 Ok(scan) => {
-                    self.changes.files.extend(self.library.take_scan(scan));
+                    for name in self.library.take_scan(scan) {
+                        self.note(name);
+                    }
                     self.changes.all |= !self.scanned;
                     (self.scanned, self.directory_error) = (true, None);
                 }
                 Err(error) => self.directory_error = Some(format!("the directory cannot be read: {error}")),
             },
         }
+    }
+
+    /// Notes that a file says something else.
+    fn note(&mut self, file: String) {
+        if let Some(Origin::Copy(name)) = self.library.get(&file).map(Document::origin) {
+            self.mirror.copied(name);
+        }
+        self.changes.files.insert(file);
     }
 
     /// Brings etcd in step with the library.
