@@ -18,12 +18,16 @@ pub use fault::Fault;
 pub use write::{list_to_yaml, to_yaml};
 
 use crate::names::EnvironmentName;
-use crate::records::Environment;
+use crate::records::{self, Environment};
 use crate::yaml::{self, Limits, Mark, Node, Value};
 use fault::{Faults, Place};
 
 /// Longest environment file that is read, in octets (1 MiB). Who reads a file checks its length before its content.
 pub const SIZE_LIMIT: u64 = 1 << 20;
+
+/// Longest record of an environment, in octets of JSON without its source and life. etcd takes 1.5 MiB in one step, and an
+/// environment is put together with its history, which says the same.
+const RECORD_LIMIT: usize = 700_000;
 
 /// An environment of a file, without a source, and where the file says what must be unique over all environments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,8 +190,19 @@ impl File {
                 );
             }
         }
+        let found = draft.finish();
+        let octets = found
+            .as_ref()
+            .map_or(0, |found| records::to_json(&found.environment).len());
+        if octets > RECORD_LIMIT {
+            let message = format!(
+                "the environment has {octets} octets as a record in etcd, at most {RECORD_LIMIT} fit: let it name fewer \
+                 services, and inherit the others (`extends`)"
+            );
+            faults.add(mark, place, message);
+        }
         faults.belong_to(&name, before);
-        match draft.finish() {
+        match found {
             Some(found) if faults.count() == before => self.environments.push(found),
             _ => {
                 self.refused.insert(name);

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::names::{NameError, checked_conversions};
 use crate::records::Environment;
 
+/// Longest time that etcd gives a lease (9 000 000 000 s, some 285 years): what has longer to live has no lease.
+const LONGEST_LEASE: Duration = Duration::from_secs(9_000_000_000);
+
 /// When an environment is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -178,7 +181,7 @@ impl Environment {
     }
 
     /// How long it may live from `now` on if it was last used now, for the lease of its key. `None` when nothing ends
-    /// it; nothing at all when it is over.
+    /// it, or nothing for longer than a lease can last; nothing at all when it is over.
     pub fn time_to_live(&self, now: SystemTime) -> Option<Duration> {
         if self.protected {
             return None;
@@ -189,10 +192,8 @@ impl Environment {
             idle.span()
                 .max(kept.map(|kept| kept.left(now)).unwrap_or_default())
         });
-        match (until_expiry, until_idle) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let spans = until_expiry.into_iter().chain(until_idle);
+        spans.min().filter(|span| *span <= LONGEST_LEASE)
     }
 }
 
@@ -244,6 +245,13 @@ mod tests {
             (json!({"expires": "8h", "life": kept}), Some(7 * 3600)),
             (json!({"expires": "2030-01-31T13:00:00Z"}), Some(3600)),
             (json!({"expires": "8h"}), None),
+            // Longer than any lease.
+            (json!({"expires": "9999-12-31T23:59:59Z"}), None),
+            (json!({"idle": "1000years", "life": life}), None),
+            (
+                json!({"idle": "1000years", "expires": "8h", "life": life}),
+                Some(7 * 3600),
+            ),
             (json!({"idle": "10m", "life": life}), Some(600)),
             (json!({"idle": "10m", "life": kept}), Some(2 * 3600)),
             (

@@ -182,6 +182,25 @@ fn a_file_that_is_too_long_is_refused_unread() {
 }
 
 #[test]
+fn what_does_not_fit_into_etcd_is_refused() {
+    let long = "x".repeat(50);
+    let services: Vec<_> = (0..9_000).map(|index| format!("s{index}-{long}")).collect();
+    let text = format!(
+        "- {{name: big, services: [{}]}}\n- name: small\n",
+        services.join(",")
+    );
+    let parsed = parse(text.as_bytes());
+    let names: Vec<_> = environments(&parsed).iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["small"]);
+    assert!(parsed.may_hold(&"big".parse().unwrap()));
+    let told = parsed.faults[0].to_string();
+    assert!(
+        told.starts_with("line 1, column 10, [0]: ") && told.contains("at most 700000 fit"),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_large_honest_file_is_taken() {
     let mut text = String::new();
     for index in 0..1000 {

@@ -16,10 +16,18 @@ use anyhow::Context as _;
 /// # Errors
 /// When the directory or the file cannot be written; the old file is then untouched.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
-    put(path, bytes, mode, true).map(drop)
+    put(path, bytes, mode, Before::Anything).map(drop)
 }
 
-fn put(path: &Path, bytes: &[u8], mode: u32, replace: bool) -> anyhow::Result<bool> {
+/// What must stand in the place of a file so that it is written.
+#[derive(Clone, Copy)]
+enum Before<'a> {
+    Anything,
+    Nothing,
+    Exactly(&'a [u8]),
+}
+
+fn put(path: &Path, bytes: &[u8], mode: u32, before: Before<'_>) -> anyhow::Result<bool> {
     let directory = directory_of(path);
     let name = path
         .file_name()
@@ -42,13 +50,19 @@ fn put(path: &Path, bytes: &[u8], mode: u32, replace: bool) -> anyhow::Result<bo
         temporary.as_file().sync_all()
     };
     write(&mut temporary).with_context(|| format!("cannot write {}", temporary.path().display()))?;
-    let persisted = if replace {
-        temporary.persist(path)
-    } else {
-        temporary.persist_noclobber(path)
+    let persisted = match before {
+        Before::Anything => temporary.persist(path),
+        Before::Nothing => temporary.persist_noclobber(path),
+        // Only now: the disk may have taken its time.
+        Before::Exactly(before) => match std::fs::read(path) {
+            Ok(present) if present == before => temporary.persist(path),
+            _ => return Ok(false),
+        },
     };
     match persisted {
-        Err(error) if !replace && error.error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) if matches!(before, Before::Nothing) && error.error.kind() == ErrorKind::AlreadyExists => {
+            return Ok(false);
+        }
         persisted => persisted
             .map_err(|error| error.error)
             .with_context(|| format!("cannot rename the new file to {}", path.display()))?,
@@ -61,7 +75,16 @@ fn put(path: &Path, bytes: &[u8], mode: u32, replace: bool) -> anyhow::Result<bo
 /// # Errors
 /// As [`write_atomically`].
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<bool> {
-    put(path, bytes, mode, false)
+    put(path, bytes, mode, Before::Nothing)
+}
+
+/// As [`write_atomically`], but only over a file that still holds exactly `before` when the new one is ready to take its
+/// place. Says whether it wrote.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_over(path: &Path, before: &[u8], bytes: &[u8], mode: u32) -> anyhow::Result<bool> {
+    put(path, bytes, mode, Before::Exactly(before))
 }
 
 /// As [`write_atomically`], but leaves a file that already holds exactly `bytes` alone. Says whether it wrote.
@@ -124,6 +147,22 @@ mod tests {
         assert!(write_new(&path, b"one\n", 0o644).unwrap());
         assert!(!write_new(&path, b"two\n", 0o644).unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), b"one\n");
+        assert_eq!(names(directory.path()), ["a.yaml"]);
+    }
+
+    #[test]
+    fn only_what_was_expected_is_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.yaml");
+        assert!(
+            !write_over(&path, b"", b"new\n", 0o644).unwrap(),
+            "nothing is not an empty file"
+        );
+        std::fs::write(&path, "of a person\n").unwrap();
+        assert!(!write_over(&path, b"old\n", b"new\n", 0o644).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"of a person\n");
+        assert!(write_over(&path, b"of a person\n", b"new\n", 0o644).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"new\n");
         assert_eq!(names(directory.path()), ["a.yaml"]);
     }
 

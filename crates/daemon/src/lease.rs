@@ -27,6 +27,7 @@ pub struct Advertiser {
     changed: watch::Sender<u64>,
     /// The change up to which everything is in etcd; goes back to 0 when that is in doubt.
     written: watch::Receiver<u64>,
+    taken_over: watch::Receiver<BTreeSet<Key>>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +43,7 @@ impl Advertiser {
         let wanted = Arc::<Mutex<Wanted>>::default();
         let (changed, changes) = watch::channel(0);
         let (written_sender, written) = watch::channel(0);
+        let (foreign, taken_over) = watch::channel(BTreeSet::new());
         let keeper = Keeper {
             store: store.clone(),
             ttl,
@@ -49,14 +51,21 @@ impl Advertiser {
             changes,
             written: written_sender,
             held: BTreeMap::new(),
-            foreign: BTreeSet::new(),
+            foreign,
         };
         tasks.spawn("advertiser", keeper.run());
         Self {
             wanted,
             changed,
             written,
+            taken_over,
         }
+    }
+
+    /// The keys that another writer has taken over, as far as is known by now, and every change of that. Of two that
+    /// advertise the same key only one finds it here: the one that came first.
+    pub fn taken_over(&self) -> watch::Receiver<BTreeSet<Key>> {
+        self.taken_over.clone()
     }
 
     /// Wants `key` to have this value, or with `None` to be gone. Returns at once; see [`Advertiser::flush`].
@@ -135,7 +144,7 @@ struct Keeper {
     /// What it has put under the present lease.
     held: BTreeMap<Key, Vec<u8>>,
     /// Keys that somebody else has taken over.
-    foreign: BTreeSet<Key>,
+    foreign: watch::Sender<BTreeSet<Key>>,
 }
 
 /// Why one step of the keeper did not work out.
@@ -235,6 +244,21 @@ impl Keeper {
         }
     }
 
+    fn is_foreign(&self, key: &Key) -> bool {
+        self.foreign.borrow().contains(key)
+    }
+
+    /// Notes whether a key is somebody else's; says whether that is new.
+    fn note_foreign(&self, key: &Key, foreign: bool) -> bool {
+        self.foreign.send_if_modified(|keys| {
+            if foreign {
+                keys.insert(key.clone())
+            } else {
+                keys.remove(key)
+            }
+        })
+    }
+
     fn has_work(&self) -> bool {
         !lock(&self.wanted).values.is_empty()
     }
@@ -267,7 +291,7 @@ impl Keeper {
             self.held.remove(&key);
         }
         for (key, value) in values {
-            if self.held.get(&key) == Some(&value) || self.foreign.contains(&key) {
+            if self.held.get(&key) == Some(&value) || self.is_foreign(&key) {
                 continue;
             }
             // The first put takes over what a predecessor left behind; later ones must not take it back from a successor.
@@ -281,7 +305,7 @@ impl Keeper {
                     .is_none();
                 if missing {
                     self.look_after(&key, lease).await?;
-                    if self.foreign.contains(&key) {
+                    if self.is_foreign(&key) {
                         continue;
                     }
                 }
@@ -301,7 +325,7 @@ impl Keeper {
         let wanted: Vec<Key> = lock(&self.wanted).values.keys().cloned().collect();
         for key in wanted {
             if present.contains(&self.store.keyspace().text(&key)) {
-                self.foreign.remove(&key);
+                self.note_foreign(&key, false);
             } else {
                 self.look_after(&key, lease).await?;
             }
@@ -314,17 +338,17 @@ impl Keeper {
     async fn look_after(&mut self, key: &Key, lease: LeaseId) -> Result<(), Trouble> {
         let found = self.store.get(key).await?;
         if found.as_ref().is_some_and(|entry| entry.lease == Some(lease)) {
-            self.foreign.remove(key);
+            self.note_foreign(key, false);
             return Ok(());
         }
         let text = self.store.keyspace().text(key);
         let was_held = self.held.remove(key).is_some();
         if found.is_none() {
-            self.foreign.remove(key);
+            self.note_foreign(key, false);
             if was_held {
                 warn!("{text} is missing in etcd: putting it again");
             }
-        } else if self.foreign.insert(key.clone()) {
+        } else if self.note_foreign(key, true) {
             warn!("{text} has been taken over by another writer: leaving it alone until it is gone");
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use mayfly_core::environment_file::{Found, parse, to_yaml};
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::Environment;
-use mayfly_daemon::file::{write_atomically, write_new};
+use mayfly_daemon::file::{write_new, write_over};
 
 use crate::archive::Archive;
 use crate::scan::{self, Content, is_environment_file};
@@ -237,12 +237,10 @@ impl Cabinet {
             return Ok(None);
         }
         self.archive(name, without_mark(&before), SystemTime::now())?;
-        // Nothing that takes time comes between this look and the writing.
-        if self.read(&file).as_ref() != Some(&before) {
-            return Ok(None);
-        }
-        match write_atomically(&path, &content, MODE) {
-            Ok(()) => Ok(Some(format!("{file} follows environment {name} of etcd"))),
+        match write_over(&path, &before, &content, MODE) {
+            Ok(true) => Ok(Some(format!("{file} follows environment {name} of etcd"))),
+            // A person was faster here, too.
+            Ok(false) => Ok(None),
             Err(error) => Err(self.unwritable(&error)),
         }
     }

@@ -109,11 +109,15 @@ impl Filing {
             let file = write_back::home(name);
             let base = library.get(&file).map(|document| document.origin());
             if !matches!(base, Some(Origin::Edited { base, .. }) if *base == write_back::digest_of(theirs)) {
+                let told = self.conflicts.insert(name.clone(), accepted.clone());
+                // While etcd is out of reach, the same takeover comes again with each try.
+                if told.is_some_and(|told| Arc::ptr_eq(&told, accepted)) {
+                    continue;
+                }
                 warn!(
                     "environment {name} was changed in etcd ({}) and in {file} at once: the file wins, what etcd had is archived",
                     mirror.other(name).unwrap_or_default()
                 );
-                self.conflicts.insert(name.clone(), accepted.clone());
             }
         }
     }

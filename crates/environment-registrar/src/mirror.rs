@@ -5,54 +5,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use mayfly_core::keys::{Key, KeySpace};
 use mayfly_core::lifetime::{Life, Moment};
 use mayfly_core::names::{DnsPrefix, EnvironmentName, HeaderValue, NodeName};
-use mayfly_core::records::{self, Environment, SetAside, Source};
-use mayfly_daemon::store::{Entry, LeaseId};
+use mayfly_core::records::{self, Environment, SetAside};
+use mayfly_daemon::store::Entry;
 use mayfly_daemon::watch::{Batch, Change};
 
+mod held;
 mod past;
 
+pub use held::{Held, Owner};
+use held::{end_of, source_of, split};
 pub(crate) use past::with_life;
 pub use past::{End, Past};
-
-/// A record in etcd.
-#[derive(Debug, Clone)]
-pub struct Held {
-    /// The revision at which it was last put.
-    pub mod_revision: i64,
-    /// The revision at which its key was created.
-    pub create_revision: i64,
-    /// The environment without its life, or why the value is none.
-    pub record: Result<Arc<Environment>, String>,
-    /// What became of it since it was first registered.
-    pub life: Option<Life>,
-    /// The lease that it hangs on, as far as the watch has told of it.
-    pub lease: Option<LeaseId>,
-    /// Whether that is as it should be: we have seen to it ourselves.
-    pub lease_is_checked: bool,
-    /// The revision at which its history was put, if that says the same.
-    pub history: Option<i64>,
-    /// Whose it is.
-    pub owner: Owner,
-    /// When it ends, whatever its use.
-    ends: Option<Moment>,
-}
-
-/// Whose a record is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
-    /// It says that it came from this registrar, or stands where this registrar created the key and does not say that it
-    /// came from another one: then somebody has overwritten it by hand.
-    Us,
-    /// Somebody else registered it: `registrar of node x`, or `somebody by hand`.
-    Other(String),
-    /// The value is nothing that anybody could use.
-    Nobody,
-}
 
 /// All records in etcd, and what is known of those that have been.
 #[derive(Debug)]
@@ -133,6 +100,17 @@ impl Mirror {
         held.record.as_ref().ok().filter(|_| held.owner == Owner::Us)
     }
 
+    /// The environment as we had registered it, if it has ended.
+    fn ours_that_ended(&self, name: &EnvironmentName) -> Option<&Arc<Environment>> {
+        let past = self
+            .pasts
+            .get(name)
+            .filter(|_| !self.environments.contains_key(name))?;
+        let from_us =
+            |record: &&Arc<Environment>| record.source.as_ref().is_some_and(|it| it.registrar == self.node);
+        past.record.as_ref().ok().filter(from_us)
+    }
+
     /// The history of an environment that has ended, if this asks for the same as that did.
     pub fn ended(&self, environment: &Environment) -> Option<&Past> {
         if self.environments.contains_key(&environment.name) {
@@ -167,6 +145,11 @@ impl Mirror {
     /// What we had registered, if another registrar has taken the environment over since.
     pub fn ceded(&self, name: &EnvironmentName) -> Option<&Arc<Environment>> {
         self.ceded.get(name)
+    }
+
+    /// Notes that the file of an environment is a copy: what we had registered from it is past, and any change of it is new.
+    pub fn copied(&mut self, name: &EnvironmentName) {
+        self.ceded.remove(name);
     }
 
     /// Whether a record of somebody else was there when etcd lost its data, and did not come back.
@@ -415,7 +398,8 @@ impl Mirror {
         } else if source.is_some() && parsed.is_ok() {
             // Another registrar has taken it over, as `--write-back` does: to write over that would never end.
             self.created.remove(&name);
-            if let Some(ours) = self.ours(&name).cloned() {
+            let ours = self.ours(&name).or_else(|| self.ours_that_ended(&name));
+            if let Some(ours) = ours.cloned() {
                 self.ceded.insert(name.clone(), ours);
             }
         }
@@ -521,52 +505,6 @@ impl Mirror {
     }
 }
 
-impl Held {
-    /// The environment, if it is somebody else's.
-    fn of_others(&self) -> Option<&Arc<Environment>> {
-        self.record
-            .as_ref()
-            .ok()
-            .filter(|_| matches!(self.owner, Owner::Other(_)))
-    }
-
-    /// The environment with its life.
-    pub fn environment(&self) -> Option<Environment> {
-        let record = self.record.as_ref().ok()?;
-        Some(with_life(record, self.life.as_ref()))
-    }
-
-    /// How long its lease should let it live from `now` on, if it was used just now; `None` if nothing ends it.
-    pub fn time_to_live(&self, now: SystemTime) -> Option<Duration> {
-        let record = self.record.as_ref().ok()?;
-        if record.expires.is_none() && record.idle.is_none() {
-            return None;
-        }
-        self.environment()?.time_to_live(now)
-    }
-}
-
-/// The record without its life, and that.
-fn split(
-    parsed: Result<Environment, records::RecordError>,
-) -> (Result<Arc<Environment>, String>, Option<Life>) {
-    match parsed {
-        Ok(mut environment) => {
-            let life = environment.life.take();
-            (Ok(Arc::new(environment)), life)
-        }
-        Err(error) => (Err(error.to_string()), None),
-    }
-}
-
-/// When an environment ends by itself, whatever its use.
-fn end_of(record: &Environment, life: Option<&Life>) -> Option<Moment> {
-    if record.protected || record.expires.is_none() {
-        return None;
-    }
-    with_life(record, life).ends_at()
-}
-
 fn take_out<Text: std::hash::Hash + Eq>(
     claims: &mut HashMap<Text, BTreeSet<EnvironmentName>>,
     text: &Text,
@@ -578,12 +516,6 @@ fn take_out<Text: std::hash::Hash + Eq>(
             claims.remove(text);
         }
     }
-}
-
-/// The source of a record that is otherwise no good: a newer registrar may write what this one can't read.
-fn source_of(value: &[u8]) -> Option<Source> {
-    let mut record: serde_json::Value = records::parse(value).ok()?;
-    serde_json::from_value(record.get_mut("source")?.take()).ok()
 }
 
 #[cfg(test)]

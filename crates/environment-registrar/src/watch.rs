@@ -1,9 +1,12 @@
-//! The command `watch`: runs the chain whenever the directory or etcd has changed.
+//! The command `watch`: runs the chain whenever the directory or etcd has changed. Of two registrars that run as the same
+//! node, each would delete what the other has registered; so the one that came first stands by.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-use mayfly_core::keys::Daemon;
+use mayfly_core::keys::{Daemon, Key};
+use mayfly_core::names::NodeName;
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::lease::Advertiser;
@@ -14,20 +17,22 @@ use mayfly_daemon::store::Store;
 use mayfly_daemon::tasks::Tasks;
 use mayfly_daemon::watch::{self, Watch, WatchOptions as EtcdWatchOptions};
 use prometheus_client::registry::Registry;
+use tokio::sync;
 use tokio::time::sleep_until;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::archive::Archive;
 use crate::args::WatchOptions;
 use crate::cabinet::Cabinet;
 use crate::filing::Filing;
-use crate::library::Library;
+use crate::library::{Document, Library};
 use crate::merge::{Changes, Merged, Terms, merge, update};
 use crate::mirror::Mirror;
 use crate::observe::{Look, Observer};
 use crate::plan::{Absences, next_end, plan};
 use crate::publish::{Outcome, publish};
 use crate::report::{Metrics, set_aside};
+use crate::write_back::Origin;
 
 /// How long the status record lives without its registrar.
 const STATUS_TTL: Duration = Duration::from_secs(15);
@@ -78,11 +83,14 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
         observer: Observer::new(&options.directory, options.poll, options.rescan),
         etcd,
         library: Library::new(node.clone()),
-        mirror: Mirror::new(store.keyspace().clone(), node),
+        mirror: Mirror::new(store.keyspace().clone(), node.clone()),
         merged: Merged::default(),
         absences: Absences::new(options.grace),
         force: options.force,
         filing: Filing::new(cabinet, options.write_back),
+        node,
+        taken_over: advertiser.taken_over(),
+        standing_by: false,
         scanned: false,
         directory_error: None,
         changes: Changes::default(),
@@ -109,6 +117,11 @@ struct Registrar {
     /// Whether protected environments are deleted with their files too.
     force: bool,
     filing: Filing,
+    node: NodeName,
+    /// The status record is in it when another registrar runs as this node.
+    taken_over: sync::watch::Receiver<BTreeSet<Key>>,
+    /// Whether etcd and the files are left to that one.
+    standing_by: bool,
     /// Whether the directory has been looked through once.
     scanned: bool,
     directory_error: Option<String>,
@@ -134,6 +147,7 @@ impl Registrar {
                 look = self.observer.next() => self.look(look).await,
                 batch = self.etcd.next_batch_coalesced() => self.changes.add(self.mirror.take(batch)),
                 gone = self.filing.turn() => self.forget(gone),
+                Ok(()) = self.taken_over.changed() => self.stand_by(),
                 () = sleep_until(again.into()) => {}
             }
             tokio::select! {
@@ -141,6 +155,25 @@ impl Registrar {
                 () = self.round() => {}
             }
         }
+    }
+
+    /// Leaves etcd to another registrar that runs as the same node, or goes on when that has ended.
+    fn stand_by(&mut self) {
+        let is_taken = !self.taken_over.borrow_and_update().is_empty();
+        if std::mem::replace(&mut self.standing_by, is_taken) == is_taken {
+            return;
+        }
+        let node = &self.node;
+        if is_taken {
+            error!(
+                "another environment-registrar runs as node {node} since: leaving everything to that one until it ends; \
+                 if both are to run, give each a --node of its own"
+            );
+        } else {
+            info!("no other environment-registrar runs as node {node} any more: going on");
+        }
+        // Everything is looked at again then; until then no time is worth waking up for.
+        (self.changes.all, self.again) = (true, None);
     }
 
     /// Notes that files are gone, before their environments are taken for alive again by them.
@@ -158,13 +191,15 @@ impl Registrar {
             Look::Files(names) => {
                 for (name, found) in self.observer.look(names).await {
                     if self.library.take(&name, found) {
-                        self.changes.files.insert(name);
+                        self.note(name);
                     }
                 }
             }
             Look::All => match self.observer.scan(self.library.known()).await {
                 Ok(scan) => {
-                    self.changes.files.extend(self.library.take_scan(scan));
+                    for name in self.library.take_scan(scan) {
+                        self.note(name);
+                    }
                     self.changes.all |= !self.scanned;
                     (self.scanned, self.directory_error) = (true, None);
                 }
@@ -173,10 +208,19 @@ impl Registrar {
         }
     }
 
+    /// Notes that a file says something else.
+    fn note(&mut self, file: String) {
+        if let Some(Origin::Copy(name)) = self.library.get(&file).map(Document::origin) {
+            self.mirror.copied(name);
+        }
+        self.changes.files.insert(file);
+    }
+
     /// Brings etcd in step with the library.
     async fn round(&mut self) {
         let due = self.again.is_some_and(|again| again <= Instant::now());
-        if (due || !self.changes.is_empty()) && self.scanned && self.mirror.is_listed() {
+        let may_write = !self.standing_by && self.scanned && self.mirror.is_listed();
+        if may_write && (due || !self.changes.is_empty()) {
             self.again = None;
             let mut outcome = Outcome::default();
             match self.write(&mut outcome).await {

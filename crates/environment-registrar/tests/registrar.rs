@@ -194,6 +194,39 @@ async fn two_registrars_do_not_overwrite_each_other() {
 }
 
 #[tokio::test]
+async fn of_two_registrars_of_one_node_the_first_stands_by() {
+    let world = World::started(&[("a.yaml", &environment("a", "1"))]).await;
+    world.until(&["a:1"]).await;
+    std::fs::create_dir(world.path("second")).unwrap();
+    std::fs::write(world.path("second/b.yaml"), "name: b").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_environment-registrar"));
+    let grace = format!("{}ms", GRACE.as_millis());
+    command.arg("watch").arg(world.path("second"));
+    command.args([
+        "--node",
+        "us",
+        "--grace",
+        &grace,
+        "--etcd",
+        &world.etcd.endpoint(),
+    ]);
+    let mut second = process::Process::spawn("second", &command, &world.path("second.log")).unwrap();
+    mayfly_e2e::eventually(LIMIT, "the first one's report", async || {
+        let output = world.registrar.as_ref().unwrap().output();
+        output.contains("another environment-registrar runs as node us since")
+    })
+    .await;
+    world.until(&["b"]).await;
+    let entry = world.entry("b").await;
+    throughout(GRACE * 4, "the second one's record", async || {
+        world.all().await == ["b"] && world.entry("b").await == entry
+    })
+    .await;
+    second.terminate(LIMIT).await.unwrap();
+    world.until(&["a:1"]).await;
+}
+
+#[tokio::test]
 async fn what_is_changed_by_hand_or_lost_is_published_again() {
     let mut world = World::started(&[("a.yaml", &environment("a", "1")), ("b.yaml", "name: b")]).await;
     world.until(&["a:1", "b"]).await;

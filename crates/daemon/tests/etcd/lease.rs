@@ -134,11 +134,14 @@ async fn a_key_that_another_writer_took_over_is_left_to_it() {
         value(&etcd, "dev").await.as_deref() == Some("of the second")
     })
     .await;
+    let taken_over = |advertiser: &Advertiser| advertiser.taken_over().borrow().contains(&environment("dev"));
+    assert!(taken_over(&first) && !taken_over(&second));
     second.shutdown(SOON).await.unwrap();
     eventually(SOON, "the first one has it again", async || {
         value(&etcd, "dev").await.as_deref() == Some("draining")
     })
     .await;
+    assert!(!taken_over(&first));
     second.shutdown(SOON).await.unwrap();
     first.shutdown(SOON).await.unwrap();
     assert_eq!(value(&etcd, "dev").await, None);

@@ -286,4 +286,10 @@ async fn registrars_that_write_back_do_not_take_environments_from_each_other_for
     // A further change counts.
     edit(&x, "2.0.0", "4.0.0");
     becomes(&world, "x", "4.0.0", "test").await;
+    // So does one of a new copy, also to what was lost before.
+    let copy = theirs.join("x.yaml");
+    fs::remove_file(&copy).unwrap();
+    says(&copy, &one("x", "4.0.0")).await;
+    edit(&copy, "4.0.0", "3.0.0");
+    becomes(&world, "x", "3.0.0", "other").await;
 }

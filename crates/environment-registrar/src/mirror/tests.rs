@@ -108,6 +108,24 @@ fn a_record_that_another_registrar_has_taken_over_is_its() {
 }
 
 #[test]
+fn who_takes_over_may_make_the_key_anew() {
+    let mut mirror = mirror();
+    mirror.take(batch(
+        9,
+        vec![
+            put("a", &record("a", "us"), 2, 2),
+            history("a", &record("a", "us"), 2),
+        ],
+    ));
+    mirror.take(batch(10, vec![gone("environments", "a")]));
+    mirror.take(batch(11, vec![put("a", &record("a", "them"), 11, 11)]));
+    assert!(
+        mirror.ceded(&"a".parse().unwrap()).is_some(),
+        "as `mayfly apply --force` does"
+    );
+}
+
+#[test]
 fn news_that_are_older_than_our_own_writes_change_nothing() {
     let mut mirror = mirror();
     mirror.take(batch(9, vec![put("a", &record("a", "us"), 2, 2)]));
