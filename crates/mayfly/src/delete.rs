@@ -11,7 +11,7 @@ use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::store::{Guard, Store};
 use mayfly_daemon::{environments, output};
 
-use crate::registry::{is_applied, origin};
+use crate::registry::{Registry, is_applied, origin, unknown};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,7 +62,7 @@ async fn delete(store: &Store, name: &EnvironmentName, force: bool) -> anyhow::R
         let Some(entry) = store.get(&Key::Environment(name.clone())).await? else {
             match store.get(&Key::History(name.clone())).await? {
                 Some(_) => bail!("{name} has ended already"),
-                None => bail!("there is no environment {name}"),
+                None => bail!("{}", unknown(name, Registry::read(store).await?.live.keys())),
             }
         };
         let environment = records::parse_environment(name, &entry.value).ok();

@@ -9,7 +9,7 @@ use mayfly_core::names::{EnvironmentName, Hostname, ServiceName};
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output::{self, Format, Table, printable};
 
-use crate::state::State;
+use crate::state::{DaemonView, State};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,14 +69,16 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
         Format::Json => output::json(&explanation)?,
         Format::Table => text(&explanation),
     })?;
-    for router in state
-        .daemons()
-        .iter()
-        .filter(|daemon| daemon.daemon == "haproxy-updater")
-    {
-        if router.lag > 0 {
-            let (node, lag) = (&router.node, router.lag);
-            eprintln!("router {node} is {lag} revisions behind, and may do otherwise for a moment");
+    let mut routers = state.daemons();
+    routers.retain(|daemon| daemon.daemon == "haproxy-updater");
+    if routers.is_empty() {
+        eprintln!("note: no router is there that would do so");
+    }
+    for DaemonView { node, error, lag, .. } in &routers {
+        match (error, lag) {
+            (Some(error), _) => eprintln!("note: router {node} may do otherwise: {}", printable(error)),
+            (None, 0) => {}
+            (None, _) => eprintln!("note: router {node} lags behind, and may do otherwise for a moment"),
         }
     }
     Ok(match explanation.answer.is_good() {

@@ -12,7 +12,7 @@ use mayfly_daemon::store::Guard;
 use mayfly_daemon::{environments, output};
 
 use crate::clash::clashes;
-use crate::registry::{Live, Registry};
+use crate::registry::{Live, Registry, unknown};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -81,7 +81,8 @@ fn kept(environment: &Environment, time: Idle, now: SystemTime) -> anyhow::Resul
 /// An environment that has ended, as it comes back.
 fn revived(registry: &Registry, args: &Args, now: SystemTime) -> anyhow::Result<Environment> {
     let Some(environment) = registry.ended.get(&args.name) else {
-        bail!("there is no environment {}, and there has been none", args.name);
+        let known = registry.live.keys().chain(registry.ended.keys());
+        bail!("{}", unknown(&args.name, known));
     };
     let clashes = clashes(registry, &[environment]);
     ensure!(clashes.is_empty(), "it can't come back: {}", clashes.join("; "));
@@ -232,9 +233,18 @@ mod tests {
         };
         let noon = "2030-01-31T12:00:00Z".parse::<Moment>().unwrap().time();
         let error = revived(&registry, &args, noon).unwrap_err();
+        assert_eq!(error.to_string(), "there is no environment a");
+        registry
+            .ended
+            .insert("temp-1".parse().unwrap(), environment(json!({})));
+        let typo = Args {
+            name: "temp1".parse().unwrap(),
+            time: args.time,
+        };
+        let error = revived(&registry, &typo, noon).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "there is no environment a, and there has been none"
+            "there is no environment temp1; did you mean temp-1?"
         );
         registry
             .ended

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use mayfly_core::keys::Key;
 use mayfly_core::names::{EnvironmentName, NodeName};
+use mayfly_core::nearest::nearest;
 use mayfly_core::records::{self, Environment, Source};
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output::printable;
@@ -59,6 +60,15 @@ impl Registry {
     /// The environments that are registered and can be read.
     pub fn environments(&self) -> impl Iterator<Item = &Environment> {
         self.live.values().filter_map(|live| live.record.as_ref().ok())
+    }
+}
+
+/// That there is no environment of a name, and which was meant.
+pub fn unknown<'a>(name: &EnvironmentName, known: impl Iterator<Item = &'a EnvironmentName>) -> String {
+    let known: Vec<&str> = known.map(EnvironmentName::as_str).collect();
+    match nearest(name.as_str(), &known) {
+        Some(meant) => format!("there is no environment {name}; did you mean {meant}?"),
+        None => format!("there is no environment {name}"),
     }
 }
 

@@ -7,12 +7,13 @@ use mayfly_core::explain;
 use mayfly_core::index::Index;
 use mayfly_core::keys::{Daemon, Key, KeySpace};
 use mayfly_core::names::{EnvironmentName, Hostname, NodeName};
-use mayfly_core::nearest::nearest;
 use mayfly_core::records::{self, Router, Status};
 use mayfly_core::version::BackendId;
 use mayfly_daemon::store::{Entry, LeaseId, Store, StoreError};
 use mayfly_daemon::watch::{Batch, Change};
 use serde::Serialize;
+
+use crate::registry;
 
 /// What stands in etcd at one revision.
 #[derive(Debug)]
@@ -174,15 +175,8 @@ impl State {
         if self.history.contains(name) {
             return format!("environment {name} has ended; `mayfly keep {name} 8h` brings it back");
         }
-        let names: Vec<&str> = self
-            .index
-            .environments()
-            .map(|other| other.name.as_str())
-            .collect();
-        match nearest(name.as_str(), &names) {
-            Some(meant) => format!("there is no environment {name}; did you mean {meant}?"),
-            None => format!("there is no environment {name}"),
-        }
+        let known = self.index.environments().map(|other| &other.name);
+        registry::unknown(name, known)
     }
 
     /// The newest revision of all that an environment is made of: its record, those that it extends, and the instances

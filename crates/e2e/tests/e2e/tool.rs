@@ -218,7 +218,7 @@ async fn what_is_kept_outlives_its_end_and_what_has_ended_comes_back() {
     for (name, part) in [
         ("plain", "plain has neither `expires` nor `idle`: nothing ends it"),
         ("safe", "safe is protected: nothing ends it"),
-        ("never", "there is no environment never, and there has been none"),
+        ("never", "there is no environment never"),
     ] {
         refused(&mayfly(&world, &format!("keep {name} 1h")).await, part);
     }
