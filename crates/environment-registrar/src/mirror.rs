@@ -39,6 +39,8 @@ pub struct Mirror {
     ceded: BTreeMap<EnvironmentName, Arc<Environment>>,
     /// The records of others that were there when etcd lost its data.
     lost: BTreeSet<EnvironmentName>,
+    /// The environments that were seen since etcd was empty at first: it may have lost its data while we were down.
+    seen: Option<BTreeSet<EnvironmentName>>,
     unknown: BTreeMap<String, String>,
     /// The records that are no environments.
     broken: BTreeSet<EnvironmentName>,
@@ -72,6 +74,7 @@ impl Mirror {
             created: BTreeMap::new(),
             ceded: BTreeMap::new(),
             lost: BTreeSet::new(),
+            seen: None,
             unknown: BTreeMap::new(),
             broken: BTreeSet::new(),
             prefixes: HashMap::new(),
@@ -152,9 +155,9 @@ impl Mirror {
         self.ceded.remove(name);
     }
 
-    /// Whether a record of somebody else was there when etcd lost its data, and did not come back.
+    /// Whether a record of somebody else was there, or may have been, when etcd lost its data, and did not come back.
     pub fn is_lost(&self, name: &EnvironmentName) -> bool {
-        self.lost.contains(name)
+        self.lost.contains(name) || self.seen.as_ref().is_some_and(|seen| !seen.contains(name))
     }
 
     /// The environments of others that have a prefix.
@@ -203,6 +206,9 @@ impl Mirror {
             all: batch.listed && !self.listed,
             ..News::default()
         };
+        if news.all && batch.changes.is_empty() {
+            self.seen = Some(BTreeSet::new());
+        }
         self.listed |= batch.listed;
         if batch.listed && batch.revision < self.revision {
             // Another etcd, or one that lost its data: its revisions begin anew, and every write of ours is gone.
@@ -404,6 +410,9 @@ impl Mirror {
             }
         }
         self.lost.remove(&name);
+        if let Some(seen) = &mut self.seen {
+            seen.insert(name.clone());
+        }
         let owner = if self.created.get(&name) == Some(&entry.create_revision) {
             Owner::Us
         } else {

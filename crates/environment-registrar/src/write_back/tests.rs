@@ -98,7 +98,8 @@ fn copies_follow_etcd() {
     assert_eq!(words(&[], &[(&old, "us")]), none, "our own is not written back");
     assert_eq!(words(&[("a.yaml", &copied)], &[(&old, "them")]), none);
     assert_eq!(words(&[("a.yaml", &copied)], &[(&new, "them")]), ["write a"]);
-    assert_eq!(words(&[("a.yaml", &copied)], &[]), ["delete a"]);
+    let other = environment("b", "1");
+    assert_eq!(words(&[("a.yaml", &copied)], &[(&other, "us")]), ["delete a"]);
     assert_eq!(words(&[("a.yaml", &copied)], &[(&new, "us")]), ["delete a"]);
     for records in [&[(&new, "them")][..], &[], &[(&new, "us")]] {
         assert_eq!(words(&[("a.yaml", &edited)], records), none);
@@ -135,6 +136,35 @@ fn copies_stay_when_etcd_loses_its_data() {
     let text = copy(&a).unwrap();
     let copies = plan(&library(&[("a.yaml", &text)]), &mirror, &BTreeMap::new());
     assert_eq!((copies.deletes.len(), copies.told.len()), (0, 1));
+}
+
+#[test]
+fn copies_stay_when_etcd_is_empty_at_first() {
+    let a = environment("a", "1");
+    let mut mirror = Mirror::new(KeySpace::default(), "us".parse().unwrap());
+    let text = copy(&a).unwrap();
+    let library = library(&[("a.yaml", &text)]);
+    let batch = |revision, listed, changes| Batch {
+        revision,
+        listed,
+        changes,
+    };
+    mirror.take(batch(1, true, Vec::new()));
+    let copies = plan(&library, &mirror, &BTreeMap::new());
+    assert_eq!((copies.deletes.len(), copies.told.len()), (0, 1));
+    // From now on it goes with its environment.
+    let key = "/mayfly/environments/a".to_owned();
+    let entry = Record {
+        key: key.clone(),
+        value: mayfly_core::records::to_json(&a),
+        create_revision: 2,
+        mod_revision: 2,
+        lease: None,
+    };
+    mirror.take(batch(2, false, vec![Change::Put(entry)]));
+    mirror.take(batch(3, false, vec![Change::Delete { key }]));
+    let copies = plan(&library, &mirror, &BTreeMap::new());
+    assert_eq!((copies.deletes.len(), copies.told.len()), (1, 0));
 }
 
 #[test]
