@@ -43,7 +43,8 @@ enum Write {
 /// Carries out a plan.
 ///
 /// # Errors
-/// The first write or read that fails; those that were done by then are noted in the mirror and in `outcome`.
+/// The first write or read that fails; those that were done are noted in the mirror and in `outcome`. What etcd refuses
+/// holds up nothing else; when it does not answer, nothing more is begun.
 pub async fn publish(
     store: &Store,
     mirror: &mut Mirror,
@@ -61,8 +62,12 @@ pub async fn publish(
     let deletes = deletes.map(|(name, guard)| Write::Delete(name, guard));
     let ends = plan.ends.into_iter();
     let ends = ends.map(|(name, guard)| Write::End(name, guard));
-    write_all(store, mirror, puts, outcome).await?;
-    write_all(store, mirror, deletes.chain(ends).collect(), outcome).await
+    let put = write_all(store, mirror, puts, outcome).await;
+    if put.as_ref().is_err_and(|error| !error.is_refusal()) {
+        return put;
+    }
+    let deleted = write_all(store, mirror, deletes.chain(ends).collect(), outcome).await;
+    put.and(deleted)
 }
 
 /// Looks at the leases that are in doubt; gives the records to put again because theirs is wrong.
@@ -100,9 +105,10 @@ async fn write_all(
 ) -> Result<(), StoreError> {
     let mut under_way = JoinSet::new();
     let mut writes = writes.into_iter();
-    let mut failure = None;
+    let mut failure: Option<StoreError> = None;
     loop {
-        while failure.is_none() && under_way.len() < AT_ONCE {
+        let goes_on = failure.as_ref().is_none_or(StoreError::is_refusal);
+        while goes_on && under_way.len() < AT_ONCE {
             let Some(write) = writes.next() else { break };
             let store = store.clone();
             under_way.spawn(async move {
@@ -123,13 +129,21 @@ async fn write_all(
                 debug!("environment {name} was changed by somebody else in between");
                 match read(store, name).await {
                     Ok((entry, history)) => mirror.refresh(name, entry, history),
-                    Err(error) => failure = failure.or(Some(error)),
+                    Err(error) => failure = worse(failure, error),
                 }
             }
-            Err(error) => failure = failure.or(Some(error)),
+            Err(error) => failure = worse(failure, error),
         }
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// The failure to go by: that etcd does not answer weighs more than that it refuses something.
+fn worse(failure: Option<StoreError>, error: StoreError) -> Option<StoreError> {
+    Some(match failure {
+        Some(first) if !first.is_refusal() || error.is_refusal() => first,
+        _ => error,
+    })
 }
 
 /// The record of an environment and its history. Read one after the other: what happens in between the watch tells.

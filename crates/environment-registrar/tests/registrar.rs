@@ -8,6 +8,7 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use harness::{GRACE, LIMIT, World, environment};
+use mayfly_e2e::etcd::Etcd;
 use mayfly_e2e::poll::throughout;
 use mayfly_e2e::process;
 
@@ -388,4 +389,30 @@ async fn check_and_list() {
         .ok()
         .unwrap();
     assert_eq!(other, "no environments\n");
+}
+
+#[tokio::test]
+async fn what_etcd_refuses_holds_up_nothing_else() {
+    let etcd = Etcd::start_with(&["--max-request-bytes", "3000"]).await.unwrap();
+    let mut world = World::new_on(etcd, &[("b.yaml", "name: b"), ("c.yaml", "name: c")]);
+    world.start(&[]).await;
+    world.until(&["b", "c"]).await;
+    // The record and its history take a little more than twice the room of the services.
+    let services: String = (0..40)
+        .map(|number| format!("\n  - {{name: service-{number}, version: 1.0.0}}"))
+        .collect();
+    world.write("a.yaml", &format!("name: a\nservices:{services}"));
+    world.write("d.yaml", "name: d");
+    world.remove("c.yaml");
+    world.until(&["b", "d"]).await;
+    let refused = |status: &mayfly_core::records::Status| {
+        status
+            .error
+            .as_deref()
+            .is_some_and(|error| error.contains("too large"))
+    };
+    world.status("the refusal", refused).await;
+    world.write("a.yaml", "name: a");
+    world.until(&["a", "b", "d"]).await;
+    world.status("no refusal", |status| status.error.is_none()).await;
 }

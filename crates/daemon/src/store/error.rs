@@ -26,6 +26,11 @@ impl StoreError {
     pub fn is_lease_lost(&self) -> bool {
         matches!(self.cause, Cause::LeaseLost)
     }
+
+    /// Whether etcd answered that it will not do this: something else it may do all the same.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.cause, Cause::Refused(_))
+    }
 }
 
 /// What the failure of a call comes from.

@@ -31,7 +31,11 @@ pub struct World {
 impl World {
     /// An etcd, and a directory `envs` with these files; no registrar yet.
     pub async fn new(files: &[(&str, &str)]) -> Self {
-        let etcd = Etcd::start().await.unwrap();
+        Self::new_on(Etcd::start().await.unwrap(), files)
+    }
+
+    /// The same, on this etcd.
+    pub fn new_on(etcd: Etcd, files: &[(&str, &str)]) -> Self {
         let endpoint = etcd.endpoint().parse().unwrap();
         let store = Store::new(vec![endpoint], KeySpace::default());
         let world = Self {
