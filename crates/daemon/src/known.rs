@@ -1,6 +1,7 @@
 //! What a watch has told its consumer so far, and what a new listing therefore changes: the pure half of
 //! [`crate::watch`]. A registry that suddenly empties is not believed at once: when a listing lacks every key of a
-//! kind (environments, backends, routers) that was there, their deletes are held back for a grace. And after an outage
+//! kind (environments, backends, routers) that was there, or etcd has gone back to an earlier revision and so has lost
+//! its data, their deletes are held back for a grace. And after an outage
 //! the end of a leased key is not believed at once: its lease may have run out only because nobody could renew it.
 
 use std::collections::{BTreeMap, HashMap};
@@ -50,6 +51,8 @@ pub(crate) struct Vanished {
     pub kind: &'static str,
     /// How many keys.
     pub keys: usize,
+    /// Whether some of the kind are there: then it is the revision that tells.
+    pub partly: bool,
 }
 
 /// Every key the consumer knows of.
@@ -62,6 +65,8 @@ pub(crate) struct Known {
     held: BTreeMap<String, Instant>,
     /// Until when the end of a leased key is doubted.
     aftermath: Option<Instant>,
+    /// The newest revision that was heard of since the last listing. That of etcd never goes back, unless it has lost data.
+    revision: i64,
 }
 
 impl Known {
@@ -72,6 +77,7 @@ impl Known {
             keys: HashMap::new(),
             held: BTreeMap::new(),
             aftermath: None,
+            revision: 0,
         }
     }
 
@@ -89,6 +95,8 @@ impl Known {
 
     /// Turns a listing into the differences from what was told, and says which kinds are newly held back.
     pub(crate) fn list(&mut self, listing: Listing, now: Instant) -> (Vec<Change>, Vec<Vanished>) {
+        let data_lost = listing.revision < self.revision;
+        self.revision = listing.revision;
         let mut present = HashMap::with_capacity(listing.entries.len());
         let mut changes = Vec::new();
         for entry in listing.entries {
@@ -107,7 +115,7 @@ impl Known {
             .collect();
         missing.sort_unstable();
 
-        let vanished = self.hold(&missing, &present, now);
+        let vanished = self.hold(&missing, &present, data_lost, now);
         for key in &missing {
             if let (Some(until), false) = (self.doubted(key, now), self.held.contains_key(key)) {
                 self.held.insert(key.clone(), until);
@@ -127,14 +135,22 @@ impl Known {
         (deletes, vanished)
     }
 
-    fn hold(&mut self, missing: &[String], present: &HashMap<String, Mark>, now: Instant) -> Vec<Vanished> {
+    fn hold(
+        &mut self,
+        missing: &[String],
+        present: &HashMap<String, Mark>,
+        data_lost: bool,
+        now: Instant,
+    ) -> Vec<Vanished> {
         let Some(grace) = self.grace else {
             return Vec::new();
         };
         let mut vanished = Vec::new();
         for kind in GUARDED {
             let of_kind = |key: &&String| self.keyspace.kind(key) == Some(kind);
-            if present.keys().any(|key| of_kind(&key)) {
+            let partly = present.keys().any(|key| of_kind(&key));
+            // Where the data was lost, who registers again does so one by one.
+            if partly && !data_lost {
                 continue;
             }
             let new: Vec<&String> = missing
@@ -146,6 +162,7 @@ impl Known {
                 vanished.push(Vanished {
                     kind,
                     keys: new.len(),
+                    partly,
                 });
                 self.held
                     .extend(new.into_iter().map(|key| (key.clone(), now + grace)));
@@ -159,6 +176,7 @@ impl Known {
     pub(crate) fn events(&mut self, mut changes: Vec<Change>, now: Instant) -> Vec<Change> {
         changes.retain(|change| match change {
             Change::Put(entry) => {
+                self.revision = self.revision.max(entry.mod_revision);
                 self.held.remove(&entry.key);
                 self.keys.insert(entry.key.clone(), Mark::of(entry));
                 true
@@ -286,19 +304,20 @@ mod tests {
             entry("environments/b", "1", 5),
         ];
         let mut known = known(Some(GRACE), &before);
-        let (changes, vanished) = known.list(listing(6, &before[..1]), now);
+        let (changes, vanished) = known.list(listing(10, &before[..1]), now);
         assert_eq!(texts(&changes), ["delete dns/host"], "static records may all go");
         assert_eq!(
             vanished,
             [Vanished {
                 kind: "environments",
-                keys: 2
+                keys: 2,
+                partly: false
             }]
         );
         assert_eq!((known.held(), known.next_expiry()), (2, Some(now + GRACE)));
 
         let later = now + GRACE / 2;
-        let (changes, vanished) = known.list(listing(6, &before[..1]), later);
+        let (changes, vanished) = known.list(listing(10, &before[..1]), later);
         assert!(
             changes.is_empty() && vanished.is_empty(),
             "a second empty listing neither releases nor prolongs"
@@ -320,7 +339,7 @@ mod tests {
         known.list(listing(1, &[]), now);
 
         let back = entry("environments/a", "1", 4);
-        let (changes, _) = known.list(listing(6, &[back]), now);
+        let (changes, _) = known.list(listing(10, &[back]), now);
         assert!(changes.is_empty(), "{changes:?}");
         assert_eq!(known.held(), 1, "one that came back does not doom the others");
 
@@ -333,7 +352,7 @@ mod tests {
     fn a_part_that_vanishes_is_believed() {
         let before = [entry("environments/a", "1", 4), entry("environments/b", "1", 5)];
         let mut known = known(Some(GRACE), &before);
-        let (changes, vanished) = known.list(listing(6, &before[..1]), Instant::now());
+        let (changes, vanished) = known.list(listing(10, &before[..1]), Instant::now());
         assert_eq!(
             (texts(&changes), vanished),
             (vec!["delete environments/b".to_owned()], vec![])
@@ -341,11 +360,43 @@ mod tests {
     }
 
     #[test]
+    fn of_an_etcd_that_lost_its_data_no_part_is_believed_to_be_gone() {
+        let now = Instant::now();
+        let before = [
+            entry("dns/host", "1", 3),
+            entry("environments/a", "1", 4),
+            entry("environments/b", "1", 5),
+        ];
+        let mut known = known(Some(GRACE), &before);
+        known.events(vec![Change::Put(entry("environments/b", "2", 12))], now);
+        // Its revisions have begun anew, and only one has been registered again so far.
+        let again = entry("environments/a", "1", 2);
+        let (changes, vanished) = known.list(listing(2, &[again]), now);
+        assert_eq!(texts(&changes), ["delete dns/host", "put environments/a"]);
+        assert_eq!(
+            vanished,
+            [Vanished {
+                kind: "environments",
+                keys: 1,
+                partly: true
+            }]
+        );
+        let back = known.events(vec![Change::Put(entry("environments/b", "2", 3))], now);
+        assert_eq!(
+            (texts(&back), known.held()),
+            (vec!["put environments/b".to_owned()], 0)
+        );
+        // From then on it is believed as ever.
+        let (changes, _) = known.list(listing(4, &[entry("environments/a", "1", 2)]), now);
+        assert_eq!(texts(&changes), ["delete environments/b"]);
+    }
+
+    #[test]
     fn deletes_that_come_as_events_are_believed() {
         let mut known = known(Some(GRACE), &[entry("environments/a", "1", 4)]);
         let changes = known.events(vec![delete("environments/a")], Instant::now());
         assert_eq!(texts(&changes), ["delete environments/a"]);
-        let (changes, vanished) = known.list(listing(6, &[]), Instant::now());
+        let (changes, vanished) = known.list(listing(10, &[]), Instant::now());
         assert!(changes.is_empty() && vanished.is_empty());
     }
 
@@ -360,7 +411,7 @@ mod tests {
         ];
         let mut known = known(Some(GRACE), &before);
         known.outage_ended(now);
-        let (changes, _) = known.list(listing(6, &before[1..]), now);
+        let (changes, _) = known.list(listing(10, &before[1..]), now);
         assert!(changes.is_empty(), "x ran out while nobody could renew it");
         let ends = vec![delete("backends/s/1/y"), delete("environments/a")];
         let changes = known.events(ends, now);

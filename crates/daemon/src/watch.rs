@@ -76,7 +76,7 @@ impl Default for WatchOptions {
 }
 
 impl WatchOptions {
-    /// With a grace before a kind of keys that vanished as a whole is believed to be gone.
+    /// With a grace before a kind of keys that vanished as a whole, or with the data of etcd, is believed to be gone.
     pub fn with_vanish_grace(self, grace: Duration) -> Self {
         Self {
             vanish_grace: (!grace.is_zero()).then_some(grace),
@@ -296,9 +296,12 @@ impl<S: Source> Watcher<S> {
         let (changes, vanished) = self.known.list(listing, now);
         for kind in &vanished {
             let grace = self.options.vanish_grace.unwrap_or_default();
+            let (count, kind, what) = match kind.partly {
+                false => (kind.keys, kind.kind, "all"),
+                true => (kind.keys, kind.kind, "etcd has lost its data:"),
+            };
             warn!(
-                "all {} {} vanished from etcd at once: going on with them for {grace:?} in case they come back",
-                kind.keys, kind.kind
+                "{what} {count} {kind} vanished from etcd at once: going on with them for {grace:?} in case they come back"
             );
         }
         self.revision = revision;
