@@ -7,11 +7,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::environment_file::{Fault, Parsed};
+use crate::index::EXTENDS_LIMIT;
 use crate::names::EnvironmentName;
 use crate::yaml::Mark;
-
-/// Most environments that one can inherit from, one through the other.
-pub const LEVELS: usize = 3;
 
 /// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -177,8 +175,8 @@ pub fn lineage_fault(
                 path()
             ));
         }
-        if line.len() > LEVELS + 1 {
-            return Some(format!("{}: at most {LEVELS} levels are followed", path()));
+        if line.len() > EXTENDS_LIMIT + 1 {
+            return Some(format!("{}: at most {EXTENDS_LIMIT} levels are followed", path()));
         }
     }
     None

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::known::Known;
+use crate::known::{Known, Vanished};
 use crate::retry::Backoff;
 use crate::store::{Entry, Listing, RangeStream, Store, StoreError, StreamMessage};
 
@@ -294,14 +294,14 @@ impl<S: Source> Watcher<S> {
             self.known.outage_ended(now);
         }
         let (changes, vanished) = self.known.list(listing, now);
-        for kind in &vanished {
+        for Vanished { kind, keys, partly } in vanished {
             let grace = self.options.vanish_grace.unwrap_or_default();
-            let (count, kind, what) = match kind.partly {
-                false => (kind.keys, kind.kind, "all"),
-                true => (kind.keys, kind.kind, "etcd has lost its data:"),
+            let what = match partly {
+                true => "etcd has lost its data:",
+                false => "all",
             };
             warn!(
-                "{what} {count} {kind} vanished from etcd at once: going on with them for {grace:?} in case they come back"
+                "{what} {keys} {kind} vanished from etcd at once: going on with them for {grace:?} in case they come back"
             );
         }
         self.revision = revision;

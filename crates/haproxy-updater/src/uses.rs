@@ -7,6 +7,7 @@ pub mod report;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use mayfly_core::index::EXTENDS_LIMIT;
 use mayfly_core::keys::{Key, KeySpace};
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::{self, Environment};
@@ -21,9 +22,6 @@ const SHARE: u32 = 4;
 const SHORTEST: Duration = Duration::from_millis(500);
 /// How often to read what HAProxy has noted. A process that somebody else ends takes with it what was not read.
 const READ: Duration = Duration::from_secs(1);
-/// How far environments extend each other at most.
-const LEVELS: usize = 3;
-
 /// An environment that ends when nobody uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idler {
@@ -159,7 +157,7 @@ impl Uses {
 
     /// An environment and those that it extends.
     fn line<'a>(&'a self, name: &'a EnvironmentName) -> impl Iterator<Item = &'a EnvironmentName> {
-        std::iter::successors(Some(name), |name| self.parents.get(*name)?.as_ref()).take(LEVELS + 1)
+        std::iter::successors(Some(name), |name| self.parents.get(*name)?.as_ref()).take(EXTENDS_LIMIT + 1)
     }
 
     fn idle(&self, name: &EnvironmentName) -> Option<Duration> {

@@ -83,6 +83,7 @@ async fn requests_on_both_sides_and_to_a_child_keep_it_and_idleness_ends_it() {
         for answer in [&outside, &inside, &child] {
             anyhow::ensure!(answer.status == 200, "{}", answer.body);
         }
+        // Not a wait for anything, but the pace of use: rarer than the reports, more often than the idle time.
         tokio::time::sleep(Duration::from_millis(900)).await;
         Ok::<_, anyhow::Error>(())
     })
