@@ -39,6 +39,8 @@ pub struct Index {
     space: KeySpace,
     environments: BTreeMap<EnvironmentName, Registered>,
     instances: BTreeMap<ServiceName, BTreeMap<Version, Instances>>,
+    /// The keys of instances that take no new requests, because somebody is about to stop them.
+    drains: BTreeSet<String>,
     hosts: Hosts,
     /// Environments that choose a version of a service by a selector that moves.
     followers: BTreeMap<ServiceName, BTreeSet<EnvironmentName>>,
@@ -106,7 +108,14 @@ impl Index {
                 let instance = records::parse(value).map_err(|error| error.to_string())?;
                 self.put_instance(&backend, key, instance);
             }
-            Key::History(_) | Key::Router(_) | Key::Dns(_) | Key::Status(..) => {}
+            Key::Drain(backend, instance) => self.put_drain(backend, instance),
+            Key::History(_)
+            | Key::Router(_)
+            | Key::Dns(_)
+            | Key::Definition(_)
+            | Key::Leader(_)
+            | Key::Confirmation(_)
+            | Key::Status(..) => {}
         }
         Ok(())
     }
@@ -117,7 +126,9 @@ impl Index {
         match self.space.parse(key) {
             Ok(Key::Environment(name)) => self.delete_environment(&name),
             Ok(Key::Instance(backend, _)) => self.delete_instance(&backend, key),
-            Ok(Key::History(_) | Key::Router(_) | Key::Dns(_) | Key::Status(..)) | Err(_) => {}
+            Ok(Key::Drain(backend, instance)) => self.delete_drain(backend, instance),
+            // What does not concern routing, and what is no key.
+            Ok(_) | Err(_) => {}
         }
     }
 

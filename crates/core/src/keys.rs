@@ -18,10 +18,19 @@ pub enum Key {
     History(EnvironmentName),
     /// `backends/<service>/<version>/<instance>`: a [`crate::records::Instance`].
     Instance(BackendId, InstanceId),
+    /// `drains/<service>/<version>/<instance>`: an instance that is about to be stopped takes no new requests, whatever
+    /// its own record says. There is no value; who stops it holds the key by a lease.
+    Drain(BackendId, InstanceId),
     /// `routers/<node>`: a [`crate::records::Router`].
     Router(NodeName),
     /// `dns/<host>`: a [`crate::records::DnsRecord`].
     Dns(Hostname),
+    /// `services/<name>`: a [`crate::definition::Definition`], which says how a container of the service is started.
+    Definition(ServiceName),
+    /// `leaders/<daemon>`: which of several daemons of a kind works, by its [`NodeName`]. Leased.
+    Leader(Daemon),
+    /// `confirmations/<daemon>`: an operator's word that what a guard of that daemon holds back is meant. Leased.
+    Confirmation(Daemon),
     /// `status/<daemon>/<node>`: a [`crate::records::Status`].
     Status(Daemon, NodeName),
 }
@@ -31,6 +40,10 @@ pub enum Key {
 pub enum Daemon {
     /// `environment-registrar`
     EnvironmentRegistrar,
+    /// `container-registrar`
+    ContainerRegistrar,
+    /// `container-launcher`
+    ContainerLauncher,
     /// `haproxy-updater`
     HaproxyUpdater,
     /// `dns-updater`
@@ -38,12 +51,20 @@ pub enum Daemon {
 }
 
 impl Daemon {
-    const ALL: [Self; 3] = [Self::EnvironmentRegistrar, Self::HaproxyUpdater, Self::DnsUpdater];
+    const ALL: [Self; 5] = [
+        Self::EnvironmentRegistrar,
+        Self::ContainerRegistrar,
+        Self::ContainerLauncher,
+        Self::HaproxyUpdater,
+        Self::DnsUpdater,
+    ];
 
     /// The name of its binary.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::EnvironmentRegistrar => "environment-registrar",
+            Self::ContainerRegistrar => "container-registrar",
+            Self::ContainerLauncher => "container-launcher",
             Self::HaproxyUpdater => "haproxy-updater",
             Self::DnsUpdater => "dns-updater",
         }
@@ -135,8 +156,14 @@ impl KeySpace {
             Key::Instance(BackendId { service, version }, instance) => {
                 format!("{prefix}/backends/{service}/{version}/{instance}")
             }
+            Key::Drain(BackendId { service, version }, instance) => {
+                format!("{prefix}/drains/{service}/{version}/{instance}")
+            }
             Key::Router(node) => format!("{prefix}/routers/{node}"),
             Key::Dns(host) => format!("{prefix}/dns/{host}"),
+            Key::Definition(service) => format!("{prefix}/services/{service}"),
+            Key::Leader(daemon) => format!("{prefix}/leaders/{daemon}"),
+            Key::Confirmation(daemon) => format!("{prefix}/confirmations/{daemon}"),
             Key::Status(daemon, node) => format!("{prefix}/status/{daemon}/{node}"),
         }
     }
@@ -156,18 +183,17 @@ impl KeySpace {
             ["environments", name] => Key::Environment(name.parse()?),
             ["history", name] => Key::History(name.parse()?),
             ["backends", service, version, instance] => {
-                let backend = BackendId {
-                    service: service.parse()?,
-                    version: version.parse()?,
-                };
-                Key::Instance(backend, instance.parse()?)
+                Key::Instance(backend(service, version)?, instance.parse()?)
+            }
+            ["drains", service, version, instance] => {
+                Key::Drain(backend(service, version)?, instance.parse()?)
             }
             ["routers", node] => Key::Router(node.parse()?),
             ["dns", host] => Key::Dns(host.parse()?),
-            ["status", daemon, node] => {
-                let daemon = Daemon::ALL.into_iter().find(|known| known.as_str() == *daemon);
-                Key::Status(daemon.ok_or(KeyError::Unknown)?, node.parse()?)
-            }
+            ["services", service] => Key::Definition(service.parse()?),
+            ["leaders", daemon] => Key::Leader(self::daemon(daemon)?),
+            ["confirmations", daemon] => Key::Confirmation(self::daemon(daemon)?),
+            ["status", daemon, node] => Key::Status(self::daemon(daemon)?, node.parse()?),
             _ => return Err(KeyError::Unknown),
         };
         let canonical = self.text(&key);
@@ -186,14 +212,14 @@ impl KeySpace {
             .next()
     }
 
-    /// What a router needs: instances and environments, in one range so that one watch gives one revision. Static DNS
-    /// records lie between the two and come along.
+    /// What a router needs: instances, drains and environments, in one range so that one watch gives one revision.
+    /// Confirmations and static DNS records lie between them and come along.
     pub fn routing(&self) -> KeyRange {
         self.kinds("backends", "environments")
     }
 
-    /// What names need: instances, static records, environments and routers, in one range. The history of environments
-    /// lies between them and comes along.
+    /// What names need: instances, static records, environments and routers, in one range. What lies between them comes
+    /// along.
     pub fn naming(&self) -> KeyRange {
         self.kinds("backends", "routers")
     }
@@ -211,6 +237,17 @@ impl KeySpace {
     /// Everything that decides about routing and names, and what the daemons say of it.
     pub fn everything(&self) -> KeyRange {
         self.kinds("backends", "status")
+    }
+
+    /// What the launcher needs: instances, drains, environments, definitions and confirmations, in one range. What lies
+    /// between them comes along.
+    pub fn launching(&self) -> KeyRange {
+        self.kinds("backends", "services")
+    }
+
+    /// All service definitions.
+    pub fn definitions(&self) -> KeyRange {
+        self.kinds("services", "services")
     }
 
     /// All static DNS records.
@@ -244,6 +281,18 @@ impl KeySpace {
     }
 }
 
+fn backend(service: &str, version: &str) -> Result<BackendId, NameError> {
+    Ok(BackendId {
+        service: service.parse()?,
+        version: version.parse()?,
+    })
+}
+
+fn daemon(text: &str) -> Result<Daemon, KeyError> {
+    let known = Daemon::ALL.into_iter().find(|known| known.as_str() == text);
+    known.ok_or(KeyError::Unknown)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,11 +308,15 @@ mod tests {
         prop_oneof![
             label.prop_map(|name| Key::Environment(name.parse().unwrap())),
             label.prop_map(|name| Key::History(name.parse().unwrap())),
-            (backend, "[a-f0-9:.]{1,20}")
+            (backend.clone(), "[a-f0-9:.]{1,20}")
                 .prop_map(|(backend, id)| Key::Instance(backend, id.parse().unwrap())),
+            (backend, "[a-f0-9:.]{1,20}").prop_map(|(backend, id)| Key::Drain(backend, id.parse().unwrap())),
+            label.prop_map(|name| Key::Definition(name.parse().unwrap())),
+            (0..Daemon::ALL.len()).prop_map(|daemon| Key::Leader(Daemon::ALL[daemon])),
+            (0..Daemon::ALL.len()).prop_map(|daemon| Key::Confirmation(Daemon::ALL[daemon])),
             token.prop_map(|node| Key::Router(node.parse().unwrap())),
             (label, label).prop_map(|(a, b)| Key::Dns(format!("{a}.{b}").parse().unwrap())),
-            (0..3usize, token)
+            (0..Daemon::ALL.len(), token)
                 .prop_map(|(daemon, node)| Key::Status(Daemon::ALL[daemon], node.parse().unwrap())),
         ]
     }

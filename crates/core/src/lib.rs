@@ -7,10 +7,14 @@
 //! [`routing`] in step with each change).
 
 pub mod address;
+pub mod check;
+pub mod definition;
 pub mod environment_file;
 pub mod explain;
 pub mod index;
 pub mod keys;
+pub mod labels;
+pub mod launching;
 pub mod lifetime;
 pub mod lint;
 pub mod names;

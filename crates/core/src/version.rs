@@ -223,7 +223,8 @@ impl fmt::Display for Selector {
 }
 
 /// A range of semantic versions in Cargo's notation, canonical and without spaces: `^1.2`, `>=1.2,<2`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Range {
     requirement: semver::VersionReq,
     text: String,
@@ -255,11 +256,22 @@ impl FromStr for Range {
     }
 }
 
+impl Range {
+    /// Whether a version is a semantic one that fits. Pre-releases fit only where the range names one.
+    pub fn contains(&self, version: &Version) -> bool {
+        version
+            .semantic()
+            .is_some_and(|semantic| self.requirement.matches(&semantic))
+    }
+}
+
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.text)
     }
 }
+
+checked_conversions!(Range);
 
 impl PartialEq for Range {
     fn eq(&self, other: &Self) -> bool {

@@ -45,6 +45,7 @@
 pub mod admin;
 pub mod args;
 mod clock;
+pub mod election;
 pub mod environments;
 pub mod file;
 pub mod input;

@@ -72,7 +72,8 @@ impl View {
             }
             Key::Router(node) => self.take_router(node, value),
             Key::Dns(host) => self.take_record(host, value),
-            Key::History(_) | Key::Status(..) => Ok(()),
+            // What no name depends on.
+            _ => Ok(()),
         }
     }
 

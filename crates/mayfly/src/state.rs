@@ -137,7 +137,7 @@ impl State {
                 let status = records::parse(&entry.value).map_err(|error| error.to_string());
                 self.statuses.insert((daemon, node), status);
             }
-            Key::Dns(_) => {}
+            Key::Drain(..) | Key::Dns(_) | Key::Definition(_) | Key::Leader(_) | Key::Confirmation(_) => {}
         }
         let newest = self.newest.entry(kind).or_default();
         *newest = (*newest).max(entry.mod_revision);
@@ -151,7 +151,7 @@ impl State {
             Ok(Key::Instance(..)) => drop(self.instances.remove(text)),
             Ok(Key::Router(node)) => drop(self.routers.remove(&node)),
             Ok(Key::Status(daemon, node)) => drop(self.statuses.remove(&(daemon, node))),
-            Ok(Key::Dns(_)) | Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
 
@@ -275,7 +275,11 @@ fn kind(key: &Key) -> &'static str {
         Key::History(_) => "history",
         Key::Instance(..) => "backends",
         Key::Router(_) => "routers",
+        Key::Drain(..) => "drains",
         Key::Dns(_) => "dns",
+        Key::Definition(_) => "services",
+        Key::Leader(_) => "leaders",
+        Key::Confirmation(_) => "confirmations",
         Key::Status(..) => "status",
     }
 }
@@ -284,7 +288,10 @@ fn kind(key: &Key) -> &'static str {
 fn watched(daemon: Daemon) -> &'static [&'static str] {
     match daemon {
         Daemon::EnvironmentRegistrar => &["environments"],
-        Daemon::HaproxyUpdater => &["backends", "environments"],
+        // Of etcd it reads nothing.
+        Daemon::ContainerRegistrar => &[],
+        Daemon::ContainerLauncher => &["backends", "drains", "environments", "services"],
+        Daemon::HaproxyUpdater => &["backends", "drains", "environments"],
         Daemon::DnsUpdater => &["backends", "dns", "environments", "routers"],
     }
 }

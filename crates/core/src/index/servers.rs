@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::address::InstanceId;
 use crate::keys::Key;
 use crate::names::Hostname;
 use crate::records::{Instance, InstanceState, Protocol, SetAside, Weight};
@@ -101,6 +102,30 @@ impl Index {
         self.refresh_instances(backend, was_live);
     }
 
+    pub(super) fn put_drain(&mut self, backend: BackendId, instance: InstanceId) {
+        let was_live = self.is_live_backend(&backend);
+        let key = self.space.text(&Key::Instance(backend.clone(), instance));
+        if self.drains.insert(key) {
+            self.refresh_instances(&backend, was_live);
+        }
+    }
+
+    pub(super) fn delete_drain(&mut self, backend: BackendId, instance: InstanceId) {
+        let was_live = self.is_live_backend(&backend);
+        let key = self.space.text(&Key::Instance(backend.clone(), instance));
+        if self.drains.remove(&key) {
+            self.refresh_instances(&backend, was_live);
+        }
+    }
+
+    /// Whether an instance takes new requests: as its record says, unless somebody drains it.
+    fn state_of(&self, key: &str, instance: &Instance) -> InstanceState {
+        match self.drains.contains(key) {
+            true => InstanceState::Draining,
+            false => instance.state,
+        }
+    }
+
     fn refresh_instances(&mut self, backend: &BackendId, was_live: bool) {
         let mut touched = std::mem::take(&mut self.touched);
         self.refresh_backend(backend, was_live, &mut touched);
@@ -162,8 +187,9 @@ impl Index {
 
     /// Whether an instance takes requests. One whose host name has no address yet does not.
     pub(super) fn is_live(&self, instances: &Instances) -> bool {
-        instances.values().any(|instance| {
-            instance.state == InstanceState::Up && !self.hosts.addresses(&instance.address).is_empty()
+        instances.iter().any(|(key, instance)| {
+            self.state_of(key, instance) == InstanceState::Up
+                && !self.hosts.addresses(&instance.address).is_empty()
         })
     }
 
@@ -181,9 +207,9 @@ impl Index {
     /// The servers of a backend. Two records of one address are one server, which drains when both do.
     fn servers_of(&self, instances: &Instances) -> Servers {
         let mut servers = Servers::new();
-        for instance in instances.values() {
+        for (key, instance) in instances {
             let new = ServerState {
-                state: instance.state,
+                state: self.state_of(key, instance),
                 weight: instance.weight,
             };
             for id in self.server_ids(&instance.address, instance.protocol) {

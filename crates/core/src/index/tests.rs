@@ -338,6 +338,19 @@ fn two_records_of_one_address_are_one_server() {
 }
 
 #[test]
+fn who_stops_an_instance_drains_it_first_whatever_its_record_says() {
+    let up = put("backends/a/1/10.0.0.1:80", r#"{"address": "10.0.0.1:80"}"#);
+    let drain = put("drains/a/1/10.0.0.1:80", "");
+    let draining = "a@1: 10.0.0.1:80 Draining";
+    check(&[up.clone(), drain.clone()], draining);
+    check(&[drain.clone(), up.clone()], draining);
+    let end = delete("drains/a/1/10.0.0.1:80");
+    check(&[up.clone(), drain.clone(), end], "a@1: 10.0.0.1:80 Up");
+    let other = put("backends/a/1/10.0.0.2:80", r#"{"address": "10.0.0.2:80"}"#);
+    check(&[up, drain, other], "a@1: 10.0.0.1:80 Draining, 10.0.0.2:80 Up");
+}
+
+#[test]
 fn a_change_touches_only_its_own_places() {
     let mut index = index_after(&[
         environment("qa backend=1"),
@@ -402,6 +415,10 @@ fn any_change() -> impl Strategy<Value = Change> {
         }),
         2 => an_instance.prop_map(|(service, version, host, _)| {
             delete(&format!("backends/{service}/{version}/{}", host.trim_start_matches("https://")))
+        }),
+        1 => ("[st]", "[12]", "10\\.0\\.0\\.[1-3]:80", proptest::bool::ANY).prop_map(|(service, version, host, ends)| {
+            let key = format!("drains/{service}/{version}/{host}");
+            if ends { delete(&key) } else { put(&key, "") }
         }),
         2 => ("h[12]", addresses).prop_map(|(name, addresses)| Change::Resolve(name.parse().unwrap(), addresses)),
         1 => name.prop_map(|name| put(&format!("environments/{name}"), "{}")),

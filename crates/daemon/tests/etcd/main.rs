@@ -3,6 +3,7 @@
 // The lint's exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used)]
 
+mod election;
 mod environments;
 mod lease;
 mod store;

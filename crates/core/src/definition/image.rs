@@ -1,0 +1,321 @@
+//! The image of a service: a text with the version left open, `${DOCKER_ACCOUNT_NAME}/backend:{{ version }}`, and the
+//! reference that comes of it. Variables are not the environment's of any process: the launcher is told which there are.
+//!
+//! The grammar of references is that of `distribution/reference` (github.com/distribution/reference, `reference.go`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::VariableName;
+use crate::names::{NameError, checked_conversions, checked_text};
+use crate::version::Version;
+
+/// Longest reference, in octets: a name of 255, a tag of 128, a digest.
+const LIMIT: usize = 512;
+const RULE: &str = "such as registry:5000/team/backend:{{ version }}; lower-case names, then a tag; ${NAME} stands for a variable of the launcher";
+
+/// An image with the version, and perhaps variables, left open. It names the version exactly because two versions of a
+/// service may not be the same image.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageTemplate {
+    text: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Part {
+    Text(String),
+    Version,
+    Variable(VariableName),
+}
+
+/// Why there is no reference for a version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// It names a variable that nobody has given.
+    #[error("the image names ${{{0}}}, which the launcher does not have: start it with --variable {0}=...")]
+    NoVariable(VariableName),
+    /// What comes of it is no reference.
+    #[error(transparent)]
+    NotAReference(#[from] NameError),
+}
+
+impl ImageTemplate {
+    /// The image of a version.
+    ///
+    /// # Errors
+    /// When a variable is missing, or the outcome is no reference.
+    pub fn reference(
+        &self,
+        version: &Version,
+        variables: &BTreeMap<VariableName, String>,
+    ) -> Result<ImageReference, ImageError> {
+        let mut text = String::new();
+        for part in &self.parts {
+            text += match part {
+                Part::Text(text) => text,
+                Part::Version => version.as_str(),
+                Part::Variable(name) => variables
+                    .get(name)
+                    .ok_or_else(|| ImageError::NoVariable(name.clone()))?,
+            };
+        }
+        Ok(text.parse()?)
+    }
+}
+
+impl FromStr for ImageTemplate {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let error = |rule: &str| NameError::new(text, "an image", rule);
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let opens = ["{{", "${"]
+                .iter()
+                .filter_map(|open| rest.find(open))
+                .min()
+                .unwrap_or(rest.len());
+            let (plain, after) = rest.split_at(opens);
+            if !plain.is_empty() {
+                parts.push(Part::Text(plain.to_owned()));
+            }
+            if let Some(inner) = after.strip_prefix("{{") {
+                let (name, after) = inner.split_once("}}").ok_or_else(|| error(RULE))?;
+                if name.trim() != "version" {
+                    return Err(error("only {{ version }} is filled in"));
+                }
+                parts.push(Part::Version);
+                rest = after;
+            } else if let Some(inner) = after.strip_prefix("${") {
+                let (name, after) = inner.split_once('}').ok_or_else(|| error(RULE))?;
+                parts.push(Part::Variable(name.parse()?));
+                rest = after;
+            } else {
+                rest = "";
+            }
+        }
+        if !parts.contains(&Part::Version) {
+            return Err(error(
+                "it has to name the version: {{ version }}, as in backend:{{ version }}",
+            ));
+        }
+        let template = Self {
+            text: text.to_owned(),
+            parts,
+        };
+        // Whatever stands for version and variables: the rest has to be right.
+        let names = template.parts.iter().filter_map(|part| match part {
+            Part::Variable(name) => Some((name.clone(), "x".to_owned())),
+            Part::Text(_) | Part::Version => None,
+        });
+        let filled = template.reference(&"1".parse()?, &names.collect());
+        filled.map_err(|_| error(RULE))?;
+        Ok(template)
+    }
+}
+
+impl fmt::Display for ImageTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
+    }
+}
+checked_conversions!(ImageTemplate);
+
+/// An image as an engine takes it: `registry:5000/team/backend:0.0.3`, perhaps with a digest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageReference(String);
+
+impl ImageReference {
+    fn check(text: &str) -> Result<String, NameError> {
+        if text.len() <= LIMIT && is_reference(text) {
+            return Ok(text.to_owned());
+        }
+        Err(NameError::new(
+            text,
+            "an image",
+            "lower-case names with slashes between them, a host first where there is one, then a colon and a tag",
+        ))
+    }
+
+    /// The name without tag and digest.
+    pub fn name(&self) -> &str {
+        split(&self.0).0
+    }
+
+    /// The tag, if it has one.
+    pub fn tag(&self) -> Option<&str> {
+        split(&self.0).1
+    }
+}
+checked_text!(ImageReference);
+
+/// Name, tag and digest of a reference.
+fn split(text: &str) -> (&str, Option<&str>, Option<&str>) {
+    let (rest, digest) = match text.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (text, None),
+    };
+    // A colon before the last slash belongs to the port of the registry.
+    let tag_at = rest
+        .rfind(':')
+        .filter(|at| rest.rfind('/').is_none_or(|slash| slash < *at));
+    match tag_at {
+        Some(at) => (&rest[..at], Some(&rest[at + 1..]), digest),
+        None => (rest, None, digest),
+    }
+}
+
+fn is_reference(text: &str) -> bool {
+    let (name, tag, digest) = split(text);
+    let tag_is_good = |tag: &str| tag.parse::<Version>().is_ok();
+    let digest_is_good = |digest: &str| {
+        digest.split_once(':').is_some_and(|(algorithm, hex)| {
+            !algorithm.is_empty()
+                && algorithm.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                && (32..=128).contains(&hex.len())
+                && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+    };
+    let mut parts = name.split('/').peekable();
+    // The first part is a host where it looks like one; else it is a part of the path.
+    let host = name
+        .split_once('/')
+        .map(|(first, _)| first)
+        .filter(|first| first.contains(['.', ':']) || *first == "localhost");
+    if host.is_some() {
+        parts.next();
+    }
+    (1..=255).contains(&name.len())
+        && host.is_none_or(is_host)
+        && parts.all(is_path_part)
+        && tag.is_none_or(tag_is_good)
+        && digest.is_none_or(digest_is_good)
+}
+
+fn is_host(text: &str) -> bool {
+    let (host, port) = text.split_once(':').unwrap_or((text, "1"));
+    let label = |label: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        !label.is_empty() && label.bytes().all(allowed) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    host.split('.').all(label) && port.parse::<super::Port>().is_ok()
+}
+
+/// Lower-case letters and digits, with one `.`, one or two `_`, or hyphens between them.
+fn is_path_part(part: &str) -> bool {
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let ends = |byte: Option<u8>| byte.is_some_and(alphanumeric);
+    let separators = part.split(|letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit());
+    let is_separator =
+        |text: &str| matches!(text, "" | "." | "_" | "__") || text.bytes().all(|byte| byte == b'-');
+    ends(part.bytes().next()) && ends(part.bytes().last()) && separators.into_iter().all(is_separator)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn image(template: &str, version: &str) -> Result<String, String> {
+        let template: ImageTemplate = template.parse().map_err(|error: NameError| error.to_string())?;
+        let variables = BTreeMap::from([("ACCOUNT".parse().unwrap(), "team".to_owned())]);
+        let reference = template.reference(&version.parse().unwrap(), &variables);
+        reference
+            .map(|reference| reference.to_string())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn version_and_variables_are_filled_in() {
+        for (template, expected) in [
+            ("backend:{{ version }}", "backend:0.0.3"),
+            ("${ACCOUNT}/backend:{{version}}", "team/backend:0.0.3"),
+            (
+                "registry.example:5000/a/b:v{{ version }}-slim",
+                "registry.example:5000/a/b:v0.0.3-slim",
+            ),
+        ] {
+            assert_eq!(image(template, "0.0.3").as_deref(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        for (template, part) in [
+            ("backend:latest", "{{ version }}"),
+            ("backend:{{ version", "registry:5000"),
+            ("backend:{{ env.SECRET }}", "only {{ version }}"),
+            ("${A B}/backend:{{ version }}", "name of a variable"),
+            ("Backend:{{ version }}", "lower-case"),
+            ("a b:{{ version }}", "lower-case"),
+            ("", "{{ version }}"),
+        ] {
+            let error = image(template, "1").unwrap_err();
+            assert!(error.contains(part), "{template}: {error}");
+        }
+        let error = image("${OTHER}/backend:{{ version }}", "1").unwrap_err();
+        assert!(error.contains("--variable OTHER="), "{error}");
+        // A version is good as a tag and not everywhere else.
+        assert!(image("backend-{{ version }}", "UPPER").is_err());
+    }
+
+    #[test]
+    fn references() {
+        let digest = format!("a@sha256:{}", "0f".repeat(32));
+        for (text, name, tag) in [
+            ("backend", "backend", None),
+            ("team/backend:0.0.3", "team/backend", Some("0.0.3")),
+            ("localhost/a", "localhost/a", None),
+            (
+                "registry:5000/a__b/c-d.e:x",
+                "registry:5000/a__b/c-d.e",
+                Some("x"),
+            ),
+            ("Registry.Example/a", "Registry.Example/a", None),
+            (digest.as_str(), "a", None),
+        ] {
+            let reference: ImageReference = text.parse().unwrap();
+            assert_eq!((reference.name(), reference.tag()), (name, tag), "{text}");
+        }
+        for bad in [
+            "",
+            "A",
+            "a:",
+            "a/",
+            "/a",
+            "a//b",
+            "a:b c",
+            "a\n",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "a@sha256:zz",
+            "a:b:c",
+            "registry:0/a",
+            "-x.y/a",
+            "a;b",
+            "https://a/b",
+        ] {
+            assert!(bad.parse::<ImageReference>().is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_strange_becomes_a_reference(text in "\\PC{0,40}|[a-z:/@. \n;{}]{0,30}") {
+            if let Ok(reference) = text.parse::<ImageReference>() {
+                let strange = [' ', '\n', ';', '{', '}', '"', '\'', '\\', '$', '?', '#', '%'];
+                let passes = reference.as_str().contains(strange);
+                prop_assert!(!passes);
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What a container-launcher says of the backends that it looks after: a part of its status record, which `mayfly status`,
+//! `mayfly explain` and `mayfly wait` read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::records::Status;
+use crate::version::BackendId;
+
+/// The field of a status record's `detail` that holds a [`Launching`].
+const FIELD: &str = "launching";
+
+/// What a launcher says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launching {
+    /// Whether it works; another one does, or none, where it does not.
+    pub leading: bool,
+    /// Why nothing is retired at present, if that is held back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<String>,
+    /// The backends that it looks after, by `service@version`: those that it runs or is to run, and those that are needed,
+    /// have no instance, and cannot be started.
+    #[serde(default)]
+    pub backends: BTreeMap<String, Backend>,
+    /// How many more there are than `backends` holds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: usize,
+}
+
+/// What a launcher says of one backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// What is going on.
+    #[serde(flatten)]
+    pub phase: Phase,
+    /// How many instances are wanted.
+    pub wanted: usize,
+    /// How many are live, whoever started them.
+    pub live: usize,
+    /// How many tries have failed in a row.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: usize,
+    /// When the next try is, after a failure (RFC 3339, UTC).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try: Option<String>,
+    /// The last lines that a container printed which failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
+}
+
+/// What is going on with a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Phase {
+    /// It will be started in a moment, if nobody else does so.
+    Waiting,
+    /// Its image is being pulled.
+    Pulling {
+        /// How much of it is there, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        percent: Option<u8>,
+    },
+    /// A container is being created and started.
+    Starting,
+    /// It runs and is not registered as answering yet.
+    Checking,
+    /// All instances answer.
+    Running,
+    /// Nobody needs it any more; it is retired unless somebody does.
+    Unused {
+        /// When it will be retired (RFC 3339, UTC).
+        retire_at: String,
+    },
+    /// It gets no new requests, and is stopped and removed then.
+    Retiring,
+    /// The last try failed.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// It is needed and runs nowhere, and no service definition says how to start it.
+    NoDefinition,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting => f.write_str("waiting"),
+            Self::Pulling { percent: None } => f.write_str("pulling"),
+            Self::Pulling {
+                percent: Some(percent),
+            } => write!(f, "pulling {percent} %"),
+            Self::Starting => f.write_str("starting"),
+            Self::Checking => f.write_str("checking"),
+            Self::Running => f.write_str("running"),
+            Self::Unused { retire_at } => write!(f, "unused, retired at {retire_at}"),
+            Self::Retiring => f.write_str("retiring"),
+            Self::Failed { reason } => write!(f, "failed: {reason}"),
+            Self::NoDefinition => f.write_str("no definition"),
+        }
+    }
+}
+
+impl Launching {
+    /// What a status record says of launching; `None` for one of another daemon, or one that cannot be read.
+    pub fn of(status: &Status) -> Option<Self> {
+        serde_json::from_value(status.detail.get(FIELD)?.clone()).ok()
+    }
+
+    /// Puts it into a status record.
+    pub fn put(&self, status: &mut Status) {
+        if let Ok(value) = serde_json::to_value(self) {
+            status.detail.insert(FIELD.to_owned(), value);
+        }
+    }
+
+    /// What is said of a backend.
+    pub fn backend(&self, backend: &BackendId) -> Option<&Backend> {
+        self.backends.get(&backend.to_string())
+    }
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_survives_a_status_record() {
+        let backend = |phase| Backend {
+            phase,
+            wanted: 1,
+            live: 0,
+            failures: 2,
+            next_try: Some("2030-01-31T18:00:00Z".to_owned()),
+            output: vec!["no such file".to_owned()],
+        };
+        let phases = [
+            Phase::Waiting,
+            Phase::Pulling { percent: Some(40) },
+            Phase::Pulling { percent: None },
+            Phase::Starting,
+            Phase::Checking,
+            Phase::Running,
+            Phase::Unused {
+                retire_at: "2030-01-31T18:00:00Z".to_owned(),
+            },
+            Phase::Retiring,
+            Phase::Failed {
+                reason: "exited with 1".to_owned(),
+            },
+            Phase::NoDefinition,
+        ];
+        let backends = phases
+            .into_iter()
+            .enumerate()
+            .map(|(at, phase)| (format!("backend@{at}"), backend(phase)));
+        let launching = Launching {
+            leading: true,
+            guard: Some("3 of 7 environments vanished".to_owned()),
+            backends: backends.collect(),
+            more: 3,
+        };
+        let mut status = Status::default();
+        assert_eq!(Launching::of(&status), None);
+        launching.put(&mut status);
+        assert_eq!(Launching::of(&status), Some(launching.clone()));
+        let third = launching.backend(&"backend@1".parse().unwrap()).unwrap();
+        assert_eq!(third.phase.to_string(), "pulling 40 %");
+    }
+}

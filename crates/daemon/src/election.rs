@@ -1,0 +1,203 @@
+//! Which of several daemons of a kind works: the one whose name stands under the key of the leader, under a lease. Another
+//! takes over when that lease ends. A leader that cannot keep its lease alive gives up before the lease can have run out,
+//! by its own clock, so that no two ever lead at once.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use mayfly_core::keys::{Daemon, Key};
+use mayfly_core::names::NodeName;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tracing::{debug, info, warn};
+
+use crate::retry::Backoff;
+use crate::store::{Guard, Lease, LeaseId, Store, StoreError};
+use crate::tasks::Tasks;
+
+/// How often a candidate looks whether there is a leader.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a candidate knows of the election.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// etcd has not been asked yet, or does not answer.
+    Unknown,
+    /// It leads.
+    Leading,
+    /// Another one leads: the name of its node.
+    Following(String),
+}
+
+/// A candidacy. Dropping it does not end it: it ends with its tasks, or with [`Election::resign`].
+#[derive(Debug)]
+pub struct Election {
+    standing: watch::Receiver<Standing>,
+    resigning: watch::Sender<bool>,
+}
+
+impl Election {
+    /// Stands for the lead among the daemons of a kind, under the name of a node. A leader that dies is followed after
+    /// `ttl` (at least 2 s, etcd's own minimum).
+    pub fn start(tasks: &Tasks, store: &Store, daemon: Daemon, node: NodeName, ttl: Duration) -> Self {
+        let (told, standing) = watch::channel(Standing::Unknown);
+        let (resigning, resign) = watch::channel(false);
+        let candidate = Candidate {
+            // A call that hangs must not outlast the lease.
+            store: store.with_limit(ttl / 3),
+            key: Key::Leader(daemon),
+            node,
+            ttl,
+            told,
+            resign,
+        };
+        tasks.spawn("election", candidate.run());
+        Self { standing, resigning }
+    }
+
+    /// The standing and every change of it.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    /// Gives the lead up, so that another takes over at once.
+    ///
+    /// # Errors
+    /// When etcd does not take that within `limit`; the lead then ends with its lease.
+    pub async fn resign(&self, limit: Duration) -> anyhow::Result<()> {
+        self.resigning.send_replace(true);
+        let mut standing = self.standing.clone();
+        let gone = standing.wait_for(|standing| *standing != Standing::Leading);
+        match timeout(limit, gone).await {
+            Ok(_) => Ok(()),
+            Err(_) => bail!("cannot give up the lead within {limit:?}: it ends with its lease"),
+        }
+    }
+}
+
+struct Candidate {
+    store: Store,
+    key: Key,
+    node: NodeName,
+    ttl: Duration,
+    told: watch::Sender<Standing>,
+    resign: watch::Receiver<bool>,
+}
+
+impl Candidate {
+    async fn run(mut self) -> anyhow::Result<()> {
+        let mut backoff = Backoff::default();
+        loop {
+            let resign = self.resign.clone();
+            tokio::select! {
+                () = resigned(resign) => return std::future::pending().await,
+                outcome = self.campaign() => match outcome {
+                    Ok(Some((lease, until))) => {
+                        backoff.reset();
+                        self.lead(lease, until).await;
+                    }
+                    Ok(None) => {
+                        backoff.reset();
+                        sleep(LOOK).await;
+                    }
+                    Err(error) => {
+                        self.tell(Standing::Unknown);
+                        if backoff.failures() == 0 {
+                            warn!("{error}; trying again");
+                        } else {
+                            debug!("{error}; trying again");
+                        }
+                        backoff.rest().await;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Takes the lead if nobody has it: gives the lease, and until when it lives at least.
+    async fn campaign(&self) -> Result<Option<(Lease, Instant)>, StoreError> {
+        if let Some(entry) = self.store.get(&self.key).await? {
+            let leader = String::from_utf8_lossy(&entry.value).into_owned();
+            self.tell(Standing::Following(leader));
+            return Ok(None);
+        }
+        let asked = Instant::now();
+        let lease = self.store.grant(self.ttl).await?;
+        let name = self.node.as_str().as_bytes().to_vec();
+        let put = self
+            .store
+            .put_if(&self.key, name, Some(lease.id), Guard::Absent)
+            .await;
+        if !matches!(put, Ok(Some(_))) {
+            // Whether it stands there or not: without its lease it does not.
+            let _ = self.store.revoke(lease.id).await;
+        }
+        Ok(put?.map(|_| (lease, asked + lease.ttl)))
+    }
+
+    /// Leads until the lease is lost, or may be.
+    async fn lead(&mut self, lease: Lease, mut until: Instant) {
+        info!("leading: node {}", self.node);
+        self.tell(Standing::Leading);
+        let mut backoff = Backoff::default();
+        let mut next = Instant::now() + lease.ttl / 3;
+        loop {
+            let resign = self.resign.clone();
+            tokio::select! {
+                () = resigned(resign) => {
+                    if let Err(error) = self.store.revoke(lease.id).await {
+                        warn!("{error}");
+                    }
+                    break self.tell(Standing::Unknown);
+                }
+                () = sleep_until(next) => {}
+            }
+            let asked = Instant::now();
+            // A margin, so that whoever acts on the lead has stopped when the lease ends.
+            match timeout_at(until - lease.ttl / 6, self.renew(lease.id)).await {
+                Ok(Ok(true)) => {
+                    backoff.reset();
+                    until = asked + lease.ttl;
+                    next = asked + lease.ttl / 3;
+                }
+                Ok(Ok(false)) => {
+                    warn!("the lead is lost: somebody else has it, or etcd has lost it");
+                    break self.tell(Standing::Unknown);
+                }
+                Ok(Err(error)) => {
+                    debug!("{error}; trying again");
+                    next = Instant::now() + backoff.next_delay();
+                }
+                Err(_) => {
+                    warn!("etcd has not answered for {:?}: giving up the lead", lease.ttl);
+                    break self.tell(Standing::Unknown);
+                }
+            }
+        }
+    }
+
+    /// Whether the key still hangs on the lease, which lives for its whole time again.
+    async fn renew(&self, lease: LeaseId) -> Result<bool, StoreError> {
+        match self.store.keep_alive(lease).await {
+            Err(error) if error.is_lease_lost() => return Ok(false),
+            kept => kept?,
+        }
+        let entry = self.store.get(&self.key).await?;
+        Ok(entry.is_some_and(|entry| entry.lease == Some(lease)))
+    }
+
+    fn tell(&self, standing: Standing) {
+        self.told.send_if_modified(|told| {
+            let changed = *told != standing;
+            *told = standing;
+            changed
+        });
+    }
+}
+
+/// Waits until the candidate is to resign. It never does when its handle is dropped.
+async fn resigned(mut resign: watch::Receiver<bool>) {
+    if resign.wait_for(|resign| *resign).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

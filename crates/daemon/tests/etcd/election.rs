@@ -1,0 +1,76 @@
+//! The election: one leads, another follows when the leader dies, resigns or loses etcd, and never do two lead at once.
+
+use std::time::Duration;
+
+use mayfly_core::keys::{Daemon, Key, KeySpace};
+use mayfly_daemon::election::{Election, Standing};
+use mayfly_daemon::tasks::Tasks;
+use mayfly_e2e::etcd::Etcd;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::{SOON, store_of};
+
+const TTL: Duration = Duration::from_secs(3);
+
+fn stand(etcd: &Etcd, tasks: &Tasks, node: &str) -> Election {
+    let store = store_of(&[etcd]);
+    Election::start(
+        tasks,
+        &store,
+        Daemon::ContainerLauncher,
+        node.parse().unwrap(),
+        TTL,
+    )
+}
+
+async fn becomes(standing: &mut watch::Receiver<Standing>, wanted: Standing) {
+    let reached = timeout(SOON, standing.wait_for(|standing| *standing == wanted)).await;
+    assert!(reached.is_ok(), "{wanted:?} was not reached");
+}
+
+#[tokio::test]
+async fn one_leads_and_another_follows_its_death_and_its_resignation() {
+    let etcd = Etcd::start().await.unwrap();
+    let [first, second, third] = [Tasks::new(), Tasks::new(), Tasks::new()];
+    let a = stand(&etcd, &first, "a");
+    becomes(&mut a.standing(), Standing::Leading).await;
+    let b = stand(&etcd, &second, "b");
+    becomes(&mut b.standing(), Standing::Following("a".to_owned())).await;
+
+    drop(first);
+    becomes(&mut b.standing(), Standing::Leading).await;
+
+    let c = stand(&etcd, &third, "c");
+    becomes(&mut c.standing(), Standing::Following("b".to_owned())).await;
+    b.resign(SOON).await.unwrap();
+    becomes(&mut c.standing(), Standing::Leading).await;
+}
+
+#[tokio::test]
+async fn a_leader_without_etcd_gives_up_before_its_lease_can_end() {
+    let mut etcd = Etcd::start().await.unwrap();
+    let tasks = Tasks::new();
+    let a = stand(&etcd, &tasks, "a");
+    becomes(&mut a.standing(), Standing::Leading).await;
+    let start = tokio::time::Instant::now();
+    etcd.freeze().unwrap();
+    becomes(&mut a.standing(), Standing::Unknown).await;
+    assert!(start.elapsed() <= TTL, "gave up after {:?}", start.elapsed());
+    etcd.thaw().unwrap();
+    becomes(&mut a.standing(), Standing::Leading).await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_key_is_gone_notices() {
+    let etcd = Etcd::start().await.unwrap();
+    let tasks = Tasks::new();
+    let a = stand(&etcd, &tasks, "a");
+    let mut standing = a.standing();
+    becomes(&mut standing, Standing::Leading).await;
+    let key = KeySpace::default().text(&Key::Leader(Daemon::ContainerLauncher));
+    etcd.put(&key, "b").await.unwrap();
+    becomes(&mut standing, Standing::Following("b".to_owned())).await;
+    etcd.delete(&key).await.unwrap();
+    becomes(&mut standing, Standing::Leading).await;
+}
