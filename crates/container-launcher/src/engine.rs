@@ -6,6 +6,16 @@
 //! drain that one first.) A unit carries labels that say what it is, and a name that follows from the backend and a number:
 //! so two launchers, or one that died half way, can never make the same unit twice.
 
+mod connect;
+mod containers;
+pub mod docker;
+mod events;
+mod labels;
+mod output;
+mod parts;
+mod pull;
+pub mod swarm;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -13,6 +23,9 @@ use std::time::Duration;
 
 use mayfly_core::definition::{Definition, ImageReference};
 use mayfly_core::version::BackendId;
+
+pub use docker::Docker;
+pub use swarm::Swarm;
 
 /// Something that runs containers.
 pub trait Engine: Send + Sync + 'static {

@@ -1,0 +1,64 @@
+//! Containers of an engine, as both kinds of engine look at them.
+
+use bollard::models::{
+    ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, PortSummaryTypeEnum,
+};
+use bollard::query_parameters::ListContainersOptionsBuilder;
+use mayfly_core::labels::SERVICE;
+use mayfly_core::version::BackendId;
+
+use super::connect::{QUESTION, failed, found, within};
+use super::labels::{self, Labels};
+
+/// All containers with the label of a service, running or not.
+pub(super) async fn labelled(client: &bollard::Docker) -> anyhow::Result<Vec<ContainerSummary>> {
+    let options = ListContainersOptionsBuilder::default()
+        .all(true)
+        .filters(&[("label", vec![SERVICE])].into())
+        .build();
+    let listed = within(QUESTION, client.list_containers(Some(options))).await;
+    listed.map_err(failed("list the containers of the engine"))
+}
+
+/// What there is to know of a container; `None` where it is gone.
+pub(super) async fn inspect(
+    client: &bollard::Docker,
+    id: &str,
+) -> anyhow::Result<Option<ContainerInspectResponse>> {
+    let inspected = within(QUESTION, client.inspect_container(id, None)).await;
+    found(inspected).map_err(failed(format!("look at container {id}")))
+}
+
+/// The backend that a container of somebody else is an instance of, if it runs.
+pub(super) async fn other(
+    client: &bollard::Docker,
+    listed: &ContainerSummary,
+    labels: &Labels,
+) -> anyhow::Result<Option<BackendId>> {
+    if listed.state != Some(ContainerSummaryStateEnum::RUNNING) {
+        return Ok(None);
+    }
+    let ports = listed.ports.iter().flatten();
+    let tcp = ports.filter(|port| port.typ == Some(PortSummaryTypeEnum::TCP));
+    let mut exposed: Vec<u16> = tcp.map(|port| port.private_port).collect();
+    exposed.sort_unstable();
+    exposed.dedup();
+    let read = labels::other(labels, listed.image.as_deref().unwrap_or_default(), &exposed);
+    if read.is_some() {
+        return Ok(read);
+    }
+    // A list gives an image by its digest once its tag has moved, and no ports in some networks.
+    let Some(inspected) = inspect(client, listed.id.as_deref().unwrap_or_default()).await? else {
+        return Ok(None);
+    };
+    let config = inspected.config.unwrap_or_default();
+    let ports = config.exposed_ports.iter().flatten();
+    let exposed: Vec<u16> = ports
+        .filter_map(|port| port.strip_suffix("/tcp")?.parse().ok())
+        .collect();
+    Ok(labels::other(
+        labels,
+        config.image.as_deref().unwrap_or_default(),
+        &exposed,
+    ))
+}

@@ -1,0 +1,128 @@
+//! Creates a container and starts it, so that whoever dies in between, or does the same at the same time, leaves one
+//! container and no half one: it has a fixed name, and who finds it created completes it.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, bail};
+use bollard::models::{ContainerInspectResponse, NetworkConnectRequest};
+use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
+use mayfly_core::definition::NetworkName;
+
+use super::{Docker, body, state};
+use crate::engine::connect::{QUESTION, WORK, failed, found, reason, status, within};
+use crate::engine::containers::inspect;
+use crate::engine::{Launch, UnitState};
+
+/// How often it is tried while others remove what has the name.
+const TRIES: usize = 5;
+
+impl Docker {
+    /// Creates the container of a launch, joins it to its networks and starts it.
+    pub(super) async fn create(&self, client: &bollard::Docker, launch: &Launch) -> anyhow::Result<()> {
+        for network in &launch.definition.networks {
+            known_network(client, network).await?;
+        }
+        let name = &launch.name;
+        for _ in 0..TRIES {
+            let options = CreateContainerOptionsBuilder::default().name(name).build();
+            let body = body::body(launch, self.owner.labels(launch));
+            match within(WORK, client.create_container(Some(options), body)).await {
+                Ok(created) => return bring_up(client, &created.id, launch).await,
+                Err(error) if status(&error) == Some(409) => {
+                    if let Some(there) = Self::named(client, name).await? {
+                        if self.settle(client, there, launch).await? {
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(error) if status(&error) == Some(404) => {
+                    bail!("image {} is not found: {}", launch.image, reason(&error));
+                }
+                Err(error) => return Err(failed(format!("create container {name}"))(error)),
+            }
+        }
+        bail!("cannot create container {name}: somebody else makes and removes it all the time")
+    }
+
+    /// Deals with what has the name already. Says whether it runs now; else the name is free again.
+    async fn settle(
+        &self,
+        client: &bollard::Docker,
+        there: ContainerInspectResponse,
+        launch: &Launch,
+    ) -> anyhow::Result<bool> {
+        let name = &launch.name;
+        let labels = there.config.and_then(|config| config.labels).unwrap_or_default();
+        if !self.owns(&labels) {
+            bail!("there is a container {name} that this launcher has not made");
+        }
+        let id = there.id.unwrap_or_default();
+        match state::inspected(there.state.unwrap_or_default()) {
+            UnitState::Running | UnitState::Starting => Ok(true),
+            UnitState::Ended(why) => bail!("container {name} has ended and is still there: {why}"),
+            UnitState::Created => {
+                let asked = self.owner.labels(launch);
+                if asked.iter().all(|(name, text)| labels.get(name) == Some(text)) {
+                    bring_up(client, &id, launch).await?;
+                    return Ok(true);
+                }
+                // Of an earlier definition, and never started.
+                let options = RemoveContainerOptionsBuilder::default()
+                    .v(true)
+                    .force(true)
+                    .build();
+                let removed = within(WORK, client.remove_container(&id, Some(options))).await;
+                found(removed).map_err(failed(format!("remove container {name}")))?;
+                Ok(false)
+            }
+        }
+    }
+}
+
+/// Joins a created container to those of its networks that it lacks, and starts it.
+async fn bring_up(client: &bollard::Docker, id: &str, launch: &Launch) -> anyhow::Result<()> {
+    let name = &launch.name;
+    for network in missing_networks(client, id, launch).await? {
+        let request = NetworkConnectRequest {
+            container: id.to_owned(),
+            endpoint_config: None,
+        };
+        let joined = within(WORK, client.connect_network(network.as_str(), request)).await;
+        if let Err(error) = joined {
+            // Somebody else may have done so in the same moment.
+            if missing_networks(client, id, launch).await?.contains(network) {
+                return Err(failed(format!("join container {name} to network {network}"))(
+                    error,
+                ));
+            }
+        }
+    }
+    let started = within(WORK, client.start_container(id, None)).await;
+    started.map_err(failed(format!("start container {name}")))
+}
+
+async fn missing_networks<'a>(
+    client: &bollard::Docker,
+    id: &str,
+    launch: &'a Launch,
+) -> anyhow::Result<BTreeSet<&'a NetworkName>> {
+    let inspected = inspect(client, id).await?;
+    let inspected = inspected.with_context(|| format!("container {} is gone again", launch.name))?;
+    let joined = inspected.network_settings.and_then(|settings| settings.networks);
+    let joined = joined.unwrap_or_default();
+    let asked = launch.definition.networks.iter();
+    Ok(asked
+        .filter(|network| !joined.contains_key(network.as_str()))
+        .collect())
+}
+
+/// Makes sure that there is a network of exactly this name: an engine takes the beginning of an id as well, and that
+/// could be the id of the host's network.
+async fn known_network(client: &bollard::Docker, name: &NetworkName) -> anyhow::Result<()> {
+    let inspected = within(QUESTION, client.inspect_network(name.as_str(), None)).await;
+    let inspected = found(inspected).map_err(failed(format!("look for network {name}")))?;
+    match inspected {
+        Some(network) if network.name.as_deref() == Some(name.as_str()) => Ok(()),
+        _ => bail!("network {name} is not there"),
+    }
+}

@@ -1,0 +1,92 @@
+//! Waits for an event of an engine. The stream of events stays open from one wait to the next, so that nothing that
+//! happens in between is lost; after every doubt it is opened anew, and then anything may have happened.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::models::EventMessage;
+use bollard::query_parameters::EventsOptionsBuilder;
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use mayfly_daemon::retry::Backoff;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::connect::{Connection, reason};
+
+/// How long a stream that was just opened is waited for: what happened while it was opened, it does not tell.
+const FRESH: Duration = Duration::from_secs(1);
+
+type Messages = Pin<Box<dyn Stream<Item = Result<EventMessage, Error>> + Send>>;
+
+/// The events of an engine that mean that something may be different.
+pub(super) struct Events {
+    filters: HashMap<&'static str, Vec<&'static str>>,
+    open: Mutex<Open>,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events")
+            .field("filters", &self.filters)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Open {
+    messages: Option<Messages>,
+    backoff: Backoff,
+}
+
+impl Events {
+    /// Those that the engine's own filters let through.
+    pub(super) fn new<const N: usize>(filters: [(&'static str, &[&'static str]); N]) -> Self {
+        let filters = filters.map(|(name, values)| (name, values.to_vec()));
+        Self {
+            filters: filters.into(),
+            open: Mutex::default(),
+        }
+    }
+
+    /// Waits for the next event, at most for `limit`. Returns also when the stream breaks; an engine that is gone makes
+    /// it wait a growing while, up to 5 s, so that it is no busy loop. May be dropped at any moment.
+    pub(super) async fn next(&self, connection: &Connection, mut limit: Duration) {
+        let open = &mut *self.open.lock().await;
+        let messages = match &mut open.messages {
+            Some(messages) => messages,
+            none => match connection.client().await {
+                Ok(client) => {
+                    limit = limit.min(FRESH);
+                    let options = EventsOptionsBuilder::default().filters(&self.filters).build();
+                    none.insert(Box::pin(client.events(Some(options))))
+                }
+                Err(error) => {
+                    debug!("{error:#}; trying again");
+                    return open.backoff.rest().await;
+                }
+            },
+        };
+        let mut next = timeout(limit, messages.next()).await;
+        // What has happened together is one change.
+        while let Ok(Some(Ok(_))) = next {
+            open.backoff.reset();
+            match messages.next().now_or_never() {
+                Some(more) => next = Ok(more),
+                None => return,
+            }
+        }
+        let why = match next {
+            Ok(Some(Err(error))) => reason(&error),
+            Ok(_) => "it has ended".to_owned(),
+            Err(_) => return,
+        };
+        debug!("the engine's stream of events is broken: {why}; opening it again");
+        open.messages = None;
+        connection.forget();
+        open.backoff.rest().await;
+    }
+}

@@ -1,0 +1,72 @@
+//! Whose a container or service is, by its labels: the key prefix of a launcher marks what it has made, so that launchers
+//! of several Mayflies can share an engine, and one that takes over knows what its predecessor has made.
+
+use std::collections::HashMap;
+
+use mayfly_core::labels::{self, DEFINITION, LAUNCHER, SERVICE, VERSION};
+use mayfly_core::version::BackendId;
+
+use super::Launch;
+
+/// The label that Swarm puts on the containers of its services.
+pub(super) const SWARM_TASK: &str = "com.docker.swarm.task.id";
+
+/// The labels of a container, as an engine tells them.
+pub(super) type Labels = HashMap<String, String>;
+
+/// Whose mark is looked for and put on what is made.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    prefix: String,
+}
+
+impl Owner {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    /// Whether a launcher with this prefix has made what has these labels.
+    pub(super) fn owns(&self, labels: &Labels) -> bool {
+        labels.get(LAUNCHER) == Some(&self.prefix)
+    }
+
+    /// The labels of a unit: all that the launch asks for, and whatever it says, those by which it is found again.
+    pub(super) fn labels(&self, launch: &Launch) -> Labels {
+        let mark = [
+            (LAUNCHER.to_owned(), self.prefix.clone()),
+            (DEFINITION.to_owned(), launch.digest.clone()),
+        ];
+        launch.labels.clone().into_iter().chain(mark).collect()
+    }
+
+    /// What to filter a list by, to get only what this launcher has made.
+    pub(super) fn filter(&self) -> String {
+        format!("{LAUNCHER}={}", self.prefix)
+    }
+}
+
+/// The backend and the digest of the definition of a unit.
+///
+/// # Errors
+/// When somebody has changed the labels so that they say neither.
+pub(super) fn unit(labels: &Labels) -> Result<(BackendId, String), String> {
+    let text = |name: &str| labels.get(name).map(String::as_str).unwrap_or_default();
+    let backend = BackendId {
+        service: text(SERVICE)
+            .parse()
+            .map_err(|error| format!("label {SERVICE}: {error}"))?,
+        version: text(VERSION)
+            .parse()
+            .map_err(|error| format!("label {VERSION}: {error}"))?,
+    };
+    Ok((backend, text(DEFINITION).to_owned()))
+}
+
+/// The backend that a container of somebody else is an instance of; `None` where it is of none, or its labels are at fault.
+pub(super) fn other(labels: &Labels, image: &str, exposed: &[u16]) -> Option<BackendId> {
+    let pairs = labels.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+    let read = labels::read(pairs, image, exposed).ok().flatten();
+    read.map(|labelled| labelled.backend)
+}

@@ -1,0 +1,44 @@
+//! What a container is made of on either engine.
+
+use bollard::models::{Mount, MountBindOptions, MountType};
+use mayfly_core::definition::Definition;
+
+/// Most processes and threads of a container: no definition needs more, and a runaway one stops there.
+pub(super) const PIDS: i64 = 4096;
+
+/// The command in place of the image's; the entrypoint of the image stays.
+pub(super) fn command(definition: &Definition) -> Option<Vec<String>> {
+    let words: Vec<String> = definition.command.iter().map(ToString::to_string).collect();
+    Some(words).filter(|words| !words.is_empty())
+}
+
+/// The environment variables, `NAME=value`.
+pub(super) fn variables(definition: &Definition) -> Vec<String> {
+    let pairs = definition.env.iter();
+    pairs.map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// The volumes. None is written to and none is made where the host has no such path.
+pub(super) fn mounts(definition: &Definition) -> Vec<Mount> {
+    let mount = |(source, target): (&str, &str)| Mount {
+        typ: Some(MountType::BIND),
+        source: Some(source.to_owned()),
+        target: Some(target.to_owned()),
+        read_only: Some(true),
+        bind_options: Some(MountBindOptions {
+            // Engines before 25 would mount what is mounted below it so that it can be written to.
+            non_recursive: Some(true),
+            ..MountBindOptions::default()
+        }),
+        ..Mount::default()
+    };
+    let volumes = definition.volumes.iter();
+    volumes
+        .map(|volume| mount((volume.source(), volume.target())))
+        .collect()
+}
+
+/// An amount as the API takes it.
+pub(super) fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}

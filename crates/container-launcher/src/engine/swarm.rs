@@ -1,0 +1,299 @@
+//! Services of a Docker Swarm, each with one task. Which node runs it, and that it is started again when it ends, is
+//! Swarm's; the launcher takes over again once Swarm has given up.
+
+mod spec;
+mod tasks;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use bollard::errors::Error;
+use bollard::models::{Service, Task, TaskState};
+use bollard::query_parameters::{ListServicesOptionsBuilder, ListTasksOptionsBuilder};
+use mayfly_core::definition::NetworkName;
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use super::connect::{Connection, QUESTION, WORK, failed, found, reason, status, within};
+use super::containers::{labelled, other};
+use super::events::Events;
+use super::labels::{self, Labels, Owner, SWARM_TASK};
+use super::{Engine, Inventory, Launch, Progress, Unit, UnitState, output};
+
+/// How often tasks are looked at while something is not as it should be. Swarm tells no events of them.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often, while all is well.
+const CALM: Duration = Duration::from_secs(5);
+/// How long a task may stay in one state before it runs.
+const STUCK: Duration = Duration::from_secs(60);
+/// How long a node may pull an image. Swarm does not say how far it is.
+const PULL: Duration = Duration::from_secs(900);
+
+/// The services of one swarm, by one of its managers.
+#[derive(Debug)]
+pub struct Swarm {
+    connection: Connection,
+    owner: Owner,
+    grace: Duration,
+    events: Events,
+    calm: AtomicBool,
+}
+
+impl Swarm {
+    /// The swarm of the manager at an address, `unix:///run/docker.sock` or `tcp://host:port`. It need not be there yet.
+    /// `prefix` is the key prefix, which marks what this launcher makes. `grace` is how long a container has to end by
+    /// itself when it is stopped: Swarm wants to know that when it is made, also for the stops that Swarm decides on.
+    ///
+    /// # Errors
+    /// When it is no address of an engine.
+    pub fn new(url: &str, prefix: &str, grace: Duration) -> anyhow::Result<Self> {
+        let happenings = ["create", "update", "remove", "start", "die", "destroy"];
+        Ok(Self {
+            connection: Connection::new(url)?,
+            owner: Owner::new(prefix),
+            grace,
+            events: Events::new([("type", &["service", "container"]), ("event", &happenings)]),
+            calm: AtomicBool::new(false),
+        })
+    }
+
+    /// The service of exactly this name, if there is one.
+    async fn named(client: &bollard::Docker, name: &str) -> anyhow::Result<Option<Service>> {
+        let inspected = within(QUESTION, client.inspect_service(name, None)).await;
+        let service = found(inspected).map_err(trouble(format!("look at service {name}")))?;
+        // An engine takes the beginning of an id for a name as well.
+        Ok(service.filter(|service| self::name(service) == name))
+    }
+
+    /// The unit that a service of ours is, by those of its tasks that are meant to run; `None` where it cannot be told.
+    async fn unit(
+        client: &bollard::Docker,
+        service: &Service,
+        meant: &[&Task],
+    ) -> anyhow::Result<Option<Unit>> {
+        let name = name(service);
+        let (backend, digest) = match labels::unit(&labels_of(service)) {
+            Ok(said) => said,
+            Err(reason) => {
+                debug!("service {name} of this launcher is not to be told: {reason}");
+                return Ok(None);
+            }
+        };
+        let id = service.id.as_deref().unwrap_or_default();
+        let past = match meant {
+            [] => tasks(client, [("service", vec![id])].into()).await?,
+            _ => Vec::new(),
+        };
+        let all = tasks::newest_first(meant.iter().copied().chain(&past));
+        Ok(Some(Unit {
+            name: name.to_owned(),
+            backend,
+            digest,
+            state: tasks::state(&all),
+            containers: tasks::running(&all).into_iter().collect(),
+        }))
+    }
+
+    /// Waits until the task of a service runs.
+    async fn follow(
+        client: &bollard::Docker,
+        name: &str,
+        told: &(impl Fn(Progress) + Send + Sync),
+    ) -> anyhow::Result<()> {
+        let (mut last, mut since) = (None, Instant::now());
+        loop {
+            let listed = tasks(client, [("service", vec![name])].into()).await?;
+            let all = tasks::newest_first(&listed);
+            match tasks::state(&all) {
+                UnitState::Running => return Ok(()),
+                UnitState::Ended(why) => bail!("{why}"),
+                UnitState::Created | UnitState::Starting => {}
+            }
+            let now = all.first().map(|task| (task.id.clone(), tasks::state_of(task)));
+            if now != last {
+                since = Instant::now();
+                last = now;
+                told(match all.first().and_then(|task| tasks::state_of(task)) {
+                    Some(TaskState::PREPARING) => Progress::Pulling(None),
+                    _ => Progress::Starting,
+                });
+            }
+            let pulls = matches!(last, Some((_, Some(TaskState::PREPARING))));
+            if since.elapsed() > if pulls { PULL } else { STUCK } {
+                let why = all.first().map(|task| tasks::told(task)).unwrap_or_default();
+                bail!(
+                    "service {name} has not started for {} s: {why}",
+                    since.elapsed().as_secs()
+                );
+            }
+            sleep(LOOK / 2).await;
+        }
+    }
+}
+
+impl Engine for Swarm {
+    async fn inventory(&self) -> anyhow::Result<Inventory> {
+        let client = self.connection.client().await?;
+        let options = ListServicesOptionsBuilder::default()
+            .filters(&[("label", vec![self.owner.filter()])].into())
+            .build();
+        let services = within(QUESTION, client.list_services(Some(options))).await;
+        let services = services.map_err(trouble("list the services of the swarm"))?;
+        // Not those of the past, of which there are many.
+        let meant = tasks(
+            &client,
+            [("desired-state", vec!["running", "ready", "accepted"])].into(),
+        )
+        .await?;
+        let mut inventory = Inventory::default();
+        for service in services
+            .iter()
+            .filter(|service| self.owner.owns(&labels_of(service)))
+        {
+            let of_it = meant.iter().filter(|task| task.service_id == service.id);
+            inventory
+                .units
+                .extend(Self::unit(&client, service, &of_it.collect::<Vec<_>>()).await?);
+        }
+        inventory.units.sort_by(|a, b| a.name.cmp(&b.name));
+        let foreign = meant.iter().filter_map(|task| tasks::other(task, &self.owner));
+        let mut others: Vec<_> = foreign.collect();
+        for container in labelled(&client).await? {
+            let labels = container.labels.clone().unwrap_or_default();
+            // Those of tasks are told by Swarm, wherever they run.
+            if !labels.contains_key(SWARM_TASK) {
+                others.extend(other(&client, &container, &labels).await?);
+            }
+        }
+        for backend in others {
+            *inventory.others.entry(backend).or_default() += 1;
+        }
+        let calm = inventory
+            .units
+            .iter()
+            .all(|unit| unit.state == UnitState::Running);
+        self.calm.store(calm, Ordering::Relaxed);
+        Ok(inventory)
+    }
+
+    async fn start(&self, launch: &Launch, told: impl Fn(Progress) + Send + Sync) -> anyhow::Result<()> {
+        let client = self.connection.client().await?;
+        told(Progress::Starting);
+        let mut networks = Vec::new();
+        for network in &launch.definition.networks {
+            networks.push(swarm_network(&client, network).await?);
+        }
+        let name = &launch.name;
+        let spec = spec::spec(launch, self.owner.labels(launch), networks, self.grace);
+        match within(WORK, client.create_service(spec, None)).await {
+            Ok(_) => {}
+            Err(error) if status(&error) == Some(409) => {
+                let there = Self::named(&client, name).await?;
+                let there =
+                    there.with_context(|| format!("cannot create service {name}: {}", reason(&error)))?;
+                if !self.owner.owns(&labels_of(&there)) {
+                    bail!("there is a service {name} that this launcher has not made");
+                }
+            }
+            Err(error) => return Err(trouble(format!("create service {name}"))(error)),
+        }
+        Self::follow(&client, name, &told).await
+    }
+
+    async fn remove(&self, name: &str, grace: Duration) -> anyhow::Result<()> {
+        let client = self.connection.client().await?;
+        let Some(service) = Self::named(&client, name).await? else {
+            return Ok(());
+        };
+        if !self.owner.owns(&labels_of(&service)) {
+            bail!("service {name} is not one that this launcher has made: it is left alone");
+        }
+        // By its id from here on: the name may be another service's in the next moment.
+        let id = service.id.as_deref().unwrap_or_default();
+        let removed = within(WORK, client.delete_service(id)).await;
+        found(removed).map_err(trouble(format!("remove service {name}")))?;
+        // The service is gone at once, its container only after its time to end.
+        let start = Instant::now();
+        loop {
+            let leaving = tasks(&client, [("desired-state", vec!["remove", "shutdown"])].into()).await?;
+            let stops = |task: &&Task| task.service_id.as_deref() == Some(id) && !tasks::has_ended(task);
+            if leaving.iter().find(stops).is_none() {
+                return Ok(());
+            }
+            if start.elapsed() > grace.max(self.grace) + WORK {
+                bail!(
+                    "cannot stop the container of service {name}: Swarm has removed the service, and its task does not end"
+                );
+            }
+            sleep(LOOK / 2).await;
+        }
+    }
+
+    async fn output(&self, name: &str, lines: usize) -> Vec<String> {
+        let printed = async {
+            let client = self.connection.client().await?;
+            let listed = tasks(&client, [("service", vec![name])].into()).await?;
+            let all = tasks::newest_first(&listed);
+            // One that no node has made a container for has printed nothing, and Swarm would wait for it.
+            let task = all.iter().find(|task| tasks::container(task).is_some());
+            let id = task
+                .and_then(|task| task.id.as_deref())
+                .context("no container yet")?;
+            let logs = client.task_logs(id, Some(output::options(lines)));
+            anyhow::Ok(output::last(lines, logs).await)
+        };
+        printed.await.unwrap_or_default()
+    }
+
+    async fn changed(&self) {
+        let limit = if self.calm.load(Ordering::Relaxed) {
+            CALM
+        } else {
+            LOOK
+        };
+        self.events.next(&self.connection, limit).await;
+    }
+}
+
+/// Tasks of the swarm; those of a service that is gone are none.
+async fn tasks(client: &bollard::Docker, filters: HashMap<&str, Vec<&str>>) -> anyhow::Result<Vec<Task>> {
+    let options = ListTasksOptionsBuilder::default().filters(&filters).build();
+    let listed = within(QUESTION, client.list_tasks(Some(options))).await;
+    let listed = found(listed).map_err(trouble("list the tasks of the swarm"))?;
+    Ok(listed.unwrap_or_default())
+}
+
+/// The id of a network of the swarm, by exactly this name.
+async fn swarm_network(client: &bollard::Docker, name: &NetworkName) -> anyhow::Result<String> {
+    let inspected = within(QUESTION, client.inspect_network(name.as_str(), None)).await;
+    let inspected = found(inspected).map_err(failed(format!("look for network {name}")))?;
+    let exact = inspected.filter(|network| network.name.as_deref() == Some(name.as_str()));
+    let network = exact.with_context(|| format!("network {name} is not there"))?;
+    if network.scope.as_deref() != Some("swarm") {
+        bail!("network {name} is not one of the swarm: it has to be an overlay network");
+    }
+    network.id.with_context(|| format!("network {name} has no id"))
+}
+
+/// As [`failed`], and says so where the engine is no manager of a swarm.
+fn trouble(what: impl std::fmt::Display) -> impl FnOnce(Error) -> anyhow::Error {
+    move |error| match status(&error) {
+        Some(503) => anyhow!(
+            "cannot {what}: the engine is no manager of a swarm: {}",
+            reason(&error)
+        ),
+        _ => failed(what)(error),
+    }
+}
+
+fn name(service: &Service) -> &str {
+    let spec = service.spec.as_ref();
+    spec.and_then(|spec| spec.name.as_deref()).unwrap_or_default()
+}
+
+fn labels_of(service: &Service) -> Labels {
+    let spec = service.spec.as_ref();
+    spec.and_then(|spec| spec.labels.clone()).unwrap_or_default()
+}

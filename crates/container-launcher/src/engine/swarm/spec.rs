@@ -1,0 +1,79 @@
+//! What a service is created with: what its definition says, within limits that no definition can lift.
+
+use std::time::Duration;
+
+use bollard::models::{
+    EndpointSpec, EndpointSpecModeEnum, Limit, NetworkAttachmentConfig, ServiceSpec, ServiceSpecMode,
+    ServiceSpecModeReplicated, TaskSpec, TaskSpecContainerSpec, TaskSpecContainerSpecPrivileges,
+    TaskSpecResources, TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum,
+};
+
+use crate::engine::Launch;
+use crate::engine::labels::Labels;
+use crate::engine::parts::{PIDS, command, mounts, signed, variables};
+
+/// How long Swarm waits before it starts a container again.
+const PAUSE: Duration = Duration::from_secs(2);
+/// How often Swarm does so within [`WINDOW`]. After that it gives up, and the launcher takes over with its own pauses.
+const ATTEMPTS: i64 = 2;
+const WINDOW: Duration = Duration::from_secs(120);
+
+/// The service of a launch in networks by their ids, whose container has `grace` to end by itself.
+pub(super) fn spec(launch: &Launch, labels: Labels, networks: Vec<String>, grace: Duration) -> ServiceSpec {
+    let definition = &launch.definition;
+    let networks = networks.into_iter().map(|id| NetworkAttachmentConfig {
+        target: Some(id),
+        ..NetworkAttachmentConfig::default()
+    });
+    ServiceSpec {
+        name: Some(launch.name.clone()),
+        labels: Some(labels.clone()),
+        mode: Some(ServiceSpecMode {
+            replicated: Some(ServiceSpecModeReplicated { replicas: Some(1) }),
+            ..ServiceSpecMode::default()
+        }),
+        // Nobody calls it but by the address of its container.
+        endpoint_spec: Some(EndpointSpec {
+            mode: Some(EndpointSpecModeEnum::DNSRR),
+            ports: None,
+        }),
+        task_template: Some(TaskSpec {
+            container_spec: Some(TaskSpecContainerSpec {
+                image: Some(launch.image.to_string()),
+                labels: Some(labels),
+                args: command(definition),
+                env: Some(variables(definition)),
+                mounts: Some(mounts(definition)),
+                init: Some(true),
+                stop_grace_period: Some(nanoseconds(grace)),
+                // Engines before 25 do not know this one, and leave it out.
+                privileges: Some(TaskSpecContainerSpecPrivileges {
+                    no_new_privileges: Some(true),
+                    ..TaskSpecContainerSpecPrivileges::default()
+                }),
+                ..TaskSpecContainerSpec::default()
+            }),
+            resources: Some(TaskSpecResources {
+                limits: Some(Limit {
+                    nano_cpus: definition.cpus.map(|cpus| signed(cpus.nano())),
+                    memory_bytes: definition.memory.map(|memory| signed(memory.octets())),
+                    pids: Some(PIDS),
+                }),
+                ..TaskSpecResources::default()
+            }),
+            restart_policy: Some(TaskSpecRestartPolicy {
+                condition: Some(TaskSpecRestartPolicyConditionEnum::ANY),
+                delay: Some(nanoseconds(PAUSE)),
+                max_attempts: Some(ATTEMPTS),
+                window: Some(nanoseconds(WINDOW)),
+            }),
+            networks: Some(networks.collect()),
+            ..TaskSpec::default()
+        }),
+        ..ServiceSpec::default()
+    }
+}
+
+fn nanoseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
