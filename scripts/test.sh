@@ -23,13 +23,14 @@ Runs every check, or only the steps that are named:
   deny     licences, sources and bans of all dependencies (cargo-deny)
   build    every program, with which the end-to-end tests run
   unit     unit, golden, property and documentation tests
-  e2e      end-to-end tests against real etcd, HAProxy and dnsmasq processes on loopback
+  e2e      end-to-end tests against real etcd, HAProxy, dnsmasq and Docker engines of their own
   demo     ./demo/start.sh --yes and ./demo/stop.sh, in Docker
 
 Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, openssl, git, libfaketime,
-protobuf-compiler and libprotobuf-dev (none of their services is started), a C linker, Rust $OLDEST_RUST where
-Debian has it, cargo-deny by cargo, and Docker for the demo. Tests run with cargo-nextest where it is installed,
-else with cargo test. Ends with the time of each step and the number of tests.
+docker.io, iproute2, protobuf-compiler and libprotobuf-dev (none of their services is started), a C linker, Rust
+$OLDEST_RUST where Debian has it, cargo-deny by cargo, and a running Docker for the demo. Tests with a Docker engine
+of their own need root. Tests run with cargo-nextest where it is installed, else with cargo test. Ends with the time
+of each step and the number of tests.
 EOF
 }
 
@@ -128,6 +129,12 @@ ensure_servers() {
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
     # Environment files are deployed by `git push`, too.
     have git || missing+=(git)
+    # For tests with a Docker engine of their own, which they connect by ip; from Debian 13 on the client is apart.
+    have ip || [ -x /usr/sbin/ip ] || missing+=(iproute2)
+    have dockerd || [ -x /usr/sbin/dockerd ] || missing+=(docker.io)
+    if ! have docker && apt-cache show docker-cli >/dev/null 2>&1; then
+        missing+=(docker-cli)
+    fi
     [ ${#missing[@]} -eq 0 ] || install_without_services "${missing[@]}"
     # Where a user who is not root runs this, Debian's PATH lacks sbin.
     export PATH="$PATH:/usr/sbin"

@@ -3,7 +3,10 @@
 //! the test ([`Service`]) or as a process of its own that can be killed ([`ServiceProcess`]).
 //!
 //! Query parameters steer an answer: `delay=MS` waits first, `status=CODE` sets the code, `call=SERVICE` calls
-//! `http://SERVICE.service/`, forwards `x-mayfly` and `baggage`, and shows the answer under `called`.
+//! `http://SERVICE.service/`, forwards `x-mayfly` and `baggage`, and shows the answer under `called`; `unwell=1` lets
+//! `/health` answer 503 from then on, until `unwell=0`.
+
+mod alone;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -11,24 +14,27 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Frame, Incoming};
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::{HeaderMap, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::http::Request;
 use crate::process::{Process, Signal};
 use crate::{dnsmasq, port};
+
+pub use alone::main;
 
 /// What an instance answers: who it is and what reached it.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
@@ -82,13 +88,15 @@ struct Identity {
     address: SocketAddr,
     outgoing: Option<Outgoing>,
     requests: AtomicU64,
+    unwell: AtomicBool,
 }
 
 /// An instance inside the test process. Dropped, it closes its listener and all connections.
 #[derive(Debug)]
 pub struct Service {
     identity: Arc<Identity>,
-    _serving: JoinSet<()>,
+    ending: watch::Sender<bool>,
+    serving: JoinSet<()>,
 }
 
 impl Service {
@@ -119,18 +127,27 @@ impl Service {
             address,
             outgoing,
             requests: AtomicU64::new(0),
+            unwell: AtomicBool::new(false),
         });
         let mut serving = JoinSet::new();
-        serving.spawn(accept(listener, identity.clone()));
+        let (ending, end) = watch::channel(false);
+        serving.spawn(accept(listener, identity.clone(), end));
         Ok(Self {
             identity,
-            _serving: serving,
+            ending,
+            serving,
         })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.identity.address
+    }
+
+    /// Ends it in good order: takes no more connections, finishes the requests that have begun, and closes the rest.
+    pub async fn end(mut self) {
+        self.ending.send_replace(true);
+        while self.serving.join_next().await.is_some() {}
     }
 
     /// Requests that reached it so far.
@@ -191,46 +208,44 @@ impl ServiceProcess {
     }
 }
 
-/// The main function of `e2e-instance ADDRESS SERVICE VERSION`: serves until it is killed.
-///
-/// # Errors
-/// When the arguments are wrong or the address cannot be bound.
-pub async fn serve_forever(mut arguments: impl Iterator<Item = String>) -> Result<()> {
-    let mut next = || {
-        arguments
-            .next()
-            .context("usage: e2e-instance ADDRESS SERVICE VERSION")
-    };
-    let address: SocketAddr = next()?.parse().context("read the address")?;
-    let (service, version) = (next()?, next()?);
-    let _service = Service::start_at(address, &service, &version, None).await?;
-    std::future::pending().await
-}
-
-async fn accept(listener: TcpListener, identity: Arc<Identity>) {
+/// Serves connections until `ending` says to end; then those that are open finish what they have begun.
+async fn accept(listener: TcpListener, identity: Arc<Identity>, mut ending: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            continue;
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = ending.wait_for(|ending| *ending) => break,
         };
+        let Ok((stream, _)) = accepted else { continue };
         let _ = stream.set_nodelay(true);
-        let identity = identity.clone();
-        connections.spawn(async move {
-            let service = hyper::service::service_fn(move |request| answer(identity.clone(), request));
-            let builder = auto::Builder::new(TokioExecutor::new());
-            // A client that goes away is no concern of the instance's.
-            let _ = builder
-                .serve_connection_with_upgrades(TokioIo::new(stream), service)
-                .await;
-        });
+        connections.spawn(serve(stream, identity.clone(), ending.clone()));
         while connections.try_join_next().is_some() {}
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve(stream: TcpStream, identity: Arc<Identity>, mut ending: watch::Receiver<bool>) {
+    // In a container it listens at every address; this is the one that it was reached at.
+    let address = stream.local_addr().unwrap_or(identity.address);
+    let service = hyper::service::service_fn(move |request| answer(identity.clone(), address, request));
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    // A client that goes away is no concern of the instance's.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = ending.wait_for(|ending| *ending) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
 }
 
 type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
 async fn answer(
     identity: Arc<Identity>,
+    address: SocketAddr,
     request: hyper::Request<Incoming>,
 ) -> Result<Response<Body>, hyper::Error> {
     identity.requests.fetch_add(1, Ordering::Relaxed);
@@ -257,7 +272,7 @@ async fn answer(
     let mut echo = Echo {
         service: identity.service.clone(),
         version: identity.version.clone(),
-        address: identity.address,
+        address,
         method: parts.method.to_string(),
         path: parts
             .uri
@@ -275,6 +290,12 @@ async fn answer(
             Ok(called) => echo.called = Some(Box::new(called)),
             Err(error) => echo.call_failed = Some(format!("{error:#}")),
         }
+    }
+    if let Some(unwell) = query.get("unwell") {
+        identity.unwell.store(unwell == "1", Ordering::Relaxed);
+    }
+    if parts.uri.path() == "/health" && identity.unwell.load(Ordering::Relaxed) {
+        return Ok(plain(StatusCode::SERVICE_UNAVAILABLE));
     }
     let status = query
         .get("status")
@@ -294,6 +315,13 @@ async fn answer(
         return Ok(with_grpc_status(response));
     }
     Ok(response)
+}
+
+fn plain(status: StatusCode) -> Response<Body> {
+    let empty: Full<Bytes> = Full::default();
+    let mut response = Response::new(empty.boxed());
+    *response.status_mut() = status;
+    response
 }
 
 fn values(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
@@ -354,9 +382,7 @@ fn websocket(request: hyper::Request<Incoming>) -> Response<Body> {
             }
         }
     });
-    let empty: Full<Bytes> = Full::default();
-    let mut response = Response::new(empty.map_frame(|f: Frame<Bytes>| f).boxed());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let mut response = plain(StatusCode::SWITCHING_PROTOCOLS);
     response
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -409,6 +435,38 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(echo, "hello");
+    }
+
+    #[tokio::test]
+    async fn in_good_order_it_finishes_what_has_begun() {
+        let service = Service::start("backend", "1").await.unwrap();
+        let address = service.address();
+        let slow = Request::get("backend.service", "/?delay=300");
+        let answer = tokio::spawn(async move { slow.send(address).await });
+        crate::eventually(Duration::from_secs(5), "it has the request", async || {
+            service.requests() == 1
+        })
+        .await;
+        service.end().await;
+        assert_eq!(answer.await.unwrap().unwrap().status, 200);
+        assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn it_can_be_unwell() {
+        let service = Service::start("backend", "1").await.unwrap();
+        for (path, status) in [
+            ("/?unwell=1", 200),
+            ("/health", 503),
+            ("/", 200),
+            ("/?unwell=0", 200),
+            ("/health", 200),
+        ] {
+            let answer = Request::get("backend.service", path)
+                .send(service.address())
+                .await;
+            assert_eq!(answer.unwrap().status, status, "{path}");
+        }
     }
 
     #[tokio::test]
