@@ -75,7 +75,7 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
     says(&world, "host-1", both.clone()).await;
     let all = mayfly(&world, &["status"]).await.stdout;
     for part in [
-        "ready, leading, retires nothing: 4 of 7 environments vanished within 3 s (`mayfly confirm container-launcher`)",
+        "ready, leading, retires nothing: 4 of 7 environments vanished within 3 s",
         "ready, standing by: host-1 leads",
         "BACKEND        LIVE  FAILURES  NEXT TRY",
         "backend@0.0.3  0/2   2         in ",

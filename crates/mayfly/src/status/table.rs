@@ -186,10 +186,7 @@ fn lead(daemon: &DaemonView, all: &[DaemonView]) -> Option<String> {
         },
     };
     Some(match &daemon.guard {
-        Some(guard) => format!(
-            "{role}, retires nothing: {guard} (`mayfly confirm {}`)",
-            daemon.daemon
-        ),
+        Some(guard) => format!("{role}, retires nothing: {guard}"),
         None => role,
     })
 }
