@@ -3,8 +3,7 @@
 # scripts/lib.sh, with DEMO set to this directory.
 
 # The instances that only the tour starts.
-MORE=(frontend-v1-b backend-v1-b frontend-v2-b backend-v2-b
-    frontend-v1-b-registrar backend-v1-b-registrar frontend-v2-b-registrar backend-v2-b-registrar)
+MORE=(frontend-v1-b backend-v1-b frontend-v2-b backend-v2-b)
 
 # saved NAME: the value that .env has for it, or nothing.
 saved() {
@@ -26,13 +25,29 @@ containers() {
     "${DOCKER[@]}" ps --all --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" --format "$@"
 }
 
-# Decides on project name, port and network, exports them and saves them in .env, where compose finds them, too.
+# launched FORMAT: the containers that this demo's launcher has started, a line for each. They are known by its key prefix.
+launched() {
+    "${DOCKER[@]}" ps --all --filter "label=mayfly.launcher=/$COMPOSE_PROJECT_NAME" --format "$1"
+}
+
+# Removes what the launcher has started, and the launcher first, which would start it again.
+remove_launched() {
+    local ids
+    compose_quietly rm --stop --force container-launcher
+    ids=$(launched '{{.ID}}')
+    # shellcheck disable=SC2086 # one word each
+    [ -z "$ids" ] || "${DOCKER[@]}" rm --force --volumes $ids >/dev/null
+}
+
+# Decides on project name, port and network, finds the engine's socket, exports them and saves them in .env, where compose finds them, too.
 settle() {
     export COMPOSE_PROJECT_NAME MAYFLY_HTTP_PORT MAYFLY_SUBNET MAYFLY_DNS DOCKER_ACCOUNT_NAME
+    export MAYFLY_DOCKER_SOCKET MAYFLY_DOCKER_GROUP
     DOCKER_ACCOUNT_NAME=${DOCKER_ACCOUNT_NAME:-mayfly}
     choose_project
     choose_port
     choose_subnet
+    find_socket
     MAYFLY_DNS=${MAYFLY_SUBNET%.*}.53
     cat >"$DEMO/.env" <<TEXT
 # Written by start.sh; compose reads it in this directory.
@@ -41,6 +56,8 @@ DOCKER_ACCOUNT_NAME=$DOCKER_ACCOUNT_NAME
 MAYFLY_HTTP_PORT=$MAYFLY_HTTP_PORT
 MAYFLY_SUBNET=$MAYFLY_SUBNET
 MAYFLY_DNS=$MAYFLY_DNS
+MAYFLY_DOCKER_SOCKET=$MAYFLY_DOCKER_SOCKET
+MAYFLY_DOCKER_GROUP=$MAYFLY_DOCKER_GROUP
 TEXT
     MAYFLY_HTTP_PORT_SUFFIX=:$MAYFLY_HTTP_PORT
     if [ "$MAYFLY_HTTP_PORT" = 80 ]; then
@@ -123,6 +140,18 @@ choose_subnet() {
     die "every network that was tried overlaps another: set MAYFLY_SUBNET to a free one such as 10.1.2.0/24"
 }
 
+# The engine's socket, and the group that may use it: the containers that do are no root.
+find_socket() {
+    local endpoint
+    endpoint=$("${DOCKER[@]}" context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null || true)
+    endpoint=${endpoint:-${DOCKER_HOST:-unix:///var/run/docker.sock}}
+    [[ $endpoint == unix://* ]] ||
+        die "the demo needs an engine on this machine, for its socket; yours is at $endpoint"
+    MAYFLY_DOCKER_SOCKET=${endpoint#unix://}
+    MAYFLY_DOCKER_GROUP=$(stat --dereference --format %g "$MAYFLY_DOCKER_SOCKET") ||
+        die "cannot find out the group of the engine's socket $MAYFLY_DOCKER_SOCKET"
+}
+
 # subnets NETWORK...: the subnets of those networks of Docker, one a line.
 subnets() {
     "${DOCKER[@]}" network inspect --format '{{range .IPAM.Config}}{{println .Subnet}}{{end}}' "$@" 2>/dev/null | grep . || true
@@ -169,13 +198,42 @@ fresh_environments() {
     for file in "$DEMO"/run/environments/*; do
         [ -e "$file" ] || continue
         case ${file##*/} in
-        prod.yaml | dev.yaml | qa.yaml | mistake.yaml) rm -f "$file" ;;
-        *)
-            mkdir -p "$DEMO/run/aside"
-            mv "$file" "$DEMO/run/aside/"
-            say "the tour begins with prod alone: ${file##*/} now lies in $DEMO/run/aside"
-            ;;
+        prod.yaml | dev.yaml | qa.yaml | mistake.yaml | temp-1.yaml) rm -f "$file" ;;
+        *) set_aside "environments/${file##*/}" ;;
         esac
     done
     cp "$DEMO/environments/prod.yaml" "$DEMO/run/environments/"
+}
+
+# What the repository and its clone hold may be somebody's work, too.
+fresh_repository() {
+    local name
+    for name in repository.git checkout; do
+        [ ! -e "$DEMO/run/$name" ] || set_aside "$name"
+    done
+}
+
+# set_aside NAME: moves what lies in run/ out of the way of the tour, in place of what was set aside by that name before.
+set_aside() {
+    mkdir -p "$DEMO/run/aside"
+    rm -rf "$DEMO/run/aside/${1##*/}"
+    mv "$DEMO/run/$1" "$DEMO/run/aside/"
+    say "the tour begins with prod alone: ${1##*/} now lies in $DEMO/run/aside"
+}
+
+# What services are, in the network of this project.
+fresh_services() {
+    mkdir -p "$DEMO/run/services"
+    sed "s/mayfly-demo_mayfly/${COMPOSE_PROJECT_NAME}_mayfly/" "$DEMO/services/backend.yaml" >"$DEMO/run/services/backend.yaml"
+}
+
+# The operator's tool for the hooks of the repository, which check what is pushed: from its image, so that nothing has to be
+# installed. It reads the files of the directory that it is started in, as whoever starts it.
+write_lint() {
+    cat >"$DEMO/run/mayfly" <<TEXT
+#!/bin/sh
+exec ${DOCKER[*]} run --rm --network none --user "\$(id -u):\$(id -g)" --volume "\$PWD:\$PWD:ro" --workdir "\$PWD" \\
+    --entrypoint mayfly $DOCKER_ACCOUNT_NAME/environment-registrar "\$@"
+TEXT
+    chmod 755 "$DEMO/run/mayfly"
 }

@@ -32,7 +32,7 @@ environment:
   MAYFLY_PROJECT        name of the compose project (default mayfly-demo)
   DOCKER_ACCOUNT_NAME   what the images' names begin with (default mayfly)
 
-Docker and compose are installed from Debian where they are missing.
+Docker, compose, curl and git are installed from Debian where they are missing.
 TEXT
 }
 
@@ -58,6 +58,7 @@ main() {
     exec 3<&0 </dev/null
 
     have curl || install_missing curl ca-certificates
+    have git || install_missing git
     ensure_docker
     ensure_compose
     "$DEMO/../scripts/build.sh"
@@ -74,6 +75,8 @@ main() {
     make_mistakes
     change_production
     remove_dev
+    start_what_is_needed
+    retire_what_is_not
     farewell
 }
 
@@ -95,7 +98,7 @@ cleanup() {
     if [ $code -ne 0 ] && [ $STARTED = yes ]; then
         printf '\nThe tour stopped in step %s. The containers still run; what they said last:\n' "$STEP" >&2
         "${COMPOSE[@]}" logs --no-color --tail=6 etcd haproxy haproxy-updater dns-updater environment-registrar \
-            frontend-v1-a-registrar >&2 2>&1 || true
+            container-registrar container-launcher frontend-v1-a-registrar >&2 2>&1 || true
         printf 'More: %s logs, in %s. Remove everything: demo/stop.sh\n' "${COMPOSE[*]}" "$DEMO" >&2
     fi
 }
@@ -187,12 +190,16 @@ joined() {
 ask() { printf "curl -s -H 'Host: %s' %s" "$1" "$URL"; }
 
 bring_up() {
-    step "Bring everything up" "etcd, HAProxy and dnsmasq as Debian ships them, four daemons of Mayfly, and the services \
-frontend and backend in versions 0.0.1 and 0.0.2, each instance with a container-registrar beside it. There is \
-one environment: prod. (All commands of this tour run in $DEMO.)"
+    step "Bring everything up" "etcd, HAProxy and dnsmasq as Debian ships them, five daemons of Mayfly, and the services \
+frontend and backend in versions 0.0.1 and 0.0.2. One container-registrar registers all instances by the labels of their \
+containers; only frontend-v1-a has one of its own beside it. There is one environment: prod. (All commands of this tour run in \
+$DEMO.)"
     fresh_environments
+    fresh_services
+    fresh_repository
     # What an earlier tour has added.
     compose_quietly --profile more rm --stop --force -v "${MORE[@]}"
+    remove_launched
     STARTED=yes
     try "${COMPOSE[*]} up -d"
     try "cat run/environments/prod.yaml"
@@ -205,7 +212,7 @@ one environment: prod. (All commands of this tour run in $DEMO.)"
 }
 
 # The keys of all live instances.
-registered() { "${COMPOSE[@]}" exec -T etcd etcdctl get --prefix --keys-only /mayfly/backends/; }
+registered() { "${COMPOSE[@]}" exec -T etcd etcdctl get --prefix --keys-only "/$COMPOSE_PROJECT_NAME/backends/"; }
 
 show_production() {
     step "Production" "HAProxy knows the environment from the host, frontend calls http://backend.service/ by name, and \
@@ -217,9 +224,9 @@ HAProxy chooses the backend by the header x-mayfly that frontend forwards. The p
 }
 
 add_instances() {
-    step "More instances" "A new instance needs no configuration: its container-registrar registers it as soon as it \
+    step "More instances" "A new instance needs no configuration: the container-registrar registers it as soon as it \
 answers its check, and HAProxy takes it in while it runs, without a reload."
-    try "${COMPOSE[*]} --profile more up -d frontend-v1-b frontend-v1-b-registrar backend-v1-b backend-v1-b-registrar"
+    try "${COMPOSE[*]} --profile more up -d frontend-v1-b backend-v1-b"
     await 60 www.example.com "frontend-v1-b"
     await 60 www.example.com "backend-v1-b"
     try "for i in 1 2 3 4 5 6 7 8; do $(ask www.example.com) | grep ' on '; done | sort | uniq -c"
@@ -229,8 +236,8 @@ answers its check, and HAProxy takes it in while it runs, without a reload."
 }
 
 create_dev() {
-    step "A new environment: dev" "An environment is a small file. This one takes the latest version that runs of both \
-services. Dropped into the directory that the environment-registrar watches, it answers at once."
+    step "A new environment: dev" "An environment is a small file. This one takes the latest frontend that runs, and of \
+backend the newest that fits a range. Dropped into the directory that the environment-registrar watches, it answers at once."
     try "cat environments/dev.yaml"
     try "cp environments/dev.yaml run/environments/"
     await 10 www-dev.example.com "environment  dev" "frontend     0.0.2" "backend      0.0.2"
@@ -277,39 +284,63 @@ environment goes on."
     expect "environment  qa" "frontend     0.0.1" "backend      0.0.2"
 }
 
-# load FILE: asks production for pages until $WORK/enough exists, 20 over each connection, at most 20,000.
+# load FILE HOST PAUSE: asks a host for pages until $WORK/enough exists, 20 over each connection and a pause after them, in
+# seconds; for ten minutes at most.
 load() {
-    local round
-    for ((round = 0; round < 1000; round++)); do
-        [ ! -e "$WORK/enough" ] || return 0
+    local end=$((SECONDS + 600))
+    while [ ! -e "$WORK/enough" ] && [ $SECONDS -lt $end ]; do
         # The status of every request counts, that of curl only says the same again.
-        curl --silent --max-time 10 --header 'Host: www.example.com' --write-out '\nstatus %{http_code}\n' \
+        curl --silent --max-time 10 --header "Host: $2" --write-out '\nstatus %{http_code}\n' \
             "$URL?[1-20]" >>"$1" || true
+        sleep "$3"
     done
+}
+
+# begin_load PAUSE HOST...: begins to ask each of the hosts.
+begin_load() {
+    local pause=$1 host
+    shift
+    rm -f "$WORK/enough" "$WORK"/load.*
+    LOAD_BEGUN=$(now)
+    detail "(the load begins)"
+    for host in "$@"; do
+        load "$WORK/load.${#LOAD_PIDS[@]}" "$host" "$pause" &
+        LOAD_PIDS+=($!)
+    done
+}
+
+# end_load: ends it, and tells how many requests there were; not one may have failed.
+end_load() {
+    local requests failed
+    touch "$WORK/enough"
+    wait "${LOAD_PIDS[@]}"
+    LOAD_PIDS=()
+    requests=$(count '^status ')
+    failed=$((requests - $(count '^status 200$')))
+    detail "$requests requests in $((($(now) - LOAD_BEGUN) / 1000)) s, $failed failed"
+    if [ "$failed" -ne 0 ]; then
+        cat "$WORK"/load.* | grep -B 12 '^status ' | grep -v '^status 200' | grep -B 12 '^status ' | head -n 30 >&2 || true
+        die "$failed of $requests requests failed"
+    fi
+    [ "$requests" -ge 100 ] || die "the load was only $requests requests"
 }
 
 count() { cat "$WORK"/load.* | grep -c "$1" || true; }
 
 change_production() {
-    local begun requests failed before after
+    local before after
     step "Change production under load" "Two clients ask www.example.com as fast as they can. Meanwhile prod moves to 0.0.2, \
 new instances of that come, an old one goes, and prod moves back. Not one request may fail."
     before=$(reloads)
-    begun=$(now)
-    detail "(the load begins)"
-    for worker in 1 2; do
-        load "$WORK/load.$worker" &
-        LOAD_PIDS+=($!)
-    done
+    begin_load 0 www.example.com www.example.com
     sleep 1
     try "sed -i 's/0\.0\.1/0.0.2/' run/environments/prod.yaml"
     await 10 www.example.com "frontend     0.0.2" "backend      0.0.2"
     good "www.example.com answers from 0.0.2, $WAITED ms after the file was saved"
-    try "${COMPOSE[*]} --profile more up -d frontend-v2-b frontend-v2-b-registrar backend-v2-b backend-v2-b-registrar"
+    try "${COMPOSE[*]} --profile more up -d frontend-v2-b backend-v2-b"
     await 60 www.example.com "frontend-v2-b"
     await 60 www.example.com "backend-v2-b"
     good "the new instances answer, too"
-    try "${COMPOSE[*]} stop frontend-v2-a-registrar backend-v2-a-registrar"
     try "${COMPOSE[*]} stop frontend-v2-a backend-v2-a"
     good "the first instances of 0.0.2 were drained and are gone"
     await 10 www.example.com "frontend-v2-b" "backend-v2-b"
@@ -317,22 +348,11 @@ new instances of that come, an old one goes, and prod moves back. Not one reques
     await 10 www.example.com "frontend     0.0.1" "backend      0.0.1"
     good "and back to 0.0.1, $WAITED ms after the file was saved"
     sleep 1
-    touch "$WORK/enough"
-    wait "${LOAD_PIDS[@]}"
-    LOAD_PIDS=()
+    end_load
     after=$(reloads)
-
-    requests=$(count '^status ')
-    failed=$((requests - $(count '^status 200$')))
-    detail "$requests requests in $((($(now) - begun) / 1000)) s, $failed failed"
     detail "frontend 0.0.1: $(count '^frontend     0\.0\.1 ')   frontend 0.0.2: $(count '^frontend     0\.0\.2 ')"
     detail "backend  0.0.1: $(count '^backend      0\.0\.1 ')   backend  0.0.2: $(count '^backend      0\.0\.2 ')"
     detail "reloads of HAProxy meanwhile: $((after - before))"
-    if [ "$failed" -ne 0 ]; then
-        cat "$WORK"/load.* | grep -B 12 '^status ' | grep -v '^status 200' | grep -B 12 '^status ' | head -n 30 >&2 || true
-        die "$failed of $requests requests failed"
-    fi
-    [ "$requests" -ge 100 ] || die "the load was only $requests requests"
     [ "$(count '^frontend     0\.0\.2 ')" -gt 0 ] || die "the load never met frontend 0.0.2"
     [ "$(count '^frontend     0\.0\.1 ')" -gt 0 ] || die "the load never met frontend 0.0.1"
     [ "$after" -eq "$before" ] || die "HAProxy was reloaded $((after - before)) times"
@@ -344,7 +364,7 @@ new instances of that come, an old one goes, and prod moves back. Not one reques
 
 remove_dev() {
     step "Remove an environment" "When the file goes, the environment goes, after a second of grace (some editors save by delete \
-and create); here dev. The containers stay: they belong to no environment."
+and create); here dev. The containers stay: compose has started them."
     try "rm run/environments/dev.yaml"
     await 10 www-dev.example.com "404"
     good "www-dev.example.com is gone $WAITED ms after its file"
@@ -357,10 +377,70 @@ and create); here dev. The containers stay: they belong to no environment."
     good "and back"
 }
 
+start_what_is_needed() {
+    local mayfly="${COMPOSE[*]} exec -T environment-registrar mayfly" missing
+    step "A version that runs nowhere" "temp-1 asks for backend 0.0.3, of which there is an image and no container. A file in \
+/etc/mayfly/services says how backend is started, so the container-launcher does so. This time the file of the environment \
+comes by git: a push to main is checked, and what is on main is in force. Clients ask www.example.com and www-qa.example.com \
+until the end of the tour."
+    # What this person has set up for git has nothing to do with the tour.
+    export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
+    missing=$(launched '{{.Names}}')
+    [ -z "$missing" ] || die "the launcher has started $missing already, which nobody has asked for"
+    write_lint
+    try "cat run/services/backend.yaml"
+    try "../scripts/git/init-environments-repo.sh --lint run/mayfly run/repository.git run/environments"
+    try "git clone --quiet run/repository.git run/checkout"
+    git -C run/checkout config user.name "the tour"
+    git -C run/checkout config user.email tour@example.com
+    begin_load 0.2 www.example.com www-qa.example.com
+    try "cp environments/temp-1.yaml run/checkout/ && cat run/checkout/temp-1.yaml"
+    try "git -C run/checkout add temp-1.yaml && git -C run/checkout commit -qm temp-1"
+    try "git -C run/checkout push -q origin HEAD:main"
+    expect "1 written"
+    try "$mayfly wait temp-1 --timeout 90s"
+    expect "temp-1 is in force everywhere"
+    try "$(ask www-temp-1.example.com)"
+    expect "environment  temp-1" "frontend     0.0.1" "backend      0.0.3" "backend saw  x-mayfly: temp-1"
+    # The launcher says so a moment after the instance is there.
+    await_output 10 running "${COMPOSE[@]}" exec -T environment-registrar mayfly status
+    try "$mayfly status"
+    expect "backend@0.0.3" running leading
+    try "${DOCKER[*]} ps --filter label=mayfly.launcher=/$COMPOSE_PROJECT_NAME"
+    expect "$DOCKER_ACCOUNT_NAME/backend:0.0.3"
+}
+
+retire_what_is_not() {
+    step "And it goes again" "The file is deleted by a push, and the environment ends. 20 s later (by default it is an hour) \
+nobody has needed backend 0.0.3: it gets no new requests, is stopped and removed. What compose has started is left alone."
+    try "git -C run/checkout rm -q temp-1.yaml && git -C run/checkout commit -qm 'temp-1 is done'"
+    try "git -C run/checkout push -q origin HEAD:main"
+    expect "1 deleted"
+    await 10 www-temp-1.example.com "404"
+    good "www-temp-1.example.com is gone $WAITED ms after the push"
+    await_output 10 "unused, retired at" "${COMPOSE[@]}" exec -T environment-registrar mayfly status
+    await_gone 60
+    good "the container of backend 0.0.3 was retired and is gone"
+    end_load
+    good "no request of the other environments failed"
+    [[ $(registered) != */backend/0.0.3/* ]] || die "backend 0.0.3 is still registered"
+    try "$(ask www-qa.example.com)"
+    expect "environment  qa" "backend      0.0.2"
+}
+
+# await_gone SECONDS: waits until there is no container any more that the launcher has started.
+await_gone() {
+    local end=$((SECONDS + $1))
+    while [ -n "$(launched '{{.Names}}')" ]; do
+        [ $SECONDS -lt $end ] || die "these should have been retired within $1 s: $(launched '{{.Names}} ({{.Status}})')"
+        sleep 0.2
+    done
+}
+
 # How often HAProxy has been reloaded, from the status that haproxy-updater keeps in etcd.
 reloads() {
     local status
-    status=$("${COMPOSE[@]}" exec -T etcd etcdctl get --print-value-only /mayfly/status/haproxy-updater/demo)
+    status=$("${COMPOSE[@]}" exec -T etcd etcdctl get --print-value-only "/$COMPOSE_PROJECT_NAME/status/haproxy-updater/demo")
     [[ $status =~ \"reloads\":([0-9]+) ]] || die "the status of haproxy-updater names no reloads: $status"
     printf %s "${BASH_REMATCH[1]}"
 }
@@ -371,7 +451,7 @@ farewell() {
     Ask it:           $(ask www-dev.example.com)
     In a browser:     http://www-dev.example.com${MAYFLY_HTTP_PORT_SUFFIX}/, when this line stands in /etc/hosts:
                       127.0.0.1 www.example.com www-dev.example.com www-qa.example.com
-    Try environments: put files into $DEMO/run/environments
+    Try environments: put files into $DEMO/run/environments, or push them: cd $DEMO/run/checkout
     Look inside:      cd $DEMO; ${COMPOSE[*]} ps; ${COMPOSE[*]} logs -f haproxy-updater
     Remove it all:    $DEMO/stop.sh
 TEXT

@@ -15,8 +15,8 @@ main() {
         cat <<'TEXT'
 usage: demo/stop.sh
 
-Removes the containers, networks and volumes of the demo. The images, the build cache and the files in
-demo/run/environments stay.
+Removes the containers, networks and volumes of the demo, and the containers that its launcher has started. The images, the
+build cache and the files in demo/run stay.
 
 environment: MAYFLY_PROJECT, as it was given to start.sh
 TEXT
@@ -32,6 +32,7 @@ TEXT
     COMPOSE_PROJECT_NAME=${MAYFLY_PROJECT:-$(saved COMPOSE_PROJECT_NAME)}
     COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-mayfly-demo}
     say "removing the demo $COMPOSE_PROJECT_NAME: containers, networks and volumes"
+    remove_launched
     compose_quietly --profile more down --volumes --remove-orphans
     rm -f .env
     say "done"

@@ -13,11 +13,12 @@ STAGING=$ROOT/target/docker
 # Downloaded crates and compiled dependencies are the same for every checkout, so all share these volumes.
 CARGO_VOLUME=mayfly-build-cargo
 TARGET_VOLUME=mayfly-build-target
-DAEMONS=(environment-registrar container-registrar haproxy-updater dns-updater)
+DAEMONS=(environment-registrar container-registrar container-launcher haproxy-updater dns-updater)
 # The operator's tool; it is put into the image of the environment-registrar.
 TOOL=mayfly
 DEMO_SERVICES=(frontend backend)
-DEMO_VERSIONS=(0.0.1 0.0.2)
+# backend 0.0.3 runs nowhere until an environment asks for it.
+DEMO_IMAGES=(frontend:0.0.1 frontend:0.0.2 backend:0.0.1 backend:0.0.2 backend:0.0.3)
 
 usage() {
     cat <<TEXT
@@ -161,7 +162,7 @@ compile() {
 }
 
 build_images() {
-    local name version base=$ACCOUNT/base
+    local name base=$ACCOUNT/base
     say "image $base: what all images share"
     build "$base" base
 
@@ -177,11 +178,9 @@ build_images() {
         *) build "$ACCOUNT/$name" "$name" --build-arg "BASE=$base" ;;
         esac
     done
-    for name in "${DEMO_SERVICES[@]}"; do
-        for version in "${DEMO_VERSIONS[@]}"; do
-            say "image $ACCOUNT/$name:$version"
-            build "$ACCOUNT/$name:$version" "$name" --build-arg "BASE=$base" --build-arg "VERSION=$version"
-        done
+    for name in "${DEMO_IMAGES[@]}"; do
+        say "image $ACCOUNT/$name"
+        build "$ACCOUNT/$name" "${name%:*}" --build-arg "BASE=$base" --build-arg "VERSION=${name#*:}"
     done
 }
 

@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lifetime::Moment;
+use crate::names::NodeName;
 use crate::records::Status;
 use crate::version::BackendId;
 
@@ -27,6 +29,16 @@ pub struct Launching {
     /// How many more there are than `backends` holds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: usize,
+}
+
+/// An operator's word that what the guard holds back is meant: the value of [`crate::keys::Key::Confirmation`]. The launcher
+/// deletes the key when it has taken it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// The node where it was given.
+    pub by: NodeName,
+    /// When.
+    pub at: Moment,
 }
 
 /// What a launcher says of one backend.

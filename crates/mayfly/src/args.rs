@@ -4,7 +4,7 @@
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use mayfly_daemon::args::CommonArgs;
 
-use crate::{apply, completions, delete, explain, keep, lint, man, status, wait};
+use crate::{apply, completions, confirm, delete, explain, keep, lint, man, status, wait};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,6 +15,7 @@ Examples:
   mayfly apply -f temp-1.yaml               register an environment without a registrar
   mayfly keep temp-1 8h                     let it live on, or bring it back
   mayfly delete temp-1
+  mayfly confirm container-launcher         yes, so many environments were to go
 
 Each command has examples of its own: mayfly help apply.
 
@@ -55,6 +56,8 @@ pub enum Command {
     Delete(delete::Args),
     #[allow(missing_docs)]
     Keep(keep::Args),
+    #[allow(missing_docs)]
+    Confirm(confirm::Args),
     /// Print the JSON Schema of the environment file, with which editors complete and check it
     #[command(after_help = crate::schema::EXAMPLES)]
     Schema,

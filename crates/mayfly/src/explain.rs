@@ -4,11 +4,15 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use mayfly_core::explain::{Answer, Explanation, Request, Settings, Side, bare_host};
+use mayfly_core::explain::{Answer, Explanation, Request, Settings, Side, Step, bare_host};
+use mayfly_core::launching::{Backend, Phase};
 use mayfly_core::names::{EnvironmentName, Hostname, ServiceName};
+use mayfly_core::version::BackendId;
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output::{self, Format, Table, printable};
+use serde::Serialize;
 
+use crate::launchers::{self, Launchers};
 use crate::state::{DaemonView, State};
 
 const EXAMPLES: &str = "\
@@ -21,13 +25,14 @@ Examples:
 JSON: {\"side\": \"edge\" or \"internal\", \"steps\": [{\"step\", \"key\", \"found\", \"note\"}], \"answer\":
   {\"answered_by\": \"backend\", \"backend\", \"environment\", \"origin\", \"servers\"} or
   {\"answered_by\": \"router\", \"status\", \"text\"}}
+  and `launching`, what a container-launcher says of the backend, where it has something to say of one without an instance
 
 Exit codes: 0 an instance would answer; 1 none would; 2 the command line is wrong.";
 
 /// Explain step by step how a request is routed, and where it would fail and why
 ///
 /// It goes by what stands in etcd, as the routers do. Whether an instance that is registered really answers, only the
-/// routers' own checks know.
+/// routers' own checks know. Where there is none, it says what a container-launcher does about that.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -64,10 +69,10 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
     let state = State::read(&common.store(), 1).await?;
     let settings = settings(&state, args)?;
     let request = request(&state, args, &settings)?;
-    let explanation = state.index.explain(&settings, &request);
+    let told = Told::of(state.index.explain(&settings, &request), &state.launchers());
     output::print(&match args.format {
-        Format::Json => output::json(&explanation)?,
-        Format::Table => text(&explanation),
+        Format::Json => output::json(&told)?,
+        Format::Table => text(&told),
     })?;
     let mut routers = state.daemons();
     routers.retain(|daemon| daemon.daemon == "haproxy-updater");
@@ -81,10 +86,76 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
             (None, _) => eprintln!("note: router {node} lags behind, and may do otherwise for a moment"),
         }
     }
-    Ok(match explanation.answer.is_good() {
+    Ok(match told.explanation.answer.is_good() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+/// What is printed.
+#[derive(Debug, Serialize)]
+struct Told {
+    #[serde(flatten)]
+    explanation: Explanation,
+    /// What a launcher says of a backend without an instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    launching: Option<Backend>,
+}
+
+impl Told {
+    /// Where no instance answers, one more step: what the launcher does about it.
+    fn of(mut explanation: Explanation, launchers: &Launchers) -> Self {
+        let nobody = matches!(explanation.answer, Answer::Router { status: 503, .. });
+        let wanted = explanation.steps.last().filter(|_| nobody);
+        let (step, launching) = wanted
+            .and_then(|step| about(&step.key, launchers))
+            .map_or((None, None), |(step, backend)| (Some(step), backend));
+        explanation.steps.extend(step);
+        Self {
+            explanation,
+            launching,
+        }
+    }
+}
+
+/// What a launcher does about a backend, or a service at a selector that nothing fits; nothing, where that is none of its
+/// business.
+fn about(wanted: &str, launchers: &Launchers) -> Option<(Step, Option<Backend>)> {
+    let step = |found: Option<String>, note: Option<String>| Step {
+        step: "launcher",
+        key: wanted.to_owned(),
+        found,
+        note,
+    };
+    let (service, selector) = wanted.split_once('@')?;
+    let backend: Option<BackendId> = wanted.parse().ok();
+    if !launchers.are_there || backend.as_ref().is_some_and(|id| id.version.is_outside()) {
+        return None;
+    }
+    let Some(leader) = &launchers.leader else {
+        return Some((step(None, Some(launchers::NONE_LEADS.to_owned())), None));
+    };
+    let said = backend.as_ref().and_then(|backend| launchers.backend(backend));
+    let Some(said) = said else {
+        let note = match backend.filter(|backend| backend.version.as_str() != "latest") {
+            Some(_) => format!(
+                "the container-launcher of {} does not say anything of it",
+                leader.node
+            ),
+            None => launchers::only_exact(service, selector),
+        };
+        return Some((step(None, Some(note)), None));
+    };
+    let told = match said.phase {
+        Phase::NoDefinition => step(
+            None,
+            Some(format!(
+                "no definition says how {service} is started at {selector}: write one, or start an instance by hand"
+            )),
+        ),
+        _ => step(Some(launchers::words(said)), None),
+    };
+    Some((told, Some(said.clone())))
 }
 
 fn settings(state: &State, args: &Args) -> anyhow::Result<Settings> {
@@ -152,7 +223,11 @@ fn host_and_path(target: &str) -> anyhow::Result<(String, String)> {
     Ok((host.to_owned(), path.to_owned()))
 }
 
-fn text(explanation: &Explanation) -> String {
+fn text(told: &Told) -> String {
+    let Told {
+        explanation,
+        launching,
+    } = told;
     let mut table = Table::new(["STEP", "LOOKED UP", "FOUND", "NOTE"]);
     for step in &explanation.steps {
         table.row([
@@ -176,12 +251,80 @@ fn text(explanation: &Explanation) -> String {
         }
         Answer::Router { text, .. } => format!("the router answers itself with {text}"),
     };
-    format!("{}\n{}\n", table.render(), printable(&end))
+    let wanted = explanation.steps.last().map(|step| &step.key);
+    let output = launchers::outputs(wanted.zip(launching.as_ref()));
+    format!("{}\n{}\n{output}", table.render(), printable(&end))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mayfly_core::launching::Launching;
+
+    fn explained(status: u16, wanted: &str, launchers: &Launchers) -> Told {
+        let step = Step {
+            step: "instances",
+            key: wanted.to_owned(),
+            found: None,
+            note: None,
+        };
+        let explanation = Explanation {
+            side: Side::Internal,
+            steps: vec![step],
+            answer: Answer::Router {
+                status,
+                text: "nobody".to_owned(),
+            },
+        };
+        Told::of(explanation, launchers)
+    }
+
+    #[test]
+    fn where_nobody_answers_the_launcher_is_asked() {
+        let backend = |phase| Backend {
+            phase,
+            wanted: 1,
+            live: 0,
+            failures: 2,
+            next_try: None,
+            output: vec!["no such file".to_owned()],
+        };
+        let failed = Phase::Failed {
+            reason: "exited with 1".to_owned(),
+        };
+        let backends = [
+            ("a@1".to_owned(), backend(failed)),
+            ("b@1".to_owned(), backend(Phase::NoDefinition)),
+        ];
+        let mut launchers = Launchers::default();
+        assert_eq!(explained(503, "a@1", &launchers).explanation.steps.len(), 1);
+        launchers.are_there = true;
+        let nobody = text(&explained(503, "a@1", &launchers));
+        assert!(nobody.contains(launchers::NONE_LEADS), "{nobody}");
+        launchers.leader = Some(launchers::Leader {
+            node: "host-1".parse().unwrap(),
+            launching: Launching {
+                leading: true,
+                backends: backends.into(),
+                ..Launching::default()
+            },
+        });
+        for (wanted, expected) in [
+            ("a@1", "failed: exited with 1 (failed 2 times in a row)"),
+            ("a@1", "\n  a@1 printed last:\n    no such file\n"),
+            ("b@1", "no definition says how b is started at 1"),
+            ("c@1", "launcher of host-1 does not say anything of it"),
+            ("a@^1", "exact versions only, and a is asked for as ^1"),
+            ("a@latest", "exact versions only, and a is asked for as latest"),
+        ] {
+            let told = text(&explained(503, wanted, &launchers));
+            assert!(told.contains(expected), "no {expected:?} in {told}");
+        }
+        for (status, wanted) in [(404, "a@1"), (508, "a@1"), (503, "a@http://a.example")] {
+            let told = explained(status, wanted, &launchers);
+            assert_eq!((told.explanation.steps.len(), told.launching), (1, None));
+        }
+    }
 
     #[test]
     fn urls_and_hosts() {

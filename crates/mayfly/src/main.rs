@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use mayfly::args::{Arguments, Command};
-use mayfly::{apply, completions, delete, explain, keep, lint, man, schema, status, wait};
+use mayfly::{apply, completions, confirm, delete, explain, keep, lint, man, schema, status, wait};
 use mayfly_daemon::run;
 
 fn main() -> ExitCode {
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
                 Command::Lint(args) => lint::run(&args),
                 Command::Apply(args) => apply::run(&common, &args).await,
                 Command::Delete(args) => delete::run(&common, &args).await,
+                Command::Confirm(args) => confirm::run(&common, &args).await,
                 Command::Keep(args) => keep::run(&common, &args).await,
                 Command::Schema => schema::run(),
                 Command::Completions(args) => completions::run(&args),

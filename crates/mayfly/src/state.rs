@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mayfly_core::explain;
 use mayfly_core::index::Index;
 use mayfly_core::keys::{Daemon, Key, KeySpace};
+use mayfly_core::launching::Launching;
 use mayfly_core::names::{EnvironmentName, Hostname, NodeName};
 use mayfly_core::records::{self, Router, Status};
 use mayfly_core::version::BackendId;
@@ -13,6 +14,7 @@ use mayfly_daemon::store::{Entry, LeaseId, Store, StoreError};
 use mayfly_daemon::watch::{Batch, Change};
 use serde::Serialize;
 
+use crate::launchers::{Launchers, Leader};
 use crate::registry;
 
 /// What stands in etcd at one revision.
@@ -25,8 +27,10 @@ pub struct State {
     pub revision: i64,
     environments: BTreeMap<EnvironmentName, Registered>,
     history: BTreeSet<EnvironmentName>,
-    /// The newest revision of each instance's key.
+    /// The newest revision of each instance's key, and of each key that drains one.
     instances: BTreeMap<String, (BackendId, i64)>,
+    /// The node of the container-launcher that works.
+    leader: Option<String>,
     routers: BTreeMap<NodeName, Option<Router>>,
     statuses: BTreeMap<(Daemon, NodeName), Result<Status, String>>,
     /// For each kind of key the revision at which one of them was last put.
@@ -59,6 +63,12 @@ pub struct DaemonView {
     pub ready: bool,
     /// Why the newest state is not in force, if it is not.
     pub error: Option<String>,
+    /// Of a container-launcher: whether it is the one that works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leading: Option<bool>,
+    /// Of a container-launcher that works: why it retires nothing at present, if that is held back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard: Option<String>,
     /// Of a router: the host names that it needs and has no address of.
     pub host_names_without_address: BTreeSet<Hostname>,
     /// What it has set aside.
@@ -75,6 +85,7 @@ impl State {
             environments: BTreeMap::new(),
             history: BTreeSet::new(),
             instances: BTreeMap::new(),
+            leader: None,
             routers: BTreeMap::new(),
             statuses: BTreeMap::new(),
             newest: BTreeMap::new(),
@@ -128,7 +139,7 @@ impl State {
                 self.environments.insert(name, registered);
             }
             Key::History(name) => drop(self.history.insert(name)),
-            Key::Instance(backend, _) => {
+            Key::Instance(backend, _) | Key::Drain(backend, _) => {
                 self.instances
                     .insert(entry.key.clone(), (backend, entry.mod_revision));
             }
@@ -137,7 +148,10 @@ impl State {
                 let status = records::parse(&entry.value).map_err(|error| error.to_string());
                 self.statuses.insert((daemon, node), status);
             }
-            Key::Drain(..) | Key::Dns(_) | Key::Definition(_) | Key::Leader(_) | Key::Confirmation(_) => {}
+            Key::Leader(Daemon::ContainerLauncher) => {
+                self.leader = Some(String::from_utf8_lossy(&entry.value).into_owned());
+            }
+            Key::Dns(_) | Key::Definition(_) | Key::Leader(_) | Key::Confirmation(_) => {}
         }
         let newest = self.newest.entry(kind).or_default();
         *newest = (*newest).max(entry.mod_revision);
@@ -148,7 +162,8 @@ impl State {
         match self.space.parse(text) {
             Ok(Key::Environment(name)) => drop(self.environments.remove(&name)),
             Ok(Key::History(name)) => drop(self.history.remove(&name)),
-            Ok(Key::Instance(..)) => drop(self.instances.remove(text)),
+            Ok(Key::Instance(..) | Key::Drain(..)) => drop(self.instances.remove(text)),
+            Ok(Key::Leader(Daemon::ContainerLauncher)) => self.leader = None,
             Ok(Key::Router(node)) => drop(self.routers.remove(&node)),
             Ok(Key::Status(daemon, node)) => drop(self.statuses.remove(&(daemon, node))),
             Ok(_) | Err(_) => {}
@@ -235,6 +250,8 @@ impl State {
             .routers
             .get(&node)
             .filter(|_| daemon == Daemon::HaproxyUpdater);
+        let leading = (daemon == Daemon::ContainerLauncher).then(|| self.is_leader(&node, &status));
+        let guard = Launching::of(&status).filter(|_| leading == Some(true));
         DaemonView {
             daemon: daemon.as_str(),
             address: router
@@ -247,8 +264,33 @@ impl State {
             ready: status.ready,
             host_names_without_address: nameless(&status),
             error: unreadable.or(status.error),
+            leading,
+            guard: guard.and_then(|launching| launching.guard),
             set_aside: status.set_aside,
         }
+    }
+
+    /// What the container-launchers say.
+    pub fn launchers(&self) -> Launchers {
+        let mut all = Launchers::default();
+        for ((daemon, node), status) in &self.statuses {
+            if *daemon != Daemon::ContainerLauncher {
+                continue;
+            }
+            all.are_there = true;
+            let leads = status.as_ref().ok().filter(|status| self.is_leader(node, status));
+            if let Some(launching) = leads.and_then(Launching::of) {
+                let node = node.clone();
+                all.leader = Some(Leader { node, launching });
+            }
+        }
+        all
+    }
+
+    /// Whether a launcher leads: it says so, and etcd does. The record of one that died outlives its lead.
+    fn is_leader(&self, node: &NodeName, status: &Status) -> bool {
+        let elected = self.leader.as_deref() == Some(node.as_str());
+        elected && Launching::of(status).is_some_and(|launching| launching.leading)
     }
 
     /// The settings of the routers, as the first of them says; `None` when none does.
@@ -297,93 +339,4 @@ fn watched(daemon: Daemon) -> &'static [&'static str] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(key: &str, value: &str, revision: i64) -> Change {
-        Change::Put(Entry {
-            key: format!("/mayfly/{key}"),
-            value: value.as_bytes().to_vec(),
-            create_revision: 1,
-            mod_revision: revision,
-            lease: None,
-        })
-    }
-
-    fn state(changes: Vec<Change>) -> State {
-        let mut state = State::new(&KeySpace::default(), 1);
-        state.take(Batch {
-            revision: 100,
-            listed: true,
-            changes,
-        });
-        state
-    }
-
-    #[test]
-    fn the_revision_of_an_environment_is_the_newest_of_what_it_is_made_of() {
-        let child = r#"{"name": "temp", "prefix": "t", "header": "t", "extends": "qa"}"#;
-        let mut changes = vec![
-            entry("environments/temp", child, 5),
-            entry(
-                "environments/qa",
-                r#"{"name": "qa", "prefix": "q", "header": "q", "services": [{"name": "a", "version": "1"}]}"#,
-                7,
-            ),
-            entry("backends/a/2/x", r#"{"address": "10.0.0.1:80"}"#, 30),
-            entry(
-                "environments/other",
-                r#"{"name": "other", "prefix": "o", "header": "o"}"#,
-                31,
-            ),
-        ];
-        let temp = "temp".parse().unwrap();
-        assert_eq!(state(changes.clone()).revision_of(&temp), 7);
-        changes.push(entry("backends/a/1/x", r#"{"address": "10.0.0.1:80"}"#, 20));
-        assert_eq!(state(changes).revision_of(&temp), 20);
-    }
-
-    #[test]
-    fn daemons_lag_behind_what_they_watch() {
-        let state = state(vec![
-            entry(
-                "environments/a",
-                r#"{"name": "a", "prefix": "a", "header": "a"}"#,
-                9,
-            ),
-            entry("history/ended", "{}", 9),
-            entry("routers/r1", r#"{"address": "10.0.0.1"}"#, 11),
-            entry("routers/silent", r#"{"address": "10.0.0.2"}"#, 12),
-            entry(
-                "status/haproxy-updater/r1",
-                r#"{"applied_revision": 9, "ready": true}"#,
-                40,
-            ),
-            entry(
-                "status/dns-updater/d1",
-                r#"{"applied_revision": 9, "ready": true}"#,
-                41,
-            ),
-        ]);
-        let told: Vec<_> = state
-            .daemons()
-            .into_iter()
-            .map(|daemon| (daemon.node.to_string(), daemon.lag))
-            .collect();
-        assert_eq!(
-            told,
-            [
-                ("r1".to_owned(), 0),
-                ("silent".to_owned(), 9),
-                ("d1".to_owned(), 3)
-            ]
-        );
-        let ended: Vec<_> = state.ended().map(ToString::to_string).collect();
-        assert_eq!(ended, ["ended"]);
-        assert!(
-            state
-                .unknown(&"ended".parse().unwrap())
-                .contains("mayfly keep ended")
-        );
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use mayfly_core::index::{EnvironmentView, Shortage};
+use mayfly_core::launching::{Backend, Launching};
 use mayfly_core::lifetime::{Idle, Moment};
 use mayfly_core::names::{DnsPrefix, EnvironmentName, HeaderValue};
 use mayfly_core::records::{SetAside, Source};
@@ -18,6 +19,7 @@ use mayfly_daemon::store::{LeaseId, Store};
 use mayfly_daemon::watch::{WatchOptions, watch};
 use serde::Serialize;
 
+use crate::launchers::Launchers;
 use crate::state::{DaemonView, State};
 
 const EXAMPLES: &str = "\
@@ -31,12 +33,15 @@ JSON, one object (with --watch one on each line):
   revision      the revision of etcd that it shows
   environments  name, prefix, header, routed, complete, parents, reasons (why it is not complete), set_aside,
                 services [service, selector, version, inherited_from, routes, outside, live, draining, missing],
-                protected, ends_at, idle, idle_until, description, source
+                protected, ends_at, idle, idle_until, description, source,
+                launching (what a container-launcher says of those of its backends that are missing or on their way)
   ended         names of those that have been
   shortage      environments, services (how many lack instances), first [environment, service, version, reason, ...]
   set_aside     keys of etcd that are left out: key, reason
   daemons       daemon, node, address, applied_revision, newest_revision, lag, ready, error,
-                host_names_without_address, set_aside
+                host_names_without_address, set_aside, and of a container-launcher leading, guard
+  launching     what the container-launcher that leads says: leading, guard (why nothing is retired at present),
+                backends {\"backend@0.0.3\": {state, percent, retire_at, reason, wanted, live, failures, next_try, output}}
 A field without a value is null or absent; more may be added.
 
 Exit codes: 0 it is shown; 1 there is no such environment, or etcd does not answer; 2 the command line is wrong.";
@@ -76,6 +81,9 @@ struct Report {
     shortage: Shortage,
     set_aside: Vec<SetAside>,
     daemons: Vec<DaemonView>,
+    /// What the container-launcher says that leads, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    launching: Option<Launching>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,6 +101,12 @@ struct EnvironmentReport {
     idle_until: Option<Moment>,
     description: Option<String>,
     source: Option<Source>,
+    /// What the launcher says of those of its backends that are missing or on their way.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    launching: BTreeMap<String, Backend>,
+    /// The same in words, and why nothing is done about the rest; not in the JSON, as `launching` has it.
+    #[serde(skip)]
+    launcher: Vec<String>,
 }
 
 /// Shows it.
@@ -184,6 +198,7 @@ impl Report {
         idle_left: &BTreeMap<EnvironmentName, Duration>,
         now: SystemTime,
     ) -> Self {
+        let launchers: Launchers = state.launchers();
         let wanted = |name: &EnvironmentName| only.is_none_or(|only| only == name);
         let environments = state
             .index
@@ -193,6 +208,8 @@ impl Report {
             let view = state.index.view(&environment.name)?;
             Some(EnvironmentReport {
                 reasons: view.reasons(),
+                launching: launchers.unsettled(&view),
+                launcher: launchers.reasons(&view),
                 prefix: environment.prefix.clone(),
                 header: environment.header.clone(),
                 protected: environment.protected,
@@ -213,6 +230,7 @@ impl Report {
             shortage: state.index.shortage(MOST_MISSING),
             set_aside: state.index.set_aside(),
             daemons: state.daemons(),
+            launching: launchers.leader.map(|leader| leader.launching),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! `mayfly wait`: returns when an environment is in force everywhere: every router and every DNS updater has applied it,
-//! and nothing is missing. It follows etcd, and asks nobody else.
+//! and nothing is missing. It follows etcd, and asks nobody else. What a container-launcher starts for the environment is
+//! waited for, too, as long as there is hope.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use mayfly_core::launching::{Backend, Phase};
 use mayfly_core::names::EnvironmentName;
 use mayfly_daemon::args::{CommonArgs, duration};
 use mayfly_daemon::output::{self, Format, printable};
@@ -12,7 +15,12 @@ use mayfly_daemon::watch::{WatchOptions, watch};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
+use crate::launchers;
 use crate::state::State;
+
+/// Tries of a backend that have failed in a row, after which nobody waits for it any longer. What fails less often may be a
+/// passing thing: a service that it depends on and that is just being started, a registry that was busy.
+const HOPELESS: usize = 3;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,6 +36,9 @@ Exit codes: 0 it is in force; 1 it is not, with the reason; 2 the command line i
 /// DNS updater that says something of itself in etcd has applied the newest revision of the environment, of those that
 /// it extends and of its instances. One whose newest version its registrar refused is not in force. What hinders it is
 /// told on standard error as it changes.
+///
+/// Where a container-launcher starts what is missing, all that it starts for the environment has to answer. What has failed
+/// three times in a row ends the waiting at once, with the reason and the last lines that the container printed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -57,29 +68,33 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     let deadline = Instant::now() + args.timeout;
     let mut following = watch(&store, store.keyspace().everything(), WatchOptions::default());
     let mut state = State::new(store.keyspace(), args.min_instances);
-    let mut reasons = vec!["etcd has not answered yet".to_owned()];
+    let mut standing = Standing::unknown();
     loop {
         tokio::select! {
             () = shutdown.begun() => return Ok(ExitCode::from(130)),
-            () = sleep_until(deadline) => return conclude(args, &state, &reasons),
+            () = sleep_until(deadline) => return conclude(args, &state, &standing),
             batch = following.next_batch_coalesced() => state.take(batch),
         }
-        let now = hindrances(&state, &args.environment);
-        if now.is_empty() {
+        let now = Standing::of(&state, &args.environment);
+        if now.is_ready() || now.hopeless().is_some() {
             return conclude(args, &state, &now);
         }
-        if now != reasons {
-            eprintln!("waiting: {}", printable(&now.join("; ")));
-            reasons = now;
+        if now.reasons != standing.reasons {
+            eprintln!("waiting: {}", printable(&now.reasons.join("; ")));
         }
+        standing = now;
     }
 }
 
-fn conclude(args: &Args, state: &State, reasons: &[String]) -> anyhow::Result<ExitCode> {
-    let (name, ready) = (&args.environment, reasons.is_empty());
+fn conclude(args: &Args, state: &State, standing: &Standing) -> anyhow::Result<ExitCode> {
+    let (name, ready) = (&args.environment, standing.is_ready());
     let revision = state.revision_of(name);
     if args.format == Format::Json {
-        let outcome = json!({"environment": name, "ready": ready, "revision": revision, "reasons": reasons});
+        let mut outcome =
+            json!({"environment": name, "ready": ready, "revision": revision, "reasons": standing.reasons});
+        if !standing.launching.is_empty() {
+            outcome["launching"] = json!(standing.launching);
+        }
         output::print(&output::json(&outcome)?)?;
     } else if ready {
         output::print(&format!("{name} is in force everywhere (revision {revision})\n"))?;
@@ -87,12 +102,54 @@ fn conclude(args: &Args, state: &State, reasons: &[String]) -> anyhow::Result<Ex
     if ready {
         return Ok(ExitCode::SUCCESS);
     }
-    let (limit, reasons) = (humantime::format_duration(args.timeout), reasons.join("; "));
-    eprintln!(
-        "error: {name} is not in force after {limit}: {}",
-        printable(&reasons)
-    );
+    let what = match standing.hopeless() {
+        Some(backend) => format!("{name} does not come into force, since {backend} fails again and again"),
+        None => {
+            let limit = humantime::format_duration(args.timeout);
+            format!("{name} is not in force after {limit}")
+        }
+    };
+    eprintln!("error: {what}: {}", printable(&standing.reasons.join("; ")));
+    eprint!("{}", launchers::outputs(&standing.launching));
     Ok(ExitCode::FAILURE)
+}
+
+/// How it stands with an environment.
+struct Standing {
+    /// Why it is not in force everywhere; nothing when it is.
+    reasons: Vec<String>,
+    /// What the launcher says of those of its backends that are missing or on their way.
+    launching: BTreeMap<String, Backend>,
+}
+
+impl Standing {
+    fn unknown() -> Self {
+        Self {
+            reasons: vec!["etcd has not answered yet".to_owned()],
+            launching: BTreeMap::new(),
+        }
+    }
+
+    fn of(state: &State, name: &EnvironmentName) -> Self {
+        let view = state.index.view(name);
+        let launching = view.map(|view| state.launchers().unsettled(&view));
+        Self {
+            reasons: hindrances(state, name),
+            launching: launching.unwrap_or_default(),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.reasons.is_empty()
+    }
+
+    /// A backend for which it makes no sense to wait.
+    fn hopeless(&self) -> Option<&str> {
+        let failed = |backend: &Backend| matches!(backend.phase, Phase::Failed { .. });
+        let mut all = self.launching.iter();
+        let found = all.find(|(_, backend)| failed(backend) && backend.failures >= HOPELESS);
+        found.map(|(name, _)| name.as_str())
+    }
 }
 
 /// Why an environment is not in force everywhere; nothing when it is.
@@ -101,6 +158,7 @@ fn hindrances(state: &State, name: &EnvironmentName) -> Vec<String> {
         return vec![state.unknown(name)];
     };
     let mut reasons = view.reasons();
+    reasons.extend(state.launchers().reasons(&view));
     let revision = state.revision_of(name);
     let mut routers = 0;
     for daemon in state.daemons() {

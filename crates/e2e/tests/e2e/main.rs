@@ -19,6 +19,7 @@ mod git;
 mod idle;
 mod instances;
 mod internal;
+mod launch_tool;
 mod lifetimes;
 mod moving_versions;
 mod no_reload;

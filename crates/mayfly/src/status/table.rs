@@ -1,13 +1,18 @@
 //! The report as tables.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime};
 
 use mayfly_core::index::ServiceView;
+use mayfly_core::keys::Daemon;
+use mayfly_core::launching::Launching;
+use mayfly_core::lifetime::Moment;
 use mayfly_core::records::SetAside;
 use mayfly_daemon::output::{Format, Table, printable};
 
 use super::{EnvironmentReport, Report};
+use crate::launchers;
 use crate::state::DaemonView;
 
 /// Reasons that stand in one cell.
@@ -40,6 +45,8 @@ pub(super) fn text(report: &Report, one: bool, now: SystemTime) -> String {
         parts.push(daemons(&report.daemons));
     }
     if !one {
+        let launching = report.launching.as_ref();
+        parts.extend(launching.and_then(|launching| backends(launching, now)));
         parts.extend(set_aside(report));
     }
     parts.join("\n")
@@ -98,9 +105,10 @@ fn services(environment: &EnvironmentReport, now: SystemTime) -> String {
     if let Some(source) = &environment.source {
         text += &format!("from {} of {}\n", printable(&source.file), source.registrar);
     }
-    for reason in &environment.reasons {
+    for reason in environment.reasons.iter().chain(&environment.launcher) {
         text += &format!("- {}\n", printable(reason));
     }
+    text += &launchers::outputs(&environment.launching);
     let mut table = Table::new([
         "SERVICE", "VERSION", "ASKED", "FROM", "ROUTES", "LIVE", "DRAINING", "STATE",
     ]);
@@ -139,6 +147,50 @@ fn services(environment: &EnvironmentReport, now: SystemTime) -> String {
     text + "\n" + &table.render()
 }
 
+/// What a launcher looks after.
+fn backends(launching: &Launching, now: SystemTime) -> Option<String> {
+    if launching.backends.is_empty() {
+        return None;
+    }
+    let mut table = Table::new(["BACKEND", "LIVE", "FAILURES", "NEXT TRY", "STATE"]);
+    for (name, backend) in &launching.backends {
+        let next_try = backend.next_try.as_ref().map(|text| match text.parse() {
+            Ok::<Moment, _>(moment) => format!("in {}", span(moment.left(now))),
+            Err(_) => text.clone(),
+        });
+        table.row([
+            name.clone(),
+            format!("{}/{}", backend.live, backend.wanted),
+            match backend.failures {
+                0 => dash(),
+                failures => failures.to_string(),
+            },
+            next_try.unwrap_or_else(dash),
+            backend.phase.to_string(),
+        ]);
+    }
+    let more = match launching.more {
+        0 => String::new(),
+        more => format!("and {more} more\n"),
+    };
+    Some(table.render() + &more)
+}
+
+/// What a launcher is to the others.
+fn lead(daemon: &DaemonView, all: &[DaemonView]) -> Option<String> {
+    let role = match daemon.leading? {
+        true => "leading".to_owned(),
+        false => match all.iter().find(|other| other.leading == Some(true)) {
+            Some(leader) => format!("standing by: {} leads", leader.node),
+            None => "standing by: none leads".to_owned(),
+        },
+    };
+    Some(match &daemon.guard {
+        Some(guard) => format!("{role}, retires nothing: {guard}"),
+        None => role,
+    })
+}
+
 fn daemons(daemons: &[DaemonView]) -> String {
     let mut table = Table::new(["DAEMON", "NODE", "APPLIED", "LAG", "STATE"]);
     for daemon in daemons {
@@ -152,6 +204,9 @@ fn daemons(daemons: &[DaemonView]) -> String {
             (None, true) => "ready".to_owned(),
             (None, false) => "not ready".to_owned(),
         };
+        if let Some(lead) = lead(daemon, daemons) {
+            state += &format!(", {lead}");
+        }
         let nameless = &daemon.host_names_without_address;
         if let Some(name) = nameless.first() {
             state += &format!(", no address of {name}");
@@ -162,10 +217,14 @@ fn daemons(daemons: &[DaemonView]) -> String {
         if !daemon.set_aside.is_empty() {
             state += &format!(", {} set aside", daemon.set_aside.len());
         }
+        // What follows nothing in etcd has no revision.
+        let follows = daemon.daemon != Daemon::ContainerRegistrar.as_str();
+        let applied = follows.then(|| (daemon.applied_revision.to_string(), lag));
+        let (applied, lag) = applied.unwrap_or_else(|| (dash(), dash()));
         table.row([
             daemon.daemon.to_owned(),
             daemon.node.to_string(),
-            daemon.applied_revision.to_string(),
+            applied,
             lag,
             state,
         ]);
@@ -183,16 +242,17 @@ fn set_aside(report: &Report) -> Option<String> {
             .rsplit_once("/environments/")
             .is_some_and(|(_, key)| names.any(|name| name == key))
     };
-    let registrars = report
-        .daemons
-        .iter()
-        .filter(|daemon| daemon.daemon == "environment-registrar");
-    let files = registrars.flat_map(|daemon| &daemon.set_aside);
+    // What routers and DNS updaters set aside is in etcd, and so told already; files, containers and definitions are not.
+    let others = report.daemons.iter().filter(|daemon| {
+        let routing = [Daemon::HaproxyUpdater, Daemon::DnsUpdater];
+        !routing.iter().any(|other| other.as_str() == daemon.daemon)
+    });
+    let mut seen = BTreeSet::new();
     let all: Vec<&SetAside> = report
         .set_aside
         .iter()
-        .chain(files)
-        .filter(|entry| !told(entry))
+        .chain(others.flat_map(|daemon| &daemon.set_aside))
+        .filter(|entry| !told(entry) && seen.insert(*entry))
         .collect();
     if all.is_empty() {
         return None;
