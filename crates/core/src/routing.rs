@@ -226,6 +226,11 @@ impl Routing {
         self.named.contains_key(backend)
     }
 
+    /// The backends that some environment leads to.
+    pub fn named(&self) -> impl Iterator<Item = &BackendId> {
+        self.named.keys()
+    }
+
     /// The environments that choose the backend themselves.
     pub fn choosers(&self, backend: &BackendId) -> impl Iterator<Item = &EnvironmentName> {
         self.named.get(backend).into_iter().flatten()

@@ -11,7 +11,7 @@ use crate::keys::Key;
 use crate::names::{EnvironmentName, ServiceName};
 use crate::records::Environment;
 use crate::routing::Table;
-use crate::version::BackendId;
+use crate::version::{BackendId, Selector};
 
 /// What an environment resolves to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -93,6 +93,21 @@ impl Index {
             .chain(faults)
             .cloned()
             .collect()
+    }
+
+    /// Whether some environment chooses the backend by its very version, rather than because it is the highest of those
+    /// that run.
+    pub fn is_chosen_exactly(&self, backend: &BackendId) -> bool {
+        let chosen = |name: &EnvironmentName| {
+            let choices = self.environments.get(name).into_iter();
+            choices
+                .flat_map(|registered| &registered.record.services)
+                .any(|choice| {
+                    choice.name == backend.service
+                        && matches!(&choice.version, Selector::Exact(version) if *version == backend.version)
+                })
+        };
+        self.routing.choosers(backend).any(chosen)
     }
 
     /// What an environment resolves to, as of the last [`Index::resolve`]; `None` when there is none of that name.

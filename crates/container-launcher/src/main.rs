@@ -1,0 +1,13 @@
+//! Starts the containers that environments need, and retires those that none needs. See the library for the chain of its
+//! steps.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use container_launcher::args::Arguments;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let common = arguments.common.clone();
+    mayfly_daemon::run::main(&common, |shutdown| container_launcher::run(arguments, shutdown))
+}

@@ -1,0 +1,75 @@
+//! The names of units: from the key prefix, the backend and a number, so that whoever makes the same unit again, or at the
+//! same time, finds it there. Valid for a container, a Swarm service and as a host name: lower-case letters, digits and
+//! hyphens, at most 63.
+
+use mayfly_core::keys::KeySpace;
+use mayfly_core::version::BackendId;
+use sha2::{Digest as _, Sha256};
+
+/// The name of a backend's unit. What is readable in it is for people; the digest is what tells two apart.
+pub fn unit(prefix: &KeySpace, backend: &BackendId, number: usize) -> String {
+    let digest = digest(format!("{prefix} {backend}").as_bytes());
+    let (service, version) = (
+        readable(backend.service.as_str(), 20),
+        readable(backend.version.as_str(), 16),
+    );
+    format!("mayfly-{service}-{version}-{digest}-{number}")
+}
+
+/// The number in a unit's name, if it is the name of one of this backend.
+pub fn number(prefix: &KeySpace, backend: &BackendId, name: &str) -> Option<usize> {
+    let number = name.rsplit('-').next()?.parse().ok()?;
+    (unit(prefix, backend, number) == name).then_some(number)
+}
+
+/// The first 48 bits of the SHA-256 of something, in hexadecimal: enough for the names of one engine.
+pub fn digest(of: &[u8]) -> String {
+    let digest = Sha256::digest(of);
+    digest[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The beginning of a text in the letters of a host name.
+fn readable(text: &str, most: usize) -> String {
+    let letters = text.chars().take(most).map(|letter| match letter {
+        'a'..='z' | '0'..='9' => letter,
+        'A'..='Z' => letter.to_ascii_lowercase(),
+        _ => '-',
+    });
+    letters.collect::<String>().trim_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_name_can_be_read() {
+        let name = unit(&KeySpace::default(), &"backend@0.0.3".parse().unwrap(), 2);
+        assert!(
+            name.starts_with("mayfly-backend-0-0-3-") && name.ends_with("-2"),
+            "{name}"
+        );
+    }
+
+    fn backend() -> impl Strategy<Value = BackendId> {
+        (
+            "[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
+            "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}",
+        )
+            .prop_map(|(service, version)| format!("{service}@{version}").parse().unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn names_are_host_names_and_tell_units_apart(a in backend(), b in backend(), n in 1usize..=100, m in 1usize..=100) {
+            let space = KeySpace::default();
+            let (one, other) = (unit(&space, &a, n), unit(&space, &b, m));
+            prop_assert!(one.len() <= 63 && one.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'));
+            prop_assert_eq!(one == other, (&a, n) == (&b, m));
+            prop_assert_eq!(number(&space, &a, &one), Some(n));
+            let elsewhere = unit(&"/other".parse().unwrap(), &a, n);
+            prop_assert_ne!(elsewhere, one);
+        }
+    }
+}
