@@ -48,10 +48,11 @@ pub trait Engine: Send + Sync + 'static {
     ) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// Stops a unit, after which it has `grace` to end by itself, and removes it. One that is not there is no error; one
-    /// that does not carry the labels of this launcher is never touched.
+    /// that does not carry the labels of this launcher is never touched. (Swarm goes by the grace that it was told when
+    /// the unit was made: [`Swarm::new`].)
     ///
     /// # Errors
-    /// When the engine refuses or does not answer in time.
+    /// When the engine refuses or does not answer in time, and for one of that name that is not ours.
     fn remove(&self, name: &str, grace: Duration) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// The last lines that a unit printed, at most `lines`, the newest last, each shortened and without control

@@ -169,7 +169,11 @@ impl DockerEngine {
     /// # Errors
     /// When it does not run.
     pub fn thaw(&self) -> Result<()> {
-        self.signal_dockerd(Signal::CONT)
+        self.signal_dockerd(Signal::CONT)?;
+        // nsenter, which waits for dockerd, stops with it and does not go on with it.
+        let process = self.dockerd.as_ref().context("dockerd was never started")?;
+        let nsenter = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+        kill_process(nsenter.context("nsenter's id")?, Signal::CONT).context("send nsenter a signal")
     }
 
     fn signal_dockerd(&self, signal: Signal) -> Result<()> {

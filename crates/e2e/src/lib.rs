@@ -20,6 +20,7 @@ pub mod names;
 pub mod poll;
 pub mod port;
 pub mod process;
+pub mod registry;
 pub mod tls;
 pub mod world;
 

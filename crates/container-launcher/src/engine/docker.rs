@@ -28,6 +28,7 @@ pub struct Docker {
     connection: Connection,
     owner: Owner,
     events: Events,
+    silence: Duration,
 }
 
 impl Docker {
@@ -48,7 +49,16 @@ impl Docker {
                 ("label", &[SERVICE]),
                 ("event", &happenings),
             ]),
+            silence: pull::SILENCE,
         })
+    }
+
+    /// Gives up pulling an image when nothing of it has moved for so long; 60 s, where nobody says so. The engine itself
+    /// tries again what fails.
+    #[must_use]
+    pub fn pull_silence(mut self, limit: Duration) -> Self {
+        self.silence = limit;
+        self
     }
 
     /// Whether a launcher with this prefix has made it as a container, and not as a service of a swarm.
@@ -120,7 +130,10 @@ impl Engine for Docker {
 
     async fn start(&self, launch: &Launch, told: impl Fn(Progress) + Send + Sync) -> anyhow::Result<()> {
         let client = self.connection.client().await?;
-        pull::ensure(&client, &launch.image, launch.pull, &told).await?;
+        for network in &launch.definition.networks {
+            create::known_network(&client, network).await?;
+        }
+        pull::ensure(&client, &launch.image, launch.pull, self.silence, &told).await?;
         told(Progress::Starting);
         self.create(&client, launch).await
     }

@@ -17,8 +17,13 @@ use tracing::debug;
 
 use super::connect::{Connection, reason};
 
-/// How long a stream that was just opened is waited for: what happened while it was opened, it does not tell.
-const FRESH: Duration = Duration::from_secs(1);
+/// The limits of the first waits after an event, and after a stream was opened. An engine tells of an event before its
+/// lists show it, and what happened while the stream was opened, it does not tell.
+const AFTERMATH: [Duration; 3] = [
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+];
 
 type Messages = Pin<Box<dyn Stream<Item = Result<EventMessage, Error>> + Send>>;
 
@@ -39,6 +44,8 @@ impl fmt::Debug for Events {
 #[derive(Default)]
 struct Open {
     messages: Option<Messages>,
+    /// How many waits there were since the last event.
+    waits: usize,
     backoff: Backoff,
 }
 
@@ -52,15 +59,16 @@ impl Events {
         }
     }
 
-    /// Waits for the next event, at most for `limit`. Returns also when the stream breaks; an engine that is gone makes
-    /// it wait a growing while, up to 5 s, so that it is no busy loop. May be dropped at any moment.
-    pub(super) async fn next(&self, connection: &Connection, mut limit: Duration) {
+    /// Waits for the next event, at most for `limit`, and some times after an event for less. Returns also when the stream
+    /// breaks; an engine that is gone makes it wait a growing while, up to 5 s, so that it is no busy loop. May be dropped
+    /// at any moment.
+    pub(super) async fn next(&self, connection: &Connection, limit: Duration) {
         let open = &mut *self.open.lock().await;
         let messages = match &mut open.messages {
             Some(messages) => messages,
             none => match connection.client().await {
                 Ok(client) => {
-                    limit = limit.min(FRESH);
+                    open.waits = 0;
                     let options = EventsOptionsBuilder::default().filters(&self.filters).build();
                     none.insert(Box::pin(client.events(Some(options))))
                 }
@@ -70,9 +78,11 @@ impl Events {
                 }
             },
         };
+        let limit = AFTERMATH.get(open.waits).map_or(limit, |after| limit.min(*after));
         let mut next = timeout(limit, messages.next()).await;
         // What has happened together is one change.
         while let Ok(Some(Ok(_))) = next {
+            open.waits = 0;
             open.backoff.reset();
             match messages.next().now_or_never() {
                 Some(more) => next = Ok(more),
@@ -80,9 +90,9 @@ impl Events {
             }
         }
         let why = match next {
+            Err(_) => return open.waits += 1,
             Ok(Some(Err(error))) => reason(&error),
             Ok(_) => "it has ended".to_owned(),
-            Err(_) => return,
         };
         debug!("the engine's stream of events is broken: {why}; opening it again");
         open.messages = None;

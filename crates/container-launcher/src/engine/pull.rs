@@ -13,10 +13,10 @@ use mayfly_core::definition::ImageReference;
 use super::connect::{QUESTION, failed, found, reason, within};
 use super::{Progress, Pull};
 
-/// How long nothing may move. The engine itself tries again what fails, and says so.
-const SILENCE: Duration = Duration::from_secs(60);
+/// How long nothing may move, where nobody says so.
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
 
-/// Makes sure that the engine has an image, as `pull` demands.
+/// Makes sure that the engine has an image, as `pull` demands. Gives up pulling when nothing moves for `silence`.
 ///
 /// # Errors
 /// When it does not have it, and it cannot be had.
@@ -24,6 +24,7 @@ pub(super) async fn ensure(
     client: &bollard::Docker,
     image: &ImageReference,
     pull: Pull,
+    silence: Duration,
     told: &(impl Fn(Progress) + Send + Sync),
 ) -> anyhow::Result<()> {
     if pull != Pull::Always {
@@ -42,11 +43,8 @@ pub(super) async fn ensure(
     let mut stream = client.create_image(Some(options), None, None);
     let mut layers = Layers::default();
     loop {
-        match tokio::time::timeout(SILENCE, stream.next()).await {
-            Err(_) => bail!(
-                "cannot pull image {image}: nothing has moved for {} s",
-                SILENCE.as_secs()
-            ),
+        match tokio::time::timeout(silence, stream.next()).await {
+            Err(_) => bail!("cannot pull image {image}: nothing has moved for {silence:?}"),
             Ok(None) => return Ok(()),
             Ok(Some(Err(error))) => return Err(refusal(image, &error)),
             Ok(Some(Ok(info))) => {

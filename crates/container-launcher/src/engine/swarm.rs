@@ -272,7 +272,7 @@ async fn swarm_network(client: &bollard::Docker, name: &NetworkName) -> anyhow::
     let exact = inspected.filter(|network| network.name.as_deref() == Some(name.as_str()));
     let network = exact.with_context(|| format!("network {name} is not there"))?;
     if network.scope.as_deref() != Some("swarm") {
-        bail!("network {name} is not one of the swarm: it has to be an overlay network");
+        bail!("network {name} is not one of the swarm, such as an overlay network");
     }
     network.id.with_context(|| format!("network {name} has no id"))
 }

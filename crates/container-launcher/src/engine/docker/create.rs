@@ -2,28 +2,31 @@
 //! container and no half one: it has a fixed name, and who finds it created completes it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bollard::models::{ContainerInspectResponse, NetworkConnectRequest};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
 use mayfly_core::definition::NetworkName;
+use mayfly_daemon::retry::Backoff;
+use tokio::time::Instant;
 
 use super::{Docker, body, state};
 use crate::engine::connect::{QUESTION, WORK, failed, found, reason, status, within};
 use crate::engine::containers::inspect;
 use crate::engine::{Launch, UnitState};
 
-/// How often it is tried while others remove what has the name.
-const TRIES: usize = 5;
+/// Pauses between tries while an engine says that the name is taken, by something that is not there: it reserves the name
+/// before others can see the container, and frees it after they no longer can.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 impl Docker {
-    /// Creates the container of a launch, joins it to its networks and starts it.
+    /// Creates the container of a launch, joins it to its networks, which are there, and starts it.
     pub(super) async fn create(&self, client: &bollard::Docker, launch: &Launch) -> anyhow::Result<()> {
-        for network in &launch.definition.networks {
-            known_network(client, network).await?;
-        }
         let name = &launch.name;
-        for _ in 0..TRIES {
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let start = Instant::now();
+        while start.elapsed() < WORK {
             let options = CreateContainerOptionsBuilder::default().name(name).build();
             let body = body::body(launch, self.owner.labels(launch));
             match within(WORK, client.create_container(Some(options), body)).await {
@@ -34,6 +37,7 @@ impl Docker {
                             return Ok(());
                         }
                     }
+                    backoff.rest().await;
                 }
                 Err(error) if status(&error) == Some(404) => {
                     bail!("image {} is not found: {}", launch.image, reason(&error));
@@ -41,7 +45,7 @@ impl Docker {
                 Err(error) => return Err(failed(format!("create container {name}"))(error)),
             }
         }
-        bail!("cannot create container {name}: somebody else makes and removes it all the time")
+        bail!("cannot create container {name}: the engine says that there is one, and does not have it")
     }
 
     /// Deals with what has the name already. Says whether it runs now; else the name is free again.
@@ -118,7 +122,7 @@ async fn missing_networks<'a>(
 
 /// Makes sure that there is a network of exactly this name: an engine takes the beginning of an id as well, and that
 /// could be the id of the host's network.
-async fn known_network(client: &bollard::Docker, name: &NetworkName) -> anyhow::Result<()> {
+pub(super) async fn known_network(client: &bollard::Docker, name: &NetworkName) -> anyhow::Result<()> {
     let inspected = within(QUESTION, client.inspect_network(name.as_str(), None)).await;
     let inspected = found(inspected).map_err(failed(format!("look for network {name}")))?;
     match inspected {

@@ -1,0 +1,142 @@
+//! What does not start, and why: told in one line, without harm to anything else.
+
+use std::time::{Duration, Instant};
+
+use container_launcher::engine::{Docker, Engine as _, Pull, UnitState};
+use mayfly_e2e::docker::{ENDS_AT_ONCE, NETWORK};
+use mayfly_e2e::eventually;
+use serde_json::json;
+
+use crate::support::{GRACE, IMAGE, LIMIT, PREFIX, bench, containers, launch, script};
+
+#[tokio::test]
+async fn an_image_that_is_nowhere() {
+    let (engine, docker) = bench().await;
+    let nobody = mayfly_e2e::port::free();
+    let networks = json!({ "networks": [NETWORK] });
+    let mut missing = launch(
+        "mayfly-backend-1",
+        &format!("{nobody}/backend:7"),
+        networks.clone(),
+    );
+    for (pull, expected) in [
+        (Pull::Missing, format!("cannot pull image {nobody}/backend:7: ")),
+        (Pull::Always, format!("cannot pull image {nobody}/backend:7: ")),
+        (
+            Pull::Never,
+            format!("image {nobody}/backend:7 is not there, and images are not pulled"),
+        ),
+    ] {
+        missing.pull = pull;
+        let error = docker.start(&missing, |_| {}).await.unwrap_err().to_string();
+        assert!(error.starts_with(&expected) && !error.contains('\n'), "{error}");
+    }
+    assert_eq!(containers(&engine).await, [""; 0]);
+    let there = launch("mayfly-backend-1", IMAGE, networks);
+    docker.start(&there, |_| {}).await.unwrap();
+    assert_eq!(containers(&engine).await, ["mayfly-backend-1 running"]);
+}
+
+#[tokio::test]
+async fn one_that_exits_at_once_says_how_and_what_it_printed_last() {
+    let (engine, docker) = bench().await;
+    engine
+        .image_with("team/backend:0.0.9", &[ENDS_AT_ONCE])
+        .await
+        .unwrap();
+    let noisy =
+        "i=0; while [ $i -lt 50 ]; do i=$((i+1)); echo line $i; done; printf 'red \\033[31m\\n' >&2; exit 4";
+    let hungry = "x=xxxxxxxxxxxxxxxx; while :; do x=$x$x$x$x; done";
+    let mut greedy = script("mayfly-backend-3", hungry);
+    let mut definition = (*greedy.definition).clone();
+    definition.memory = Some("16m".parse().unwrap());
+    greedy.definition = definition.into();
+    let plain = json!({ "networks": [NETWORK] });
+    let launches = [
+        (
+            launch("mayfly-backend-1", "team/backend:0.0.9", plain),
+            "exited with 3",
+        ),
+        (script("mayfly-backend-2", noisy), "exited with 4"),
+        (greedy, "exited with 137: it wanted more memory than it may have"),
+    ];
+    for (launch, expected) in &launches {
+        docker.start(launch, |_| {}).await.unwrap();
+        eventually(LIMIT, expected, async || {
+            let units = docker.inventory().await.unwrap().units;
+            let unit = units.into_iter().find(|unit| unit.name == launch.name).unwrap();
+            match unit.state {
+                UnitState::Ended(why) if why == *expected => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+    }
+    assert_eq!(docker.output("mayfly-backend-1", 3).await, ["no such basket"]);
+    let printed = docker.output("mayfly-backend-2", 3).await;
+    assert_eq!(printed.len(), 3, "{printed:?}");
+    // Standard output and error come by two ways, and their order is that in which the engine read them.
+    assert!(printed.iter().any(|line| line == "red  [31m"), "{printed:?}");
+    assert!(printed.iter().any(|line| line == "line 50"), "{printed:?}");
+    assert_eq!(docker.output("nobody", 3).await, [""; 0]);
+    for (launch, _) in launches {
+        docker.remove(&launch.name, GRACE).await.unwrap();
+    }
+    assert_eq!(containers(&engine).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_the_engine_cannot_start_is_not_taken_for_created() {
+    let (engine, docker) = bench().await;
+    let data = engine.directory().join("file");
+    std::fs::write(&data, "x").unwrap();
+    // A file over the directory /proc is refused when the container is started, and not before.
+    let fields = json!({ "networks": [NETWORK], "volumes": [format!("{}:/proc", data.display())] });
+    let launch = launch("mayfly-backend-1", IMAGE, fields);
+    let error = docker.start(&launch, |_| {}).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot start container mayfly-backend-1: "),
+        "{error}"
+    );
+    let units = docker.inventory().await.unwrap().units;
+    assert!(
+        matches!(&units[0].state, UnitState::Ended(why) if why.starts_with("the engine cannot start it: ")),
+        "{units:?}"
+    );
+    let error = docker.start(&launch, |_| {}).await.unwrap_err().to_string();
+    assert!(error.contains("has ended and is still there"), "{error}");
+    docker.remove(&launch.name, GRACE).await.unwrap();
+    assert_eq!(containers(&engine).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_engine_that_is_gone_or_frozen_is_told_in_time() {
+    let (mut engine, docker) = bench().await;
+    docker.inventory().await.unwrap();
+    engine.freeze().unwrap();
+    let start = Instant::now();
+    let error = docker.inventory().await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "cannot list the containers of the engine: it does not answer in time"
+    );
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+    engine.thaw().unwrap();
+    docker.inventory().await.unwrap();
+
+    engine.stop().await.unwrap();
+    let url = engine.host_url();
+    let error = docker.inventory().await.unwrap_err().to_string();
+    assert!(!error.contains('\n') && error.starts_with("cannot "), "{error}");
+    // One that was not there when the launcher began.
+    let early = Docker::new(&url, PREFIX).unwrap();
+    let error = early.inventory().await.unwrap_err().to_string();
+    assert!(
+        error.starts_with(&format!("cannot reach the engine at {url}: ")),
+        "{error}"
+    );
+    engine.start_again().await.unwrap();
+    for docker in [docker, early] {
+        assert_eq!(docker.inventory().await.unwrap().units, []);
+    }
+}

@@ -1,0 +1,107 @@
+//! What is whose: containers of this launcher, of others, and of nobody that Mayfly knows.
+
+use std::collections::BTreeMap;
+
+use container_launcher::engine::{Docker, Engine as _};
+use mayfly_e2e::docker::NETWORK;
+use serde_json::json;
+
+use crate::support::{GRACE, IMAGE, bench, containers, inspect, launch};
+
+#[tokio::test]
+async fn ours_others_and_strangers() {
+    let (engine, docker) = bench().await;
+    docker
+        .start(
+            &launch("mayfly-backend-1", IMAGE, json!({ "networks": [NETWORK] })),
+            |_| {},
+        )
+        .await
+        .unwrap();
+    engine.docker(&["network", "create", "second"]).await.unwrap();
+    for (name, labels) in [
+        ("stranger", &[][..]),
+        ("version-from-tag", &["mayfly.service=backend"]),
+        (
+            "whole",
+            &["mayfly.service=frontend", "mayfly.version=7", "mayfly.port=81"],
+        ),
+        // It is one of another Mayfly that shares the engine.
+        (
+            "other-mayfly",
+            &[
+                "mayfly.service=frontend",
+                "mayfly.version=7",
+                "mayfly.launcher=/other",
+            ],
+        ),
+        ("faulty", &["mayfly.service=Back_End"]),
+        ("unknown-label", &["mayfly.service=backend", "mayfly.prot=h2c"]),
+        (
+            "swarm-task",
+            &[
+                "mayfly.service=search",
+                "mayfly.launcher=/mayfly",
+                "com.docker.swarm.task.id=x",
+            ],
+        ),
+        ("ended", &["mayfly.service=backend"]),
+    ] {
+        let options: Vec<&str> = labels.iter().flat_map(|label| ["--label", *label]).collect();
+        engine.run(name, IMAGE, &options).await.unwrap();
+    }
+    engine.docker(&["kill", "ended"]).await.unwrap();
+    // An engine forgets the name of an image whose tag has moved.
+    engine.image(IMAGE).await.unwrap();
+
+    let inventory = docker.inventory().await.unwrap();
+    let units: Vec<_> = inventory.units.iter().map(|unit| unit.name.as_str()).collect();
+    assert_eq!(units, ["mayfly-backend-1"]);
+    let expected = [("backend@0.0.1", 1), ("frontend@7", 2), ("search@0.0.1", 1)];
+    let expected = expected.map(|(backend, count)| (backend.parse().unwrap(), count));
+    assert_eq!(inventory.others, BTreeMap::from(expected));
+
+    let theirs = Docker::new(&engine.host_url(), "/other").unwrap();
+    let units = theirs.inventory().await.unwrap().units;
+    assert_eq!(units.len(), 1);
+    assert_eq!(units[0].name, "other-mayfly");
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_never_touched_whatever_its_name() {
+    let (engine, docker) = bench().await;
+    let label = ["--label", "mayfly.service=backend"];
+    let id = engine.run("mayfly-backend-1", IMAGE, &label).await.unwrap();
+    let before = inspect(&engine, &id).await;
+    let launch = launch("mayfly-backend-1", IMAGE, json!({ "networks": [NETWORK] }));
+    let error = docker.start(&launch, |_| {}).await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "there is a container mayfly-backend-1 that this launcher has not made"
+    );
+    let error = docker.remove(&launch.name, GRACE).await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "container mayfly-backend-1 is not one that this launcher has made: it is left alone"
+    );
+
+    // An engine takes the beginning of an id for a name: ours, but not by that name.
+    engine
+        .docker(&["rename", "mayfly-backend-1", "theirs"])
+        .await
+        .unwrap();
+    docker.start(&launch, |_| {}).await.unwrap();
+    let ours = inspect(&engine, &launch.name).await["Id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    docker.remove(&ours[..12], GRACE).await.unwrap();
+    docker.remove("heirs", GRACE).await.unwrap();
+
+    assert_eq!(
+        containers(&engine).await,
+        ["mayfly-backend-1 running", "theirs running"]
+    );
+    let after = inspect(&engine, &id).await;
+    assert_eq!(before["State"]["StartedAt"], after["State"]["StartedAt"]);
+}
