@@ -1,23 +1,28 @@
 //! The command line. Every argument is checked by its type while it is read, so that a mistake is told with what
 //! would be right, before anything starts.
 
+pub mod docker;
+
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use mayfly_core::check::Check;
 use mayfly_core::names::ServiceName;
 use mayfly_core::records::{Protocol, Weight};
 use mayfly_core::version::{BackendId, Version};
 use mayfly_daemon::args::{CommonArgs, duration, interval};
 use mayfly_daemon::output::Format;
 
-use crate::check::Check;
 use crate::location::Host;
+
+pub use docker::Docker;
 
 const EXAMPLES: &str = "\
 Examples:
   container-registrar register backend 0.0.2 auto 8080 --check /health
   container-registrar register frontend.service 0.0.1 10.0.0.5 8080 --etcd etcd-1:2379,etcd-2:2379
+  container-registrar docker --network mayfly
   container-registrar list backend
   container-registrar register --permanent billing 1 https://billing.internal 443
   container-registrar deregister backend 0.0.2 10.0.0.5 8080
@@ -44,6 +49,7 @@ impl Arguments {
     pub fn check(&self) -> Result<(), clap::Error> {
         match &self.command {
             Command::Register(register) => register.check(),
+            Command::Docker(docker) => docker.check(),
             Command::Deregister(_) | Command::List(_) => Ok(()),
         }
     }
@@ -77,6 +83,8 @@ pub enum Command {
     Deregister(Instance),
     /// Show the instances in etcd
     List(List),
+    /// Advertise every labelled container of a Docker engine
+    Docker(Box<Docker>),
 }
 
 /// One instance, in the order of arguments of the first Mayfly.
@@ -117,29 +125,13 @@ pub struct Register {
     #[arg(long)]
     pub permanent: bool,
 
-    /// How long the entry outlives a registrar that dies
-    #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
-    pub ttl: Duration,
-
     /// Advertise it only while it answers: `tcp`, or the path of an http URL such as /health (2xx and 3xx are fine)
     #[arg(long, env = "MAYFLY_CHECK", value_name = "tcp|PATH")]
     pub check: Option<Check>,
 
-    /// How often to check
-    #[arg(long, env = "MAYFLY_CHECK_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = interval)]
-    pub check_interval: Duration,
-
-    /// How long an answer may take
-    #[arg(long, env = "MAYFLY_CHECK_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = interval)]
-    pub check_timeout: Duration,
-
-    /// Take it out after this many failures in a row
-    #[arg(long, env = "MAYFLY_FALL", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    pub fall: u32,
-
-    /// Bring it back after this many successes in a row (the first success of all brings it in)
-    #[arg(long, env = "MAYFLY_RISE", value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
-    pub rise: u32,
+    /// How it is checked and kept.
+    #[command(flatten)]
+    pub keeping: Keeping,
 
     /// What it speaks
     #[arg(long, env = "MAYFLY_PROTOCOL", value_enum, default_value_t)]
@@ -175,6 +167,30 @@ impl From<Speaks> for Protocol {
             Speaks::H2c => Self::H2c,
         }
     }
+}
+
+/// How instances are checked, and kept in etcd.
+#[derive(Debug, Clone, Args)]
+pub struct Keeping {
+    /// How long an entry outlives a registrar that dies
+    #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
+    pub ttl: Duration,
+
+    /// How often to check
+    #[arg(long, env = "MAYFLY_CHECK_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = interval)]
+    pub check_interval: Duration,
+
+    /// How long an answer may take
+    #[arg(long, env = "MAYFLY_CHECK_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub check_timeout: Duration,
+
+    /// Take it out after this many failures in a row
+    #[arg(long, env = "MAYFLY_FALL", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub fall: u32,
+
+    /// Bring it back after this many successes in a row (the first success of all brings it in)
+    #[arg(long, env = "MAYFLY_RISE", value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rise: u32,
 }
 
 /// The arguments of `list`.
@@ -235,11 +251,12 @@ mod tests {
     fn the_first_mayfly_s_order_and_defaults() {
         let register = register("register frontend.service 0.0.1 10.0.0.5 8080 --peer etcd:4001");
         assert_eq!(register.instance.backend().to_string(), "frontend@0.0.1");
+        let keeping = &register.keeping;
         assert_eq!(
-            (register.ttl, register.drain),
+            (keeping.ttl, register.drain),
             (Duration::from_secs(15), Duration::from_secs(5))
         );
-        assert_eq!((register.fall, register.rise, register.check), (3, 2, None));
+        assert_eq!((keeping.fall, keeping.rise, register.check), (3, 2, None));
         assert_eq!(
             (u16::from(register.weight), register.protocol),
             (100, Speaks::Http)
@@ -253,7 +270,7 @@ mod tests {
              --fall 5 --rise 1 --protocol h2c --weight 0 --drain 0s --meta zone=north --meta note=",
         );
         assert_eq!(register.instance.version.as_str(), "latest");
-        assert_eq!(register.ttl, Duration::from_secs(30));
+        assert_eq!(register.keeping.ttl, Duration::from_secs(30));
         assert_eq!(register.meta[0], ("zone".to_owned(), "north".to_owned()));
         assert_eq!(Protocol::from(register.protocol), Protocol::H2c);
     }

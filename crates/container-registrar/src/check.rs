@@ -1,97 +1,61 @@
 //! Asks an instance whether it is alive: a TCP connection, or an http URL path that has to answer 2xx or 3xx in the
 //! protocol that the instance is advertised with.
 
-use std::fmt;
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use http_body_util::Empty;
 use hyper::body::Bytes;
-use hyper::http::uri::PathAndQuery;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mayfly_core::address::Address;
+use mayfly_core::check::Check;
 use mayfly_core::records::Protocol;
 use tokio::net::TcpStream;
 
-/// How to check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Check {
-    /// A connection is enough.
-    Tcp,
-    /// This path has to answer 2xx or 3xx.
-    Http(PathAndQuery),
+/// Asks once.
+///
+/// # Errors
+/// When there is no good answer within `limit`, with the reason.
+pub async fn ask(check: &Check, address: Address, protocol: Protocol, limit: Duration) -> anyhow::Result<()> {
+    ask_as(check, &address.to_string(), address, protocol, limit).await
 }
 
-impl FromStr for Check {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let rule = || "a check is `tcp` or the path of an http URL such as /health".to_owned();
-        if text == "tcp" {
-            return Ok(Self::Tcp);
-        }
-        let path: PathAndQuery = text.parse().map_err(|_| rule())?;
-        if text.starts_with('/') && text.len() <= 1024 {
-            Ok(Self::Http(path))
-        } else {
-            Err(rule())
-        }
-    }
-}
-
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp => f.pad("tcp"),
-            Self::Http(path) => write!(f, "{path}"),
-        }
+/// As [`ask`], with another Host than the address.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_as(
+    check: &Check,
+    host: &str,
+    address: Address,
+    protocol: Protocol,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    match tokio::time::timeout(limit, answer(check, host, address, protocol)).await {
+        Ok(answer) => answer,
+        Err(_) => bail!("no answer within {limit:?}"),
     }
 }
 
-impl Check {
-    /// Asks once.
-    ///
-    /// # Errors
-    /// When there is no good answer within `limit`, with the reason.
-    pub async fn ask(&self, address: Address, protocol: Protocol, limit: Duration) -> anyhow::Result<()> {
-        self.ask_as(&address.to_string(), address, protocol, limit).await
+async fn answer(check: &Check, host: &str, address: Address, protocol: Protocol) -> anyhow::Result<()> {
+    let to = SocketAddr::new(address.ip(), address.port());
+    let stream = TcpStream::connect(to).await.context("cannot connect")?;
+    let status = match check {
+        Check::Tcp => return Ok(()),
+        Check::Http(path) => match protocol {
+            Protocol::Http => status(stream, request(host, path.as_str())?).await?,
+            Protocol::H2c => {
+                let uri = format!("http://{host}{}", path.as_str());
+                status_h2c(stream, request(host, &uri)?).await?
+            }
+        },
+    };
+    if !(status.is_success() || status.is_redirection()) {
+        bail!("{check} answers {status}");
     }
-
-    /// As [`Check::ask`], with another Host than the address.
-    ///
-    /// # Errors
-    /// As [`Check::ask`].
-    pub async fn ask_as(
-        &self,
-        host: &str,
-        address: Address,
-        protocol: Protocol,
-        limit: Duration,
-    ) -> anyhow::Result<()> {
-        match tokio::time::timeout(limit, self.answer(host, address, protocol)).await {
-            Ok(answer) => answer,
-            Err(_) => bail!("no answer within {limit:?}"),
-        }
-    }
-
-    async fn answer(&self, host: &str, address: Address, protocol: Protocol) -> anyhow::Result<()> {
-        let to = SocketAddr::new(address.ip(), address.port());
-        let stream = TcpStream::connect(to).await.context("cannot connect")?;
-        let status = match self {
-            Self::Tcp => return Ok(()),
-            Self::Http(path) => match protocol {
-                Protocol::Http => status(stream, request(host, path.as_str())?).await?,
-                Protocol::H2c => status_h2c(stream, request(host, &format!("http://{host}{path}"))?).await?,
-            },
-        };
-        if !(status.is_success() || status.is_redirection()) {
-            bail!("{self} answers {status}");
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 fn request(host: &str, uri: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
@@ -109,7 +73,7 @@ async fn status(stream: TcpStream, request: Request<Empty<Bytes>>) -> anyhow::Re
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .context("cannot speak HTTP/1.1")?;
-    ask(connection, sender.send_request(request)).await
+    head(connection, sender.send_request(request)).await
 }
 
 async fn status_h2c(stream: TcpStream, request: Request<Empty<Bytes>>) -> anyhow::Result<StatusCode> {
@@ -117,11 +81,11 @@ async fn status_h2c(stream: TcpStream, request: Request<Empty<Bytes>>) -> anyhow
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .context("cannot speak HTTP/2")?;
-    ask(connection, sender.send_request(request)).await
+    head(connection, sender.send_request(request)).await
 }
 
 /// Drives the connection just as long as the answer's head takes; the rest of the answer does not matter.
-async fn ask<Body>(
+async fn head<Body>(
     connection: impl Future<Output = hyper::Result<()>>,
     answer: impl Future<Output = hyper::Result<hyper::Response<Body>>>,
 ) -> anyhow::Result<StatusCode> {
@@ -169,29 +133,9 @@ mod tests {
     async fn outcome(check: &str, answer: &'static [u8], limit: Duration) -> Result<(), String> {
         let check: Check = check.parse().unwrap();
         let address = answering(answer).await;
-        check
-            .ask(address, Protocol::Http, limit)
+        ask(&check, address, Protocol::Http, limit)
             .await
             .map_err(|error| format!("{error:#}"))
-    }
-
-    #[test]
-    fn texts() {
-        for good in ["tcp", "/", "/health", "/health?deep=1"] {
-            assert_eq!(good.parse::<Check>().unwrap().to_string(), good);
-        }
-        for bad in [
-            "",
-            "http",
-            "TCP",
-            "health",
-            "http://x/health",
-            "/a b",
-            "/a\r\nX: y",
-            "*",
-        ] {
-            assert!(bad.parse::<Check>().is_err(), "{bad:?}");
-        }
     }
 
     #[tokio::test]
@@ -222,7 +166,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = here(listener.local_addr().unwrap());
         drop(listener);
-        let error = Check::Tcp.ask(address, Protocol::Http, LIMIT).await.unwrap_err();
+        let error = ask(&Check::Tcp, address, Protocol::Http, LIMIT)
+            .await
+            .unwrap_err();
         assert!(format!("{error:#}").contains("cannot connect: "), "{error:#}");
     }
 
@@ -232,7 +178,7 @@ mod tests {
         let address = here(service.address());
         for protocol in [Protocol::Http, Protocol::H2c] {
             let check: Check = "/health".parse().unwrap();
-            check.ask(address, protocol, LIMIT).await.unwrap();
+            ask(&check, address, protocol, LIMIT).await.unwrap();
         }
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use mayfly_core::address::InstanceId;
+use mayfly_core::check::Check;
 use mayfly_core::keys::Key;
 use mayfly_core::records::{self, Instance as Record, InstanceState};
 use mayfly_core::upstream::Upstream;
@@ -12,7 +13,7 @@ use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output;
 
 use crate::args::Register;
-use crate::check::Check;
+use crate::check;
 use crate::location;
 
 /// Runs the command.
@@ -61,10 +62,10 @@ pub async fn run(common: &CommonArgs, arguments: &Register) -> anyhow::Result<Ex
 
 /// One of its addresses has to give a good answer.
 async fn ask(check: &Check, place: &Upstream, arguments: &Register) -> anyhow::Result<()> {
-    let (protocol, limit) = (arguments.protocol.into(), arguments.check_timeout);
+    let (protocol, limit) = (arguments.protocol.into(), arguments.keeping.check_timeout);
     let mut failures = Vec::new();
     for address in location::addresses(place).await? {
-        match check.ask_as(&place.authority(), address, protocol, limit).await {
+        match check::ask_as(check, &place.authority(), address, protocol, limit).await {
             Ok(()) => return Ok(()),
             Err(error) => failures.push(format!("{address}: {error:#}")),
         }

@@ -16,18 +16,16 @@ use mayfly_daemon::shutdown::Shutdown;
 use mayfly_daemon::tasks::Tasks;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::args::Register;
-use crate::health::{Health, Turn};
+use crate::pulse::{Life, Pulse};
 
 /// How long etcd may take for each step of the way out.
 const LAST_WRITE: Duration = Duration::from_secs(3);
 /// How often a name is resolved again while all is well.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// How often at most an instance that has not answered yet is asked: most are about to.
-const EAGER: Duration = Duration::from_millis(200);
 /// As long as any process lives.
 const EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -52,7 +50,7 @@ pub async fn run(common: &CommonArgs, arguments: Register, shutdown: Shutdown) -
     );
     admin::start(&tasks, common.admin, &readiness, registry).await?;
 
-    let advertiser = Advertiser::start(&tasks, &store, arguments.ttl);
+    let advertiser = Advertiser::start(&tasks, &store, arguments.keeping.ttl);
     let endpoints = store.endpoints().to_vec();
     let registration = Registration {
         arguments,
@@ -99,45 +97,22 @@ impl Registration {
                 self.advertise();
             }
         };
-        let mut health = Health::new(self.arguments.fall, self.arguments.rise);
-        let mut ticks = interval(self.arguments.check_interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut found_at, mut failures) = (Instant::now(), 0u32);
+        let mut pulse = Pulse::new(check, self.arguments.protocol.into(), &self.arguments.keeping);
+        let backend = self.arguments.instance.backend();
+        let mut found_at = Instant::now();
         loop {
-            ticks.tick().await;
-            if failures > 0 || found_at.elapsed() >= LOOK_AGAIN {
+            pulse.wait().await;
+            if pulse.is_failing() || found_at.elapsed() >= LOOK_AGAIN {
                 // It may have moved: a container that came back under its name has another address.
                 self.find().await;
                 found_at = Instant::now();
             }
             let Some(address) = self.address else { continue };
-            let (protocol, limit) = (self.arguments.protocol.into(), self.arguments.check_timeout);
-            let outcome = check.ask(address, protocol, limit).await;
-            let turn = health.observe(outcome.is_ok());
-            match &outcome {
-                Ok(()) => failures = 0,
-                Err(error) => {
-                    failures = failures.saturating_add(1);
-                    let backend = self.arguments.instance.backend();
-                    match turn {
-                        Some(Turn::Down) => {
-                            warn!(
-                                "{backend} at {address} failed {failures} checks in a row: taking it out: {error:#}"
-                            );
-                        }
-                        _ if failures == 1 => info!("{backend} at {address} does not answer: {error:#}"),
-                        _ => debug!("{backend} at {address} does not answer: {error:#}"),
-                    }
-                }
-            }
-            if health.is_fresh() {
-                ticks.reset_after(EAGER.min(self.arguments.check_interval));
-            }
-            if turn == Some(Turn::Down) {
-                self.withdraw();
-            } else if health.is_up() && outcome.is_ok() {
+            match pulse.ask(&backend, address).await {
                 // Also when it has moved meanwhile without having been down.
-                self.advertise();
+                Life::Alive => self.advertise(),
+                Life::Dead => self.withdraw(),
+                Life::Undecided => {}
             }
         }
     }
