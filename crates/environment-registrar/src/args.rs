@@ -14,6 +14,7 @@ Examples:
   environment-registrar watch --archive /var/lib/mayfly/archive --archive-keep 50
   environment-registrar watch --write-back              files for what `mayfly apply` registers
   environment-registrar check environments/*.yaml       say what is wrong, before it is saved there
+  environment-registrar check --services services/      the same of service definitions
   environment-registrar list --format json              what is registered
 
 An environment file:
@@ -59,9 +60,13 @@ pub enum Command {
     Watch(WatchOptions),
     /// Check files without etcd: one line for each fault, exit code 1 if there is one
     Check {
-        /// Files, directories with *.yaml and *.yml files, or `-` for standard input
-        #[arg(required = true, value_name = "FILE")]
+        /// Files of environments, directories with *.yaml and *.yml files, or `-` for standard input
+        #[arg(required_unless_present = "services", value_name = "FILE")]
         files: Vec<PathBuf>,
+
+        /// A file of service definitions, or a directory with *.yaml and *.yml files; may be given again
+        #[arg(long, value_name = "PATH")]
+        services: Vec<PathBuf>,
     },
     /// List the environments that are registered in etcd, and what they lack
     List(ListOptions),

@@ -87,9 +87,9 @@ pub fn set_aside(library: &Library, merged: &Merged, mirror: &Mirror) -> Vec<Set
     for (file, document) in library.faulty() {
         for fault in document.faults() {
             let key = fault
-                .environment
+                .subject
                 .as_ref()
-                .map_or_else(|| file.to_owned(), |name| format!("{file}:{name}"));
+                .map_or_else(|| file.to_owned(), |subject| format!("{file}:{subject}"));
             reasons.entry(key).or_default().push(fault.to_string());
         }
     }

@@ -337,6 +337,21 @@ async fn check_and_list() {
         bad.stderr
     );
     assert_eq!(run(&["check"]).await.code, Some(2));
+    std::fs::create_dir(world.path("envs/defs")).unwrap();
+    for name in ["x", "y"] {
+        world.write(
+            &format!("defs/{name}.yaml"),
+            "name: x\nimage: 'x:{{ version }}'\nport: 80\n",
+        );
+    }
+    let one = run(&["check", "--services", "defs/x.yaml"]).await;
+    let expected = "defs/x.yaml: ok, 1 definition\n";
+    assert_eq!((one.code, one.stdout.as_str()), (Some(0), expected));
+    let both = run(&["check", "a.yaml", "--services", "defs"]).await;
+    let expected = "a.yaml: ok, 1 environment\ndefs/x.yaml: ok, 1 definition\n\
+        defs/y.yaml:1:7: name: service \"x\" is taken at defs/x.yaml:1: each may occur once\n\
+        1 fault in 1 of 3 files\n";
+    assert_eq!((both.code, both.stdout.as_str()), (Some(1), expected));
 
     let etcd = world.etcd.endpoint();
     let table = run(&["list", "--etcd", &etcd]).await.ok().unwrap();
