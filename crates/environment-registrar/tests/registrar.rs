@@ -290,6 +290,8 @@ async fn the_admin_endpoint_tells_readiness_and_numbers() {
         "mayfly_environment_files 2",
         "mayfly_environment_faults 1",
         "mayfly_environment_puts_total 1",
+        "mayfly_definitions 0",
+        "mayfly_definition_faults 0",
         "mayfly_set_aside 1",
         "mayfly_etcd_connected 1",
     ] {
@@ -430,4 +432,38 @@ async fn what_etcd_refuses_holds_up_nothing_else() {
     world.write("a.yaml", "name: a");
     world.until(&["a", "b", "d"]).await;
     world.status("no refusal", |status| status.error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_definition_that_etcd_refuses_holds_up_no_other() {
+    let etcd = Etcd::start_with(&["--max-request-bytes", "3000"]).await.unwrap();
+    let mut world = World::new_on(etcd, &[]);
+    std::fs::create_dir(world.path("services")).unwrap();
+    let save = |world: &World, name: &str, argument: &str| {
+        let text = format!("name: {name}\nimage: 'x:{{{{ version }}}}'\nport: 80\ncommand: [{argument}]\n");
+        std::fs::write(world.path("services").join(format!("{name}.yaml")), text).unwrap();
+    };
+    save(&world, "a", &"x".repeat(4000));
+    save(&world, "b", "x");
+    save(&world, "c", "x");
+    world.start(&[]).await;
+    world.set_aside("services/a.yaml:a", "too large").await;
+    let keys = async || -> Vec<String> {
+        let all = world.etcd.list("/mayfly/services/").await.unwrap();
+        all.into_keys().collect()
+    };
+    let becomes = async |names: &[&str]| {
+        let expected: Vec<_> = names.iter().map(|it| format!("/mayfly/services/{it}")).collect();
+        mayfly_e2e::eventually(LIMIT, "the definitions", async || keys().await == expected).await;
+    };
+    becomes(&["b", "c"]).await;
+    // Neither what comes nor what goes later.
+    save(&world, "d", "x");
+    std::fs::remove_file(world.path("services/b.yaml")).unwrap();
+    becomes(&["c", "d"]).await;
+    save(&world, "a", "x");
+    becomes(&["a", "c", "d"]).await;
+    world
+        .status("nothing set aside", |status| status.set_aside.is_empty())
+        .await;
 }
