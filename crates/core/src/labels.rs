@@ -89,11 +89,7 @@ pub fn read<'a>(
         backend: BackendId { service, version },
         port,
         check: label(CHECK).map(parsed).transpose()?,
-        protocol: match label(PROTOCOL) {
-            None | Some((_, "http")) => Protocol::Http,
-            Some((_, "h2c")) => Protocol::H2c,
-            Some((name, text)) => return Err(format!("label {name}: {text:?} is neither http nor h2c")),
-        },
+        protocol: label(PROTOCOL).map(parsed).transpose()?.unwrap_or_default(),
         weight: label(WEIGHT).map(parsed).transpose()?.unwrap_or_default(),
     }))
 }
@@ -234,7 +230,7 @@ mod tests {
                 "mayfly.service=b mayfly.port=80 mayfly.protocol=h3",
                 "b:1",
                 &[],
-                "neither http nor h2c",
+                "label mayfly.protocol: \"h3\" is not a protocol",
             ),
             (
                 "mayfly.service=b mayfly.port=80 mayfly.weight=257",

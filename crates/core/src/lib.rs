@@ -2,15 +2,18 @@
 //! environments into routing tables. Nothing here reads a clock, a file or a socket; the daemons do that around it.
 //!
 //! The chain: text from outside becomes a checked type ([`names`], [`version`], [`address`]); YAML becomes
-//! environments ([`yaml`], [`environment_file`]; [`lint`] tells what is wrong with several files together); etcd keys
+//! environments and service definitions ([`yaml`], [`file`], [`environment_file`], [`definition_file`]; [`lint`] tells
+//! what is wrong with several files together); etcd keys
 //! and values become typed records ([`keys`], [`records`]); records become routing tables ([`index`], which keeps
 //! [`routing`] in step with each change).
 
 pub mod address;
 pub mod check;
 pub mod definition;
+pub mod definition_file;
 pub mod environment_file;
 pub mod explain;
+pub mod file;
 pub mod index;
 pub mod keys;
 pub mod labels;

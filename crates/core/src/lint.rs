@@ -1,14 +1,16 @@
-//! What is wrong with environment files, without etcd: the faults of each file, and what several files can't have
-//! together, which is a name, prefix or header twice, and environments that extend each other in a circle or over too
-//! many levels. Reading the files is left to the caller.
+//! What is wrong with files of environments and of service definitions, without etcd: the faults of each file, and what
+//! several files can't have together, which is a name, prefix or header twice, a service defined twice, and environments
+//! that extend each other in a circle or over too many levels. Reading the files is left to the caller.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::environment_file::{Fault, Parsed};
+use crate::definition_file;
+use crate::environment_file::Parsed;
+use crate::file::{Fault, Subject};
 use crate::index::EXTENDS_LIMIT;
-use crate::names::EnvironmentName;
+use crate::names::{EnvironmentName, ServiceName};
 use crate::yaml::Mark;
 
 /// The outcome of a check.
@@ -25,10 +27,31 @@ pub struct Checked {
 pub struct CheckedFile {
     /// Its name, as it is to be shown.
     pub file: String,
-    /// The environments that it holds without a fault of their own, in its order.
-    pub environments: Vec<EnvironmentName>,
+    /// What it holds without a fault of its own, in its order.
+    #[serde(flatten)]
+    pub holds: Holds,
     /// What is wrong with it, in its order.
     pub faults: Vec<Fault>,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Holds {
+    /// Environments.
+    Environments(Vec<EnvironmentName>),
+    /// Definitions of these services.
+    Definitions(Vec<ServiceName>),
+}
+
+impl Holds {
+    /// How many of what, for people.
+    fn counted(&self) -> String {
+        match self {
+            Self::Environments(names) => counted(names.len(), "environment"),
+            Self::Definitions(names) => counted(names.len(), "definition"),
+        }
+    }
 }
 
 impl Checked {
@@ -37,12 +60,7 @@ impl Checked {
     pub fn text(&self) -> String {
         let mut text = String::new();
         let mut bad_files = 0;
-        for CheckedFile {
-            file,
-            environments,
-            faults,
-        } in &self.files
-        {
+        for CheckedFile { file, holds, faults } in &self.files {
             for Fault {
                 mark, field, message, ..
             } in faults
@@ -55,7 +73,7 @@ impl Checked {
                 text += &format!("{file}:{}:{}: {field}{message}\n", mark.line, mark.column);
             }
             if faults.is_empty() {
-                text += &format!("{file}: ok, {}\n", counted(environments.len(), "environment"));
+                text += &format!("{file}: ok, {}\n", holds.counted());
             } else {
                 bad_files += 1;
             }
@@ -68,22 +86,31 @@ impl Checked {
     }
 }
 
-/// Checks files that have been read, given with their names as they are to be shown.
-pub fn check(files: &[(String, Parsed)]) -> Checked {
-    let mut checked: Vec<_> = files
-        .iter()
-        .map(|(file, parsed)| CheckedFile {
+/// Checks files that have been read, given with their names as they are to be shown: those of environments, and those of
+/// definitions.
+pub fn check(files: &[(String, Parsed)], definitions: &[(String, definition_file::Parsed)]) -> Checked {
+    let mut checked = Vec::with_capacity(files.len() + definitions.len());
+    for (file, parsed) in files {
+        let names = parsed.entries.iter().map(|found| found.environment.name.clone());
+        checked.push(CheckedFile {
             file: file.clone(),
-            environments: parsed
-                .environments
-                .iter()
-                .map(|found| found.environment.name.clone())
-                .collect(),
+            holds: Holds::Environments(names.collect()),
             faults: parsed.faults.clone(),
-        })
-        .collect();
+        });
+    }
+    for (file, parsed) in definitions {
+        let names = parsed.entries.iter().map(|found| found.definition.name.clone());
+        checked.push(CheckedFile {
+            file: file.clone(),
+            holds: Holds::Definitions(names.collect()),
+            faults: parsed.faults.clone(),
+        });
+    }
     for (file, fault) in across(files) {
         checked[file].faults.push(fault);
+    }
+    for (file, fault) in defined_twice(definitions) {
+        checked[files.len() + file].faults.push(fault);
     }
     for file in &mut checked {
         file.faults.sort_by_key(|fault| fault.mark);
@@ -98,7 +125,7 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// The faults that only several files together have, each with the position of the file in which it is reported.
+/// The faults that only several files of environments together have, each with the position of the file in which it is reported.
 fn across(files: &[(String, Parsed)]) -> Vec<(usize, Fault)> {
     let mut faults = Vec::new();
     let mut taken: [BTreeMap<String, (usize, usize)>; 3] = Default::default();
@@ -106,7 +133,7 @@ fn across(files: &[(String, Parsed)]) -> Vec<(usize, Fault)> {
     let all = files
         .iter()
         .enumerate()
-        .flat_map(|(file, (_, parsed))| parsed.environments.iter().map(move |e| (file, e)));
+        .flat_map(|(file, (_, parsed))| parsed.entries.iter().map(move |e| (file, e)));
     for (file, found) in all.clone() {
         let environment = &found.environment;
         let claims = [
@@ -118,8 +145,7 @@ fn across(files: &[(String, Parsed)]) -> Vec<(usize, Fault)> {
             match taken.get(&text) {
                 Some((other, _)) if *other == file => {}
                 Some((other, line)) => {
-                    let place = format!("{}:{line}", files[*other].0);
-                    let message = format!("{field} {text:?} is taken at {place}: each may occur once");
+                    let message = taken_at(field, &text, &files[*other].0, *line);
                     faults.push((file, fault(&environment.name, mark, field, message)));
                     if field == "name" {
                         // Its defaults are taken too, then: that need not be said.
@@ -144,12 +170,40 @@ fn across(files: &[(String, Parsed)]) -> Vec<(usize, Fault)> {
     faults
 }
 
+/// The services that several files of definitions define, each with the position of the file in which it is reported.
+fn defined_twice(files: &[(String, definition_file::Parsed)]) -> Vec<(usize, Fault)> {
+    let mut faults = Vec::new();
+    let mut taken: BTreeMap<&ServiceName, (usize, usize)> = BTreeMap::new();
+    for (file, (_, parsed)) in files.iter().enumerate() {
+        for found in &parsed.entries {
+            let name = &found.definition.name;
+            let (other, line) = *taken.entry(name).or_insert((file, found.name.line));
+            if other != file {
+                faults.push((
+                    file,
+                    Fault {
+                        mark: found.name,
+                        field: "name".to_owned(),
+                        message: taken_at("service", name.as_str(), &files[other].0, line),
+                        subject: Some(Subject::Service(name.clone())),
+                    },
+                ));
+            }
+        }
+    }
+    faults
+}
+
+fn taken_at(what: &str, text: &str, file: &str, line: usize) -> String {
+    format!("{what} {text:?} is taken at {file}:{line}: each may occur once")
+}
+
 fn fault(environment: &EnvironmentName, mark: Mark, field: &str, message: String) -> Fault {
     Fault {
         mark,
         field: field.to_owned(),
         message,
-        environment: Some(environment.clone()),
+        subject: Some(Subject::Environment(environment.clone())),
     }
 }
 
@@ -192,7 +246,7 @@ mod tests {
             .iter()
             .map(|(name, text)| (name.to_string(), environment_file::parse(text.as_bytes())))
             .collect();
-        check(&files)
+        check(&files, &[])
     }
 
     #[test]
@@ -261,6 +315,47 @@ mod tests {
                 .contains("a.yaml:1:8: extends: a -> b -> a: environments can't"),
             "{}",
             circle.text()
+        );
+    }
+
+    #[test]
+    fn a_service_may_be_defined_once() {
+        let definition = |name: &str| format!("{{name: {name}, image: 'a:{{{{ version }}}}', port: 80}}");
+        let texts = [
+            ("services/a.yaml", definition("a")),
+            (
+                "services/b.yaml",
+                format!("- {}\n- {}", definition("b"), definition("a")),
+            ),
+            ("services/c.yaml", "{name: c, ports: ['80:80']}".to_owned()),
+        ];
+        let parsed = texts.map(|(file, text)| (file.to_owned(), definition_file::parse(text.as_bytes())));
+        let environments = [("a.yaml".to_owned(), environment_file::parse(b"name: a"))];
+        let checked = check(&environments, &parsed);
+        let text = checked.text();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines[..3],
+            [
+                "a.yaml: ok, 1 environment",
+                "services/a.yaml: ok, 1 definition",
+                "services/b.yaml:2:10: name: service \"a\" is taken at services/a.yaml:1: each may occur once"
+            ]
+        );
+        assert!(
+            lines[3].starts_with("services/c.yaml:1:1: image: missing"),
+            "{}",
+            lines[3]
+        );
+        let json = serde_json::to_value(&checked.files[2]).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "file": "services/b.yaml", "definitions": ["b", "a"], "faults": [
+                    {"line": 2, "column": 10, "field": "name", "service": "a",
+                     "message": "service \"a\" is taken at services/a.yaml:1: each may occur once"},
+                ],
+            })
         );
     }
 

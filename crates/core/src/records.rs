@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::definition::Definition;
 use crate::lifetime::{Expiry, Idle, Life};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, NameError, NodeName, RoutePath, ServiceName};
 use crate::upstream::Upstream;
@@ -139,6 +140,22 @@ pub enum Protocol {
     H2c,
 }
 
+impl FromStr for Protocol {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        match text {
+            "http" => Ok(Self::Http),
+            "h2c" => Ok(Self::H2c),
+            _ => Err(NameError::new(
+                text,
+                "a protocol",
+                "`http`, or `h2c` for HTTP/2 in clear text",
+            )),
+        }
+    }
+}
+
 /// A share of requests, from 0 (none) to 256, as HAProxy counts it; 100 by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
@@ -252,6 +269,9 @@ pub enum RecordError {
     /// The name in the value is not the one in the key.
     #[error("the value names environment {0}, its key another")]
     OtherName(EnvironmentName),
+    /// The service in the value is not the one in the key.
+    #[error("the value names service {0}, its key another")]
+    OtherService(ServiceName),
 }
 
 /// Reads the value of a key.
@@ -275,6 +295,18 @@ pub fn parse_environment(name: &EnvironmentName, value: &[u8]) -> Result<Environ
         return Err(RecordError::OtherName(environment.name));
     }
     Ok(environment)
+}
+
+/// Reads the value of a definition's key.
+///
+/// # Errors
+/// As [`parse`], and when the record names another service than its key.
+pub fn parse_definition(service: &ServiceName, value: &[u8]) -> Result<Definition, RecordError> {
+    let definition: Definition = parse(value)?;
+    if definition.name != *service {
+        return Err(RecordError::OtherService(definition.name));
+    }
+    Ok(definition)
 }
 
 /// Writes a record as the value of a key. Equal records give equal bytes.
@@ -374,5 +406,9 @@ mod tests {
             error.to_string(),
             "the value names environment temp-1, its key another"
         );
+        let definition = br#"{"name": "a", "image": "a:{{ version }}", "port": 80}"#;
+        assert!(parse_definition(&"a".parse().unwrap(), definition).is_ok());
+        let error = parse_definition(&"b".parse().unwrap(), definition).unwrap_err();
+        assert_eq!(error.to_string(), "the value names service a, its key another");
     }
 }

@@ -8,7 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mayfly_core::environment_file::{Parsed, SIZE_LIMIT, list_to_yaml, parse, to_yaml};
+use mayfly_core::environment_file::{Parsed, list_to_yaml, parse, to_yaml};
+use mayfly_core::file::SIZE_LIMIT;
 use mayfly_core::records::{Environment, ServiceChoice};
 use mayfly_core::version::Selector;
 use proptest::prelude::*;
@@ -39,11 +40,7 @@ fn check(case: &Path, extension: &str, found: &str) {
 }
 
 fn environments(parsed: &Parsed) -> Vec<&Environment> {
-    parsed
-        .environments
-        .iter()
-        .map(|found| &found.environment)
-        .collect()
+    parsed.entries.iter().map(|found| &found.environment).collect()
 }
 
 #[test]
@@ -211,7 +208,7 @@ fn a_large_honest_file_is_taken() {
     }
     assert!(text.len() as u64 <= SIZE_LIMIT, "{}", text.len());
     let parsed = parse(text.as_bytes());
-    assert_eq!((parsed.environments.len(), parsed.faults), (1000, vec![]));
+    assert_eq!((parsed.entries.len(), parsed.faults), (1000, vec![]));
 }
 
 prop_compose! {

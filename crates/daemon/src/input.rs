@@ -1,39 +1,46 @@
-//! Environment files named on a command line: a file, a directory for the environment files in it, or `-` for standard
+//! Files of environments or definitions named on a command line: a file, a directory for those in it, or `-` for standard
 //! input. What can't be read is a fault of that file alone, told as any other.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use mayfly_core::environment_file::{self, Parsed, SIZE_LIMIT, is_environment_file, too_long};
+use mayfly_core::file::{Parsed, SIZE_LIMIT, is_yaml_file, too_long};
 use mayfly_core::yaml::Mark;
 
-/// Reads what the arguments name, in their order; each with its name as it is to be shown.
-pub fn read(arguments: &[PathBuf]) -> Vec<(String, Parsed)> {
+/// How the content of a file of a kind is read.
+type Parse<Name, Found> = fn(&[u8]) -> Parsed<Name, Found>;
+
+/// Reads what the arguments name, in their order; each with its name as it is to be shown. `parse` is that of the kind of
+/// files: [`mayfly_core::environment_file::parse`] or [`mayfly_core::definition_file::parse`].
+pub fn read<Name: Ord, Found>(
+    arguments: &[PathBuf],
+    parse: Parse<Name, Found>,
+) -> Vec<(String, Parsed<Name, Found>)> {
     let mut files = Vec::new();
     for argument in arguments {
         if argument == Path::new("-") {
-            files.push(("(standard input)".to_owned(), parse(io::stdin().lock())));
+            files.push(("(standard input)".to_owned(), content(io::stdin().lock(), parse)));
         } else if argument.is_dir() {
             match inside(argument) {
-                Ok(paths) => files.extend(paths.iter().map(|path| named(path))),
+                Ok(paths) => files.extend(paths.iter().map(|path| named(path, parse))),
                 Err(error) => files.push((shown(argument), unreadable(&error))),
             }
         } else {
-            files.push(named(argument));
+            files.push(named(argument, parse));
         }
     }
     files
 }
 
-/// The environment files of a directory, by name.
+/// The files of a directory, by name.
 fn inside(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in directory.read_dir()? {
         let entry = entry?;
         let name = entry.file_name();
         // A subdirectory of such a name is none of them; a link that leads nowhere is to be told.
-        if is_environment_file(&name.to_string_lossy()) && !entry.path().is_dir() {
+        if is_yaml_file(&name.to_string_lossy()) && !entry.path().is_dir() {
             paths.push(entry.path());
         }
     }
@@ -45,13 +52,13 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn named(path: &Path) -> (String, Parsed) {
+fn named<Name: Ord, Found>(path: &Path, parse: Parse<Name, Found>) -> (String, Parsed<Name, Found>) {
     // The length is looked at before the content, so that a huge file costs nothing. A pipe has none.
     let parsed = match fs::metadata(path) {
         Ok(metadata) if metadata.len() > SIZE_LIMIT => {
             Parsed::unreadable(Mark::START, too_long(metadata.len()))
         }
-        Ok(_) => File::open(path).map_or_else(|error| unreadable(&error), parse),
+        Ok(_) => File::open(path).map_or_else(|error| unreadable(&error), |file| content(file, parse)),
         Err(_) if fs::symlink_metadata(path).is_err() => {
             Parsed::unreadable(Mark::START, "there is no such file")
         }
@@ -60,21 +67,22 @@ fn named(path: &Path) -> (String, Parsed) {
     (shown(path), parsed)
 }
 
-fn parse(source: impl Read) -> Parsed {
+fn content<Name: Ord, Found>(source: impl Read, parse: Parse<Name, Found>) -> Parsed<Name, Found> {
     let mut content = Vec::new();
     match source.take(SIZE_LIMIT + 1).read_to_end(&mut content) {
-        Ok(_) => environment_file::parse(&content),
+        Ok(_) => parse(&content),
         Err(error) => unreadable(&error),
     }
 }
 
-fn unreadable(error: &io::Error) -> Parsed {
+fn unreadable<Name: Ord, Found>(error: &io::Error) -> Parsed<Name, Found> {
     Parsed::unreadable(Mark::START, format!("cannot be read: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mayfly_core::environment_file;
     use std::os::unix::fs::symlink;
 
     #[test]
@@ -91,7 +99,8 @@ mod tests {
             .unwrap()
             .set_len(100 << 20)
             .unwrap();
-        let files = read(&[path.to_owned(), path.join("notes.txt"), path.join("gone.yaml")]);
+        let arguments = [path.to_owned(), path.join("notes.txt"), path.join("gone.yaml")];
+        let files = read(&arguments, environment_file::parse);
         let outcome: Vec<_> = files
             .iter()
             .map(|(name, parsed)| {

@@ -13,7 +13,9 @@ Examples:
   environment-registrar watch /mnt/nfs/environments --poll 1s
   environment-registrar watch --archive /var/lib/mayfly/archive --archive-keep 50
   environment-registrar watch --write-back              files for what `mayfly apply` registers
+  environment-registrar watch --services ./services     where service definitions are, if there are any
   environment-registrar check environments/*.yaml       say what is wrong, before it is saved there
+  environment-registrar check --services services/      the same of service definitions
   environment-registrar list --format json              what is registered
 
 An environment file:
@@ -48,7 +50,7 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Watch a directory and keep etcd in step with its *.yaml and *.yml files
+    /// Watch a directory and keep etcd in step with its *.yaml and *.yml files, and another one of service definitions
     ///
     /// A file that breaks a rule is reported, and the last good version of its environments stays; the other files are
     /// not affected. Environments that another registrar (another --node) has registered are left alone, so keep the
@@ -59,9 +61,13 @@ pub enum Command {
     Watch(WatchOptions),
     /// Check files without etcd: one line for each fault, exit code 1 if there is one
     Check {
-        /// Files, directories with *.yaml and *.yml files, or `-` for standard input
-        #[arg(required = true, value_name = "FILE")]
+        /// Files of environments, directories with *.yaml and *.yml files, or `-` for standard input
+        #[arg(required_unless_present = "services", value_name = "FILE")]
         files: Vec<PathBuf>,
+
+        /// A file of service definitions, or a directory with *.yaml and *.yml files; may be given again
+        #[arg(long, value_name = "PATH")]
+        services: Vec<PathBuf>,
     },
     /// List the environments that are registered in etcd, and what they lack
     List(ListOptions),
@@ -90,12 +96,17 @@ pub struct WatchOptions {
     )]
     pub directory: PathBuf,
 
-    /// Look at the directory this often instead of waiting for events, for file systems without any (NFS, some mounts
+    /// The directory of service definitions, which say how a container of a service is started; it need not exist. By
+    /// default `services` beside the directory
+    #[arg(long, env = "MAYFLY_SERVICES", value_name = "DIRECTORY")]
+    pub services: Option<PathBuf>,
+
+    /// Look at the directories this often instead of waiting for events, for file systems without any (NFS, some mounts
     /// of virtual machines)
     #[arg(long, env = "MAYFLY_POLL", value_name = "TIME", value_parser = interval)]
     pub poll: Option<Duration>,
 
-    /// How long an environment that no file names any more stays: a save by delete and create makes no gap
+    /// How long an environment or definition that no file names any more stays: a save by delete and create makes no gap
     #[arg(long, env = "MAYFLY_GRACE", value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub grace: Duration,
 
@@ -126,9 +137,30 @@ pub struct WatchOptions {
     #[arg(long, env = "MAYFLY_WRITE_BACK")]
     pub write_back: bool,
 
-    /// Look through the whole directory this often even without an event
+    /// Look through the whole of each directory this often even without an event
     #[arg(long, env = "MAYFLY_RESCAN", value_name = "TIME", default_value = "30s", value_parser = interval)]
     pub rescan: Duration,
+}
+
+impl WatchOptions {
+    /// The directory of service definitions.
+    ///
+    /// # Errors
+    /// When it is that of the environments, where each file would be taken for both.
+    pub fn services(&self) -> anyhow::Result<PathBuf> {
+        let directory = std::path::absolute(&self.directory)?;
+        let beside = || directory.parent().unwrap_or(&directory).join("services");
+        let services = match &self.services {
+            Some(services) => std::path::absolute(services)?,
+            None => beside(),
+        };
+        anyhow::ensure!(
+            services != directory,
+            "{} is the directory of the environments: name another one for service definitions with --services",
+            services.display()
+        );
+        Ok(services)
+    }
 }
 
 /// How to print a list.
@@ -165,7 +197,26 @@ mod tests {
         };
         assert_eq!(options.directory, PathBuf::from("/etc/mayfly/environments"));
         assert_eq!((options.poll, options.grace), (None, Duration::from_secs(1)));
+        assert_eq!(options.services().unwrap(), PathBuf::from("/etc/mayfly/services"));
         assert!(Arguments::try_parse_from(["x", "check"]).is_err());
         assert!(Arguments::try_parse_from(["x", "watch", "--poll", "0s"]).is_err());
+    }
+
+    #[test]
+    fn service_definitions_lie_in_a_directory_of_their_own() {
+        let services = |arguments: &[&str]| {
+            let all = ["x", "watch"].iter().chain(arguments);
+            match Arguments::parse_from(all).command {
+                Command::Watch(options) => options.services(),
+                _ => panic!("not watch"),
+            }
+        };
+        assert_eq!(
+            services(&["/a/envs", "--services", "/b"]).unwrap(),
+            PathBuf::from("/b")
+        );
+        assert_eq!(services(&["/a/envs"]).unwrap(), PathBuf::from("/a/services"));
+        let error = services(&["/a/services"]).unwrap_err().to_string();
+        assert!(error.contains("name another one"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use mayfly_core::records::Environment;
 use mayfly_daemon::file::{write_new, write_over};
 
 use crate::archive::Archive;
-use crate::scan::{self, Content, is_environment_file};
+use crate::scan::{self, Content, is_yaml_file};
 use crate::write_back::{Origin, copy, home, without_mark};
 
 /// Who may read a file of ours: everybody.
@@ -258,7 +258,7 @@ impl Cabinet {
 
 /// Whether this may be the name of an environment file: the source of a record is text from etcd.
 fn is_plain(file: &str) -> bool {
-    is_environment_file(file) && !file.contains(['/', '\0'])
+    is_yaml_file(file) && !file.contains(['/', '\0'])
 }
 
 /// What to archive of an environment that has no file of its own.
@@ -273,13 +273,13 @@ fn as_etcd_had(environment: &Environment) -> Vec<u8> {
 fn holds_only(octets: &[u8], environment: &Environment) -> bool {
     let parsed = parse(octets);
     let same = |found: &Environment| found.asks_for_the_same(environment);
-    parsed.faults.is_empty() && matches!(parsed.environments.as_slice(), [found] if same(&found.environment))
+    parsed.faults.is_empty() && matches!(parsed.entries.as_slice(), [found] if same(&found.environment))
 }
 
 fn may_name(octets: &[u8], name: &EnvironmentName) -> bool {
     let parsed = parse(octets);
     let named = |found: &Found| found.environment.name == *name;
-    parsed.may_hold(name) || parsed.environments.iter().any(named)
+    parsed.may_hold(name) || parsed.entries.iter().any(named)
 }
 
 fn is_copy(octets: &[u8], name: &EnvironmentName) -> bool {

@@ -3,15 +3,19 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use mayfly_core::lint;
+use mayfly_core::{definition_file, environment_file, lint};
 use mayfly_daemon::{input, output};
 
-/// Checks files and prints the outcome to standard output. The exit code is 1 if there is a fault.
+/// Checks files of environments and of service definitions, and prints the outcome to standard output. The exit code is 1
+/// if there is a fault.
 ///
 /// # Errors
 /// When the outcome can't be printed.
-pub fn run(files: &[PathBuf]) -> anyhow::Result<ExitCode> {
-    let checked = lint::check(&input::read(files));
+pub fn run(files: &[PathBuf], services: &[PathBuf]) -> anyhow::Result<ExitCode> {
+    let checked = lint::check(
+        &input::read(files, environment_file::parse),
+        &input::read(services, definition_file::parse),
+    );
     output::print(&checked.text())?;
     Ok(if checked.faults == 0 {
         ExitCode::SUCCESS

@@ -309,7 +309,7 @@ mod tests {
     fn environment(version: u8) -> Arc<Environment> {
         let text = format!("name: a\nservices: [{{name: backend, version: 1.{version}}}]");
         let parsed = mayfly_core::environment_file::parse(text.as_bytes());
-        Arc::new(parsed.environments[0].environment.clone())
+        Arc::new(parsed.entries[0].environment.clone())
     }
 
     fn versions(filing: &Filing) -> Vec<String> {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use mayfly_core::environment_file::{self, Fault, Parsed};
+use mayfly_core::environment_file::{self, Parsed};
+use mayfly_core::file::Fault;
 use mayfly_core::names::{EnvironmentName, NodeName};
 use mayfly_core::records::{Environment, Source};
 use mayfly_core::yaml::Mark;
@@ -215,7 +216,7 @@ impl Library {
         mut parsed: Parsed,
         origin: Origin,
     ) -> bool {
-        let found = std::mem::take(&mut parsed.environments);
+        let found = std::mem::take(&mut parsed.entries);
         let before = self.files.get(name);
         let mut changed = before.is_none_or(|before| {
             before.parsed != parsed || before.entries.len() != found.len() || before.origin != origin

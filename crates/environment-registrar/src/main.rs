@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         async move {
             match command {
                 Command::Watch(options) => watch::run(&common, options, shutdown).await,
-                Command::Check { files } => check::run(&files),
+                Command::Check { files, services } => check::run(&files, &services),
                 Command::List(options) => list::run(&common.store(), &options).await,
             }
         }

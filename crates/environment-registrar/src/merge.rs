@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use mayfly_core::file::Subject;
 use mayfly_core::names::{DnsPrefix, EnvironmentName, HeaderValue};
 use mayfly_core::records::Environment;
 use mayfly_core::yaml::Mark;
@@ -379,11 +380,11 @@ impl Merge<'_> {
             if let Some(refusal) = refused.get(&(file, name)) {
                 return Some(refusal.of_version());
             }
-            let of = |environment: Option<&EnvironmentName>| {
+            let of = |subject: Option<&Subject>| {
                 let mut faults = document.faults().iter();
-                faults.find(|fault| fault.environment.as_ref() == environment)
+                faults.find(|fault| fault.subject.as_ref() == subject)
             };
-            match of(Some(name)).or_else(|| of(None)) {
+            match of(Some(&Subject::Environment(name.clone()))).or_else(|| of(None)) {
                 Some(fault) => Some(refusal::of_version(file, fault)),
                 // The file is not read yet: what was known of it before still holds.
                 None => self.mirror.life(name)?.refused.clone(),

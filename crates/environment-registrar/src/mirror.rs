@@ -16,8 +16,9 @@ use mayfly_daemon::watch::{Batch, Change};
 mod held;
 mod past;
 
+pub(crate) use held::source_of;
 pub use held::{Held, Owner};
-use held::{end_of, source_of, split};
+use held::{end_of, split};
 pub(crate) use past::with_life;
 pub use past::{End, Past};
 
@@ -413,15 +414,8 @@ impl Mirror {
         if let Some(seen) = &mut self.seen {
             seen.insert(name.clone());
         }
-        let owner = if self.created.get(&name) == Some(&entry.create_revision) {
-            Owner::Us
-        } else {
-            match (source, &parsed) {
-                (Some(source), _) => Owner::Other(format!("the registrar of node {}", source.registrar)),
-                (None, Ok(_)) => Owner::Other("somebody else than a registrar".to_owned()),
-                (None, Err(_)) => Owner::Nobody,
-            }
-        };
+        let is_ours = self.created.get(&name) == Some(&entry.create_revision);
+        let owner = Owner::of(is_ours, source, parsed.is_ok());
         let (record, life) = split(parsed);
         let held = Held {
             mod_revision: entry.mod_revision,

@@ -59,6 +59,8 @@ pub struct Observer {
     next_scan: Instant,
     next_check: Instant,
     missing: bool,
+    /// Whether it is nothing to speak of when the directory is not there. Not once it was.
+    may_be_missing: bool,
 }
 
 impl Observer {
@@ -80,6 +82,15 @@ impl Observer {
             next_scan: now,
             next_check: now,
             missing: false,
+            may_be_missing: false,
+        }
+    }
+
+    /// The same of a directory that is not missed before it was there once.
+    pub fn that_may_be_missing(self) -> Self {
+        Self {
+            may_be_missing: true,
+            ..self
         }
     }
 
@@ -141,6 +152,7 @@ impl Observer {
         let outcome = tokio::task::spawn_blocking(move || scan::all(&directory, &known, quiet)).await;
         match outcome.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(scan) => {
+                self.may_be_missing = false;
                 if std::mem::take(&mut self.missing) {
                     info!("{} is there again", self.directory.display());
                 }
@@ -159,7 +171,9 @@ impl Observer {
             }
             Err(error) => {
                 (self.watched, self.watcher) = (None, None);
-                if !std::mem::replace(&mut self.missing, true) {
+                if self.may_be_missing && error.kind() == io::ErrorKind::NotFound {
+                    debug!("there is no directory {} yet", self.directory.display());
+                } else if !std::mem::replace(&mut self.missing, true) {
                     warn!(
                         "cannot read the directory {}: {error}; waiting for it, and deleting nothing",
                         self.directory.display()

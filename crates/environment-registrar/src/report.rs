@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use mayfly_core::file::Fault;
 use mayfly_core::records::SetAside;
+use mayfly_core::yaml::Mark;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -12,7 +14,7 @@ use crate::merge::Merged;
 use crate::mirror::Mirror;
 use crate::publish::Outcome;
 
-/// Most faults of one environment that an entry tells in full.
+/// Most faults of one environment or definition that an entry tells in full.
 const FAULTS: usize = 3;
 
 /// The registrar's own metrics.
@@ -81,38 +83,58 @@ impl Metrics {
     }
 }
 
-/// Everything that is left out, with the reason: keys are `<file>:<environment>`, `<file>`, or keys of etcd.
-pub fn set_aside(library: &Library, merged: &Merged, mirror: &Mirror) -> Vec<SetAside> {
-    let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (file, document) in library.faulty() {
-        for fault in document.faults() {
+/// Why what files say is left out, by the file, or by the file and what the fault is about.
+#[derive(Debug, Default)]
+pub struct Reasons(BTreeMap<String, Vec<String>>);
+
+impl Reasons {
+    /// Adds a reason, with its place where there is one.
+    pub fn add(&mut self, key: String, mark: Option<Mark>, reason: &str) {
+        let place = mark.map(|mark| format!("line {}, column {}: ", mark.line, mark.column));
+        let reason = place.unwrap_or_default() + reason;
+        self.0.entry(key).or_default().push(reason);
+    }
+
+    /// Adds the faults of a file.
+    pub fn add_faults(&mut self, file: &str, faults: &[Fault]) {
+        for fault in faults {
             let key = fault
-                .environment
+                .subject
                 .as_ref()
-                .map_or_else(|| file.to_owned(), |name| format!("{file}:{name}"));
-            reasons.entry(key).or_default().push(fault.to_string());
+                .map_or_else(|| file.to_owned(), |subject| format!("{file}:{subject}"));
+            self.add(key, None, &fault.to_string());
         }
+    }
+
+    /// An entry for each key, not too long.
+    pub fn entries(self) -> Vec<SetAside> {
+        let told = self.0.into_iter().map(|(key, mut reasons)| {
+            let more = reasons.len().saturating_sub(FAULTS);
+            reasons.truncate(FAULTS);
+            if more > 0 {
+                reasons.push(format!("and {more} more"));
+            }
+            SetAside {
+                key,
+                reason: reasons.join("; "),
+            }
+        });
+        told.collect()
+    }
+}
+
+/// Every environment that is left out, with the reason: keys are `<file>:<environment>`, `<file>`, or keys of etcd.
+pub fn set_aside(library: &Library, merged: &Merged, mirror: &Mirror) -> Vec<SetAside> {
+    let mut reasons = Reasons::default();
+    for (file, document) in library.faulty() {
+        reasons.add_faults(file, document.faults());
     }
     for refusal in &merged.refused {
         let key = format!("{}:{}", refusal.file, refusal.environment);
-        let place = refusal
-            .mark
-            .map(|mark| format!("line {}, column {}: ", mark.line, mark.column));
-        let reason = place.unwrap_or_default() + &refusal.reason;
-        reasons.entry(key).or_default().push(reason);
+        reasons.add(key, refusal.mark, &refusal.reason);
     }
-    let told = reasons.into_iter().map(|(key, mut reasons)| {
-        let more = reasons.len().saturating_sub(FAULTS);
-        reasons.truncate(FAULTS);
-        if more > 0 {
-            reasons.push(format!("and {more} more"));
-        }
-        SetAside {
-            key,
-            reason: reasons.join("; "),
-        }
-    });
-    let mut entries: Vec<SetAside> = told.chain(mirror.set_aside()).collect();
+    let mut entries = reasons.entries();
+    entries.extend(mirror.set_aside());
     entries.sort();
     entries
 }

@@ -1,4 +1,4 @@
-//! The directory as it is now: which of its entries are environment files, whether they have changed, and their
+//! The directory as it is now: which of its entries are files of environments or definitions, whether they have changed, and their
 //! contents. A file is looked at before it is read, so that a huge one or one that is no file costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,8 +8,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-pub use mayfly_core::environment_file::is_environment_file;
-use mayfly_core::environment_file::{SIZE_LIMIT, too_long};
+pub use mayfly_core::file::is_yaml_file;
+use mayfly_core::file::{SIZE_LIMIT, too_long};
 
 /// Changes whenever a file is written, replaced or gets other permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Fingerprint {
     }
 }
 
-/// What an environment file holds.
+/// What a file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// Its octets, within [`SIZE_LIMIT`].
@@ -111,7 +111,7 @@ pub struct Known {
 /// What a scan of the whole directory found.
 #[derive(Debug, Clone, Default)]
 pub struct Scan {
-    /// All environment files by name; `None` for one that need not or must not be read now.
+    /// All files by name; `None` for one that need not or must not be read now.
     pub files: BTreeMap<String, Option<Found>>,
     /// Those among them that were written a moment ago, perhaps not to their end: to be looked at again.
     pub fresh: BTreeMap<String, Fingerprint>,
@@ -132,7 +132,7 @@ pub fn all(directory: &Path, known: &Known, quiet: Duration) -> io::Result<Scan>
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
-        if !is_environment_file(&name) {
+        if !is_yaml_file(&name) {
             continue;
         }
         if entry.file_type()?.is_symlink() {

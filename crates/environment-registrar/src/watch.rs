@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 use crate::archive::Archive;
 use crate::args::WatchOptions;
 use crate::cabinet::Cabinet;
+use crate::definitions;
 use crate::filing::Filing;
 use crate::library::{Document, Library};
 use crate::merge::{Changes, Merged, Terms, merge, update};
@@ -70,6 +71,9 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
     CommonMetrics::register_watch(&mut registry, &etcd.metrics());
     let metrics = Metrics::register(&mut registry);
     let advertiser = Advertiser::start(&tasks, &store, STATUS_TTL);
+    let services = (options.services()?, &options);
+    let taken_over = advertiser.taken_over();
+    let definitions = definitions::start(&tasks, &store, &node, services, taken_over, &mut registry);
     let status = StatusReporter::new(
         &advertiser,
         Daemon::EnvironmentRegistrar,
@@ -90,6 +94,7 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
         filing: Filing::new(cabinet, options.write_back),
         node,
         taken_over: advertiser.taken_over(),
+        definitions,
         standing_by: false,
         scanned: false,
         directory_error: None,
@@ -120,6 +125,8 @@ struct Registrar {
     node: NodeName,
     /// The status record is in it when another registrar runs as this node.
     taken_over: sync::watch::Receiver<BTreeSet<Key>>,
+    /// What is to be said of the service definitions.
+    definitions: sync::watch::Receiver<definitions::Report>,
     /// Whether etcd and the files are left to that one.
     standing_by: bool,
     /// Whether the directory has been looked through once.
@@ -148,6 +155,7 @@ impl Registrar {
                 batch = self.etcd.next_batch_coalesced() => self.changes.add(self.mirror.take(batch)),
                 gone = self.filing.turn() => self.forget(gone),
                 Ok(()) = self.taken_over.changed() => self.stand_by(),
+                Ok(()) = self.definitions.changed() => {}
                 () = sleep_until(again.into()) => {}
             }
             tokio::select! {
@@ -286,13 +294,17 @@ impl Registrar {
     fn report(&mut self) {
         let mut entries = set_aside(&self.library, &self.merged, &self.mirror);
         entries.extend(self.filing.set_aside());
+        let definitions = self.definitions.borrow_and_update().clone();
+        entries.extend(definitions.set_aside);
         self.metrics.set(&self.library, &self.merged);
         if let Some(error) = &self.directory_error {
             self.status.set_aside(entries);
             self.status.update(|status| status.error = Some(error.clone()));
         } else if self.is_in_step() {
             self.status.applied(self.mirror.revision(), entries);
-            self.readiness.set_ready();
+            if definitions.in_step {
+                self.readiness.set_ready();
+            }
         } else {
             self.status.set_aside(entries);
         }

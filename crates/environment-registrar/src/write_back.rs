@@ -93,7 +93,7 @@ pub fn copy(environment: &Environment) -> Result<Vec<u8>, String> {
     if let Some(fault) = parsed.faults.first() {
         return Err(format!("no environment file can say what it says: {fault}"));
     }
-    let [found] = parsed.environments.as_slice() else {
+    let [found] = parsed.entries.as_slice() else {
         return Err("it is too long for an environment file".to_owned());
     };
     if !found.environment.asks_for_the_same(environment) {

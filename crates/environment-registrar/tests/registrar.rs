@@ -290,6 +290,8 @@ async fn the_admin_endpoint_tells_readiness_and_numbers() {
         "mayfly_environment_files 2",
         "mayfly_environment_faults 1",
         "mayfly_environment_puts_total 1",
+        "mayfly_definitions 0",
+        "mayfly_definition_faults 0",
         "mayfly_set_aside 1",
         "mayfly_etcd_connected 1",
     ] {
@@ -337,6 +339,21 @@ async fn check_and_list() {
         bad.stderr
     );
     assert_eq!(run(&["check"]).await.code, Some(2));
+    std::fs::create_dir(world.path("envs/defs")).unwrap();
+    for name in ["x", "y"] {
+        world.write(
+            &format!("defs/{name}.yaml"),
+            "name: x\nimage: 'x:{{ version }}'\nport: 80\n",
+        );
+    }
+    let one = run(&["check", "--services", "defs/x.yaml"]).await;
+    let expected = "defs/x.yaml: ok, 1 definition\n";
+    assert_eq!((one.code, one.stdout.as_str()), (Some(0), expected));
+    let both = run(&["check", "a.yaml", "--services", "defs"]).await;
+    let expected = "a.yaml: ok, 1 environment\ndefs/x.yaml: ok, 1 definition\n\
+        defs/y.yaml:1:7: name: service \"x\" is taken at defs/x.yaml:1: each may occur once\n\
+        1 fault in 1 of 3 files\n";
+    assert_eq!((both.code, both.stdout.as_str()), (Some(1), expected));
 
     let etcd = world.etcd.endpoint();
     let table = run(&["list", "--etcd", &etcd]).await.ok().unwrap();
@@ -415,4 +432,38 @@ async fn what_etcd_refuses_holds_up_nothing_else() {
     world.write("a.yaml", "name: a");
     world.until(&["a", "b", "d"]).await;
     world.status("no refusal", |status| status.error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_definition_that_etcd_refuses_holds_up_no_other() {
+    let etcd = Etcd::start_with(&["--max-request-bytes", "3000"]).await.unwrap();
+    let mut world = World::new_on(etcd, &[]);
+    std::fs::create_dir(world.path("services")).unwrap();
+    let save = |world: &World, name: &str, argument: &str| {
+        let text = format!("name: {name}\nimage: 'x:{{{{ version }}}}'\nport: 80\ncommand: [{argument}]\n");
+        std::fs::write(world.path("services").join(format!("{name}.yaml")), text).unwrap();
+    };
+    save(&world, "a", &"x".repeat(4000));
+    save(&world, "b", "x");
+    save(&world, "c", "x");
+    world.start(&[]).await;
+    world.set_aside("services/a.yaml:a", "too large").await;
+    let keys = async || -> Vec<String> {
+        let all = world.etcd.list("/mayfly/services/").await.unwrap();
+        all.into_keys().collect()
+    };
+    let becomes = async |names: &[&str]| {
+        let expected: Vec<_> = names.iter().map(|it| format!("/mayfly/services/{it}")).collect();
+        mayfly_e2e::eventually(LIMIT, "the definitions", async || keys().await == expected).await;
+    };
+    becomes(&["b", "c"]).await;
+    // Neither what comes nor what goes later.
+    save(&world, "d", "x");
+    std::fs::remove_file(world.path("services/b.yaml")).unwrap();
+    becomes(&["c", "d"]).await;
+    save(&world, "a", "x");
+    becomes(&["a", "c", "d"]).await;
+    world
+        .status("nothing set aside", |status| status.set_aside.is_empty())
+        .await;
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{bail, ensure};
-use mayfly_core::environment_file::Parsed;
+use mayfly_core::environment_file::{self, Parsed};
 use mayfly_core::lifetime::{Life, Moment};
 use mayfly_core::lint;
 use mayfly_core::names::EnvironmentName;
@@ -55,7 +55,7 @@ pub struct Args {
 /// # Errors
 /// When a file has a fault, an environment can't be registered beside what is there, or etcd does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
-    let wanted = wanted(common, input::read(&args.files))?;
+    let wanted = wanted(common, input::read(&args.files, environment_file::parse))?;
     let store = common.store();
     let mut done = BTreeSet::new();
     // Whoever changes one of them at the same moment makes us look again.
@@ -98,7 +98,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
 
 /// The environments of files without any fault, with their source.
 fn wanted(common: &CommonArgs, files: Vec<(String, Parsed)>) -> anyhow::Result<Vec<Environment>> {
-    let checked = lint::check(&files);
+    let checked = lint::check(&files, &[]);
     if checked.faults > 0 {
         eprint!("{}", checked.text());
         bail!("nothing was registered");
@@ -107,7 +107,7 @@ fn wanted(common: &CommonArgs, files: Vec<(String, Parsed)>) -> anyhow::Result<V
     for (file, parsed) in files {
         let name = Path::new(&file).file_name().unwrap_or_default();
         let source = source(common, name.to_string_lossy().into_owned())?;
-        for found in parsed.environments {
+        for found in parsed.entries {
             let mut environment = found.environment;
             environment.source = Some(source.clone());
             wanted.push(environment);

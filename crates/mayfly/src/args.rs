@@ -4,7 +4,7 @@
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use mayfly_daemon::args::CommonArgs;
 
-use crate::{apply, completions, confirm, delete, explain, keep, lint, man, status, wait};
+use crate::{apply, completions, confirm, delete, explain, keep, lint, man, schema, status, wait};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,9 +58,8 @@ pub enum Command {
     Keep(keep::Args),
     #[allow(missing_docs)]
     Confirm(confirm::Args),
-    /// Print the JSON Schema of the environment file, with which editors complete and check it
-    #[command(after_help = crate::schema::EXAMPLES)]
-    Schema,
+    #[allow(missing_docs)]
+    Schema(schema::Args),
     #[allow(missing_docs)]
     Completions(completions::Args),
     #[allow(missing_docs)]

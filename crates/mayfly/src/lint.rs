@@ -4,28 +4,34 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use mayfly_core::{definition_file, environment_file, lint};
 use mayfly_daemon::{input, output};
 
 const EXAMPLES: &str = "\
 Examples:
   mayfly lint temp-1.yaml                       one file
   mayfly lint environments/                     its *.yaml and *.yml, also against each other
+  mayfly lint environments/ --services services/    and service definitions
   git show main:temp-1.yaml | mayfly lint -     standard input
   mayfly lint --format json environments/       for programs
 
 Each fault is a line `file:line:column: field: what is wrong and what would be right`, as editors and CI take it.
 Exit codes: 0 no fault; 1 there are faults; 2 the command line is wrong.";
 
-/// Check environment files without etcd: what a registrar would say, exit code 1 if there is a fault
+/// Check files without etcd: what a registrar would say, exit code 1 if there is a fault
 ///
-/// Besides the faults of each file it finds what the files can't have together: a name, prefix or header twice, and
-/// environments that extend each other in a circle or over too many levels.
+/// Besides the faults of each file it finds what the files can't have together: a name, prefix or header twice, a service
+/// that is defined twice, and environments that extend each other in a circle or over too many levels.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Files, directories with *.yaml and *.yml files, or `-` for standard input
-    #[arg(required = true, value_name = "FILE")]
+    /// Files of environments, directories with *.yaml and *.yml files, or `-` for standard input
+    #[arg(required_unless_present = "services", value_name = "FILE")]
     pub files: Vec<PathBuf>,
+
+    /// A file of service definitions, or a directory with *.yaml and *.yml files; may be given again
+    #[arg(long, value_name = "PATH")]
+    pub services: Vec<PathBuf>,
 
     /// How to print the outcome
     #[arg(long, value_enum, default_value_t)]
@@ -47,7 +53,10 @@ pub enum Format {
 /// # Errors
 /// When the outcome can't be printed.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let checked = mayfly_core::lint::check(&input::read(&args.files));
+    let checked = lint::check(
+        &input::read(&args.files, environment_file::parse),
+        &input::read(&args.services, definition_file::parse),
+    );
     match args.format {
         Format::Text => output::print(&checked.text())?,
         Format::Json => output::print(&output::json(&checked)?)?,

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
                 Command::Delete(args) => delete::run(&common, &args).await,
                 Command::Confirm(args) => confirm::run(&common, &args).await,
                 Command::Keep(args) => keep::run(&common, &args).await,
-                Command::Schema => schema::run(),
+                Command::Schema(args) => schema::run(&args),
                 Command::Completions(args) => completions::run(&args),
                 Command::Man(args) => man::run(&args),
             }

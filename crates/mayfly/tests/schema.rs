@@ -1,5 +1,5 @@
-//! The schema against the golden cases of the environment file: what core takes, the schema takes, and what core refuses,
-//! it refuses as far as a schema can.
+//! The schemas against the golden cases of environment files and of service definitions: what core takes, the schema takes,
+//! and what core refuses, it refuses as far as a schema can.
 
 // Helpers of a test stand outside of its `#[test]` functions.
 #![allow(clippy::unwrap_used)]
@@ -8,26 +8,34 @@ use std::fs;
 use std::path::Path;
 
 use boon::{Compiler, Draft, SchemaIndex, Schemas};
-use mayfly::schema::SCHEMA;
-use mayfly_core::environment_file;
+use mayfly::schema::{ENVIRONMENTS, SERVICES};
+use mayfly_core::{definition_file, environment_file};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-/// The cases that core refuses for what a schema can't say: that two things are different or follow from each other.
-const BEYOND_A_SCHEMA: [&str; 3] = [
-    "08-repeated-in-the-file",
-    "11-default-prefix-too-long",
-    "12-extends-itself",
+/// The kinds of files: folder of the golden cases, schema, and the cases that core refuses for what a schema can't say: that
+/// two things are different or follow from each other, or how YAML wrote them.
+const KINDS: [(&str, &str, &[&str]); 2] = [
+    (
+        "environment_file",
+        ENVIRONMENTS,
+        &[
+            "08-repeated-in-the-file",
+            "11-default-prefix-too-long",
+            "12-extends-itself",
+        ],
+    ),
+    ("definition_file", SERVICES, &["15-tags"]),
 ];
 
 struct Schema(Schemas, SchemaIndex);
 
 impl Schema {
-    fn new() -> Self {
+    fn new(text: &str) -> Self {
         let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
         compiler.set_default_draft(Draft::V7);
-        let schema: Value = serde_json::from_str(SCHEMA).unwrap();
-        let place = "file:///environment.schema.json";
+        let schema: Value = serde_json::from_str(text).unwrap();
+        let place = "file:///schema.json";
         compiler.add_resource(place, schema).unwrap();
         let index = compiler.compile(place, &mut schemas).unwrap();
         Self(schemas, index)
@@ -67,9 +75,10 @@ fn untagged(value: serde_yaml::Value) -> serde_yaml::Value {
     }
 }
 
-fn cases(folder: &str) -> Vec<(String, Vec<u8>)> {
+fn cases(kind: &str, folder: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../core/tests/environment_file")
+        .join("../core/tests")
+        .join(kind)
         .join(folder);
     let mut cases = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -85,41 +94,45 @@ fn cases(folder: &str) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn what_is_right_validates() {
-    let schema = Schema::new();
-    let cases = cases("succeeds");
-    assert!(cases.len() >= 18);
-    for (name, content) in cases {
-        let text = std::str::from_utf8(&content).unwrap();
-        let documents = documents(text).unwrap_or_else(|| panic!("{name} is not YAML"));
-        for document in documents {
-            schema
-                .check(&document)
-                .unwrap_or_else(|error| panic!("{name}: {error}"));
+    for (kind, schema, _) in KINDS {
+        let schema = Schema::new(schema);
+        let cases = cases(kind, "succeeds");
+        assert!(cases.len() >= 10, "{kind}");
+        for (name, content) in cases {
+            let text = std::str::from_utf8(&content).unwrap();
+            let documents = documents(text).unwrap_or_else(|| panic!("{name} is not YAML"));
+            for document in documents {
+                schema
+                    .check(&document)
+                    .unwrap_or_else(|error| panic!("{kind}/{name}: {error}"));
+            }
         }
     }
 }
 
 #[test]
 fn what_is_wrong_does_not_as_far_as_a_schema_can_say_it() {
-    let schema = Schema::new();
-    let (mut refused, mut beyond) = (0, Vec::new());
-    for (name, content) in cases("fails") {
-        let Some(documents) = std::str::from_utf8(&content).ok().and_then(documents) else {
-            continue;
-        };
-        if documents.iter().any(|document| schema.check(document).is_err()) {
-            refused += 1;
-        } else {
-            beyond.push(name);
+    for (kind, schema, beyond_a_schema) in KINDS {
+        let schema = Schema::new(schema);
+        let (mut refused, mut beyond) = (0, Vec::new());
+        for (name, content) in cases(kind, "fails") {
+            let Some(documents) = std::str::from_utf8(&content).ok().and_then(documents) else {
+                continue;
+            };
+            if documents.iter().any(|document| schema.check(document).is_err()) {
+                refused += 1;
+            } else {
+                beyond.push(name);
+            }
         }
+        assert_eq!(beyond, beyond_a_schema, "{kind}");
+        assert!(refused >= 8, "{kind}: {refused}");
     }
-    assert_eq!(beyond, BEYOND_A_SCHEMA);
-    assert!(refused >= 12, "{refused}");
 }
 
 #[test]
 fn single_values_are_judged_as_core_does() {
-    let schema = Schema::new();
+    let schema = Schema::new(ENVIRONMENTS);
     for (field, values) in [
         (
             "name",
@@ -208,6 +221,132 @@ fn single_values_are_judged_as_core_does() {
             let faults = environment_file::parse(text.as_bytes()).faults;
             let document = documents(&text).unwrap().remove(0);
             // `version: true` is a text to core and a boolean to an editor, and so on: the schema takes both.
+            assert_eq!(
+                schema.check(&document).err().is_some(),
+                !faults.is_empty(),
+                "{text}{faults:?} {:?}",
+                schema.check(&document)
+            );
+        }
+    }
+}
+
+#[test]
+fn single_values_of_definitions_are_judged_as_core_does() {
+    let schema = Schema::new(SERVICES);
+    for (field, values) in [
+        ("name", &["a", "A", "a.service", "a_b", "~", "7"][..]),
+        (
+            "image",
+            &[
+                "'a:{{version}}'",
+                "'r.example:5000/t/a:v{{ version }}-slim'",
+                "'${A}/a:{{ version }}'",
+                "'${A B}/a:{{ version }}'",
+                "a:latest",
+                "'a:{{ tag }}'",
+                "'a b:{{ version }}'",
+                "'a:{{ version }}\n'",
+                "\"a:{{ version }}\\n\"",
+                "~",
+                "[a]",
+            ],
+        ),
+        ("port", &["80", "'80'", "0", "65536", "-1", "http", "~", "80.5"]),
+        (
+            "versions",
+            &["'>=0.0.1'", "1.*", "'*'", "'>=1, <2'", "newest", "^", "~", "1.2"],
+        ),
+        (
+            "check",
+            &["tcp", "/health?deep=1", "health", "'/a b'", "/a#b", "~", "[tcp]"],
+        ),
+        ("protocol", &["http", "h2c", "grpc", "HTTP", "~"]),
+        ("instances", &["1", "100", "'2'", "0", "101", "two", "~", "1.5"]),
+        (
+            "command",
+            &[
+                "[]",
+                "[a, 1.5, true, '']",
+                "a b",
+                "[~]",
+                "[[a]]",
+                "[{a: b}]",
+                "~",
+                "[\"\\e\"]",
+            ],
+        ),
+        (
+            "env",
+            &[
+                "{}",
+                "{A: b, _c1: 2, D: true, E: ''}",
+                "{A: ~}",
+                "{1A: b}",
+                "{A-B: c}",
+                "[A=b]",
+                "{A: [b]}",
+                "A=b",
+                "~",
+            ],
+        ),
+        (
+            "networks",
+            &[
+                "mayfly",
+                "[a, b]",
+                "[]",
+                "host",
+                "[none]",
+                "[a, a]",
+                "{a: b}",
+                "'a b'",
+                "~",
+                "[container:x]",
+            ],
+        ),
+        (
+            "memory",
+            &["256m", "2G", "8000001", "1", "256mb", "m", "-1", "~", "1.5g"],
+        ),
+        (
+            "cpus",
+            &["1", "0.5", "'0.125'", "0", "513", "'0.1234'", "many", "~"],
+        ),
+        (
+            "volumes",
+            &[
+                "['/srv/data:/data']",
+                "['/srv/a b:/x:ro']",
+                "['/:/host']",
+                "['/..a/...:/b.c']",
+                "['/srv/../etc:/x']",
+                "['/srv/.:/x']",
+                "['/srv/:/x']",
+                "['/srv:/']",
+                "['/srv:/x:rw']",
+                "['srv:/x']",
+                "['/srv']",
+                "[\"/a\\n:/b\"]",
+                "[{type: bind}]",
+                "/a:/b",
+                "[]",
+                "~",
+            ],
+        ),
+        ("privileged", &["true"]),
+        ("ports", &["['80:80']"]),
+    ] {
+        for value in values {
+            let mut text = String::new();
+            for (known, default) in [("name", "a"), ("image", "'a:{{ version }}'"), ("port", "80")] {
+                if known != field {
+                    text += &format!("{known}: {default}\n");
+                }
+            }
+            text += &format!("{field}: {value}\n");
+            let faults = definition_file::parse(text.as_bytes()).faults;
+            let document = documents(&text).unwrap().remove(0);
             assert_eq!(
                 schema.check(&document).err().is_some(),
                 !faults.is_empty(),

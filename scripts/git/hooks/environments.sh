@@ -4,8 +4,9 @@
 
 BRANCH=$(git config --get mayfly.branch || echo main)
 DIRECTORY=$(git config --get mayfly.environments || true)
-# What was put into the directory by a push: a line for each file, the object that it was, a tab and its name. The object
-# is `-` while the file is on its way.
+SERVICES=$(git config --get mayfly.services || true)
+# What was put into the directories by a push: a line for each file, the object that it was, a tab and its name in the
+# tree. The object is `-` while the file is on its way.
 MANIFEST=$(git rev-parse --absolute-git-dir)/mayfly-deployed
 
 # tell TEXT...: a line for the person who pushes; git shows it with `remote: ` in front.
@@ -14,11 +15,23 @@ tell() { printf 'mayfly: %s\n' "$*" >&2; }
 # is_missing OBJECT: whether it is the name of no object, as git says for what was or will be not there.
 is_missing() { [[ $1 != *[!0]* ]]; }
 
-# is_environment_file NAME: as the registrar takes it.
-is_environment_file() { [[ $1 == ?*.yaml || $1 == ?*.yml ]] && [[ $1 != [.#]* ]]; }
+# is_yaml_file NAME: as the registrar takes it.
+is_yaml_file() { [[ $1 == ?*.yaml || $1 == ?*.yml ]] && [[ $1 != [.#]* ]]; }
 
-# read_tree COMMIT: sets OBJECTS to the environment files at the top of the tree, by name, and STRANGE to those that
-# can't be taken, a line of reason each.
+# is_definition NAME: whether a file of the tree is one of service definitions rather than of environments.
+is_definition() { [[ $1 == services/* ]]; }
+
+# place NAME: sets PLACE to where a file of the tree goes.
+place() {
+    if is_definition "$1"; then
+        PLACE=$SERVICES/${1#services/}
+    else
+        PLACE=$DIRECTORY/$1
+    fi
+}
+
+# read_tree COMMIT: sets OBJECTS to the files at the top of the tree and in its folder services, by name, and STRANGE to
+# those that can't be taken, a line of reason each.
 declare -A OBJECTS DEPLOYED
 STRANGE=()
 read_tree() {
@@ -29,7 +42,7 @@ read_tree() {
     while IFS= read -r -d '' record; do
         name=${record#*$'\t'}
         read -r mode type object <<<"${record%%$'\t'*}"
-        is_environment_file "$name" || continue
+        is_yaml_file "${name#services/}" || continue
         if [[ $name == *[[:cntrl:]]* ]]; then
             STRANGE+=("$(printf '%q' "$name"): the name holds control characters: rename the file")
         elif [ "$type" = tree ]; then
@@ -39,12 +52,12 @@ read_tree() {
         else
             OBJECTS[$name]=$object
         fi
-    done < <(git ls-tree -z --full-tree "$1")
+    done < <(git ls-tree -z --full-tree "$1" && git ls-tree -z --full-tree "$1" services/)
     # Half a tree would look as if the other half had been deleted.
     wait $!
 }
 
-# read_manifest: sets DEPLOYED to the objects that were put into the directory, by name.
+# read_manifest: sets DEPLOYED to the objects that were put into the directories, by name.
 read_manifest() {
     local object name
     DEPLOYED=()
@@ -54,24 +67,38 @@ read_manifest() {
     done <"$MANIFEST"
 }
 
-# is_foreign NAME OBJECT: whether a file of that name is in the directory that no push has put there, and that is
-# another than the object.
+# is_foreign NAME OBJECT: whether there is a file in its place that no push has put there, and that is another than the
+# object.
 is_foreign() {
     [ -z "${DEPLOYED[$1]:-}" ] || return 1
-    [ -e "$DIRECTORY/$1" ] || [ -L "$DIRECTORY/$1" ] || return 1
-    ! git cat-file blob "$2" | cmp --silent - "$DIRECTORY/$1"
+    local PLACE
+    place "$1"
+    [ -e "$PLACE" ] || [ -L "$PLACE" ] || return 1
+    ! git cat-file blob "$2" | cmp --silent - "$PLACE"
 }
 
-# check_directory: whether files can be put into the directory; else tells why not.
+# check_directory DIRECTORY: whether files can be put into a directory; else tells why not.
 check_directory() {
-    if [ -z "$DIRECTORY" ]; then
+    if [ -z "$1" ]; then
         tell "this repository does not know where its files go: run init-environments-repo.sh again"
-    elif [ ! -d "$DIRECTORY" ]; then
-        tell "there is no directory $DIRECTORY on this server: make it, for $(id -un) to write into"
-    elif [ ! -w "$DIRECTORY" ] || [ ! -x "$DIRECTORY" ]; then
-        tell "$(id -un) may not write into $DIRECTORY: it belongs to $(stat -c '%U, mode %a' -- "$DIRECTORY")"
+    elif [ ! -d "$1" ]; then
+        tell "there is no directory $1 on this server: make it, for $(id -un) to write into"
+    elif [ ! -w "$1" ] || [ ! -x "$1" ]; then
+        tell "$(id -un) may not write into $1: it belongs to $(stat -c '%U, mode %a' -- "$1")"
     else
         return 0
     fi
     return 1
+}
+
+# check_directories: the same for all that OBJECTS and DEPLOYED need.
+check_directories() {
+    check_directory "$DIRECTORY" || return 1
+    local name
+    for name in "${!OBJECTS[@]}" "${!DEPLOYED[@]}"; do
+        if is_definition "$name"; then
+            check_directory "$SERVICES"
+            return
+        fi
+    done
 }

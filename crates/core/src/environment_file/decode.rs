@@ -1,12 +1,12 @@
 //! One mapping of the tree becomes one environment: every field a checked type, every fault collected.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
-use super::fault::{Faults, Place};
-use super::{Found, expiry, fields};
+use super::{Found, expiry};
+use crate::file::decode::{checked, scalar, text, wanted};
+use crate::file::{Faults, Place, fields};
 use crate::lifetime::{Expiry, Idle};
-use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, NameError, RoutePath, ServiceName};
+use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, RoutePath, ServiceName};
 use crate::records::{Environment, ServiceChoice};
 use crate::upstream::Upstream;
 use crate::version::Selector;
@@ -95,7 +95,7 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
         protected,
         description,
         services,
-    ] = fields::of(pairs, place, known, faults);
+    ] = fields::of(pairs, place, known, advice, faults);
     match name {
         Some(name) => draft.name = text(name, place.field("name"), faults),
         None => faults.add(
@@ -130,7 +130,7 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
         draft.extends = Some(extends);
     }
     if let Some(node) = expires {
-        draft.expires = scalar(node, place.field("expires"), faults)
+        draft.expires = scalar(node, place.field("expires"), "a single value", faults)
             .and_then(|text| checked(expiry::parse(text), node.mark, place.field("expires"), faults));
     }
     if let Some(node) = idle {
@@ -203,7 +203,7 @@ fn service(
         Value::Scalar { .. } if !node.is_null() => (text(node, place, faults), Selector::Latest, Vec::new()),
         Value::Mapping(pairs) => {
             let known = ["name", "version", "address", "route", "routes"];
-            let [name, version, address, route, routes] = fields::of(pairs, place, known, faults);
+            let [name, version, address, route, routes] = fields::of(pairs, place, known, advice, faults);
             let Some(name) = name else {
                 faults.add(
                     node.mark,
@@ -289,7 +289,7 @@ fn route(
 }
 
 fn description(node: &Node, place: Place<'_>, faults: &mut Faults) -> Option<String> {
-    let text = scalar(node, place, faults)?;
+    let text = scalar(node, place, "a single value", faults)?;
     if text.chars().count() > DESCRIPTION_LIMIT {
         faults.add(
             node.mark,
@@ -314,40 +314,8 @@ fn description(node: &Node, place: Place<'_>, faults: &mut Faults) -> Option<Str
     Some(text.to_owned())
 }
 
-/// A scalar as a checked type, with its place.
-fn text<T: FromStr<Err = NameError>>(
-    node: &Node,
-    place: Place<'_>,
-    faults: &mut Faults,
-) -> Option<(T, Mark)> {
-    let text = scalar(node, place, faults)?;
-    checked(text.parse(), node.mark, place, faults).map(|value| (value, node.mark))
-}
-
-fn checked<T>(value: Result<T, NameError>, mark: Mark, place: Place<'_>, faults: &mut Faults) -> Option<T> {
-    value
-        .map_err(|error| faults.add(mark, place, error.to_string()))
-        .ok()
-}
-
-fn scalar<'n>(node: &'n Node, place: Place<'_>, faults: &mut Faults) -> Option<&'n str> {
-    match &node.value {
-        Value::Scalar { text, .. } => Some(text),
-        _ => {
-            faults.add(node.mark, place, wanted(node, "a single value"));
-            None
-        }
-    }
-}
-
-/// What is there, and what was wanted.
-fn wanted(node: &Node, what: &str) -> String {
-    let found = match &node.value {
-        Value::Refused(reason) => return reason.clone(),
-        _ if node.is_null() => "nothing",
-        Value::Scalar { .. } => "a single value",
-        Value::Sequence(_) => "a list",
-        Value::Mapping(_) => "a mapping",
-    };
-    format!("{found} where there should be {what}")
+/// What to say of a field that some take for known.
+fn advice(field: &str) -> Option<String> {
+    let merging = "merging is not taken: write the fields out, or use `extends`";
+    (field == "<<").then(|| merging.to_owned())
 }

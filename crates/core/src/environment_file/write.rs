@@ -155,7 +155,7 @@ services:
 ";
         let parsed = super::super::parse(text.as_bytes());
         assert_eq!(parsed.faults, []);
-        let mut environment = parsed.environments[0].environment.clone();
+        let mut environment = parsed.entries[0].environment.clone();
         environment.source = Some(crate::records::Source {
             registrar: "us".parse().unwrap(),
             file: "f.yaml".to_owned(),
@@ -163,7 +163,7 @@ services:
         assert_eq!(to_yaml(&environment), text);
         environment.life = None;
         let plain = super::super::parse(b"{name: a, prefix: www-a, header: a, protected: true}");
-        let plain = &plain.environments[0].environment;
+        let plain = &plain.entries[0].environment;
         assert_eq!(to_yaml(plain), "name: a\nprotected: true\n");
         assert_eq!(
             list_to_yaml(std::slice::from_ref(plain)),

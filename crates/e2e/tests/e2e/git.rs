@@ -1,4 +1,4 @@
-//! A repository of environment files whose branch main is deployed by `git push`.
+//! A repository of environment files and service definitions whose branch main is deployed by `git push`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,11 +35,16 @@ impl Repository {
     }
 
     async fn init(&self) -> Finished {
+        self.init_with(&[]).await
+    }
+
+    /// With further arguments: a directory for service definitions.
+    async fn init_with(&self, arguments: &[&Path]) -> Finished {
         let script =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/git/init-environments-repo.sh");
         let mut command = self.command(script);
         command.arg("--lint").arg(binary("mayfly").unwrap());
-        command.arg(&self.bare).arg(&self.deployed);
+        command.arg(&self.bare).arg(&self.deployed).args(arguments);
         finish(&command).await
     }
 
@@ -119,8 +124,19 @@ impl Repository {
 
     /// The files of the directory that is deployed into.
     fn deployed(&self) -> BTreeMap<String, String> {
+        Self::files(&self.deployed)
+    }
+
+    /// The names of the definitions that are deployed.
+    fn definitions(&self) -> Vec<String> {
+        Self::files(&self.deployed.with_file_name("services"))
+            .into_keys()
+            .collect()
+    }
+
+    fn files(directory: &Path) -> BTreeMap<String, String> {
         let mut files = BTreeMap::new();
-        for entry in fs::read_dir(&self.deployed).unwrap() {
+        for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             files.insert(name, fs::read_to_string(path).unwrap());
@@ -319,4 +335,124 @@ async fn an_interrupted_deployment_is_completed_by_the_next_push() {
     let back = repository.git("push --force origin HEAD~1:main").await;
     assert_eq!(back.code, Some(0), "{back:?}");
     assert_eq!(repository.deployed()["c.yaml"], "name: c\n");
+}
+
+fn definition(name: &str, port: u16) -> String {
+    format!("name: {name}\nimage: '{name}:{{{{ version }}}}'\nport: {port}\n")
+}
+
+#[tokio::test]
+async fn a_pushed_definition_is_registered_until_its_file_is_deleted_by_a_push() {
+    let mut world = World::bare(&[]).unwrap();
+    world.etcd.restart().await.unwrap();
+    world.start_registrar(&[]).unwrap();
+    let repository = Repository::new(&world).await;
+    let port = async |expected: Option<u16>| {
+        let what = format!("the port of the registered definition is {expected:?}");
+        eventually(SOON, &what, async || {
+            let found = world.etcd.get("/mayfly/services/backend").await.unwrap();
+            let found = found.map(|text| serde_json::from_str::<serde_json::Value>(&text).unwrap());
+            found.map(|record| record["port"].clone()) == expected.map(Into::into)
+        })
+        .await;
+    };
+    // A file of one name may stand at the top and among the definitions.
+    repository.write("backend.yaml", "name: backend\n");
+    repository.write("services/backend.yaml", &definition("backend", 80));
+    repository.write("services/README.md", "no definition");
+    repository.write("services/sub/inside.yaml", "[");
+    repository.write("services/.hidden.yaml", "[");
+    repository.pushed().await;
+    port(Some(80)).await;
+    assert_eq!(
+        (repository.names(), repository.definitions()),
+        (vec!["backend.yaml".to_owned()], vec!["backend.yaml".to_owned()])
+    );
+
+    for (file, text, parts) in [
+        (
+            "services/bad.yml",
+            "name: bad\nimage: 'bad:{{ version }}'\nport: 80\nprivileged: true\n".to_owned(),
+            &[
+                "services/bad.yml:4:1: privileged: not to be had",
+                "1 fault in 1 of 3 files",
+            ][..],
+        ),
+        (
+            "services/again.yaml",
+            definition("backend", 81),
+            &["services/backend.yaml:1:7: name: service \"backend\" is taken at services/again.yaml:1"],
+        ),
+        (
+            "services/odd\nname.yaml",
+            definition("odd", 1),
+            &["the name holds control characters"],
+        ),
+    ] {
+        repository.write(file, &text);
+        repository.refused(parts).await;
+        assert_eq!(repository.definitions(), ["backend.yaml"]);
+    }
+    std::os::unix::fs::symlink("/etc/passwd", repository.clone.join("services/link.yaml")).unwrap();
+    repository
+        .refused(&["services/link.yaml: a link is not taken"])
+        .await;
+    // What did not come by a push is in nobody's way and is not overwritten.
+    let local = repository.deployed.with_file_name("services").join("local.yaml");
+    fs::write(&local, definition("local", 1)).unwrap();
+    repository.write("services/local.yaml", &definition("local", 2));
+    repository
+        .refused(&[
+            "services/local.yaml: a file of that name is in ",
+            "/services already",
+        ])
+        .await;
+
+    repository.write("services/backend.yaml", &definition("backend", 82));
+    let told = repository.pushed().await;
+    assert!(told.contains(": 1 written, 0 deleted, 1 unchanged"), "{told}");
+    port(Some(82)).await;
+    // Only definitions are left, then nothing at all.
+    repository.remove("backend.yaml");
+    repository.pushed().await;
+    port(Some(82)).await;
+    repository.remove("services/backend.yaml");
+    repository.pushed().await;
+    port(None).await;
+    assert_eq!(repository.definitions(), ["local.yaml"]);
+}
+
+#[tokio::test]
+async fn definitions_go_to_a_directory_of_their_own_which_only_they_need() {
+    let world = World::bare(&[]).unwrap();
+    let repository = Repository::new(&world).await;
+    let beside = repository.deployed.with_file_name("services");
+    fs::remove_dir(&beside).unwrap();
+    repository.write("dev.yaml", "name: dev\n");
+    repository.pushed().await;
+    repository.write("services/backend.yaml", &definition("backend", 80));
+    repository
+        .refused(&["there is no directory", "/services on this server"])
+        .await;
+
+    let own = world.directory().join("my definitions");
+    repository.init_with(&[&own]).await.ok().unwrap();
+    repository.write("services/backend.yaml", &definition("backend", 80));
+    repository.pushed().await;
+    let names: Vec<_> = Repository::files(&own).into_keys().collect();
+    assert_eq!((names, beside.exists()), (vec!["backend.yaml".to_owned()], false));
+    assert_eq!(repository.names(), ["dev.yaml"]);
+    // Interrupted with the file still to come, and what was written beside it.
+    fs::remove_file(own.join("backend.yaml")).unwrap();
+    fs::write(own.join(".mayfly-push.Xy1234"), "name").unwrap();
+    let all = repository.bare.join("hooks/post-receive");
+    finish(repository.command(&all).arg("--all")).await.ok().unwrap();
+    let names: Vec<_> = Repository::files(&own).into_keys().collect();
+    assert_eq!(names, ["backend.yaml"]);
+
+    let same = repository.init_with(&[&repository.deployed]).await;
+    assert!(
+        same.code == Some(1) && same.stderr.contains("is for the environments"),
+        "{same:?}"
+    );
 }

@@ -10,6 +10,7 @@ mod archive;
 mod bad_files;
 mod bad_records;
 mod chain;
+mod definitions;
 mod dns;
 mod edge;
 mod environment_files;

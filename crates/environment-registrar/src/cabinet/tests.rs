@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 fn environment(version: u8) -> Arc<Environment> {
     let text = format!("name: a\nservices: [{{name: backend, version: 1.{version}}}]");
-    let mut environment = parse(text.as_bytes()).environments[0].environment.clone();
+    let mut environment = parse(text.as_bytes()).entries[0].environment.clone();
     environment.source = Some(mayfly_core::records::Source {
         registrar: "us".parse().unwrap(),
         file: "a.yaml".to_owned(),

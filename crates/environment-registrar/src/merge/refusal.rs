@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use mayfly_core::environment_file::Fault;
+use mayfly_core::file::Fault;
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::Environment;
 use mayfly_core::yaml::Mark;

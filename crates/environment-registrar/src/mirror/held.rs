@@ -44,6 +44,18 @@ pub enum Owner {
     Nobody,
 }
 
+impl Owner {
+    /// The owner of a record of this source, in a key that is ours or not; `good` says whether the value can be used.
+    pub(crate) fn of(is_ours: bool, source: Option<Source>, good: bool) -> Self {
+        match source {
+            _ if is_ours => Self::Us,
+            Some(source) => Self::Other(format!("the registrar of node {}", source.registrar)),
+            None if good => Self::Other("somebody else than a registrar".to_owned()),
+            None => Self::Nobody,
+        }
+    }
+}
+
 impl Held {
     /// The environment, if it is somebody else's.
     pub(super) fn of_others(&self) -> Option<&Arc<Environment>> {
@@ -91,7 +103,7 @@ pub(super) fn end_of(record: &Environment, life: Option<&Life>) -> Option<Moment
 }
 
 /// The source of a record that is otherwise no good: a newer registrar may write what this one can't read.
-pub(super) fn source_of(value: &[u8]) -> Option<Source> {
+pub(crate) fn source_of(value: &[u8]) -> Option<Source> {
     let mut record: serde_json::Value = records::parse(value).ok()?;
     serde_json::from_value(record.get_mut("source")?.take()).ok()
 }

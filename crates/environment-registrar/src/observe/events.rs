@@ -1,4 +1,4 @@
-//! What an event of the file system means for the environment files of a directory.
+//! What an event of the file system means for the files of a directory.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,7 +10,7 @@ use notify::{Event, EventKind};
 use tracing::debug;
 
 use super::board::Board;
-use crate::scan::is_environment_file;
+use crate::scan::is_yaml_file;
 
 /// Most other directories that are watched because links lead there; beyond, the regular look has to do.
 const TARGETS: usize = 64;
@@ -18,7 +18,7 @@ const TARGETS: usize = 64;
 /// The directories that are watched.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
-    /// The directory of the environment files, as an absolute path.
+    /// The directory of the files, as an absolute path.
     directory: PathBuf,
     /// The directories in which the directory itself, or a link on the way to it, can be exchanged.
     anchors: BTreeSet<PathBuf>,
@@ -119,7 +119,7 @@ impl Layout {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             return;
         };
-        if !is_environment_file(name) {
+        if !is_yaml_file(name) {
             // Config maps swap the link `..data`; any other entry can be what a link leads to.
             let linked = name.starts_with("..") || !self.targets.is_empty();
             if linked && !matches!(happened, Happened::Written | Happened::Touched) {

@@ -8,7 +8,7 @@ use mayfly_daemon::watch::{Batch, Change};
 
 fn environment(name: &str, version: &str) -> Environment {
     let text = format!("name: {name}\nservices: [{{name: backend, version: {version}}}]");
-    parse(text.as_bytes()).environments[0].environment.clone()
+    parse(text.as_bytes()).entries[0].environment.clone()
 }
 
 /// A library with these files.
@@ -69,7 +69,7 @@ fn a_copy_is_one_until_somebody_changes_it() {
     let name: EnvironmentName = "a".parse().unwrap();
     assert_eq!(Origin::of(&text), Origin::Copy(name.clone()));
     assert!(without_mark(&text).starts_with(b"name: a\n"));
-    assert_eq!(parse(&text).environments[0].environment, environment("a", "1.10"));
+    assert_eq!(parse(&text).entries[0].environment, environment("a", "1.10"));
     let mut edited = text.clone();
     edited.extend_from_slice(b"# mine\n");
     assert!(matches!(Origin::of(&edited), Origin::Edited { of, .. } if of == name));

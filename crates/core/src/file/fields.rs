@@ -1,15 +1,16 @@
 //! The fields of a mapping by name: unknown ones are refused with the nearest known name, repeated ones at the second.
 
-use super::fault::{Faults, Place};
+use super::{Faults, Place};
 use crate::nearest::nearest;
 use crate::yaml::{Node, Value};
 
 /// The values of the `known` fields of a mapping, in their order; `None` for a field that is missing or says nothing.
-/// Everything else in the mapping is a fault.
-pub(super) fn of<'n, const N: usize>(
+/// Everything else in the mapping is a fault; `advice` knows what to say of some fields that people may take for known.
+pub(crate) fn of<'n, const N: usize>(
     pairs: &'n [(Node, Node)],
     place: Place<'_>,
     known: [&str; N],
+    advice: fn(&str) -> Option<String>,
     faults: &mut Faults,
 ) -> [Option<&'n Node>; N] {
     let mut values = [None; N];
@@ -20,7 +21,8 @@ pub(super) fn of<'n, const N: usize>(
             continue;
         };
         let Some(position) = known.iter().position(|name| name == text) else {
-            faults.add(key.mark, place.field(shortened(text)), unknown(text, &known));
+            let message = advice(text).unwrap_or_else(|| unknown(text, &known));
+            faults.add(key.mark, place.field(shortened(text)), message);
             continue;
         };
         if lines[position] > 0 {
@@ -39,7 +41,7 @@ pub(super) fn of<'n, const N: usize>(
 
 fn unknown(text: &str, known: &[&str]) -> String {
     if text == "<<" {
-        return "merging is not taken: write the fields out, or use `extends`".to_owned();
+        return "merging is not taken: write the fields out".to_owned();
     }
     match nearest(text, known) {
         Some(name) => format!("unknown field: did you mean `{name}`?"),

@@ -1,27 +1,46 @@
-//! Faults of an environment file, and the path of fields that leads to each.
+//! Faults of a file, what each is about, and the path of fields that leads to it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::names::EnvironmentName;
+use crate::names::{EnvironmentName, ServiceName};
 use crate::yaml::Mark;
 
-/// Most faults of one file that are kept; a file with more is no environment file.
+/// Most faults of one file that are kept; a file with more is none of ours.
 const LIMIT: usize = 200;
 
-/// What is wrong at one place of an environment file, and what would be right.
+/// What is wrong at one place of a file, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Fault {
     /// The place.
     #[serde(flatten)]
     pub mark: Mark,
-    /// The path of fields to it, as `services[1].version`; empty for a fault of the file or the whole environment.
+    /// The path of fields to it, as `services[1].version`; empty for a fault of the file or a whole entry.
     pub field: String,
     /// What is wrong and what would be right.
     pub message: String,
-    /// The environment that it is in, if its name could be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub environment: Option<EnvironmentName>,
+    /// What it is about, if its name could be read.
+    #[serde(flatten)]
+    pub subject: Option<Subject>,
+}
+
+/// What an entry of a file is about.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Subject {
+    /// An environment.
+    Environment(EnvironmentName),
+    /// The definition of a service.
+    Service(ServiceName),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Environment(name) => name.fmt(f),
+            Self::Service(name) => name.fmt(f),
+        }
+    }
 }
 
 impl fmt::Display for Fault {
@@ -36,7 +55,7 @@ impl fmt::Display for Fault {
 
 /// Where in the tree a node stands; becomes text only when there is a fault.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Place<'a> {
+pub(crate) enum Place<'a> {
     /// The document itself.
     Root,
     /// An entry of a list.
@@ -46,11 +65,11 @@ pub(super) enum Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    pub(super) fn index(&'a self, index: usize) -> Place<'a> {
+    pub(crate) fn index(&'a self, index: usize) -> Place<'a> {
         Place::Index(self, index)
     }
 
-    pub(super) fn field(&'a self, name: &'a str) -> Place<'a> {
+    pub(crate) fn field(&'a self, name: &'a str) -> Place<'a> {
         Place::Field(self, name)
     }
 }
@@ -68,13 +87,13 @@ impl fmt::Display for Place<'_> {
 
 /// The faults found so far.
 #[derive(Debug, Default)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     kept: Vec<Fault>,
     dropped: usize,
 }
 
 impl Faults {
-    pub(super) fn add(&mut self, mark: Mark, place: Place<'_>, message: impl Into<String>) {
+    pub(crate) fn add(&mut self, mark: Mark, place: Place<'_>, message: impl Into<String>) {
         if self.kept.len() >= LIMIT {
             self.dropped += 1;
             return;
@@ -84,17 +103,17 @@ impl Faults {
             mark,
             field,
             message: message.into(),
-            environment: None,
+            subject: None,
         });
     }
 
     /// All faults so far, those that are only counted included.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.kept.len() + self.dropped
     }
 
     /// Notes that this text, which must be unique, stands here; false, and a fault, if it stood before.
-    pub(super) fn claim(
+    pub(crate) fn claim(
         &mut self,
         mark: Mark,
         place: Place<'_>,
@@ -118,15 +137,15 @@ impl Faults {
         }
     }
 
-    /// Says of every fault since `before` which environment it is in.
-    pub(super) fn belong_to(&mut self, name: &EnvironmentName, before: usize) {
+    /// Says of every fault since `before` what it is about.
+    pub(crate) fn belong_to(&mut self, subject: &Subject, before: usize) {
         for fault in self.kept.iter_mut().skip(before) {
-            fault.environment = Some(name.clone());
+            fault.subject = Some(subject.clone());
         }
     }
 
     /// The faults by their place, with a last one for those that were only counted.
-    pub(super) fn in_order(mut self) -> Vec<Fault> {
+    pub(crate) fn in_order(mut self) -> Vec<Fault> {
         self.kept.sort_by_key(|fault| fault.mark);
         if self.dropped > 0 {
             let mark = self.kept.last().map_or(Mark::START, |fault| fault.mark);
@@ -135,7 +154,7 @@ impl Faults {
                 mark,
                 field: String::new(),
                 message,
-                environment: None,
+                subject: None,
             });
         }
         self.kept

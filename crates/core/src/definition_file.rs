@@ -1,0 +1,71 @@
+//! The text of a file of service definitions becomes [`Definition`]s: see [`crate::file`] for what holds for every file.
+//!
+//! The chain: an entry of the file, `decode` (one definition from one mapping; `denied` says of what may not be had why),
+//! and here what concerns the whole file: a service may be defined in it once.
+
+use std::collections::BTreeMap;
+
+mod decode;
+mod denied;
+
+use crate::definition::Definition;
+use crate::file::{self, Faults, Place, Subject, Taken};
+use crate::names::ServiceName;
+use crate::records;
+use crate::yaml::{Mark, Node};
+
+/// Longest record of a definition, in octets of JSON without its source: some thousand arguments and variables.
+const RECORD_LIMIT: usize = 100_000;
+
+/// A definition of a file, without a source, and where the file says what must be unique over all definitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The definition, with all defaults filled in.
+    pub definition: Definition,
+    /// The place of its name.
+    pub name: Mark,
+}
+
+/// What a file of definitions says.
+pub type Parsed = file::Parsed<ServiceName, Found>;
+
+/// Reads the content of a file of definitions.
+pub fn parse(content: &[u8]) -> Parsed {
+    // Where each name stands, also those of refused definitions: mending one of two faults must not change which of two
+    // rivals is meant.
+    let mut names = BTreeMap::new();
+    file::parse(content, |node, place, faults| {
+        take(node, place, &mut names, faults)
+    })
+}
+
+fn take(
+    node: &Node,
+    place: Place<'_>,
+    names: &mut BTreeMap<String, usize>,
+    faults: &mut Faults,
+) -> Taken<ServiceName, Found> {
+    let before = faults.count();
+    let draft = decode::definition(node, place, faults);
+    let Some((name, mark)) = draft.name.clone() else {
+        return Taken::Nameless;
+    };
+    faults.claim(mark, place.field("name"), "service", name.as_str(), names);
+    let definition = draft.finish();
+    let octets = definition.as_ref().map_or(0, |it| records::to_json(it).len());
+    if octets > RECORD_LIMIT {
+        let message = format!(
+            "the definition has {octets} octets as a record in etcd, at most {RECORD_LIMIT} are taken: let the service \
+             read large settings from a file"
+        );
+        faults.add(mark, place, message);
+    }
+    faults.belong_to(&Subject::Service(name.clone()), before);
+    match definition {
+        Some(definition) if faults.count() == before => Taken::Good(Found {
+            definition,
+            name: mark,
+        }),
+        _ => Taken::Refused(name),
+    }
+}
