@@ -1,4 +1,4 @@
-//! The text of a file of service definitions becomes [`Definition`]s: see [`crate::file`] for what holds for every file.
+//! The text of a file of service definitions becomes [`Definition`]s: see [`mod@crate::file`] for what holds for every file.
 //!
 //! The chain: an entry of the file, `decode` (one definition from one mapping; `denied` says of what may not be had why),
 //! and here what concerns the whole file: a service may be defined in it once.

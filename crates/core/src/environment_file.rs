@@ -1,4 +1,4 @@
-//! The text of an environment file becomes environments: see [`crate::file`] for what holds for every file.
+//! The text of an environment file becomes environments: see [`mod@crate::file`] for what holds for every file.
 //!
 //! The chain: an entry of the file, `decode` (one environment from one mapping), and here what concerns the whole file:
 //! nothing may occur twice in it. The way back, from a record to the text of a file, is [`to_yaml`].

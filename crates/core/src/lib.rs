@@ -2,7 +2,7 @@
 //! environments into routing tables. Nothing here reads a clock, a file or a socket; the daemons do that around it.
 //!
 //! The chain: text from outside becomes a checked type ([`names`], [`version`], [`address`]); YAML becomes
-//! environments and service definitions ([`yaml`], [`file`], [`environment_file`], [`definition_file`]; [`lint`] tells
+//! environments and service definitions ([`yaml`], [`mod@file`], [`environment_file`], [`definition_file`]; [`lint`] tells
 //! what is wrong with several files together); etcd keys
 //! and values become typed records ([`keys`], [`records`]); records become routing tables ([`index`], which keeps
 //! [`routing`] in step with each change).
