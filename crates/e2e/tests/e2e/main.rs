@@ -21,6 +21,7 @@ mod idle;
 mod instances;
 mod internal;
 mod launch_tool;
+mod launcher;
 mod lifetimes;
 mod moving_versions;
 mod no_reload;

@@ -1,0 +1,9 @@
+//! The container launcher with a Docker engine, or a Swarm, of the test's own: what environments need is started, routed and
+//! retired; faults harm nobody else; whoever leads, nothing is made twice.
+
+mod faults;
+mod lead;
+mod retire;
+mod stage;
+mod start;
+mod swarm;

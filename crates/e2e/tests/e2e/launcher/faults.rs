@@ -1,0 +1,164 @@
+//! What fails says why, is tried again with growing pauses, and harms nobody else.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mayfly_e2e::docker::{ENDS_AT_ONCE, NETWORK};
+use mayfly_e2e::eventually;
+
+use super::stage::{LATER, Stage};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_does_not_exist_harms_nobody_and_is_found_once_it_does() {
+    let mut stage = Stage::start(&["team/backend:1"]).await;
+    stage.launch(&["--pull", "never", "--retry-most", "1s"]);
+    stage.define("backend", "");
+    stage.environment("bad", &["backend=9"]);
+    stage.environment("good", &["backend=1"]);
+    stage.answers("good", "backend@1").await;
+    let said = stage.says("backend@9", "failed", "team/backend:9").await;
+    assert_eq!(said["live"], 0);
+    let asked = stage
+        .world
+        .run("mayfly", &["explain", "bad", "backend"])
+        .await
+        .unwrap();
+    assert!(asked.stdout.contains("team/backend:9"), "{asked:?}");
+
+    stage
+        .engine
+        .docker(&["tag", "team/backend:1", "team/backend:9"])
+        .await
+        .unwrap();
+    stage.says("backend@9", "running", "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_crashes_in_a_loop_is_started_less_and_less_often_and_its_last_words_are_told() {
+    let mut stage = Stage::start(&["team/search:1"]).await;
+    stage
+        .engine
+        .image_with("team/backend:1", &[ENDS_AT_ONCE])
+        .await
+        .unwrap();
+    stage.launch(&[]);
+    stage.define("backend", "");
+    stage.define("search", "");
+    stage.environment("bad", &["backend=1", "search=1"]);
+    let waited = stage
+        .world
+        .run("mayfly", &["wait", "bad", "--timeout", "28s"])
+        .await
+        .unwrap();
+    assert!(
+        waited.code == Some(1) && waited.stderr.contains("no such basket"),
+        "{waited:?}"
+    );
+    let said = stage.says("backend@1", "failed", "exited with 3").await;
+    assert!(said["output"].to_string().contains("no such basket"), "{said}");
+    stage.says("search@1", "running", "").await;
+    let told = async || -> Result<(u64, Duration)> {
+        let said = stage.backend("backend@1").await?;
+        let next = said["next_try"].as_str().context("no next try")?.to_owned();
+        let left = humantime::parse_rfc3339(&next)?.duration_since(std::time::SystemTime::now())?;
+        Ok((said["failures"].as_u64().unwrap_or_default(), left))
+    };
+    eventually(LATER, "its pauses have grown", async || -> Result<()> {
+        let (failures, left) = told().await?;
+        ensure!(
+            failures >= 4 && left >= Duration::from_secs(2),
+            "{failures} {left:?}"
+        );
+        Ok(())
+    })
+    .await;
+    assert!(stage.states("backend@1").await.unwrap().len() <= 1);
+
+    // A mended image is taken with the next try.
+    stage.engine.image("team/backend:1").await.unwrap();
+    stage.says("backend@1", "running", "").await;
+    stage.answers("bad", "backend@1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_never_answers_its_check_is_replaced() {
+    let mut stage = Stage::start(&[]).await;
+    stage
+        .engine
+        .image_with(
+            "team/backend:1",
+            &["ENV E2E_SILENT=1", "ENV E2E_SAY=\"waiting for godot\""],
+        )
+        .await
+        .unwrap();
+    stage.launch(&["--start-timeout", "3s"]);
+    stage.define("backend", "");
+    stage.environment("bad", &["backend=1"]);
+    let said = stage
+        .says("backend@1", "failed", "not registered as answering within 3s")
+        .await;
+    assert!(said["output"].to_string().contains("waiting for godot"), "{said}");
+    stage.engine.image("team/backend:1").await.unwrap();
+    stage.answers("bad", "backend@1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_gets_nothing_that_it_may_not_have() {
+    let mut stage = Stage::start(&["team/backend:1", "evil/search:1"]).await;
+    stage.launch(&["--allow-image", "team/*", "--volume-root", "/srv/mayfly"]);
+    stage.define_with("search", "evil/search", NETWORK, "");
+    stage.define("backend", "volumes: ['/etc:/stolen']");
+    stage.environment("a", &["backend=1", "search=1"]);
+    stage
+        .says("backend@1", "failed", "/etc is not allowed here")
+        .await;
+    stage.says("search@1", "failed", "allowed is team/*").await;
+
+    // In a file, it is refused with its place; the last good definition stays.
+    stage.define("backend", "privileged: true");
+    eventually(LATER, "the file is refused", async || -> Result<()> {
+        let set_aside = stage.world.set_aside("environment-registrar").await?;
+        let told = set_aside
+            .iter()
+            .any(|(key, reason)| key.contains("backend") && reason.contains("privileged"));
+        ensure!(told, "{set_aside:?}");
+        Ok(())
+    })
+    .await;
+    // Put into etcd by hand, a field that does not exist asks for nothing, and a value that breaks a rule is set aside.
+    let by_hand = r#"{"name": "other", "image": "team/backend:{{ version }}", "port": 8080, "networks": ["host"], "privileged": true}"#;
+    stage
+        .world
+        .etcd
+        .put("/mayfly/services/other", by_hand)
+        .await
+        .unwrap();
+    eventually(LATER, "the record is set aside", async || -> Result<()> {
+        let set_aside = stage.world.set_aside("container-launcher").await?;
+        ensure!(
+            set_aside
+                .iter()
+                .any(|(key, reason)| key.ends_with("services/other") && reason.contains("host"))
+        );
+        Ok(())
+    })
+    .await;
+    let by_hand = by_hand.replace("host", NETWORK);
+    stage
+        .world
+        .etcd
+        .put("/mayfly/services/other", &by_hand)
+        .await
+        .unwrap();
+    stage.environment("b", &["other=1"]);
+    stage.runs("other@1", 1).await;
+    let containers: Vec<String> = stage.containers().await.into_iter().collect();
+    let form = "{{.HostConfig.Privileged}} {{.HostConfig.NetworkMode}} {{json .HostConfig.CapAdd}} {{json .HostConfig.Binds}}";
+    let inspected = stage
+        .engine
+        .docker(&["inspect", "--format", form, &containers[0]])
+        .await
+        .unwrap();
+    assert_eq!(inspected.trim(), format!("false {NETWORK} null null"));
+    assert_eq!(containers.len(), 1);
+}
