@@ -26,7 +26,7 @@ Runs every check, or only the steps that are named:
   e2e      end-to-end tests against real etcd, HAProxy, dnsmasq and Docker engines of their own
   demo     ./demo/start.sh --yes and ./demo/stop.sh, in Docker
 
-Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, openssl, git, libfaketime,
+Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, docker-registry, openssl, git, libfaketime,
 docker.io, iproute2, protobuf-compiler and libprotobuf-dev (none of their services is started), a C linker, Rust
 $OLDEST_RUST where Debian has it, cargo-deny by cargo, and a running Docker for the demo. Tests with a Docker engine
 of their own need root. Tests run with cargo-nextest where it is installed, else with cargo test. Ends with the time
@@ -127,6 +127,8 @@ ensure_servers() {
     have openssl || missing+=(openssl)
     # For the tests in which the clock jumps.
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
+    # From which the engines of the launcher pull.
+    have docker-registry || missing+=(docker-registry)
     # Environment files are deployed by `git push`, too.
     have git || missing+=(git)
     # For tests with a Docker engine of their own, which they connect by ip; from Debian 13 on the client is apart.

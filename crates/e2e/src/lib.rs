@@ -3,7 +3,7 @@
 //! and ends it with the test, also when the test panics.
 //!
 //! - [`process`], [`port`], [`poll`]: processes, loopback addresses, waiting for a condition;
-//! - [`etcd`], [`haproxy`], [`dnsmasq`], [`docker`], [`instance`]: what Mayfly works with;
+//! - [`etcd`], [`haproxy`], [`dnsmasq`], [`docker`], [`registry`], [`instance`]: what Mayfly works with;
 //! - [`names`], [`tls`]: host names and certificates of a test's own;
 //! - [`http`], [`load`]: requests one by one and under load;
 //! - [`mayfly`], [`world`]: the daemons, and all of it together.

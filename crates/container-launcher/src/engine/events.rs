@@ -19,9 +19,10 @@ use super::connect::{Connection, reason};
 
 /// The limits of the first waits after an event, and after a stream was opened. An engine tells of an event before its
 /// lists show it, and what happened while the stream was opened, it does not tell.
-const AFTERMATH: [Duration; 3] = [
+const AFTERMATH: [Duration; 4] = [
     Duration::from_millis(250),
     Duration::from_secs(1),
+    Duration::from_secs(2),
     Duration::from_secs(4),
 ];
 
@@ -90,7 +91,10 @@ impl Events {
             }
         }
         let why = match next {
-            Err(_) => return open.waits += 1,
+            Err(_) => {
+                open.waits += 1;
+                return open.backoff.reset();
+            }
             Ok(Some(Err(error))) => reason(&error),
             Ok(_) => "it has ended".to_owned(),
         };

@@ -1,12 +1,13 @@
 //! A launcher that dies between two calls to the engine, and two that do the same at the same time: one unit comes of it,
 //! and a whole one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use container_launcher::engine::{Engine as _, Launch, UnitState};
 use mayfly_e2e::docker::{DockerEngine, NETWORK};
 use mayfly_e2e::eventually;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::support::{GRACE, IMAGE, LIMIT, bench, containers, handle, inspect, launch};
 
@@ -97,11 +98,16 @@ async fn one_that_has_ended_has_to_be_removed_first() {
 async fn a_start_that_is_cut_off_anywhere_leaves_nothing_twice_and_nothing_half() {
     let (engine, docker) = bench().await;
     let launch = two_networks(&engine).await;
+    let start = Instant::now();
+    docker.start(&launch, |_| {}).await.unwrap();
+    let whole = start.elapsed();
+    docker.remove(&launch.name, Duration::ZERO).await.unwrap();
     let mut cut = 0;
-    for step in 0.. {
-        let limit = Duration::from_millis(step * 20);
+    for part in 0..12 {
+        let limit = whole * part / 12;
         // The first launcher dies here, and another one goes on.
-        let first = tokio::time::timeout(limit, docker.start(&launch, |_| {})).await;
+        let first = timeout(limit, docker.start(&launch, |_| {})).await;
+        cut += usize::from(first.is_err());
         handle(&engine).start(&launch, |_| {}).await.unwrap();
         let container = inspect(&engine, &launch.name).await;
         assert_eq!(networks(&container), [NETWORK, "second"], "after {limit:?}");
@@ -111,10 +117,6 @@ async fn a_start_that_is_cut_off_anywhere_leaves_nothing_twice_and_nothing_half(
             "after {limit:?}"
         );
         docker.remove(&launch.name, Duration::ZERO).await.unwrap();
-        if first.is_ok() {
-            break;
-        }
-        cut += 1;
     }
     assert!(cut > 3, "cut off in {cut} places only");
 }

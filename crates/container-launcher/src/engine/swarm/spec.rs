@@ -46,7 +46,7 @@ pub(super) fn spec(launch: &Launch, labels: Labels, networks: Vec<String>, grace
                 mounts: Some(mounts(definition)),
                 init: Some(true),
                 stop_grace_period: Some(nanoseconds(grace)),
-                // Engines before 25 do not know this one, and leave it out.
+                // Engines of 20.10 to 24 do not know this one, and leave it out.
                 privileges: Some(TaskSpecContainerSpecPrivileges {
                     no_new_privileges: Some(true),
                     ..TaskSpecContainerSpecPrivileges::default()
