@@ -91,7 +91,7 @@ async fn a_container_that_never_answers_its_check_is_replaced() {
         )
         .await
         .unwrap();
-    stage.launch(&["--start-timeout", "3s"]);
+    stage.launch(&["--start-timeout", "3s", "--retry-most", "1s"]);
     stage.define("backend", "");
     stage.environment("bad", &["backend=1"]);
     let said = stage
