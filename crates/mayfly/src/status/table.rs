@@ -173,7 +173,7 @@ fn daemons(daemons: &[DaemonView]) -> String {
     table.render()
 }
 
-/// What is set aside that no line of an environment tells: keys that cannot be read, and files.
+/// What is set aside that no line of an environment tells: keys that cannot be read, files, and containers.
 fn set_aside(report: &Report) -> Option<String> {
     let told = |entry: &&SetAside| {
         let environments = report.environments.iter();
@@ -186,12 +186,12 @@ fn set_aside(report: &Report) -> Option<String> {
     let registrars = report
         .daemons
         .iter()
-        .filter(|daemon| daemon.daemon == "environment-registrar");
-    let files = registrars.flat_map(|daemon| &daemon.set_aside);
+        .filter(|daemon| ["environment-registrar", "container-registrar"].contains(&daemon.daemon));
+    let theirs = registrars.flat_map(|daemon| &daemon.set_aside);
     let all: Vec<&SetAside> = report
         .set_aside
         .iter()
-        .chain(files)
+        .chain(theirs)
         .filter(|entry| !told(entry))
         .collect();
     if all.is_empty() {
