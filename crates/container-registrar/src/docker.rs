@@ -37,6 +37,8 @@ use tend::{Signal, Tended, Verdict};
 
 /// How long etcd may take for what was decided last.
 const LAST_WRITE: Duration = Duration::from_secs(1);
+/// How long a signal to a container is remembered of which nothing else is known.
+const YOUNG: Duration = Duration::from_secs(60);
 /// Sightings that may wait; a slow reader slows the observer down, and nothing is lost.
 const WAITING: usize = 64;
 
@@ -62,7 +64,7 @@ pub async fn run(common: &CommonArgs, arguments: Docker, shutdown: Shutdown) -> 
     );
     registry.register(
         "mayfly_engine_connected",
-        "1 while the Docker engine answers",
+        "1 while the Docker engine is followed",
         connected.clone(),
     );
     admin::start(&tasks, common.admin, &readiness, registry).await?;
@@ -103,6 +105,7 @@ pub async fn run(common: &CommonArgs, arguments: Docker, shutdown: Shutdown) -> 
         signals: BTreeMap::new(),
         advertised: BTreeMap::new(),
         lost_at: None,
+        trouble: None,
     };
     tasks.supervise(roll.keep(sightings, judged, shutdown)).await
 }
@@ -126,8 +129,10 @@ struct Roll {
     faulty: BTreeMap<String, (String, String)>,
     signals: BTreeMap<String, Vec<Signal>>,
     advertised: BTreeMap<Key, Vec<u8>>,
-    /// Since when not everything is known to be as the engine says.
+    /// Since when the engine has not been followed.
     lost_at: Option<Instant>,
+    /// Why it is not.
+    trouble: Option<String>,
 }
 
 impl Roll {
@@ -186,11 +191,9 @@ impl Roll {
                     "the engine at {} answers, with version {version} of its API",
                     self.engine
                 );
-                self.connected.set(1);
-                self.status.update(|status| {
-                    status.error = None;
-                    status.detail.insert("api_version".to_owned(), version.into());
-                });
+                let version = version.into();
+                self.status
+                    .update(|status| drop(status.detail.insert("api_version".to_owned(), version)));
             }
             Seen::Container(id, Ok(inspected)) => self.found(id, &inspected),
             Seen::Container(id, Err(reason)) => {
@@ -200,19 +203,22 @@ impl Roll {
             Seen::Gone(id) => self.forget(&id),
             Seen::Signalled { id, signal, at } => self.signalled(id, signal, at),
             Seen::Ended { id, at } => {
-                if self
-                    .tended
-                    .get(&id)
-                    .is_some_and(|tended| tended.container.started <= at)
-                {
+                // The engine may tell of the end of an earlier life again.
+                let lives = |tended: &Tended| tended.container.started > at;
+                if !self.tended.get(&id).is_some_and(lives) {
                     self.forget(&id);
                 }
             }
             Seen::InStep => {
-                self.lost_at = None;
-                let (tended, faulty) = (&self.tended, &self.faulty);
-                self.signals
-                    .retain(|id, _| tended.contains_key(id) || faulty.contains_key(id));
+                // Not before: an engine that hangs again right after its first answer was never followed.
+                (self.lost_at, self.trouble) = (None, None);
+                self.connected.set(1);
+                // One that has not been looked at yet may be soon.
+                let tended = &self.tended;
+                self.signals.retain(|id, signals| {
+                    let young = |signal: &Signal| signal.seen.elapsed() < YOUNG;
+                    tended.contains_key(id) || signals.iter().any(young)
+                });
                 self.readiness.set_ready();
                 self.status.update(|status| status.ready = true);
             }
@@ -269,15 +275,14 @@ impl Roll {
 
     fn lost(&mut self, reason: &str) {
         self.connected.set(0);
-        if self.lost_at.is_some() {
-            debug!("the engine at {} cannot be followed: {reason}", self.engine);
-            return;
+        let told = format!("the engine at {} cannot be followed: {reason}", self.engine);
+        if self.trouble.is_some() {
+            debug!("{told}");
+        } else {
+            warn!("{told}; trying again");
         }
-        self.lost_at = Some(Instant::now());
-        warn!(
-            "the engine at {} cannot be followed: {reason}; trying again",
-            self.engine
-        );
+        self.trouble = Some(told);
+        self.lost_at.get_or_insert_with(Instant::now);
     }
 
     /// The host has another address.
@@ -348,19 +353,19 @@ impl Roll {
 
     fn tell_status(&self) {
         let entries = self.faulty.values().map(|(name, reason)| SetAside {
-            key: name.clone(),
+            key: format!("container {name}"),
             reason: reason.clone(),
         });
         self.status.set_aside(entries.collect());
-        let (lost, engine) = (self.lost_at.is_some(), &self.engine);
+        let connected = self.connected.get() == 1;
         self.status.update(|status| {
-            status.detail.insert("engine".to_owned(), engine.clone().into());
             status
                 .detail
-                .insert("engine_connected".to_owned(), (!lost && status.ready).into());
-            if lost {
-                status.error = Some(format!("the engine at {engine} cannot be followed"));
-            }
+                .insert("engine".to_owned(), self.engine.clone().into());
+            status
+                .detail
+                .insert("engine_connected".to_owned(), connected.into());
+            status.error.clone_from(&self.trouble);
         });
     }
 }

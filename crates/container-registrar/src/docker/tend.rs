@@ -214,6 +214,51 @@ mod tests {
         assert_eq!(told, expected, "{facts:?}");
     }
 
+    #[tokio::test]
+    async fn a_signal_counts_for_the_life_that_it_was_sent_to_and_not_for_ever() {
+        let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let labels = [
+            (labels::SERVICE, "backend"),
+            (labels::VERSION, "1"),
+            (labels::PORT, "80"),
+        ];
+        let container = Container {
+            id: "0f".to_owned(),
+            name: "b-1".to_owned(),
+            labelled: labels::read(labels, "b", &[]).unwrap().unwrap(),
+            ip: Some([10, 0, 0, 2].into()),
+            port: 80,
+            healthy: None,
+            started,
+            stop_signal: 15,
+            stop_timeout: Duration::from_secs(4),
+        };
+        let keeping = Keeping {
+            ttl: Duration::from_secs(15),
+            check_interval: Duration::from_secs(2),
+            check_timeout: Duration::from_secs(1),
+            fall: 3,
+            rise: 2,
+        };
+        let tended = Tended::new(container, None, &keeping, 1, &mpsc::unbounded_channel().0);
+        let seen = Instant::now();
+        let signal = |number: &str, at: SystemTime| Signal {
+            number: number.to_owned(),
+            at,
+            seen,
+        };
+        let later = started + Duration::from_secs(5);
+        let until = Some(seen + Duration::from_secs(42));
+        assert_eq!(tended.ending(&[signal("15", later)]), until);
+        assert_eq!(tended.ending(&[signal("15", later), signal("1", later)]), until);
+        assert_eq!(tended.ending(&[signal("1", later)]), None);
+        assert_eq!(
+            tended.ending(&[signal("15", started - Duration::from_secs(1))]),
+            None
+        );
+        assert_eq!(tended.ending(&[]), None);
+    }
+
     #[test]
     fn decisions() {
         // Without a check of the engine's.

@@ -28,6 +28,7 @@ mod no_reload;
 mod outages;
 mod outside;
 mod protocols;
+mod registrar_docker;
 mod robustness;
 mod status;
 mod tool;

@@ -232,7 +232,7 @@ fn daemons(daemons: &[DaemonView]) -> String {
     table.render()
 }
 
-/// What is set aside that no line of an environment tells: keys that cannot be read, and files.
+/// What is set aside that no line of an environment tells: keys that cannot be read, files, and containers.
 fn set_aside(report: &Report) -> Option<String> {
     let told = |entry: &&SetAside| {
         let environments = report.environments.iter();

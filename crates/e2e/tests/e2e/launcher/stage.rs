@@ -29,7 +29,7 @@ pub struct Stage {
     /// The launchers by their nodes' order.
     pub launchers: Vec<Process>,
     /// The registrar of the engine's containers.
-    pub registrar: Process,
+    pub _registrar: Process,
     /// Mayfly.
     pub world: World,
     /// The engine.
@@ -56,7 +56,7 @@ impl Stage {
         let registrar = world.spawn("container-registrar-docker", &command).unwrap();
         Self {
             launchers: Vec::new(),
-            registrar,
+            _registrar: registrar,
             world,
             engine,
         }

@@ -1,0 +1,196 @@
+//! How containers end: told to, killed, paused, in a loop; and how the registrar itself ends.
+
+use super::*;
+
+#[tokio::test]
+async fn docker_stop_under_load_fails_no_request() {
+    let (world, engine) = world_and_engine().await;
+    let _registrar = registrar(&world, &engine.host_url(), &[]);
+    for name in ["b-1", "b-2"] {
+        run(
+            &engine,
+            name,
+            &[&BACKEND, &LINGER, &["--label", "mayfly.check=/health"]],
+        )
+        .await;
+    }
+    until(&world, &[("b-1", "up"), ("b-2", "up")]).await;
+    answered(&world).await;
+    let load = load(&world);
+    for round in 0..2 {
+        for (name, other) in [("b-1", "b-2"), ("b-2", "b-1")] {
+            let command = ["stop", name];
+            let stop = engine.docker(&command);
+            let seen = async {
+                until(&world, &[(name, "draining"), (other, "up")]).await;
+                until(&world, &[(other, "up")]).await;
+            };
+            let (stopped, ()) = tokio::join!(stop, seen);
+            stopped.unwrap();
+            engine.docker(&["start", name]).await.unwrap();
+            until(&world, &[(name, "up"), (other, "up")]).await;
+            // Only with traffic on the one that is back does stopping the other one show anything.
+            let back = address_of(&world, name).await;
+            eventually(
+                SOON,
+                &format!("round {round}: {name} is used again"),
+                async || -> Result<()> {
+                    let echo = world.get("www-temp-1.example.com", "/").await?.echo()?;
+                    ensure!(echo.address.to_string() == back, "{}", echo.address);
+                    Ok(())
+                },
+            )
+            .await;
+        }
+    }
+    let report = load.stop().await;
+    report.assert_flawless(500);
+    assert!(report.instances.len() >= 2, "{report:?}");
+}
+
+#[tokio::test]
+async fn docker_restart_under_load_fails_no_request() {
+    let (world, engine) = world_and_engine().await;
+    let _registrar = registrar(&world, &engine.host_url(), &[]);
+    for name in ["b-1", "b-2"] {
+        // No check at all: the engine's word alone.
+        run(&engine, name, &[&BACKEND, &LINGER]).await;
+    }
+    until(&world, &[("b-1", "up"), ("b-2", "up")]).await;
+    answered(&world).await;
+    let load = load(&world);
+    for name in ["b-1", "b-2", "b-1"] {
+        let before = engine
+            .docker(&["inspect", "--format", "{{.State.StartedAt}}", name])
+            .await
+            .unwrap();
+        engine.docker(&["restart", name]).await.unwrap();
+        until(&world, &[("b-1", "up"), ("b-2", "up")]).await;
+        let after = engine
+            .docker(&["inspect", "--format", "{{.State.StartedAt}}", name])
+            .await
+            .unwrap();
+        assert_ne!(before, after);
+        let back = address_of(&world, name).await;
+        eventually(SOON, &format!("{name} is used again"), async || -> Result<()> {
+            let echo = world.get("www-temp-1.example.com", "/").await?.echo()?;
+            ensure!(echo.address.to_string() == back, "{}", echo.address);
+            Ok(())
+        })
+        .await;
+    }
+    load.stop().await.assert_flawless(300);
+}
+
+#[tokio::test]
+async fn what_dies_is_out_at_once_and_what_pauses_meanwhile() {
+    let (world, engine) = etcd_and_engine().await;
+    // Checks that would take an hour to notice.
+    let slow = ["--check-interval", "1h"];
+    let _registrar = registrar(&world, &engine.host_url(), &slow);
+    for name in ["b-1", "b-2", "b-3"] {
+        run(&engine, name, &[&BACKEND, &["--label", "mayfly.check=/health"]]).await;
+    }
+    until(&world, &[("b-1", "up"), ("b-2", "up"), ("b-3", "up")]).await;
+    engine.kill9_container("b-1").await.unwrap();
+    let took = until(&world, &[("b-2", "up"), ("b-3", "up")]).await;
+    assert!(took < Duration::from_secs(2), "took {took:?}");
+    engine.docker(&["pause", "b-2"]).await.unwrap();
+    until(&world, &[("b-3", "up")]).await;
+    engine.docker(&["unpause", "b-2"]).await.unwrap();
+    until(&world, &[("b-2", "up"), ("b-3", "up")]).await;
+    engine.docker(&["kill", "b-3"]).await.unwrap();
+    until(&world, &[("b-2", "up")]).await;
+    // A signal that is not the one that ends it changes nothing.
+    engine
+        .docker(&["kill", "--signal", "WINCH", "b-2"])
+        .await
+        .unwrap();
+    throughout(
+        Duration::from_millis(500),
+        "it stays up",
+        async || -> Result<()> {
+            let found = registered(&world).await?;
+            ensure!(found["b-2"].0 == "up", "{found:?}");
+            Ok(())
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_restarts_in_a_loop_harms_nobody() {
+    let (world, engine) = etcd_and_engine().await;
+    let _registrar = registrar(&world, &engine.host_url(), &[]);
+    run(
+        &engine,
+        "loop",
+        &[&BACKEND, &["--restart", "always", "--env", "E2E_EXIT=1"]],
+    )
+    .await;
+    run(&engine, "b-1", &[&BACKEND, &["--label", "mayfly.check=/health"]]).await;
+    let there = async || registered(&world).await.unwrap_or_default().contains_key("b-1");
+    eventually(SOON, "the good one is registered", there).await;
+    throughout(Duration::from_secs(2), "the good one stays", there).await;
+    engine.docker(&["rm", "--force", "loop"]).await.unwrap();
+    until(&world, &[("b-1", "up")]).await;
+}
+
+#[tokio::test]
+async fn a_registrar_that_restarts_under_load_fails_no_request() {
+    let (world, engine) = world_and_engine().await;
+    let url = engine.host_url();
+    let mut first = registrar(&world, &url, &[]);
+    for name in ["b-1", "b-2"] {
+        run(
+            &engine,
+            name,
+            &[
+                &BACKEND,
+                &["--env", "E2E_LINGER=4000", "--label", "mayfly.check=/health"],
+            ],
+        )
+        .await;
+    }
+    until(&world, &[("b-1", "up"), ("b-2", "up")]).await;
+    answered(&world).await;
+    let load = load(&world);
+    let revision = world.etcd.revision().await.unwrap();
+    first.terminate(SOON).await.unwrap();
+    let both = async || registered(&world).await.is_ok_and(|found| found.len() == 2);
+    throughout(Duration::from_secs(1), "the entries stay", both).await;
+    let mut second = registrar(&world, &url, &[]);
+    eventually(SOON, "the successor has them", async || {
+        world.etcd.revision().await.unwrap() >= revision + 2
+    })
+    .await;
+    second.kill9().await.unwrap();
+    // A container that is told to end while nobody looks is draining for the next one, and goes in good order.
+    let stop = engine.docker(&["stop", "b-1"]);
+    let seen = async {
+        eventually(SOON, "the signal is sent", async || {
+            let since = [
+                "events",
+                "--since",
+                "1m",
+                "--until",
+                "0s",
+                "--filter",
+                "event=kill",
+                "--format",
+                "{{.ID}}",
+            ];
+            !engine.docker(&since).await.unwrap().is_empty()
+        })
+        .await;
+        let third = registrar(&world, &url, &[]);
+        until(&world, &[("b-1", "draining"), ("b-2", "up")]).await;
+        until(&world, &[("b-2", "up")]).await;
+        third
+    };
+    let (stopped, _third) = tokio::join!(stop, seen);
+    stopped.unwrap();
+    engine.docker(&["start", "b-1"]).await.unwrap();
+    until(&world, &[("b-1", "up"), ("b-2", "up")]).await;
+    load.stop().await.assert_flawless(200);
+}
