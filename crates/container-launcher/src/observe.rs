@@ -72,6 +72,8 @@ impl View {
         self.revision = batch.revision;
         // What names of hosts outside lead to does not matter here: nothing is started for them.
         self.index.resolve();
+        // What the index has noted for that would grow for ever.
+        self.index.settle();
     }
 
     fn put(&mut self, entry: &Entry) {
