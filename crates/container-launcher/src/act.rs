@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mayfly_core::version::BackendId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::engine::{Engine, Progress};
 use crate::plan::{Doing, Plan};
@@ -101,7 +101,23 @@ impl<E: Engine> Crew<E> {
             }
             stays
         });
-        while self.tasks.try_join_next().is_some() {}
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Err(error) = ended {
+                if error.is_panic() {
+                    // Its unit would be busy for ever.
+                    std::panic::resume_unwind(error.into_panic());
+                }
+            }
+        }
+    }
+
+    /// Gives up all that is being done: somebody else goes on with it.
+    pub fn give_up(&mut self) {
+        self.tasks.abort_all();
+        self.busy.clear();
+        self.ended.clear();
+        // What the tasks have told is of no interest any more.
+        while self.messages.try_recv().is_ok() {}
     }
 
     /// Begins what a plan says.
@@ -117,6 +133,10 @@ impl<E: Engine> Crew<E> {
                     Ok(()) => Outcome::Started,
                     Err(error) => {
                         let output = engine.output(&launch.name, LINES).await;
+                        // What may be left of it would be taken for another failure.
+                        if let Err(left) = engine.remove(&launch.name, Duration::ZERO).await {
+                            debug!("{left:#}");
+                        }
                         Outcome::Failed(format!("{error:#}"), output)
                     }
                 }
@@ -124,10 +144,10 @@ impl<E: Engine> Crew<E> {
         }
         for (backend, name, reason) in &plan.clears {
             let (engine, unit, reason) = (self.engine.clone(), name.clone(), reason.clone());
+            let grace = self.grace;
             self.begin(backend, name.clone(), Doing::Clearing, async move {
                 let output = engine.output(&unit, LINES).await;
-                // It is dead, or may as well be.
-                if let Err(error) = engine.remove(&unit, Duration::ZERO).await {
+                if let Err(error) = engine.remove(&unit, grace).await {
                     warn!("cannot remove {unit}, which has failed ({reason}): {error:#}; trying again");
                     tokio::time::sleep(REST).await;
                     return Outcome::Stays;

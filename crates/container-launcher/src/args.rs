@@ -91,6 +91,15 @@ pub struct Arguments {
     )]
     pub allow_image: Vec<String>,
 
+    /// Let definitions join only networks of this form; may be repeated [default: any but the host's]
+    #[arg(
+        long,
+        env = "MAYFLY_ALLOW_NETWORK",
+        value_name = "PATTERN",
+        value_delimiter = ','
+    )]
+    pub allow_network: Vec<String>,
+
     /// Let definitions mount, read-only, what lies below this directory of the host; may be repeated [default: nothing]
     #[arg(long, env = "MAYFLY_VOLUME_ROOT", value_name = "DIRECTORY", value_delimiter = ',', value_parser = absolute)]
     pub volume_root: Vec<String>,
@@ -165,6 +174,7 @@ impl Arguments {
             max_containers: self.max_containers,
             starts_at_once: self.starts_at_once,
             allowed_images: self.allow_image.clone(),
+            allowed_networks: self.allow_network.clone(),
             volume_roots: self.volume_root.clone(),
             variables: self.variable.iter().map(value).collect::<anyhow::Result<_>>()?,
             pull: self.pull,

@@ -97,6 +97,8 @@ pub enum UnitState {
     Starting,
     /// Its process runs.
     Running,
+    /// The engine is removing it.
+    Leaving,
     /// It does not run, and the engine does not bring it up again, or has tried in vain: why.
     Ended(String),
 }

@@ -191,15 +191,15 @@ impl<E: Engine> Launcher<E> {
             (Standing::Leading, None) => {
                 self.leading_since = Some(Instant::now());
                 self.planner = Planner::new(self.arguments.terms()?);
-                self.guard = Guard::new(self.arguments.guard_window);
                 self.nudge.notify_one();
             }
             (Standing::Leading, Some(_)) => {}
             (Standing::Following(leader), _) => info!("standing by: the launcher of node {leader} leads"),
             (Standing::Unknown, _) => {}
         }
-        if standing != Standing::Leading {
-            self.leading_since = None;
+        if standing != Standing::Leading && self.leading_since.take().is_some() {
+            // Whoever leads next plans by what the engine has then, and goes on with what is half done.
+            self.crew.give_up();
         }
         Ok(())
     }
@@ -230,7 +230,15 @@ impl<E: Engine> Launcher<E> {
         if let Some((begun, Ok(_))) = &listed {
             self.crew.listed(*begun);
         }
+        let now = Moment::now();
+        if self.is_listed {
+            // Also while another one leads: when etcd loses its data, the lead is lost with it.
+            self.guard.observe(self.view.environments(), now.at);
+        }
         let Some(leading_since) = self.leading_since else {
+            if self.view.is_confirmed() {
+                self.guard.confirm(now.at);
+            }
             self.drain(BTreeSet::new());
             self.reporter.standing_by();
             if self.is_listed {
@@ -242,6 +250,12 @@ impl<E: Engine> Launcher<E> {
             Some((begun, Ok(inventory))) => (begun, inventory),
             Some((_, Err(error))) => {
                 self.status.update(|status| status.error = Some(error));
+                // What was to be stopped runs on for now; who needs it again is not to wait for the engine.
+                let needed = self.view.needed();
+                let is_needed =
+                    |key: &Key| matches!(key, Key::Drain(backend, _) if needed.contains_key(backend));
+                let unneeded = self.drains.iter().filter(|key| !is_needed(key)).cloned();
+                self.drain(unneeded.collect());
                 return;
             }
             None => return,
@@ -250,8 +264,6 @@ impl<E: Engine> Launcher<E> {
         if !self.is_listed || begun < leading_since {
             return;
         }
-        let now = Moment::now();
-        self.guard.observe(self.view.environments(), now.at);
         if self.view.is_confirmed() {
             self.take_confirmation(now).await;
         }
@@ -266,9 +278,10 @@ impl<E: Engine> Launcher<E> {
             guard: guard.as_deref(),
         };
         let plan = self.planner.plan(&situation, now);
-        self.again = plan.again;
+        self.again = self.again.into_iter().chain(plan.again).min();
         self.crew.carry_out(&plan);
-        self.drain(plan.drains);
+        let stopped = self.stopped(&inventory);
+        self.drain(plan.drains.into_iter().chain(stopped).collect());
         self.reporter.leading(
             plan.backends,
             inventory.units.len(),
@@ -276,6 +289,22 @@ impl<E: Engine> Launcher<E> {
             plan.held_back,
         );
         self.in_step();
+    }
+
+    /// The drains whose container is gone and whose instance is still in etcd: until its registrar, or its lease, ends it.
+    fn stopped(&self, inventory: &Inventory) -> Vec<Key> {
+        let runs = |container: &str| {
+            let mut containers = inventory.units.iter().flat_map(|unit| &unit.containers);
+            containers.any(|id| id == container)
+        };
+        let stays = |key: &&Key| match key {
+            Key::Drain(backend, id) => {
+                let container = self.view.container_of(backend, id);
+                container.is_some_and(|container| !runs(container))
+            }
+            _ => false,
+        };
+        self.drains.iter().filter(stays).cloned().collect()
     }
 
     fn in_step(&self) {

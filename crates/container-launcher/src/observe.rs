@@ -99,14 +99,10 @@ impl View {
 
     /// As everywhere, the last good value stays in force.
     fn put_definition(&mut self, service: ServiceName, entry: &Entry) {
-        match records::parse::<Definition>(&entry.value) {
-            Ok(definition) if definition.name == service => {
+        match records::parse_definition(&service, &entry.value) {
+            Ok(definition) => {
                 self.unreadable.remove(&entry.key);
                 self.definitions.insert(service, Arc::new(definition));
-            }
-            Ok(definition) => {
-                let reason = format!("the value names service {}, its key another", definition.name);
-                self.unreadable.insert(entry.key.clone(), reason);
             }
             Err(error) => drop(self.unreadable.insert(entry.key.clone(), error.to_string())),
         }
@@ -180,6 +176,11 @@ impl View {
             container.is_some_and(|container| containers.contains(container))
         });
         inside.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The container that an instance of etcd runs in, if the instance is there and says so.
+    pub fn container_of(&self, backend: &BackendId, id: &InstanceId) -> Option<&str> {
+        self.instances.get(backend)?.get(id)?.container.as_deref()
     }
 
     /// Whether an operator has said that what the guard holds back is meant.

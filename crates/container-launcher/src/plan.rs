@@ -165,6 +165,9 @@ impl Planner {
             .chain(busy)
             .chain(&remembered)
             .collect();
+        let mut all: Vec<&BackendId> = all.into_iter().collect();
+        // What has failed comes after what may work.
+        all.sort_by_key(|backend| self.memory.get(backend).map_or(0, Memory::failures) > 0);
 
         let mut plan = Plan::default();
         for backend in all {
@@ -199,14 +202,17 @@ impl Planner {
 
         let definition = situation.view.definition(&backend.service);
         let recipe = definition.map(|definition| Recipe::new(backend, definition, &self.terms));
+        if let Some(Ok(recipe)) = &recipe {
+            memory.tried_by(recipe.digest());
+        }
         let (victims, missing, trouble) = match (needed, &recipe) {
             (None, _) => (self.unused(&units, memory, *now, plan), 0, None),
             // What only follows what runs is kept, and not started.
             (Some(false), _) => (Vec::new(), 0, None),
             (Some(true), Some(Ok(recipe))) => {
-                let victims = surplus(&units.good, recipe, others, &is_live, |name| {
-                    self.number(backend, name)
-                });
+                let has_answered = |unit: &Unit| memory.has_answered(&unit.name);
+                let number = |name: &str| self.number(backend, name);
+                let victims = surplus(&units.good, recipe, others, &is_live, has_answered, number);
                 let fresh = units.good.iter().filter(|unit| unit.digest == recipe.digest());
                 let there = others + fresh.count() + units.starting.len();
                 (victims, recipe.instances.saturating_sub(there), None)
@@ -268,6 +274,7 @@ impl Planner {
                 },
                 _ => Phase::Retiring,
             },
+            _ if !of_ours && *needed == Some(true) && live == 0 && others > 0 => Phase::Foreign,
             _ if !of_ours => return,
             _ if answering < units.good.len() - victims.len().min(units.good.len()) => Phase::Checking,
             _ if units.good.is_empty() && units.leaving => Phase::Retiring,
@@ -280,6 +287,7 @@ impl Planner {
                 wanted,
                 live,
                 failures: memory.failures(),
+                failure: memory.reason(),
                 next_try: memory.next_try(now.at).map(Moment::text),
                 output: memory.output().to_vec(),
             },
@@ -323,6 +331,7 @@ impl Planner {
                     sorted.made.push(unit);
                     continue;
                 }
+                UnitState::Leaving => sorted.leaving = true,
                 UnitState::Ended(reason) => {
                     plan.clears
                         .push(((*backend).clone(), unit.name.clone(), reason.clone()));
@@ -332,8 +341,9 @@ impl Planner {
                     let since = *remembered.running_since.get_or_insert(now.at);
                     remembered.has_answered |= unit.containers.iter().any(|id| live.containers.contains(id));
                     let limit = since + self.terms.start_timeout;
-                    if remembered.has_answered || now.at < limit {
-                        if !remembered.has_answered {
+                    // While the registry is in doubt, its silence says nothing of a container.
+                    if remembered.has_answered || now.at < limit || situation.guard.is_some() {
+                        if !remembered.has_answered && now.at < limit {
                             plan.look_again(limit);
                         }
                         sorted.good.push(unit);
@@ -446,7 +456,12 @@ impl Planner {
                 );
                 return Some(Phase::Failed { reason });
             }
-            if under_way >= self.terms.starts_at_once {
+            // What has failed leaves half of the places to what may work.
+            let most = match memory.failures() {
+                0 => self.terms.starts_at_once,
+                _ => self.terms.starts_at_once.div_ceil(2),
+            };
+            if under_way >= most {
                 return Some(Phase::Waiting);
             }
             let names = (1..).map(|number| naming::unit(&self.terms.prefix, backend, number));
@@ -480,6 +495,7 @@ fn surplus<'a>(
     recipe: &Recipe,
     others: usize,
     is_live: &impl Fn(&Unit) -> bool,
+    has_answered: impl Fn(&Unit) -> bool,
     number: impl Fn(&str) -> usize,
 ) -> Vec<&'a Unit> {
     let is_fresh = |unit: &&&Unit| unit.digest == recipe.digest();
@@ -488,7 +504,9 @@ fn surplus<'a>(
     // Where somebody else runs it by now, ours stay until nobody needs them: theirs may go again.
     let enough = recipe.instances.saturating_sub(others).max(1);
     if answering < enough {
-        return Vec::new();
+        // Of an earlier definition, and of no use to anybody.
+        let useless = |unit: &&&Unit| !is_fresh(unit) && !has_answered(unit);
+        return good.iter().filter(useless).copied().collect();
     }
     fresh.sort_by_key(|unit| (!is_live(unit), number(&unit.name)));
     let stale = good.iter().filter(|unit| !is_fresh(unit)).copied();

@@ -15,6 +15,8 @@ use tracing::{info, warn};
 
 /// Backends that the status record holds at most: etcd takes 1.5 MB, each backend up to ten lines of output.
 const MOST: usize = 300;
+/// Octets of output that it holds at most, of all backends together.
+const OUTPUT: usize = 500_000;
 
 /// The launcher's own metrics. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -125,9 +127,11 @@ impl Reporter {
         for backend in self.told.keys().filter(|backend| !backends.contains_key(backend)) {
             info!("{backend}: none of ours any more");
         }
-        let guard = guard
-            .filter(|_| held_back > 0)
-            .map(|reason| format!("{reason}: {held_back} containers that nobody seems to need are kept"));
+        // Without containers there is nothing to retire.
+        let guard = guard.filter(|_| units > 0).map(|reason| match held_back {
+            0 => format!("{reason}: nothing is retired"),
+            held_back => format!("{reason}: {held_back} containers that nobody seems to need are kept"),
+        });
         if self.guard != guard {
             match &guard {
                 Some(guard) => warn!("{guard}; if it is meant: mayfly confirm container-launcher"),
@@ -136,13 +140,14 @@ impl Reporter {
         }
         self.set(true, &backends, units, held_back);
         let more = backends.len().saturating_sub(MOST);
+        let mut room = OUTPUT;
         let launching = Launching {
             leading: true,
             guard: guard.clone(),
             backends: backends
                 .iter()
                 .take(MOST)
-                .map(|(backend, state)| (backend.to_string(), state.clone()))
+                .map(|(backend, state)| (backend.to_string(), fitting(state, &mut room)))
                 .collect(),
             more,
         };
@@ -179,6 +184,17 @@ impl Reporter {
     }
 }
 
+/// What is said of a backend, without its output where that has no room any more.
+fn fitting(state: &Backend, room: &mut usize) -> Backend {
+    let mut state = state.clone();
+    let octets = state.output.iter().map(String::len).sum();
+    match room.checked_sub(octets) {
+        Some(left) => *room = left,
+        None => state.output.clear(),
+    }
+    state
+}
+
 fn tell(backend: &BackendId, state: &Backend) {
     match &state.phase {
         Phase::Failed { .. } => {
@@ -201,11 +217,12 @@ fn tell(backend: &BackendId, state: &Backend) {
     }
 }
 
-const PHASES: [&str; 9] = [
+const PHASES: [&str; 10] = [
     "waiting",
     "pulling",
     "starting",
     "checking",
+    "foreign",
     "running",
     "unused",
     "retiring",
@@ -219,6 +236,7 @@ fn label(phase: &Phase) -> &'static str {
         Phase::Pulling { .. } => "pulling",
         Phase::Starting => "starting",
         Phase::Checking => "checking",
+        Phase::Foreign => "foreign",
         Phase::Running => "running",
         Phase::Unused { .. } => "unused",
         Phase::Retiring => "retiring",

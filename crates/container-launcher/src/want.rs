@@ -36,6 +36,8 @@ pub struct Terms {
     pub starts_at_once: usize,
     /// Patterns of the images that may be started, `*` standing for any text; any image, where there is none.
     pub allowed_images: Vec<String>,
+    /// Patterns of the networks that may be joined; any, where there is none.
+    pub allowed_networks: Vec<String>,
     /// The directories of the host below which volumes may lie.
     pub volume_roots: Vec<String>,
     /// What `${NAME}` in an image stands for.
@@ -73,6 +75,19 @@ impl Recipe {
         if !patterns.is_empty() && !patterns.iter().any(|pattern| matches(pattern, image.as_str())) {
             return Err(format!(
                 "image {image} is not allowed here: allowed is {} (--allow-image)",
+                patterns.join(", ")
+            ));
+        }
+        let patterns = &terms.allowed_networks;
+        let may_join =
+            |network: &str| patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, network));
+        if let Some(network) = definition
+            .networks
+            .iter()
+            .find(|network| !may_join(network.as_str()))
+        {
+            return Err(format!(
+                "network {network} is not allowed here: allowed is {} (--allow-network)",
                 patterns.join(", ")
             ));
         }
@@ -172,6 +187,7 @@ pub(crate) mod tests {
             max_containers: 200,
             starts_at_once: 8,
             allowed_images: Vec::new(),
+            allowed_networks: Vec::new(),
             volume_roots: Vec::new(),
             variables: BTreeMap::new(),
             pull: Pull::Missing,
@@ -225,6 +241,11 @@ pub(crate) mod tests {
             ..terms()
         };
         assert!(recipe("", "1", &strict).is_ok());
+        let fenced = Terms {
+            allowed_networks: vec!["mayfly*".to_owned()],
+            ..terms()
+        };
+        assert!(recipe(r#", "networks": ["mayfly-2"]"#, "1", &fenced).is_ok());
         let elsewhere = Terms {
             allowed_images: vec!["team/*".to_owned()],
             ..terms()
@@ -237,6 +258,12 @@ pub(crate) mod tests {
                 "1",
                 &strict,
                 "below /srv/mayfly/",
+            ),
+            (
+                r#", "networks": ["mayfly", "etcd"]"#,
+                "1",
+                &fenced,
+                "network etcd is not allowed here: allowed is mayfly* (--allow-network)",
             ),
             (r#", "volumes": ["/etc:/x"]"#, "1", &terms(), "allows no volumes"),
         ] {

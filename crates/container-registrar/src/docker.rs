@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
-use mayfly_core::keys::{Daemon, Key};
+use mayfly_core::keys::{Daemon, Key, KeySpace};
 use mayfly_core::records::{InstanceState, SetAside};
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
 use mayfly_daemon::args::CommonArgs;
@@ -90,6 +90,7 @@ pub async fn run(common: &CommonArgs, arguments: Docker, shutdown: Shutdown) -> 
     let (verdicts, judged) = mpsc::unbounded_channel();
     let roll = Roll {
         engine: arguments.docker.to_string(),
+        prefix: store.keyspace().clone(),
         reached,
         keeping: arguments.keeping,
         advertiser,
@@ -113,6 +114,7 @@ pub async fn run(common: &CommonArgs, arguments: Docker, shutdown: Shutdown) -> 
 /// All containers of the engine that concern us.
 struct Roll {
     engine: String,
+    prefix: KeySpace,
     reached: Reached,
     keeping: Keeping,
     advertiser: Advertiser,
@@ -228,7 +230,7 @@ impl Roll {
     }
 
     fn found(&mut self, id: String, inspected: &ContainerInspectResponse) {
-        match container::read(inspected, &self.reached) {
+        match container::read(inspected, &self.reached, &self.prefix) {
             Found::Nothing => self.forget(&id),
             Found::Faulty { name, reason } => self.set_aside(id, name, reason),
             Found::Running(container) => {

@@ -29,8 +29,12 @@ pub const LAUNCHER: &str = "mayfly.launcher";
 /// What the launcher's definition came to, so that it can tell a container of an earlier one.
 pub const DEFINITION: &str = "mayfly.definition";
 
-const ALL: [&str; 8] = [
-    SERVICE, VERSION, PORT, CHECK, PROTOCOL, WEIGHT, LAUNCHER, DEFINITION,
+/// The name that the launcher gave a container. An image that was made of one has all these labels, and so have the
+/// containers of that image; but they have other names.
+pub const UNIT: &str = "mayfly.unit";
+
+const ALL: [&str; 9] = [
+    SERVICE, VERSION, PORT, CHECK, PROTOCOL, WEIGHT, LAUNCHER, DEFINITION, UNIT,
 ];
 
 /// The name, in an instance's metadata, of the id of the container that it runs in.

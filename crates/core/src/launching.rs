@@ -54,6 +54,9 @@ pub struct Backend {
     /// How many tries have failed in a row.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: usize,
+    /// Why the last of them failed, also while it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// When the next try is, after a failure (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_try: Option<String>,
@@ -78,6 +81,8 @@ pub enum Phase {
     Starting,
     /// It runs and is not registered as answering yet.
     Checking,
+    /// Somebody else has started a container of it, which is not registered as answering yet: it is left to them.
+    Foreign,
     /// All instances answer.
     Running,
     /// Nobody needs it any more; it is retired unless somebody does.
@@ -106,6 +111,9 @@ impl fmt::Display for Phase {
             } => write!(f, "pulling {percent} %"),
             Self::Starting => f.write_str("starting"),
             Self::Checking => f.write_str("checking"),
+            Self::Foreign => {
+                f.write_str("left to a container that somebody else has started, and that is not registered")
+            }
             Self::Running => f.write_str("running"),
             Self::Unused { retire_at } => write!(f, "unused, retired at {retire_at}"),
             Self::Retiring => f.write_str("retiring"),
@@ -149,6 +157,7 @@ mod tests {
             wanted: 1,
             live: 0,
             failures: 2,
+            failure: Some("exited with 1".to_owned()),
             next_try: Some("2030-01-31T18:00:00Z".to_owned()),
             output: vec!["no such file".to_owned()],
         };
@@ -158,6 +167,7 @@ mod tests {
             Phase::Pulling { percent: None },
             Phase::Starting,
             Phase::Checking,
+            Phase::Foreign,
             Phase::Running,
             Phase::Unused {
                 retire_at: "2030-01-31T18:00:00Z".to_owned(),

@@ -166,7 +166,8 @@ impl Candidate {
                 }
                 Ok(Err(error)) => {
                     debug!("{error}; trying again");
-                    next = Instant::now() + backoff.next_delay();
+                    // Never past the moment at which the lead is given up.
+                    next = (Instant::now() + backoff.next_delay()).min(until - lease.ttl / 6);
                 }
                 Err(_) => {
                     warn!("etcd has not answered for {:?}: giving up the lead", lease.ttl);

@@ -161,7 +161,8 @@ impl DockerEngine {
     /// # Errors
     /// When it does not run.
     pub fn freeze(&self) -> Result<()> {
-        self.signal_dockerd(Signal::STOP)
+        let id = self.signal_dockerd(Signal::STOP)?;
+        process::wait_until_stopped(id)
     }
 
     /// Thaws it.
@@ -176,11 +177,13 @@ impl DockerEngine {
         kill_process(nsenter.context("nsenter's id")?, Signal::CONT).context("send nsenter a signal")
     }
 
-    fn signal_dockerd(&self, signal: Signal) -> Result<()> {
+    /// Sends dockerd a signal, and gives its process id.
+    fn signal_dockerd(&self, signal: Signal) -> Result<u32> {
         let process = self.dockerd.as_ref().context("dockerd was never started")?;
         // The process is nsenter, which waits for dockerd, and has to see its end: nobody else would take a dead dockerd away.
         let pid = Pid::from_raw(place::child(process.id()).context("find dockerd")?).context("its id")?;
-        kill_process(pid, signal).context("send dockerd a signal")
+        kill_process(pid, signal).context("send dockerd a signal")?;
+        u32::try_from(pid.as_raw_nonzero().get()).context("its id")
     }
 
     /// The directory of its files, for a test's own too.

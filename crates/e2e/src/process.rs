@@ -123,29 +123,10 @@ impl Process {
         }
         kill_process(self.pid, signal.into()).with_context(|| format!("send {signal:?} to {}", self.name))?;
         if signal == Signal::Stop {
-            self.wait_until_stopped()?;
+            wait_until_stopped(self.id()).with_context(|| self.name.clone())?;
         }
         Ok(())
     }
-
-    /// A stop reaches the threads one after the other; until the last one has it, the process may still answer.
-    fn wait_until_stopped(&self) -> Result<()> {
-        let tasks = format!("/proc/{}/task", self.id());
-        for _ in 0..1000 {
-            let mut threads = std::fs::read_dir(&tasks).context("list the threads")?;
-            let stopped = threads.all(|thread| {
-                let stat = thread.and_then(|thread| std::fs::read_to_string(thread.path().join("stat")));
-                // After the program's name, which is in parentheses, stands the state.
-                stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
-            });
-            if stopped {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        bail!("{} does not stop", self.name)
-    }
-
     /// Whether the process has not ended yet.
     pub fn is_running(&mut self) -> bool {
         if self.ended.is_none() {
@@ -206,6 +187,27 @@ impl Process {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Waits until every thread of a process has stopped: SIGSTOP does not stop all of them in the same moment.
+///
+/// # Errors
+/// When they do not within about a second.
+pub(crate) fn wait_until_stopped(id: u32) -> Result<()> {
+    let tasks = format!("/proc/{id}/task");
+    for _ in 0..1000 {
+        let mut threads = std::fs::read_dir(&tasks).context("list the threads")?;
+        let stopped = threads.all(|thread| {
+            let stat = thread.and_then(|thread| std::fs::read_to_string(thread.path().join("stat")));
+            // After the program's name, which is in parentheses, stands the state.
+            stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        });
+        if stopped {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    bail!("process {id} does not stop")
 }
 
 impl Drop for Process {

@@ -121,6 +121,7 @@ mod tests {
             launching.guard = guard.map(str::to_owned);
             launchers.leader = Some(Leader {
                 node: "host-1".parse().unwrap(),
+                is_current: true,
                 launching: launching.clone(),
             });
             assert_eq!(told(&launchers), expected);

@@ -285,6 +285,7 @@ mod tests {
             phase,
             wanted: 1,
             live: 0,
+            failure: None,
             failures: 2,
             next_try: None,
             output: vec!["no such file".to_owned()],
@@ -303,6 +304,7 @@ mod tests {
         assert!(nobody.contains(launchers::NONE_LEADS), "{nobody}");
         launchers.leader = Some(launchers::Leader {
             node: "host-1".parse().unwrap(),
+            is_current: true,
             launching: Launching {
                 leading: true,
                 backends: backends.into(),

@@ -28,6 +28,8 @@ pub struct Leader {
     pub node: NodeName,
     /// What it says.
     pub launching: Launching,
+    /// Whether it says so with the newest service definitions in mind.
+    pub is_current: bool,
 }
 
 impl Launchers {
@@ -83,10 +85,14 @@ pub fn words(backend: &Backend) -> String {
     if backend.wanted > 1 {
         further.push(format!("{} of {} live", backend.live, backend.wanted));
     }
+    let why = match (&backend.phase, &backend.failure) {
+        (Phase::Failed { .. }, _) | (_, None) => String::new(),
+        (_, Some(failure)) => format!(": {failure}"),
+    };
     match backend.failures {
         0 => {}
-        1 => further.push("failed once".to_owned()),
-        failures => further.push(format!("failed {failures} times in a row")),
+        1 => further.push(format!("failed once{why}")),
+        failures => further.push(format!("failed {failures} times in a row{why}")),
     }
     if let Some(next_try) = &backend.next_try {
         further.push(format!("next try at {next_try}"));
@@ -126,9 +132,12 @@ fn chosen(service: &ServiceView) -> Option<BackendId> {
 /// Whether more instances are on their way, or would be if the last try had not failed.
 fn is_coming(phase: &Phase) -> bool {
     match phase {
-        Phase::Waiting | Phase::Pulling { .. } | Phase::Starting | Phase::Checking | Phase::Failed { .. } => {
-            true
-        }
+        Phase::Waiting
+        | Phase::Pulling { .. }
+        | Phase::Starting
+        | Phase::Checking
+        | Phase::Foreign
+        | Phase::Failed { .. } => true,
         Phase::Running | Phase::Unused { .. } | Phase::Retiring | Phase::NoDefinition => false,
     }
 }
@@ -145,6 +154,7 @@ mod tests {
             wanted,
             live: 0,
             failures,
+            failure: None,
             next_try: None,
             output: vec!["line 1".to_owned(), "\u{1b}[2J".to_owned()],
         }
@@ -163,6 +173,7 @@ mod tests {
             are_there: true,
             leader: Some(Leader {
                 node: "host-1".parse().unwrap(),
+                is_current: true,
                 launching,
             }),
         }

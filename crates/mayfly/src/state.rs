@@ -279,9 +279,14 @@ impl State {
             }
             all.are_there = true;
             let leads = status.as_ref().ok().filter(|status| self.is_leader(node, status));
-            if let Some(launching) = leads.and_then(Launching::of) {
-                let node = node.clone();
-                all.leader = Some(Leader { node, launching });
+            if let Some((status, launching)) = leads.and_then(|status| Some((status, Launching::of(status)?)))
+            {
+                let newest = self.newest.get("services").copied().unwrap_or_default();
+                all.leader = Some(Leader {
+                    node: node.clone(),
+                    launching,
+                    is_current: status.applied_revision >= newest,
+                });
             }
         }
         all

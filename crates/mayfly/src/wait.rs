@@ -120,6 +120,8 @@ struct Standing {
     reasons: Vec<String>,
     /// What the launcher says of those of its backends that are missing or on their way.
     launching: BTreeMap<String, Backend>,
+    /// Whether it says so with the newest service definitions in mind: what has failed may have been mended just now.
+    is_current: bool,
 }
 
 impl Standing {
@@ -127,15 +129,18 @@ impl Standing {
         Self {
             reasons: vec!["etcd has not answered yet".to_owned()],
             launching: BTreeMap::new(),
+            is_current: false,
         }
     }
 
     fn of(state: &State, name: &EnvironmentName) -> Self {
         let view = state.index.view(name);
-        let launching = view.map(|view| state.launchers().unsettled(&view));
+        let launchers = state.launchers();
+        let launching = view.map(|view| launchers.unsettled(&view));
         Self {
             reasons: hindrances(state, name),
             launching: launching.unwrap_or_default(),
+            is_current: launchers.leader.is_some_and(|leader| leader.is_current),
         }
     }
 
@@ -146,7 +151,7 @@ impl Standing {
     /// A backend for which it makes no sense to wait.
     fn hopeless(&self) -> Option<&str> {
         let failed = |backend: &Backend| matches!(backend.phase, Phase::Failed { .. });
-        let mut all = self.launching.iter();
+        let mut all = self.launching.iter().filter(|_| self.is_current);
         let found = all.find(|(_, backend)| failed(backend) && backend.failures >= HOPELESS);
         found.map(|(name, _)| name.as_str())
     }

@@ -6,6 +6,7 @@ use bollard::models::{
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use mayfly_core::labels::SERVICE;
 use mayfly_core::version::BackendId;
+use tracing::debug;
 
 use super::connect::{QUESTION, failed, found, within};
 use super::labels::{self, Labels};
@@ -29,14 +30,14 @@ pub(super) async fn inspect(
     found(inspected).map_err(failed(format!("look at container {id}")))
 }
 
-/// The backend that a container of somebody else is an instance of, if it runs.
+/// The backend that a container of somebody else is an instance of, if it runs and can be told.
 pub(super) async fn other(
     client: &bollard::Docker,
     listed: &ContainerSummary,
     labels: &Labels,
-) -> anyhow::Result<Option<BackendId>> {
+) -> Option<BackendId> {
     if listed.state != Some(ContainerSummaryStateEnum::RUNNING) {
-        return Ok(None);
+        return None;
     }
     let ports = listed.ports.iter().flatten();
     let tcp = ports.filter(|port| port.typ == Some(PortSummaryTypeEnum::TCP));
@@ -45,20 +46,15 @@ pub(super) async fn other(
     exposed.dedup();
     let read = labels::other(labels, listed.image.as_deref().unwrap_or_default(), &exposed);
     if read.is_some() {
-        return Ok(read);
+        return read;
     }
     // A list gives an image by its digest once its tag has moved, and no ports in some networks.
-    let Some(inspected) = inspect(client, listed.id.as_deref().unwrap_or_default()).await? else {
-        return Ok(None);
-    };
+    let inspected = inspect(client, listed.id.as_deref().unwrap_or_default()).await;
+    let inspected = inspected.inspect_err(|error| debug!("{error:#}")).ok()??;
     let config = inspected.config.unwrap_or_default();
     let ports = config.exposed_ports.iter().flatten();
     let exposed: Vec<u16> = ports
         .filter_map(|port| port.strip_suffix("/tcp")?.parse().ok())
         .collect();
-    Ok(labels::other(
-        labels,
-        config.image.as_deref().unwrap_or_default(),
-        &exposed,
-    ))
+    labels::other(labels, config.image.as_deref().unwrap_or_default(), &exposed)
 }

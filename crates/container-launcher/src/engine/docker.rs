@@ -17,7 +17,7 @@ use super::connect::{Connection, WORK, failed, reason, status, within};
 use super::containers::{inspect, labelled, other};
 use super::events::Events;
 use super::labels::{self, Labels, Owner, SWARM_TASK};
-use super::{Engine, Inventory, Launch, Progress, Unit, output, pull};
+use super::{Engine, Inventory, Launch, Progress, Unit, UnitState, output, pull};
 
 /// How long [`Engine::changed`] waits at most: an event may be lost.
 const DOUBT: Duration = Duration::from_secs(10);
@@ -62,8 +62,8 @@ impl Docker {
     }
 
     /// Whether a launcher with this prefix has made it as a container, and not as a service of a swarm.
-    fn owns(&self, labels: &Labels) -> bool {
-        self.owner.owns(labels) && !labels.contains_key(SWARM_TASK)
+    fn owns(&self, name: &str, labels: &Labels) -> bool {
+        self.owner.owns(name, labels) && !labels.contains_key(SWARM_TASK)
     }
 
     /// A listed container as a unit; `None` where it is gone or cannot be told.
@@ -72,33 +72,35 @@ impl Docker {
         client: &bollard::Docker,
         listed: &ContainerSummary,
         labels: &Labels,
-    ) -> anyhow::Result<Option<Unit>> {
+    ) -> Option<Unit> {
         let id = listed.id.clone().unwrap_or_default();
         let (backend, digest) = match labels::unit(labels) {
             Ok(said) => said,
             Err(reason) => {
                 debug!("container {id} of this launcher is not to be told: {reason}");
-                return Ok(None);
+                return None;
             }
         };
         let state = match state::listed(listed.state) {
             Some(state) => state,
             // Why it does not run, only the container itself says.
-            None => match inspect(client, &id).await? {
-                Some(inspected) => state::inspected(inspected.state.unwrap_or_default()),
-                None => return Ok(None),
+            None => match inspect(client, &id).await {
+                Ok(Some(inspected)) => state::inspected(inspected.state.unwrap_or_default()),
+                Ok(None) => return None,
+                // Neither made again nor cleared, until it can be told.
+                Err(error) => {
+                    debug!("{error:#}");
+                    UnitState::Starting
+                }
             },
         };
-        let name = listed.names.iter().flatten().next();
-        Ok(Some(Unit {
-            name: name
-                .map(|name| name.trim_start_matches('/').to_owned())
-                .unwrap_or_default(),
+        Some(Unit {
+            name: name_of(listed).to_owned(),
             backend,
             digest,
             state,
             containers: vec![id],
-        }))
+        })
     }
 
     /// The container of exactly this name, if there is one.
@@ -110,18 +112,26 @@ impl Docker {
     }
 }
 
+/// The name of a listed container, without the slash that an engine puts before it.
+fn name_of(listed: &ContainerSummary) -> &str {
+    let name = listed.names.iter().flatten().next();
+    name.map(|name| name.trim_start_matches('/')).unwrap_or_default()
+}
+
 impl Engine for Docker {
     async fn inventory(&self) -> anyhow::Result<Inventory> {
         let client = self.connection.client().await?;
         let mut inventory = Inventory::default();
         for container in labelled(&client).await? {
             let labels = container.labels.clone().unwrap_or_default();
-            if self.owns(&labels) {
+            if self.owns(name_of(&container), &labels) {
                 inventory
                     .units
-                    .extend(self.unit(&client, &container, &labels).await?);
-            } else if let Some(backend) = other(&client, &container, &labels).await? {
-                *inventory.others.entry(backend).or_default() += 1;
+                    .extend(self.unit(&client, &container, &labels).await);
+            } else if !self.owner.is_anothers(&labels) {
+                if let Some(backend) = other(&client, &container, &labels).await {
+                    *inventory.others.entry(backend).or_default() += 1;
+                }
             }
         }
         inventory.units.sort_by(|a, b| a.name.cmp(&b.name));
@@ -144,7 +154,7 @@ impl Engine for Docker {
             return Ok(());
         };
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
-        if !self.owns(&labels) {
+        if !self.owns(name, &labels) {
             bail!("container {name} is not one that this launcher has made: it is left alone");
         }
         // By its id from here on: the name may be another container's in the next moment.

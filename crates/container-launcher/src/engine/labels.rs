@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use mayfly_core::labels::{self, DEFINITION, LAUNCHER, SERVICE, VERSION};
+use mayfly_core::labels::{self, DEFINITION, LAUNCHER, SERVICE, UNIT, VERSION};
 use mayfly_core::version::BackendId;
 
 use super::Launch;
@@ -27,9 +27,16 @@ impl Owner {
         }
     }
 
-    /// Whether a launcher with this prefix has made what has these labels.
-    pub(super) fn owns(&self, labels: &Labels) -> bool {
-        labels.get(LAUNCHER) == Some(&self.prefix)
+    /// Whether a launcher with this prefix has made what has this name and these labels. The labels alone do not say so:
+    /// an image that was made of a container hands them on.
+    pub(super) fn owns(&self, name: &str, labels: &Labels) -> bool {
+        let has = |label: &str, text: &str| labels.get(label).is_some_and(|found| found == text);
+        has(LAUNCHER, &self.prefix) && has(UNIT, name)
+    }
+
+    /// Whether the launcher of another Mayfly has made it, whose environments are none of ours.
+    pub(super) fn is_anothers(&self, labels: &Labels) -> bool {
+        labels.get(LAUNCHER).is_some_and(|prefix| *prefix != self.prefix)
     }
 
     /// The labels of a unit: all that the launch asks for, and whatever it says, those by which it is found again.
@@ -37,6 +44,7 @@ impl Owner {
         let mark = [
             (LAUNCHER.to_owned(), self.prefix.clone()),
             (DEFINITION.to_owned(), launch.digest.clone()),
+            (UNIT.to_owned(), launch.name.clone()),
         ];
         launch.labels.clone().into_iter().chain(mark).collect()
     }

@@ -109,7 +109,7 @@ impl Swarm {
             match tasks::state(&all) {
                 UnitState::Running => return Ok(()),
                 UnitState::Ended(why) => bail!("{why}"),
-                UnitState::Created | UnitState::Starting => {}
+                UnitState::Created | UnitState::Starting | UnitState::Leaving => {}
             }
             let now = all.first().map(|task| (task.id.clone(), tasks::state_of(task)));
             if now != last {
@@ -150,7 +150,7 @@ impl Engine for Swarm {
         let mut inventory = Inventory::default();
         for service in services
             .iter()
-            .filter(|service| self.owner.owns(&labels_of(service)))
+            .filter(|service| self.owner.owns(name(service), &labels_of(service)))
         {
             let of_it = meant.iter().filter(|task| task.service_id == service.id);
             inventory
@@ -163,8 +163,8 @@ impl Engine for Swarm {
         for container in labelled(&client).await? {
             let labels = container.labels.clone().unwrap_or_default();
             // Those of tasks are told by Swarm, wherever they run.
-            if !labels.contains_key(SWARM_TASK) {
-                others.extend(other(&client, &container, &labels).await?);
+            if !labels.contains_key(SWARM_TASK) && !self.owner.is_anothers(&labels) {
+                others.extend(other(&client, &container, &labels).await);
             }
         }
         for backend in others {
@@ -193,7 +193,7 @@ impl Engine for Swarm {
                 let there = Self::named(&client, name).await?;
                 let there =
                     there.with_context(|| format!("cannot create service {name}: {}", reason(&error)))?;
-                if !self.owner.owns(&labels_of(&there)) {
+                if !self.owner.owns(name, &labels_of(&there)) {
                     bail!("there is a service {name} that this launcher has not made");
                 }
             }
@@ -207,19 +207,20 @@ impl Engine for Swarm {
         let Some(service) = Self::named(&client, name).await? else {
             return Ok(());
         };
-        if !self.owner.owns(&labels_of(&service)) {
+        if !self.owner.owns(name, &labels_of(&service)) {
             bail!("service {name} is not one that this launcher has made: it is left alone");
         }
         // By its id from here on: the name may be another service's in the next moment.
         let id = service.id.as_deref().unwrap_or_default();
         let removed = within(WORK, client.delete_service(id)).await;
         found(removed).map_err(trouble(format!("remove service {name}")))?;
-        // The service is gone at once, its container only after its time to end.
+        // The service is gone at once, its container only after its time to end. All tasks are looked through: that one is
+        // to end is not noted in the same moment.
         let start = Instant::now();
         loop {
-            let leaving = tasks(&client, [("desired-state", vec!["remove", "shutdown"])].into()).await?;
+            let all = tasks(&client, HashMap::new()).await?;
             let stops = |task: &&Task| task.service_id.as_deref() == Some(id) && !tasks::has_ended(task);
-            if leaving.iter().find(stops).is_none() {
+            if all.iter().find(stops).is_none() {
                 return Ok(());
             }
             if start.elapsed() > grace.max(self.grace) + WORK {

@@ -22,6 +22,8 @@ pub(super) struct Memory {
     pub(super) unused_since: Option<Moment>,
     /// Whether we have started one: then nobody else is waited for.
     pub(super) has_started: bool,
+    /// What the recipe of now came to.
+    digest: String,
     failure: Option<Failure>,
     answering_since: Option<Instant>,
     units: BTreeMap<String, UnitMemory>,
@@ -40,6 +42,8 @@ pub(super) struct UnitMemory {
 
 #[derive(Debug)]
 struct Failure {
+    /// By which recipe it was started: by another one it may work.
+    digest: String,
     reason: String,
     output: Vec<String>,
     backoff: Backoff,
@@ -51,9 +55,26 @@ impl Memory {
         self.units.entry(name.to_owned()).or_default()
     }
 
+    /// Whether a unit has ever answered since it runs.
+    pub(super) fn has_answered(&self, name: &str) -> bool {
+        self.units.get(name).is_some_and(|unit| unit.has_answered)
+    }
+
     /// Forgets the units that are not there any more.
     pub(super) fn keep_units(&mut self, is_there: impl Fn(&str) -> bool) {
         self.units.retain(|name, _| is_there(name));
+    }
+
+    /// Forgets failures by another recipe than that of now.
+    pub(super) fn tried_by(&mut self, digest: &str) {
+        if self
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.digest != digest)
+        {
+            self.failure = None;
+        }
+        digest.clone_into(&mut self.digest);
     }
 
     pub(super) fn failed(
@@ -70,6 +91,7 @@ impl Memory {
         };
         let next_try = now.after(backoff.next_delay());
         self.failure = Some(Failure {
+            digest: self.digest.clone(),
             reason,
             output,
             backoff,

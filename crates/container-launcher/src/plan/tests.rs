@@ -241,6 +241,79 @@ fn pauses_grow_with_each_failure_and_the_reason_is_told() {
 }
 
 #[test]
+fn a_mended_definition_is_tried_at_once() {
+    let mut stage = Stage::new();
+    stage.after(0);
+    stage.after(3);
+    (0..5).for_each(|_| stage.fails("exited with 3"));
+    assert!(started(&stage.after(1)).is_empty());
+    stage.definition("x", r#", "command": ["serve"]"#);
+    let plan = stage.after(0);
+    assert_eq!((started(&plan).len(), plan.backends[&x1()].failures), (1, 0));
+}
+
+#[test]
+fn what_has_failed_leaves_places_to_what_may_work() {
+    let mut stage = Stage::new();
+    stage.definition("x", r#", "instances": 50"#);
+    stage.after(0);
+    stage.after(3);
+    stage.fails("no answer");
+    assert_eq!(stage.after(0).starts.len(), 4, "half of eight");
+    stage.definition("y", r#", "instances": 50"#);
+    stage.environment("b", "y", "1");
+    stage.after(0);
+    let plan = stage.after(3);
+    let of_y = plan
+        .starts
+        .iter()
+        .filter(|(backend, _)| backend.service.as_str() == "y");
+    assert_eq!((of_y.count(), plan.starts.len()), (8, 8));
+}
+
+#[test]
+fn a_stranger_that_is_not_registered_is_told() {
+    let mut stage = Stage::new();
+    stage.inventory.others.insert(x1(), 1);
+    assert!(phase(&stage.after(0)).starts_with("left to a container"));
+    stage.instance(1, "theirs");
+    assert_eq!(phase(&stage.after(0)), "nothing");
+}
+
+#[test]
+fn silence_says_nothing_while_the_registry_is_in_doubt() {
+    let mut stage = Stage::new();
+    stage.unit(1, UnitState::Running);
+    stage.guard = Some("etcd has no environment at all");
+    stage.after(0);
+    assert!(stage.after(1000).clears.is_empty());
+    stage.guard = None;
+    assert_eq!(stage.after(0).clears.len(), 1);
+}
+
+#[test]
+fn definitions_that_follow_each_other_pile_nothing_up() {
+    let mut stage = Stage::new();
+    stage.unit(1, UnitState::Running);
+    stage.after(0);
+    stage.definition("x", r#", "env": {"A": "1"}"#);
+    let plan = stage.after(0);
+    assert_eq!(
+        (removed(&plan), started(&plan)),
+        (vec![name(1).as_str()], vec![name(2).as_str()])
+    );
+}
+
+#[test]
+fn what_the_engine_is_removing_is_neither_a_failure_nor_there() {
+    let mut stage = Stage::new();
+    stage.unit(1, UnitState::Leaving);
+    let plan = stage.after(0);
+    assert!(plan.clears.is_empty() && plan.removes.is_empty());
+    assert_eq!(started(&plan), [name(2)]);
+}
+
+#[test]
 fn a_container_that_ends_is_cleared_and_its_failures_are_forgotten_only_once_it_has_answered_for_long() {
     let mut stage = Stage::new();
     stage.unit(1, UnitState::Ended("exited with 3".to_owned()));

@@ -33,6 +33,7 @@ fn networks(container: &Value) -> Vec<&String> {
 async fn create(engine: &DockerEngine, launch: &Launch, digest: &str) -> String {
     let mut labels = launch.labels.clone();
     labels.insert("mayfly.definition".to_owned(), digest.to_owned());
+    labels.insert("mayfly.unit".to_owned(), launch.name.clone());
     let pairs: Vec<String> = labels
         .iter()
         .map(|(name, text)| format!("{name}={text}"))

@@ -33,6 +33,16 @@ async fn ours_others_and_strangers() {
                 "mayfly.service=frontend",
                 "mayfly.version=7",
                 "mayfly.launcher=/other",
+                "mayfly.unit=other-mayfly",
+            ],
+        ),
+        // A container of an image that somebody made of one of ours.
+        (
+            "of-a-copied-image",
+            &[
+                "mayfly.service=search",
+                "mayfly.launcher=/mayfly",
+                "mayfly.unit=mayfly-search-1",
             ],
         ),
         ("faulty", &["mayfly.service=Back_End"]),
@@ -57,7 +67,7 @@ async fn ours_others_and_strangers() {
     let inventory = docker.inventory().await.unwrap();
     let units: Vec<_> = inventory.units.iter().map(|unit| unit.name.as_str()).collect();
     assert_eq!(units, ["mayfly-backend-1"]);
-    let expected = [("backend@0.0.1", 1), ("frontend@7", 2), ("search@0.0.1", 1)];
+    let expected = [("backend@0.0.1", 1), ("frontend@7", 1), ("search@0.0.1", 2)];
     let expected = expected.map(|(backend, count)| (backend.parse().unwrap(), count));
     assert_eq!(inventory.others, BTreeMap::from(expected));
 

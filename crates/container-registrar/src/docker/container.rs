@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use bollard::models::{
     ContainerConfig, ContainerInspectResponse, ContainerState, HealthStatusEnum, NetworkSettings,
 };
+use mayfly_core::keys::KeySpace;
 use mayfly_core::labels::{self, Labelled};
 
 /// How long the engine waits after the stop signal where a container says nothing else.
@@ -82,7 +83,9 @@ pub struct Container {
 }
 
 /// Reads what the engine says of a container.
-pub fn read(inspected: &ContainerInspectResponse, reached: &Reached) -> Found {
+///
+/// `prefix` is the key prefix: what the launcher of another Mayfly has made is registered by that one's registrar.
+pub fn read(inspected: &ContainerInspectResponse, reached: &Reached, prefix: &KeySpace) -> Found {
     let (Some(id), Some(config), Some(state)) = (&inspected.id, &inspected.config, &inspected.state) else {
         return Found::Nothing;
     };
@@ -92,6 +95,13 @@ pub fn read(inspected: &ContainerInspectResponse, reached: &Reached) -> Found {
         .unwrap_or(id)
         .trim_start_matches('/')
         .to_owned();
+    let launcher = config
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(labels::LAUNCHER));
+    if launcher.is_some_and(|launcher| *launcher != prefix.to_string()) {
+        return Found::Nothing;
+    }
     let labels = config.labels.iter().flatten();
     let labels = labels.map(|(name, text)| (name.as_str(), text.as_str()));
     let image = config.image.as_deref().unwrap_or_default();
@@ -267,7 +277,7 @@ mod tests {
     }
 
     fn check(reached: &Reached, change: impl FnOnce(&mut Value), expected: &str) {
-        let told = match read(&inspected(change), reached) {
+        let told = match read(&inspected(change), reached, &KeySpace::default()) {
             Found::Nothing => "nothing".to_owned(),
             Found::Faulty { name, reason } => format!("{name}: {reason}"),
             Found::Running(c) => {
@@ -279,6 +289,19 @@ mod tests {
             }
         };
         assert!(told.starts_with(expected), "{told}");
+    }
+
+    #[test]
+    fn what_the_launcher_of_another_mayfly_has_made_is_its_own() {
+        let launcher = |prefix: &'static str| {
+            move |v: &mut Value| v["Config"]["Labels"]["mayfly.launcher"] = json!(prefix)
+        };
+        check(
+            &Reached::Directly,
+            launcher("/mayfly"),
+            "demo_backend_1 backend@0.0.1",
+        );
+        check(&Reached::Directly, launcher("/other"), "nothing");
     }
 
     #[test]
@@ -421,6 +444,7 @@ mod tests {
             let found = read(
                 &inspected(|v| v["Config"]["StopSignal"] = configured.clone()),
                 &Reached::Directly,
+                &KeySpace::default(),
             );
             let Found::Running(container) = found else {
                 panic!("{found:?}")

@@ -82,9 +82,11 @@ fn millis(name: &str) -> Result<Duration> {
 }
 
 fn variable<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(name: &str) -> Result<Option<T>> {
-    let Ok(text) = std::env::var(name) else {
+    // An empty one takes back what the image says.
+    let text = std::env::var(name).unwrap_or_default();
+    if text.is_empty() {
         return Ok(None);
-    };
+    }
     let value = text.parse().with_context(|| format!("read {name}"))?;
     Ok(Some(value))
 }

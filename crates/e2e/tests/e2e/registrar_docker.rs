@@ -207,7 +207,7 @@ async fn a_fault_sets_one_container_aside_and_no_other() {
         ("bad-name", "mayfly.service=Back_End", "label mayfly.service"),
         ("bad-port", "mayfly.port=http", "label mayfly.port"),
         ("bad-check", "mayfly.check=health", "label mayfly.check"),
-        ("bad-protocol", "mayfly.protocol=h3", "neither http nor h2c"),
+        ("bad-protocol", "mayfly.protocol=h3", "label mayfly.protocol"),
         ("bad-weight", "mayfly.weight=1000", "0 to 256"),
         ("unknown", "mayfly.prot=http", "did you mean mayfly.protocol?"),
     ];

@@ -257,7 +257,7 @@ impl Registrar {
         }
         let mut set_aside = reasons.entries();
         set_aside.extend(self.mirror.set_aside());
-        self.metrics.set(self.accepted.len(), faults + self.refused.len());
+        self.metrics.set(self.accepted.len(), faults);
         let is_known = self.mirror.is_listed() && (self.scanned || self.directory_error.is_some());
         let is_written = !self.failed && self.rejected.is_empty();
         let report = Report {

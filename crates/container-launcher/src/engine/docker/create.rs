@@ -57,12 +57,13 @@ impl Docker {
     ) -> anyhow::Result<bool> {
         let name = &launch.name;
         let labels = there.config.and_then(|config| config.labels).unwrap_or_default();
-        if !self.owns(&labels) {
+        if !self.owns(name, &labels) {
             bail!("there is a container {name} that this launcher has not made");
         }
         let id = there.id.unwrap_or_default();
         match state::inspected(there.state.unwrap_or_default()) {
             UnitState::Running | UnitState::Starting => Ok(true),
+            UnitState::Leaving => bail!("container {name} is being removed"),
             UnitState::Ended(why) => bail!("container {name} has ended and is still there: {why}"),
             UnitState::Created => {
                 let asked = self.owner.labels(launch);

@@ -13,7 +13,7 @@ pub(super) fn listed(state: Option<ContainerSummaryStateEnum>) -> Option<UnitSta
         Some(State::RUNNING | State::RESTARTING | State::PAUSED | State::STOPPING) => {
             Some(UnitState::Running)
         }
-        Some(State::REMOVING) => Some(UnitState::Ended("it is being removed".to_owned())),
+        Some(State::REMOVING) => Some(UnitState::Leaving),
         Some(State::CREATED | State::EXITED | State::DEAD | State::EMPTY) | None => None,
     }
 }
@@ -25,7 +25,7 @@ pub(super) fn inspected(state: ContainerState) -> UnitState {
     let exit = state.exit_code.unwrap_or_default();
     match (state.status, error) {
         (Some(State::RUNNING | State::RESTARTING | State::PAUSED | State::STOPPING), _) => UnitState::Running,
-        (Some(State::REMOVING), _) => UnitState::Ended("it is being removed".to_owned()),
+        (Some(State::REMOVING), _) => UnitState::Leaving,
         // The engine leaves one that it could not start as created, too.
         (_, Some(error)) => UnitState::Ended(format!("the engine cannot start it: {error}")),
         (Some(State::CREATED), None) => UnitState::Created,
@@ -64,7 +64,7 @@ mod tests {
                 ended("exited with 137: it wanted more memory than it may have"),
             ),
             (State::DEAD, "", 1, false, ended("exited with 1")),
-            (State::REMOVING, "", 0, false, ended("it is being removed")),
+            (State::REMOVING, "", 0, false, UnitState::Leaving),
         ] {
             let state = ContainerState {
                 status: Some(status),

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 
 use bollard::models::{Task, TaskState};
+use mayfly_core::labels::UNIT;
 use mayfly_core::version::BackendId;
 
 use crate::engine::UnitState;
@@ -115,7 +116,8 @@ pub(super) fn other(task: &Task, owner: &Owner) -> Option<BackendId> {
     // What its image exposes is known on its node only: that this is right is believed.
     let exposed = [80];
     let image = container.image.as_deref().unwrap_or_default();
-    labels::other(labels, image, &exposed).filter(|_| !owner.owns(labels))
+    let ours = labels.get(UNIT).is_some_and(|name| owner.owns(name, labels));
+    labels::other(labels, image, &exposed).filter(|_| !ours && !owner.is_anothers(labels))
 }
 
 #[cfg(test)]

@@ -92,6 +92,69 @@ async fn of_two_launchers_one_works_and_the_other_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_etcd_that_lost_its_data_and_gets_half_of_it_back_retires_nothing() {
+    let mut stage = Stage::start(&["team/backend:1", "team/backend:2"]).await;
+    stage.define("backend", "");
+    for (name, version) in [("a", "1"), ("b", "1"), ("c", "2"), ("d", "2")] {
+        stage.environment(name, &[&format!("backend={version}")]);
+    }
+    stage.launch(&["--retire-after", "500ms", "--grace", "1s"]);
+    stage.answers("a", "backend@1").await;
+    stage.answers("c", "backend@2").await;
+    let before = stage.containers().await;
+    // The registrar has only half of the files by now; the launcher loses its lead with etcd's data, and takes it again.
+    stage.world.registrar.take().unwrap().kill9().await.unwrap();
+    stage.world.etcd.restart_emptied().await.unwrap();
+    for name in ["c", "d"] {
+        stage.world.remove(&format!("{name}.yaml"));
+    }
+    stage.world.start_registrar(&[]).unwrap();
+    eventually(LATER, "the guard says so", async || -> Result<()> {
+        let launching = stage.launching().await?;
+        let guard = launching["guard"].as_str().unwrap_or_default();
+        ensure!(guard.contains("of 4 environments vanished"), "{launching}");
+        Ok(())
+    })
+    .await;
+    throughout(Duration::from_secs(3), "the containers stay", async || {
+        stage.containers().await == before
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_mayflies_share_an_engine() {
+    let mut stage = Stage::start(&["team/backend:1"]).await;
+    stage.define("backend", "");
+    stage.environment("a", &["backend=1"]);
+    stage.launch(&[]);
+    stage.answers("a", "backend@1").await;
+    // The other one's keys lie below another prefix of the same etcd.
+    for kind in ["environments/a", "services/backend"] {
+        let value = stage
+            .world
+            .etcd
+            .get(&format!("/mayfly/{kind}"))
+            .await
+            .unwrap()
+            .unwrap();
+        stage
+            .world
+            .etcd
+            .put(&format!("/other/{kind}"), &value)
+            .await
+            .unwrap();
+    }
+    stage.launch_as("other", &["--prefix", "/other"]);
+    stage.runs("backend@1", 2).await;
+    throughout(Duration::from_secs(2), "ours has one instance", async || {
+        let instances = stage.world.etcd.list("/mayfly/backends/").await;
+        instances.is_ok_and(|instances| instances.len() == 1)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_is_restarted_has_everything_again() {
     let mut stage = Stage::start(&["team/backend:1", "team/backend:2"]).await;
     stage.define("backend", "");
