@@ -82,6 +82,7 @@ struct Identity {
     address: SocketAddr,
     outgoing: Option<Outgoing>,
     requests: AtomicU64,
+    connections: AtomicU64,
 }
 
 /// An instance inside the test process. Dropped, it closes its listener and all connections.
@@ -119,6 +120,7 @@ impl Service {
             address,
             outgoing,
             requests: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
         });
         let mut serving = JoinSet::new();
         serving.spawn(accept(listener, identity.clone()));
@@ -136,6 +138,11 @@ impl Service {
     /// Requests that reached it so far.
     pub fn requests(&self) -> u64 {
         self.identity.requests.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were opened to it so far, those of health checks too.
+    pub fn connections(&self) -> u64 {
+        self.identity.connections.load(Ordering::Relaxed)
     }
 }
 
@@ -214,6 +221,7 @@ async fn accept(listener: TcpListener, identity: Arc<Identity>) {
             continue;
         };
         let _ = stream.set_nodelay(true);
+        identity.connections.fetch_add(1, Ordering::Relaxed);
         let identity = identity.clone();
         connections.spawn(async move {
             let service = hyper::service::service_fn(move |request| answer(identity.clone(), request));
