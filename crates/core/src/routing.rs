@@ -189,6 +189,16 @@ pub struct Routing {
 }
 
 impl Routing {
+    /// How many rows there are in all tables.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// The value of a row, if there should be one.
     pub fn row(&self, key: &RowKey) -> Option<&str> {
         self.rows.get(key).map(String::as_str)
