@@ -330,6 +330,7 @@ impl Engine {
             warn!("cannot tell haproxy of {text:?}: no command may carry it");
         }
         self.parts.runtime.run(&plan.commands, &mut self.actual).await?;
+        self.actual.forget_tables();
         self.leaving.retain(|(slot, _)| !plan.slots.contains(slot));
         self.leaving.extend(plan.leaving);
         let distrust = self.distrust();

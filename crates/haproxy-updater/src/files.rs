@@ -43,9 +43,9 @@ impl Stale {
 
     /// Adds the files that these changes reach.
     pub fn note(&mut self, touched: &Touched) {
-        self.maps
-            .extend(touched.rows.iter().map(|key| Map::Table(key.table())));
-        if touched.rows.iter().any(|key| key.table() == Table::Headers) {
+        let tables = touched.tables();
+        self.maps.extend(tables.iter().copied().map(Map::Table));
+        if tables.contains(&Table::Headers) {
             self.maps.insert(Map::Default);
         }
         if !touched.backends.is_empty() {
