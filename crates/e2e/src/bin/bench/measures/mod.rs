@@ -36,6 +36,7 @@ struct Extent {
     instances: usize,
     rounds: Rounds,
     idle: Duration,
+    burst: usize,
     churn: churn::Extent,
 }
 
@@ -48,6 +49,7 @@ const WHOLE: Extent = Extent {
         time: Duration::from_secs(2),
     },
     idle: Duration::from_secs(60),
+    burst: 1_000,
     churn: churn::Extent {
         environments: 1_000,
         instances: 1_000,
@@ -57,19 +59,20 @@ const WHOLE: Extent = Extent {
 };
 
 const QUICK: Extent = Extent {
-    changes: 50,
-    peer_changes: 5,
-    instances: 15,
+    changes: 40,
+    peer_changes: 3,
+    instances: 10,
     rounds: Rounds {
         count: 1,
         time: Duration::from_secs(2),
     },
     idle: Duration::from_secs(10),
+    burst: 200,
     churn: churn::Extent {
         environments: 100,
-        instances: 100,
+        instances: 60,
         versions: 20,
-        requests: 50_000,
+        requests: 40_000,
     },
 };
 
@@ -160,7 +163,7 @@ impl Run<'_> {
         }
         if self.wants(Measure::Burst) {
             self.say("a burst of instances");
-            burst::run(&stand, self.results).await?;
+            burst::run(&stand, self.extent.burst, self.results).await?;
         }
         Ok(())
     }
@@ -189,6 +192,7 @@ impl Run<'_> {
             self.say("changes");
             change::mayfly(&stand, self.extent.changes, self.results)?;
             change::curve(few, LARGE, self.results);
+            change::bare(&mut stand, self.extent.changes / 5, self.results).await?;
         }
         if self.wants(Measure::Throughput) {
             self.say("throughput");

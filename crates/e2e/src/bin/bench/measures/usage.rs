@@ -36,11 +36,40 @@ pub fn memory_of(name: &str, process: u32, scale: Scale, results: &mut Results) 
     Ok(())
 }
 
+/// Until no daemon takes more than this of a core, what came before is not over: contents are archived after they took effect.
+const QUIET: f64 = 0.02;
+/// For that, at most.
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// Waits until the daemons have nothing left to do of what came before.
+async fn settle(stand: &Stand) -> Result<()> {
+    let start = Instant::now();
+    let mut before = cpu_of(stand).await?;
+    loop {
+        let look = Instant::now();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = cpu_of(stand).await?;
+        let spent = (now - before).as_secs_f64() / look.elapsed().as_secs_f64();
+        if spent < QUIET || start.elapsed() > SETTLE {
+            return Ok(());
+        }
+        before = now;
+    }
+}
+
+/// CPU time of all daemons together.
+async fn cpu_of(stand: &Stand) -> Result<Duration> {
+    let processes = stand.processes().await?;
+    let daemons = processes.into_iter().filter(|(name, _)| *name != "haproxy");
+    daemons.map(|(_, process)| usage::cpu(process)).sum()
+}
+
 /// CPU time of everything while nothing happens, in percent of one core.
 ///
 /// # Errors
 /// When a process has ended.
 pub async fn idle(stand: &Stand, time: Duration, results: &mut Results) -> Result<()> {
+    settle(stand).await?;
     let processes = stand.processes().await?;
     let mut before = Vec::new();
     for (_, process) in &processes {
