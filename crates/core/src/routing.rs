@@ -168,7 +168,8 @@ pub struct ServerState {
 pub type Servers = BTreeMap<ServerId, ServerState>;
 
 /// What an environment chooses, in the order of the services: the service, and the value of its row in `versions`.
-pub(crate) type Choices = Box<[(Symbol, Symbol)]>;
+/// Shared with whoever writes them to files.
+pub(crate) type Choices = Arc<[(Symbol, Symbol)]>;
 
 /// The routing that a router should have.
 #[derive(Debug, Clone, Default)]
@@ -259,12 +260,27 @@ impl Routing {
             key.push_str(environment);
             key.push('/');
             let length = key.len();
-            for (service, value) in choices {
+            for (service, value) in choices.iter() {
                 key.truncate(length);
                 key.push_str(self.symbols.text(*service));
                 show(&key, self.symbols.text(*value));
             }
         }
+    }
+
+    /// The rows of one table alone, as they are now: for who shows them elsewhere and must not hold up what comes next. Copies
+    /// next to nothing where there are many.
+    pub fn only(&self, table: Table) -> Self {
+        let mut only = Self::default();
+        if table == Table::Versions {
+            only.choices = self.choices.clone();
+            only.chosen = self.chosen;
+            only.symbols = self.symbols.clone();
+        } else {
+            let rows = self.range(table, "");
+            only.rows = rows.map(|(key, value)| (key.clone(), value.to_owned())).collect();
+        }
+        only
     }
 
     /// The servers of a backend; `None` when it has no instance.
@@ -524,7 +540,7 @@ fn changed_choices<'a>(
     let text = |symbol: Symbol| routing.symbols.text(symbol);
     let now = routing.choices.get(environment).map_or(&[][..], |now| now);
     let mut values: BTreeMap<&str, (Option<Symbol>, Option<Symbol>)> = BTreeMap::new();
-    for (service, value) in before {
+    for (service, value) in before.iter() {
         values.entry(text(*service)).or_default().0 = Some(*value);
     }
     for (service, value) in now {

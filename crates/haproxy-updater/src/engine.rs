@@ -389,7 +389,7 @@ impl Engine {
 /// As [`Files::write`].
 pub async fn write(files: &Files, state: Version) -> anyhow::Result<()> {
     let files = files.clone();
-    tokio::task::spawn_blocking(move || files.write(&state))
+    tokio::task::spawn_blocking(move || files.write(state))
         .await
         .context("the task that writes files died")?
 }
