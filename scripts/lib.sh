@@ -70,6 +70,28 @@ install_missing() {
     rm -f "$log"
 }
 
+# install_without_services PACKAGE...: as install_missing, and none starts its service: HAProxy and etcd of the tests are
+# processes of the tests' own, and a service on a default port would only be in somebody's way.
+install_without_services() {
+    local package missing=() policy=/usr/sbin/policy-rc.d
+    for package in "$@"; do
+        is_installed "$package" || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    if [ -e "$policy" ]; then
+        install_missing "${missing[@]}"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    # In a subshell, so that the policy is lifted also when the installation ends the script.
+    local failed=0
+    (install_missing "${missing[@]}") || failed=1
+    as_root rm -f "$policy"
+    [ "$failed" -eq 0 ] || exit 1
+    detail "their services were not started"
+}
+
 # DOCKER is how this user runs the docker client; find_docker changes it to `sudo docker` where needed.
 DOCKER=(docker)
 

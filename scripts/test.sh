@@ -63,28 +63,6 @@ trap finish EXIT
 
 # --- What is missing -----------------------------------------------------------------------------
 
-# Installs packages without letting them start their services: HAProxy and etcd of the tests are processes of the
-# tests' own, and a service on a default port would only be in somebody's way.
-install_without_services() {
-    local package missing=() policy=/usr/sbin/policy-rc.d
-    for package in "$@"; do
-        is_installed "$package" || missing+=("$package")
-    done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    if [ -e "$policy" ]; then
-        install_missing "${missing[@]}"
-        return
-    fi
-    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
-    as_root chmod 755 "$policy"
-    # In a subshell, so that the policy is lifted also when the installation ends the script.
-    local failed=0
-    (install_missing "${missing[@]}") || failed=1
-    as_root rm -f "$policy"
-    [ "$failed" -eq 0 ] || exit 1
-    detail "their services were not started"
-}
-
 # Whether version $1 is at least version $2.
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 

@@ -9,9 +9,9 @@ use mayfly_core::definition::Definition;
 use mayfly_core::index::Index;
 use mayfly_core::keys::{Daemon, Key, KeySpace};
 use mayfly_core::labels;
-use mayfly_core::names::ServiceName;
+use mayfly_core::names::{EnvironmentName, ServiceName};
 use mayfly_core::records::{self, Instance, InstanceState, SetAside};
-use mayfly_core::version::BackendId;
+use mayfly_core::version::{BackendId, Selector};
 use mayfly_daemon::store::Entry;
 use mayfly_daemon::watch::{Batch, Change};
 
@@ -23,7 +23,10 @@ pub struct View {
     definitions: BTreeMap<ServiceName, Arc<Definition>>,
     instances: BTreeMap<BackendId, BTreeMap<InstanceId, Registered>>,
     drains: BTreeSet<(BackendId, InstanceId)>,
-    environments: BTreeSet<String>,
+    /// The keys of all environments, and which backends each asks for by their very versions.
+    environments: BTreeMap<String, Vec<BackendId>>,
+    /// How many environments ask for a backend so.
+    exactly: BTreeMap<BackendId, usize>,
     unreadable: BTreeMap<String, String>,
     confirmed: bool,
     revision: i64,
@@ -54,7 +57,8 @@ impl View {
             definitions: BTreeMap::new(),
             instances: BTreeMap::new(),
             drains: BTreeSet::new(),
-            environments: BTreeSet::new(),
+            environments: BTreeMap::new(),
+            exactly: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             confirmed: false,
             revision: 0,
@@ -79,7 +83,7 @@ impl View {
     fn put(&mut self, entry: &Entry) {
         self.index.put(&entry.key, &entry.value, entry.create_revision);
         match self.space.parse(&entry.key) {
-            Ok(Key::Environment(_)) => drop(self.environments.insert(entry.key.clone())),
+            Ok(Key::Environment(name)) => self.put_environment(&name, entry),
             Ok(Key::Instance(backend, id)) => {
                 // One that cannot be read keeps its last good value, as routers have it.
                 if let Ok(instance) = records::parse::<Instance>(&entry.value) {
@@ -98,6 +102,42 @@ impl View {
     }
 
     /// As everywhere, the last good value stays in force.
+    fn put_environment(&mut self, name: &EnvironmentName, entry: &Entry) {
+        let before = self.environments.entry(entry.key.clone()).or_default();
+        let Ok(record) = records::parse_environment(name, &entry.value) else {
+            return;
+        };
+        let exactly = record
+            .services
+            .into_iter()
+            .filter_map(|choice| match choice.version {
+                Selector::Exact(version) if !version.is_outside() => Some(BackendId {
+                    service: choice.name,
+                    version,
+                }),
+                _ => None,
+            });
+        let exactly: Vec<BackendId> = exactly.collect();
+        for backend in &exactly {
+            *self.exactly.entry(backend.clone()).or_default() += 1;
+        }
+        let before = std::mem::replace(before, exactly);
+        self.forget(&before);
+    }
+
+    /// Notes that an environment asks for these no longer.
+    fn forget(&mut self, backends: &[BackendId]) {
+        for backend in backends {
+            if let Some(count) = self.exactly.get_mut(backend) {
+                *count -= 1;
+                if *count == 0 {
+                    self.exactly.remove(backend);
+                }
+            }
+        }
+    }
+
+    /// As everywhere, the last good value stays in force.
     fn put_definition(&mut self, service: ServiceName, entry: &Entry) {
         match records::parse_definition(&service, &entry.value) {
             Ok(definition) => {
@@ -112,7 +152,10 @@ impl View {
         self.index.delete(text);
         self.unreadable.remove(text);
         match self.space.parse(text) {
-            Ok(Key::Environment(_)) => drop(self.environments.remove(text)),
+            Ok(Key::Environment(_)) => {
+                let before = self.environments.remove(text).unwrap_or_default();
+                self.forget(&before);
+            }
             Ok(Key::Instance(backend, id)) => {
                 if let Some(instances) = self.instances.get_mut(&backend) {
                     instances.remove(&id);
@@ -144,7 +187,7 @@ impl View {
         let named = self.index.routing().named();
         named
             .filter(|backend| !backend.version.is_outside())
-            .map(|backend| (backend.clone(), self.index.is_chosen_exactly(backend)))
+            .map(|backend| (backend.clone(), self.exactly.contains_key(backend)))
             .collect()
     }
 

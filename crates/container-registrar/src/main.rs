@@ -11,5 +11,5 @@ fn main() -> ExitCode {
         error.exit();
     }
     let common = arguments.common.clone();
-    mayfly_daemon::run::main(&common, |shutdown| container_registrar::run(arguments, shutdown))
+    mayfly_daemon::run::with_one_thread(&common, |shutdown| container_registrar::run(arguments, shutdown))
 }

@@ -50,7 +50,7 @@ pub async fn run(common: &CommonArgs, arguments: Register, shutdown: Shutdown) -
     );
     admin::start(&tasks, common.admin, &readiness, registry).await?;
 
-    let advertiser = Advertiser::start(&tasks, &store, arguments.keeping.ttl);
+    let advertiser = Advertiser::start_eager(&tasks, &store, arguments.keeping.ttl);
     let endpoints = store.endpoints().to_vec();
     let registration = Registration {
         arguments,

@@ -10,6 +10,7 @@
 mod hosts;
 mod missing;
 mod servers;
+mod services;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,11 +20,12 @@ pub use view::{EnvironmentView, ServiceView};
 
 use crate::keys::{Key, KeySpace};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, ServiceName};
-use crate::records::{self, Environment, Instance, SetAside};
-use crate::routing::{Routing, Row, RowKey, Touched};
-use crate::version::{BackendId, Selector, Version};
+use crate::records::{self, Environment, Instance, ServiceChoice, SetAside};
+use crate::routing::{Choices, Routing, Row, RowKey, Touched};
+use crate::version::{Selector, Version};
 
 use hosts::Hosts;
+use services::Services;
 
 /// How many environments one may stand below by `extends`. The router's configuration writes as many steps out.
 pub const EXTENDS_LIMIT: usize = 3;
@@ -63,7 +65,9 @@ pub struct Index {
 /// An environment as registered, and what it brought into the routing.
 #[derive(Debug)]
 struct Registered {
+    /// Without its services.
     record: Environment,
+    services: Services,
     /// When it was registered first, as etcd's revision.
     revision: i64,
     /// It holds its prefix and header.
@@ -74,8 +78,15 @@ struct Registered {
 /// What resolving one environment gave.
 #[derive(Debug, Default)]
 struct Resolved {
-    rows: BTreeMap<RowKey, String>,
-    backends: Vec<BackendId>,
+    /// Its rows in other tables than `versions`.
+    rows: Vec<RowKey>,
+}
+
+/// The same before it is in the routing.
+#[derive(Debug, Default)]
+struct Outcome {
+    rows: Vec<Row>,
+    choices: Choices,
     faults: Vec<String>,
 }
 
@@ -135,66 +146,44 @@ impl Index {
     /// Resolves what the changes since the last call affect, and tells which places of the routing changed.
     pub fn resolve(&mut self) -> Touched {
         let affected = self.settle_claims();
-        let resolved: Vec<_> = affected
-            .into_iter()
-            .filter_map(|name| {
-                let registered = self.environments.get(&name)?;
-                let mut new = if registered.accepted {
-                    self.rows_of(registered)
-                } else {
-                    self.set_aside_whole(registered)
-                };
-                let life = registered.record.life.as_ref();
-                new.faults.extend(life.and_then(|life| life.refused.clone()));
-                Some((name, new))
-            })
-            .collect();
+        let mut outcomes = Vec::with_capacity(affected.len());
+        for name in affected {
+            if let Some(outcome) = self.outcome(&name) {
+                outcomes.push((name, outcome));
+            }
+        }
 
         // A row can pass from one environment to another, so all old rows go before any new one comes.
         let mut touched = std::mem::take(&mut self.touched);
-        let staying: BTreeSet<RowKey> = resolved
+        let staying: BTreeSet<RowKey> = outcomes
             .iter()
-            .flat_map(|(_, new)| new.rows.keys().cloned())
+            .flat_map(|(_, outcome)| outcome.rows.iter().map(|row| row.key.clone()))
             .collect();
-        let mut old_backends = Vec::new();
+        let mut left = Vec::new();
         // Services outside that are named anew, or perhaps no longer.
         let mut outside = BTreeSet::new();
-        for (name, new) in resolved {
-            for backend in &new.backends {
-                self.routing.name_backend(backend, &name);
-            }
+        for (name, outcome) in outcomes {
             self.faults.remove(&name);
-            if !new.faults.is_empty() {
-                self.faults.insert(name.clone(), new.faults.clone());
+            if !outcome.faults.is_empty() {
+                self.faults.insert(name.clone(), outcome.faults);
             }
+            let (new, old) = self.routing.choose(&name, outcome.choices, &mut touched);
+            outside.extend(new.into_iter().filter(|backend| backend.version.is_outside()));
+            left.extend(old);
             let Some(registered) = self.environments.get_mut(&name) else {
                 continue;
             };
-            let old = std::mem::replace(&mut registered.resolved, new);
-            for key in old.rows.keys().filter(|key| !staying.contains(key)) {
+            let keys = outcome.rows.iter().map(|row| row.key.clone()).collect();
+            let old = std::mem::replace(&mut registered.resolved.rows, keys);
+            for key in old.iter().filter(|key| !staying.contains(key)) {
                 self.routing.remove_row(key, &mut touched);
             }
-            for (key, value) in &registered.resolved.rows {
-                self.routing.set_row(
-                    Row {
-                        key: key.clone(),
-                        value: value.clone(),
-                    },
-                    &mut touched,
-                );
+            for row in outcome.rows {
+                self.routing.set_row(row, &mut touched);
             }
-            let new: BTreeSet<&BackendId> = registered.resolved.backends.iter().collect();
-            outside.extend(
-                new.iter()
-                    .filter(|backend| backend.version.is_outside())
-                    .copied()
-                    .cloned(),
-            );
-            let left = old.backends.into_iter().filter(|backend| !new.contains(backend));
-            old_backends.extend(left.map(|backend| (backend, name.clone())));
         }
-        for (backend, name) in old_backends {
-            self.routing.unname_backend(&backend, &name, &mut touched);
+        for backend in left {
+            self.routing.unname_backend(&backend, &mut touched);
             if backend.version.is_outside() {
                 outside.insert(backend);
             }
@@ -205,6 +194,23 @@ impl Index {
         self.hosts.forget_orphans();
         self.unsettled.extend(touched.clone());
         touched
+    }
+
+    /// What an environment brings into the routing.
+    fn outcome(&mut self, name: &EnvironmentName) -> Option<Outcome> {
+        let registered = self.environments.get(name)?;
+        let mut outcome = if registered.accepted {
+            let services = registered.services.expand(&self.routing.symbols);
+            let mut outcome = self.rows_of(registered, &services);
+            let choices = self.choices(&services, &mut outcome.faults);
+            outcome.choices = self.routing.choices_of(&choices);
+            outcome
+        } else {
+            self.set_aside_whole(registered)
+        };
+        let life = self.environments.get(name)?.record.life.as_ref();
+        outcome.faults.extend(life.and_then(|life| life.refused.clone()));
+        Some(outcome)
     }
 
     /// Decides who holds prefix and header among the environments that changes may affect, the earliest registered
@@ -262,8 +268,9 @@ impl Index {
         all
     }
 
-    fn put_environment(&mut self, record: Environment, revision: i64) {
+    fn put_environment(&mut self, mut record: Environment, revision: i64) {
         let name = record.name.clone();
+        let chosen = std::mem::take(&mut record.services);
         let old = self.environments.remove(&name);
         let (resolved, accepted, same_parent) = match old {
             Some(old) => {
@@ -272,7 +279,7 @@ impl Index {
             }
             None => (Resolved::default(), false, false),
         };
-        for choice in record.services.iter().filter(|choice| choice.version.moves()) {
+        for choice in chosen.iter().filter(|choice| choice.version.moves()) {
             self.followers
                 .entry(choice.name.clone())
                 .or_default()
@@ -294,6 +301,7 @@ impl Index {
             .insert((revision, name.clone()));
         let registered = Registered {
             record,
+            services: Services::of(chosen, &mut self.routing.symbols),
             revision,
             accepted,
             resolved,
@@ -319,14 +327,15 @@ impl Index {
         self.dirty.extend(self.descendants(name));
         self.dirty.remove(name);
         self.faults.remove(name);
-        for key in old.resolved.rows.keys() {
-            self.routing.remove_row(key, &mut self.touched);
-        }
         let mut touched = std::mem::take(&mut self.touched);
-        for backend in &old.resolved.backends {
-            self.routing.unname_backend(backend, name, &mut touched);
+        for key in &old.resolved.rows {
+            self.routing.remove_row(key, &mut touched);
+        }
+        let (_, left) = self.routing.choose(name, Choices::default(), &mut touched);
+        for backend in left {
+            self.routing.unname_backend(&backend, &mut touched);
             if backend.version.is_outside() {
-                self.refresh_backend(backend, false, &mut touched);
+                self.refresh_backend(&backend, false, &mut touched);
             }
         }
         self.touched = touched;
@@ -340,7 +349,7 @@ impl Index {
         let claim = (*revision, record.name.clone());
         remove_from(&mut self.prefixes, &record.prefix, &claim);
         remove_from(&mut self.headers, &record.header, &claim);
-        for choice in &record.services {
+        for choice in old.services.expand(&self.routing.symbols) {
             remove_from(&mut self.followers, &choice.name, &record.name);
         }
         if let Some(parent) = &record.extends {
@@ -387,7 +396,7 @@ impl Index {
         found
     }
 
-    fn set_aside_whole(&self, registered: &Registered) -> Resolved {
+    fn set_aside_whole(&self, registered: &Registered) -> Outcome {
         let fault = self.earlier_holder(registered).map(|(field, holder)| {
             let record = &registered.record;
             let text = if field == "prefix" {
@@ -399,57 +408,52 @@ impl Index {
                 "{field} {text} belongs to environment {holder}, which was registered first; choose another"
             )
         });
-        Resolved {
+        Outcome {
             faults: fault.into_iter().collect(),
-            ..Resolved::default()
+            ..Outcome::default()
         }
     }
 
-    fn rows_of(&self, registered: &Registered) -> Resolved {
+    /// The rows of an environment in other tables than `versions`.
+    fn rows_of(&self, registered: &Registered, services: &[ServiceChoice]) -> Outcome {
         let record = &registered.record;
-        let mut resolved = Resolved::default();
-        let mut rows = vec![
-            Row::edge(&record.prefix, &record.header),
-            Row::header(&record.header, &record.name),
-        ];
+        let mut outcome = Outcome::default();
+        let rows = &mut outcome.rows;
+        rows.push(Row::edge(&record.prefix, &record.header));
+        rows.push(Row::header(&record.header, &record.name));
         match self.valid_parent(record) {
             Ok(parent) => rows.extend(parent.map(|parent| Row::parent(&record.name, parent))),
-            Err(fault) => resolved.faults.push(fault),
+            Err(fault) => outcome.faults.push(fault),
         }
-        for choice in &record.services {
-            rows.extend(
-                choice
-                    .routes
-                    .iter()
-                    .map(|path| Row::route(&record.name, path, &choice.name)),
-            );
-            match choice.version.choose(self.live_versions(&choice.name)) {
-                Some(version) => {
-                    let backend = BackendId {
-                        service: choice.name.clone(),
-                        version: version.clone(),
-                    };
-                    rows.push(Row::version(&record.name, &backend));
-                    resolved.backends.push(backend);
-                }
+        for choice in services {
+            let routes = choice.routes.iter();
+            rows.extend(routes.map(|path| Row::route(&record.name, path, &choice.name)));
+        }
+        // Where a record names a route twice, the first stands.
+        let mut seen = BTreeSet::new();
+        rows.retain(|row| seen.insert(row.key.clone()));
+        outcome
+    }
+
+    /// What is chosen of each service, as the value of its row.
+    fn choices<'a>(
+        &self,
+        services: &'a [ServiceChoice],
+        faults: &mut Vec<String>,
+    ) -> Vec<(&'a ServiceName, String)> {
+        let chosen = services.iter().map(|choice| {
+            let (name, selector) = (&choice.name, &choice.version);
+            let value = match selector.choose(self.live_versions(name)) {
+                Some(version) => format!("{name}@{version}"),
                 None => {
-                    rows.push(Row::nothing_fits(&record.name, &choice.name, &choice.version));
-                    resolved.faults.push(nothing_fits(&choice.name, &choice.version));
-                    // An instance of the version that is called so fits; who waits for it is among its choosers.
-                    if let (Selector::Latest, Ok(version)) = (&choice.version, "latest".parse()) {
-                        resolved.backends.push(BackendId {
-                            service: choice.name.clone(),
-                            version,
-                        });
-                    }
+                    faults.push(nothing_fits(name, selector));
+                    // An instance of the version that is called `latest` fits; who waits for it is among its choosers.
+                    format!("{name}@{selector}")
                 }
-            }
-        }
-        // Where a record names a service or route twice, the first stands.
-        for row in rows {
-            resolved.rows.entry(row.key).or_insert(row.value);
-        }
-        resolved
+            };
+            (name, value)
+        });
+        chosen.collect()
     }
 
     fn live_versions(&self, service: &ServiceName) -> impl Iterator<Item = &Version> {

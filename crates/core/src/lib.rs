@@ -24,6 +24,7 @@ pub mod names;
 pub mod nearest;
 pub mod records;
 pub mod routing;
+mod symbols;
 pub mod upstream;
 pub mod version;
 pub mod yaml;

@@ -16,7 +16,7 @@ use crate::retry::Backoff;
 use crate::store::{Guard, Lease, LeaseId, Store, StoreError};
 use crate::tasks::Tasks;
 
-/// The shortest time between two writes of changed values, at most about 5 a second.
+/// The shortest time between two writes of changed values, at most about 5 a second: status records change with everything.
 const WRITE_GAP: Duration = Duration::from_millis(200);
 
 /// Advertises keys. Cheap to clone; all clones advertise under the same lease.
@@ -38,8 +38,19 @@ struct Wanted {
 
 impl Advertiser {
     /// Starts advertising, with nothing to advertise yet; the first lease is granted with the first key. A key that is
-    /// not renewed for `ttl` (at least 2 s, etcd's own minimum) vanishes by itself.
+    /// not renewed for `ttl` (at least 2 s, etcd's own minimum) vanishes by itself. Changes are written five times a second
+    /// at most.
     pub fn start(tasks: &Tasks, store: &Store, ttl: Duration) -> Self {
+        Self::start_as(tasks, store, ttl, false)
+    }
+
+    /// As [`Advertiser::start`], for keys that somebody waits for: the lease is granted at once, and each change is written
+    /// as soon as it comes.
+    pub fn start_eager(tasks: &Tasks, store: &Store, ttl: Duration) -> Self {
+        Self::start_as(tasks, store, ttl, true)
+    }
+
+    fn start_as(tasks: &Tasks, store: &Store, ttl: Duration, eager: bool) -> Self {
         let wanted = Arc::<Mutex<Wanted>>::default();
         let (changed, changes) = watch::channel(0);
         let (written_sender, written) = watch::channel(0);
@@ -47,6 +58,7 @@ impl Advertiser {
         let keeper = Keeper {
             store: store.clone(),
             ttl,
+            eager,
             wanted: wanted.clone(),
             changes,
             written: written_sender,
@@ -138,6 +150,8 @@ fn lock(wanted: &Mutex<Wanted>) -> MutexGuard<'_, Wanted> {
 struct Keeper {
     store: Store,
     ttl: Duration,
+    /// Whether to have a lease before there is a key, and to write without a gap.
+    eager: bool,
     wanted: Arc<Mutex<Wanted>>,
     changes: watch::Receiver<u64>,
     written: watch::Sender<u64>,
@@ -201,7 +215,7 @@ impl Keeper {
         // Whether there may be something to write, and when that may happen at the earliest.
         let (mut changed, mut write_at) = (true, Instant::now());
         loop {
-            if !self.has_work() && lease.is_none() {
+            if !self.has_work() && lease.is_none() && (!self.eager || lock(&self.wanted).ending) {
                 // Nothing to advertise: leave etcd alone.
                 self.written.send_replace(*self.changes.borrow());
                 if lock(&self.wanted).ending {
@@ -237,7 +251,7 @@ impl Keeper {
                         self.held.clear();
                     }
                     backoff.reset();
-                    write_at = Instant::now() + WRITE_GAP;
+                    write_at = Instant::now() + if self.eager { Duration::ZERO } else { WRITE_GAP };
                 }
                 () = self.wait_for_change(), if !changed => changed = true,
             }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use mayfly_core::keys::{Key, KeySpace};
 use mayfly_core::names::{EnvironmentName, Hostname, NodeName, ServiceName};
@@ -17,12 +18,12 @@ const MOST_ADDRESSES: usize = 64;
 pub struct View {
     keyspace: KeySpace,
     domain: Hostname,
-    /// The services that each environment names.
-    environments: BTreeMap<EnvironmentName, BTreeSet<ServiceName>>,
+    /// The services that each environment names, each a share of what `mentions` holds: thousands of environments name the same.
+    environments: BTreeMap<EnvironmentName, Box<[Arc<ServiceName>]>>,
     /// The keys of instances; which service they are of is all that counts here.
     instances: BTreeSet<String>,
     /// For each service, how many environments and instances name it.
-    mentions: BTreeMap<ServiceName, usize>,
+    mentions: BTreeMap<Arc<ServiceName>, usize>,
     routers: BTreeMap<NodeName, IpAddr>,
     /// The routers of before, for the time that none is live.
     last_routers: BTreeSet<IpAddr>,
@@ -78,23 +79,25 @@ impl View {
     }
 
     fn take_environment(&mut self, name: EnvironmentName, value: Option<&[u8]>) -> Result<(), String> {
-        let services = match value {
+        // Each once, however often a record names it.
+        let services: BTreeSet<ServiceName> = match value {
             Some(value) => {
                 let record = records::parse_environment(&name, value).map_err(|error| error.to_string())?;
                 record.services.into_iter().map(|choice| choice.name).collect()
             }
             None => BTreeSet::new(),
         };
-        for service in &services {
-            self.mention(service);
-        }
+        let services: Box<[_]> = services
+            .into_iter()
+            .map(|service| self.mention(service))
+            .collect();
         let before = if value.is_some() {
             self.environments.insert(name, services)
         } else {
             self.environments.remove(&name)
         };
-        for service in before.into_iter().flatten() {
-            self.forget(&service);
+        for service in &before.unwrap_or_default() {
+            self.forget(service);
         }
         Ok(())
     }
@@ -102,7 +105,7 @@ impl View {
     fn take_instance(&mut self, key: &str, service: ServiceName, present: bool) {
         if present {
             if self.instances.insert(key.to_owned()) {
-                self.mention(&service);
+                self.mention(service);
             }
         } else if self.instances.remove(key) {
             self.forget(&service);
@@ -147,8 +150,14 @@ impl View {
         Ok(())
     }
 
-    fn mention(&mut self, service: &ServiceName) {
+    fn mention(&mut self, service: ServiceName) -> Arc<ServiceName> {
+        let known = self
+            .mentions
+            .get_key_value(&service)
+            .map(|(known, _)| known.clone());
+        let service = known.unwrap_or_else(|| Arc::new(service));
         *self.mentions.entry(service.clone()).or_default() += 1;
+        service
     }
 
     fn forget(&mut self, service: &ServiceName) {

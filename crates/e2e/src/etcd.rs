@@ -311,6 +311,15 @@ impl Etcd {
             .map(drop)
     }
 
+    /// How many leases there are.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn leases(&self) -> Result<usize> {
+        let answer = self.call("/v3/lease/leases", &json!({})).await?;
+        Ok(answer["leases"].as_array().map_or(0, Vec::len))
+    }
+
     /// The id of the lease that a key hangs on, in decimal; `None` without a lease.
     ///
     /// # Errors

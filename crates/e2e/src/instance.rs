@@ -89,6 +89,7 @@ struct Identity {
     outgoing: Option<Outgoing>,
     requests: AtomicU64,
     unwell: AtomicBool,
+    connections: AtomicU64,
 }
 
 /// An instance inside the test process. Dropped, it closes its listener and all connections.
@@ -128,6 +129,7 @@ impl Service {
             outgoing,
             requests: AtomicU64::new(0),
             unwell: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
         });
         let mut serving = JoinSet::new();
         let (ending, end) = watch::channel(false);
@@ -153,6 +155,11 @@ impl Service {
     /// Requests that reached it so far.
     pub fn requests(&self) -> u64 {
         self.identity.requests.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were opened to it so far, those of health checks too.
+    pub fn connections(&self) -> u64 {
+        self.identity.connections.load(Ordering::Relaxed)
     }
 }
 
@@ -218,6 +225,7 @@ async fn accept(listener: TcpListener, identity: Arc<Identity>, mut ending: watc
         };
         let Ok((stream, _)) = accepted else { continue };
         let _ = stream.set_nodelay(true);
+        identity.connections.fetch_add(1, Ordering::Relaxed);
         connections.spawn(serve(stream, identity.clone(), ending.clone()));
         while connections.try_join_next().is_some() {}
     }

@@ -110,7 +110,8 @@ pub enum Command {
 /// Every option of a server, for haproxy.cfg and for `add server` alike: the latter ignores `default-server`.
 ///
 /// One refused connection in three checks says nothing; three failures in a row do, whether of checks or of requests.
-/// An idle connection is closed soon, since it keeps a server from being removed.
+/// Idle connections are kept, which a server that is added at run time does not do unless it is told (its default is 0, not the
+/// -1 of haproxy.cfg), and closed soon, since they keep a server from being removed.
 ///
 /// Behind TLS the certificate has to be made out to the host, for requests and checks alike; nothing is ever sent in
 /// clear text instead. A check is then a whole handshake.
@@ -134,7 +135,7 @@ pub fn server_options(id: &ServerId, weight: u16, ca_file: &CaFile) -> String {
         }
     }
     let checks = "check inter 2s fastinter 500ms downinter 1s fall 3 rise 1 observe layer4 error-limit 3 on-error mark-down";
-    format!("weight {weight} {checks} pool-purge-delay 1s{protocol}")
+    format!("weight {weight} {checks} pool-max-conn -1 pool-purge-delay 1s{protocol}")
 }
 
 /// How lines begin that HAProxy says when it took a command; most often it says nothing.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use mayfly_core::records::InstanceState;
-use mayfly_core::routing::{Table, Touched};
+use mayfly_core::routing::{Routing, Table, Touched};
 use mayfly_core::version::BackendId;
 use mayfly_daemon::file::{write_atomically, write_if_different};
 use tracing::info;
@@ -43,9 +43,9 @@ impl Stale {
 
     /// Adds the files that these changes reach.
     pub fn note(&mut self, touched: &Touched) {
-        self.maps
-            .extend(touched.rows.iter().map(|key| Map::Table(key.table())));
-        if touched.rows.iter().any(|key| key.table() == Table::Headers) {
+        let tables = touched.tables();
+        self.maps.extend(tables.iter().copied().map(Map::Table));
+        if tables.contains(&Table::Headers) {
             self.maps.insert(Map::Default);
         }
         if !touched.backends.is_empty() {
@@ -56,17 +56,46 @@ impl Stale {
 }
 
 /// The texts of one state, as far as they are asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Texts {
     /// haproxy.cfg.
     pub config: Option<String>,
     /// The maps.
-    pub maps: BTreeMap<Map, String>,
+    pub maps: BTreeMap<Map, MapText>,
+}
+
+/// The text of a map. Half a million rows take some time to become one: that is left to the thread that writes it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MapText {
+    /// The rows of a table.
+    Rows(Table, Routing),
+    /// Another map's text.
+    Text(String),
+}
+
+impl MapText {
+    /// The text, a line for each row.
+    pub fn render(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Rows(table, rows) => {
+                let mut text = String::new();
+                rows.each(table, |key, value| push_row(&mut text, key, value));
+                text
+            }
+        }
+    }
+}
+
+fn push_row(text: &mut String, key: &str, value: &str) {
+    for part in [key, " ", value, "\n"] {
+        text.push_str(part);
+    }
 }
 
 /// A state for the disk, with its place in the order of states: an older one never replaces a newer one. States are
 /// written one after the other, but one that a reload brings may pass another; it brings all files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Version {
     /// Higher is newer.
     pub number: u64,
@@ -89,12 +118,14 @@ pub fn texts(renderer: &Renderer, wanted: &Wanted<'_>, stale: &Stale, tls: bool)
         false => None,
     };
     let text = |map: &Map| {
-        let mut text = String::new();
-        each_row(*map, wanted, |key, value| {
-            for part in [key, " ", value, "\n"] {
-                text.push_str(part);
+        let text = match map {
+            Map::Table(table) => MapText::Rows(*table, wanted.routing.only(*table)),
+            _ => {
+                let mut text = String::new();
+                each_row(*map, wanted, |key, value| push_row(&mut text, key, value));
+                MapText::Text(text)
             }
-        });
+        };
         (*map, text)
     };
     Ok(Texts {
@@ -216,13 +247,13 @@ impl Files {
     /// # Errors
     /// When a file cannot be written, or the check finds the configuration faulty, which then does not replace the
     /// good one.
-    pub fn write(&self, version: &Version) -> anyhow::Result<()> {
+    pub fn write(&self, version: Version) -> anyhow::Result<()> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if version.number < *newest {
             return Ok(());
         }
         *newest = version.number;
-        let texts = &version.texts;
+        let texts = version.texts;
         let maps = self.dir.join("maps");
         for map in Map::ALL {
             let path = map.path(&maps);
@@ -239,8 +270,8 @@ impl Files {
             self.check(config)?;
             write_atomically(self.config().as_path(), config.as_bytes(), MODE)?;
         }
-        for (map, text) in &texts.maps {
-            write_if_different(map.path(&maps).as_ref(), text.as_bytes(), MODE)?;
+        for (map, text) in texts.maps {
+            write_if_different(map.path(&maps).as_ref(), text.render().as_bytes(), MODE)?;
         }
         Ok(())
     }
@@ -349,7 +380,7 @@ mod tests {
     }
 
     fn version(number: u64, config: &str, edge: &str) -> Version {
-        let maps = BTreeMap::from([(Map::Table(Table::Edge), edge.to_owned())]);
+        let maps = BTreeMap::from([(Map::Table(Table::Edge), MapText::Text(edge.to_owned()))]);
         let config = Some(config.to_owned());
         Version {
             number,
@@ -363,13 +394,13 @@ mod tests {
         let files = open(&dir);
         assert_eq!((files.present_total(), files.present_slots()), (0, vec![]));
         files
-            .write(&version(
+            .write(version(
                 2,
                 "backend slot-1\nbackend slot-12 from slots\n",
                 "www prod\n",
             ))
             .expect("written");
-        files.write(&version(1, "old", "old\n")).expect("passed over");
+        files.write(version(1, "old", "old\n")).expect("passed over");
         assert_eq!(files.present_total(), 12);
         let read = |map: Map| std::fs::read_to_string(map.path(&files.dir.join("maps"))).expect("a map");
         assert_eq!(read(Map::Table(Table::Edge)), "www prod\n");

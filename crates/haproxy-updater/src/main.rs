@@ -8,5 +8,5 @@ use haproxy_updater::args::Arguments;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let common = arguments.common.clone();
-    mayfly_daemon::run::main(&common, |shutdown| haproxy_updater::run(arguments, shutdown))
+    mayfly_daemon::run::with_one_thread(&common, |shutdown| haproxy_updater::run(arguments, shutdown))
 }

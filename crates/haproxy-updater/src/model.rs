@@ -108,7 +108,8 @@ pub type ActualServers = BTreeMap<ServerName, ActualServer>;
 /// What HAProxy has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Actual {
-    /// Rows by map; a key that stands there several times with different values has an empty value.
+    /// Rows by map; a key that stands there several times with different values has an empty value. Those of the tables are
+    /// known only until HAProxy is in step.
     pub rows: BTreeMap<Map, BTreeMap<String, String>>,
     /// Servers by slot; slots without servers are left out.
     pub servers: BTreeMap<Slot, ActualServers>,
@@ -122,6 +123,12 @@ impl Actual {
     /// The value of a row.
     pub fn row(&self, map: Map, key: &str) -> Option<&str> {
         self.rows.get(&map)?.get(key).map(String::as_str)
+    }
+
+    /// Forgets the rows of the tables, once HAProxy has them as they should be: what is wanted says the same, and what changes
+    /// after that tells its old value.
+    pub fn forget_tables(&mut self) {
+        self.rows.retain(|map, _| !matches!(map, Map::Table(_)));
     }
 
     /// Plays a command that HAProxy took.

@@ -2,7 +2,7 @@
 //! looks at the touched places only, unless everything is in doubt. The order lets no request see half of a change:
 //! servers first, then each row after those that it leads to; removal goes the other way round, servers last.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::InstanceState;
@@ -30,7 +30,7 @@ pub struct Wanted<'a> {
 /// What has to be looked at.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope<'a> {
-    /// These places; the rest is as it should be.
+    /// These places; the rest is as it should be, and they are as they were before.
     Touched(&'a Touched),
     /// Everything.
     Everything,
@@ -211,32 +211,31 @@ fn plan_slot(
     }
 }
 
-/// Keys of one map that may differ, with the values that they should have.
-type Differences = BTreeMap<String, Option<String>>;
+/// Keys of one map that may differ, with the values that they have and that they should have.
+type Differences = BTreeMap<String, (Option<String>, Option<String>)>;
 
 fn touched_rows(map: Map, touched: &Touched, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
     match map {
+        // HAProxy has what was wanted before.
         Map::Table(table) => {
-            let keys = touched.rows.iter().filter(|key| key.table() == table);
-            keys.map(|key| {
-                (
-                    key.as_str().to_owned(),
-                    wanted.routing.row(key).map(str::to_owned),
-                )
-            })
-            .collect()
+            let owned = |value: Option<&str>| value.map(str::to_owned);
+            let changes = touched.rows(table, wanted.routing);
+            let differences = changes.map(|change| {
+                let values = (owned(change.before), owned(change.now));
+                (change.key.as_str().to_owned(), values)
+            });
+            differences.collect()
         }
         Map::Slots => {
             let slot = |backend: &BackendId| wanted.pool.slot(backend).map(|slot| slot.to_string());
-            touched
-                .backends
-                .iter()
-                .map(|backend| (backend.to_string(), slot(backend)))
-                .collect()
+            let differences = touched.backends.iter().map(|backend| {
+                let key = backend.to_string();
+                let present = actual.row(map, &key).map(str::to_owned);
+                (key, (present, slot(backend)))
+            });
+            differences.collect()
         }
-        Map::Default if touched.rows.iter().any(|key| key.table() == Table::Headers) => {
-            all_rows(map, wanted, actual)
-        }
+        Map::Default if touched.tables().contains(&Table::Headers) => all_rows(map, wanted, actual),
         Map::Default | Map::Witness | Map::Uses => Differences::new(),
     }
 }
@@ -246,11 +245,26 @@ fn all_rows(map: Map, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
     if matches!(map, Map::Witness | Map::Uses) {
         return Differences::new();
     }
-    let present = actual.rows.get(&map).into_iter().flatten();
-    let mut rows: Differences = present.map(|(key, _)| (key.clone(), None)).collect();
+    let mut rows = Differences::new();
+    let mut right = HashSet::new();
+    let present = actual.rows.get(&map);
     each_row(map, wanted, |key, value| {
-        rows.insert(key.to_owned(), Some(value.to_owned()));
+        let found = present.and_then(|rows| rows.get_key_value(key));
+        match found {
+            Some((key, found)) if found == value => {
+                right.insert(key.as_str());
+            }
+            _ => {
+                let found = found.map(|(_, found)| found.clone());
+                rows.insert(key.to_owned(), (found, Some(value.to_owned())));
+            }
+        }
     });
+    for (key, found) in present.into_iter().flatten() {
+        if !right.contains(key.as_str()) && !rows.contains_key(key) {
+            rows.insert(key.clone(), (Some(found.clone()), None));
+        }
+    }
     rows
 }
 
@@ -258,9 +272,7 @@ fn all_rows(map: Map, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
 pub fn each_row(map: Map, wanted: &Wanted<'_>, mut show: impl FnMut(&str, &str)) {
     match map {
         Map::Table(table) => {
-            for (key, value) in wanted.routing.table(table) {
-                show(key.as_str(), value);
-            }
+            wanted.routing.each(table, show);
         }
         Map::Slots => {
             for (backend, slot) in wanted.pool.assigned() {
@@ -289,9 +301,8 @@ fn plan_map(
     removals: &mut Vec<Vec<Command>>,
 ) {
     let (mut adds, mut sets, mut removes) = (Vec::new(), Vec::new(), Vec::new());
-    for (key, value) in differences {
-        let present = actual.row(map, &key);
-        if present == value.as_deref() {
+    for (key, (present, value)) in differences {
+        if present == value {
             continue;
         }
         let Ok(word) = key.parse::<Word>() else {

@@ -18,7 +18,7 @@ use mayfly_daemon::status::StatusReporter;
 use mayfly_daemon::watch::{Batch, Change, Watch};
 use serde_json::json;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
 use crate::advertise::Advertised;
@@ -122,9 +122,9 @@ impl Updater {
     /// None at present: whatever fails is tried again, and said.
     pub async fn run(mut self, mut watch: Watch, shutdown: &Shutdown) -> anyhow::Result<()> {
         let mut look = interval(self.times.look);
-        let mut verify = interval_at(Instant::now() + self.times.verify, self.times.verify);
+        let mut verify_at = Instant::now() + self.times.verify;
         let mut relocate = interval(RELOCATE);
-        for ticks in [&mut look, &mut verify, &mut relocate] {
+        for ticks in [&mut look, &mut relocate] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut see_off = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
@@ -153,9 +153,10 @@ impl Updater {
                     }
                 }
                 _ = look.tick() => self.look().await,
-                _ = verify.tick(), if self.engine.in_step() => {
+                () = sleep_until(verify_at), if self.engine.in_step() => {
                     let verified = self.engine.verify().await;
                     self.conclude(verified);
+                    verify_at = Instant::now() + self.times.verify.max(self.engine.patience());
                 }
                 _ = relocate.tick() => self.relocate().await,
                 () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() && self.writing.is_none() => {

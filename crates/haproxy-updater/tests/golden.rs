@@ -105,10 +105,15 @@ fn flags_and_records_make_the_files() {
         };
         let texts = texts(&renderer, &wanted, &Stale::all(), true).unwrap();
         let config = texts.config.unwrap();
+        let rendered: Vec<_> = texts
+            .maps
+            .into_iter()
+            .map(|(map, text)| (map, text.render()))
+            .collect();
 
         compare(&case.join("haproxy.cfg"), &config);
         let mut maps = String::new();
-        for (map, text) in texts.maps.iter().filter(|(_, text)| !text.is_empty()) {
+        for (map, text) in rendered.iter().filter(|(_, text)| !text.is_empty()) {
             maps.push_str(&format!("== {map}.map\n{text}"));
         }
         compare(&case.join("maps"), &maps);
@@ -116,7 +121,7 @@ fn flags_and_records_make_the_files() {
         // The same somewhere where haproxy can read it.
         let place = tempfile::tempdir().unwrap();
         fs::create_dir(place.path().join("maps")).unwrap();
-        for (map, text) in &texts.maps {
+        for (map, text) in &rendered {
             fs::write(place.path().join(format!("maps/{map}.map")), text).unwrap();
         }
         if let Ok(authorities) = fs::read(case.join("ca.pem")) {

@@ -62,7 +62,8 @@ impl Index {
     }
 
     fn meant(&self, text: &str, table: Table) -> Option<String> {
-        let keys: Vec<&str> = self.routing().table(table).map(|(key, _)| key.as_str()).collect();
+        let rows: Vec<_> = self.routing().table(table).collect();
+        let keys: Vec<&str> = rows.iter().map(|(key, _)| key.as_str()).collect();
         nearest(text, &keys).map(|key| format!("did you mean {key}?"))
     }
 
@@ -105,10 +106,8 @@ impl Index {
 
     /// How a version came to be chosen, where the environment's record says something else than the version.
     pub(super) fn chosen_by(&self, environment: &str, service: &str, backend: &str) -> Option<String> {
-        let record = self.environment(&environment.parse().ok()?)?;
-        let service: ServiceName = service.parse().ok()?;
-        let choice = record.services.iter().find(|choice| choice.name == service)?;
-        let selector = choice.version.to_string();
+        let selector = self.selector(&environment.parse().ok()?, &service.parse().ok()?)?;
+        let selector = selector.to_string();
         let differs = backend
             .split_once('@')
             .is_some_and(|(_, version)| version != selector);

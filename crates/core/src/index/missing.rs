@@ -79,35 +79,43 @@ impl Missing {
     /// Takes in what a change has touched.
     pub(super) fn refresh(&mut self, routing: &Routing, touched: &Touched) {
         let mut stale = BTreeSet::new();
-        for key in touched.rows.iter().filter(|key| key.table() == Table::Parents) {
-            self.take_parent(routing, key, &mut stale);
+        for change in touched.rows(Table::Parents, routing) {
+            self.take_parent(routing, &change.key, &mut stale);
         }
-        let mut places: BTreeSet<Place> = touched.rows.iter().filter_map(place_of).collect();
-        let rows = places.clone();
+        let mut turned = Vec::new();
         for backend in &touched.backends {
             let short = routing.is_named(backend) && self.is_short(routing, backend);
             if self.note_short(backend, short) {
-                let choosers = routing.choosers(backend).cloned();
-                places.extend(choosers.map(|environment| (environment, backend.service.clone())));
+                turned.push(backend);
             }
         }
-        for place in places {
-            let short = self.evaluate(routing, &place);
-            let changed = if short {
-                self.shortages.insert(place.clone())
-            } else {
-                self.shortages.remove(&place)
+        for change in touched.rows(Table::Versions, routing) {
+            let Some(place) = place_of(&change.key) else {
+                continue;
             };
+            let changed = self.judge(routing, &place);
             let (environment, service) = place;
-            if changed
-                || (rows.contains(&(environment.clone(), service.clone()))
-                    && self.hides(routing, &environment, service))
-            {
+            if changed || self.hides(routing, &environment, service) {
                 self.add_with_descendants(environment, &mut stale);
+            }
+        }
+        for backend in turned {
+            for environment in routing.choosers(backend) {
+                if self.judge(routing, &(environment.clone(), backend.service.clone())) {
+                    self.add_with_descendants(environment, &mut stale);
+                }
             }
         }
         for environment in stale {
             self.settle(routing, environment);
+        }
+    }
+
+    /// Notes whether a place is a shortage; says whether that is new.
+    fn judge(&mut self, routing: &Routing, place: &Place) -> bool {
+        match self.evaluate(routing, place) {
+            true => self.shortages.insert(place.clone()),
+            false => self.shortages.remove(place),
         }
     }
 

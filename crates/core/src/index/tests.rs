@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::names::Hostname;
+use crate::routing::Table;
 use crate::upstream::UpstreamHost;
+use crate::version::BackendId;
 use std::net::IpAddr;
 
 mod missing;
@@ -176,7 +178,7 @@ fn latest_follows_what_lives() {
         let index = index_after(changes);
         let rows: Vec<String> = index
             .routing()
-            .table(crate::routing::Table::Versions)
+            .table(Table::Versions)
             .map(|(_, value)| value.to_owned())
             .collect();
         rows.join(" ")
@@ -272,7 +274,7 @@ fn extends_three_levels_and_not_four() {
     let index = index_after(&changes);
     let parents: Vec<String> = index
         .routing()
-        .table(crate::routing::Table::Parents)
+        .table(Table::Parents)
         .map(|(key, value)| format!("{}->{value}", key.as_str()))
         .collect();
     assert_eq!(parents, ["b->a", "c->b", "d->c"]);
@@ -362,8 +364,16 @@ fn a_change_touches_only_its_own_places() {
     };
     index.put(&key, value.as_bytes(), 0);
     let touched = index.resolve();
-    let rows: Vec<&str> = touched.rows.iter().map(RowKey::as_str).collect();
-    assert_eq!(rows, ["qa/backend"]);
+    let tables = touched.tables();
+    assert_eq!(tables, [Table::Versions].into());
+    let rows = touched.rows(Table::Versions, index.routing());
+    let rows: Vec<_> = rows
+        .map(|row| (row.key.as_str().to_owned(), row.before, row.now))
+        .collect();
+    assert_eq!(
+        rows,
+        [("qa/backend".to_owned(), Some("backend@1"), Some("backend@2"))]
+    );
     assert_eq!(
         touched.backends.len(),
         1,
@@ -480,10 +490,13 @@ proptest! {
                 stepwise.settle();
             }
             let after = stepwise.routing();
-            for (key, value) in before.rows().chain(after.rows()) {
-                let differs = before.row(key) != after.row(key);
-                prop_assert!(!differs || touched.rows.contains(key), "{key:?} {value}");
-            }
+            let all: BTreeSet<RowKey> = before.rows().chain(after.rows()).map(|(key, _)| key).collect();
+            let differing = all.into_iter().filter(|key| before.row(key) != after.row(key));
+            let differing: Vec<_> = differing.map(|key| (before.row(&key), after.row(&key), key)).collect();
+            let told = Table::ALL.into_iter().flat_map(|table| touched.rows(table, after));
+            let mut told: Vec<_> = told.map(|row| (row.before, row.now, row.key)).collect();
+            told.sort_by(|one, other| one.2.cmp(&other.2));
+            prop_assert_eq!(differing, told);
             for (backend, _) in before.backends().chain(after.backends()) {
                 prop_assert!(before.servers(backend) == after.servers(backend) || touched.backends.contains(backend));
             }

@@ -73,14 +73,24 @@ pub struct ServiceView {
 }
 
 impl Index {
-    /// An environment as it was registered, its last good record.
+    /// An environment as it was registered, its last good record, but without its services: [`Index::view`] has those.
     pub fn environment(&self, name: &EnvironmentName) -> Option<&Environment> {
         self.environments.get(name).map(|registered| &registered.record)
     }
 
-    /// All environments in the order of their names.
+    /// All environments in the order of their names, likewise without services.
     pub fn environments(&self) -> impl Iterator<Item = &Environment> {
         self.environments.values().map(|registered| &registered.record)
+    }
+
+    /// By what an environment chooses the version of a service.
+    pub(crate) fn selector(&self, environment: &EnvironmentName, service: &ServiceName) -> Option<Selector> {
+        let registered = self.environments.get(environment)?;
+        let choices = registered.services.expand(&self.routing.symbols).into_iter();
+        let mut selectors = choices
+            .filter(|choice| choice.name == *service)
+            .map(|choice| choice.version);
+        selectors.next()
     }
 
     /// What of an environment is left out, and why.
@@ -93,21 +103,6 @@ impl Index {
             .chain(faults)
             .cloned()
             .collect()
-    }
-
-    /// Whether some environment chooses the backend by its very version, rather than because it is the highest of those
-    /// that run.
-    pub fn is_chosen_exactly(&self, backend: &BackendId) -> bool {
-        let chosen = |name: &EnvironmentName| {
-            let choices = self.environments.get(name).into_iter();
-            choices
-                .flat_map(|registered| &registered.record.services)
-                .any(|choice| {
-                    choice.name == backend.service
-                        && matches!(&choice.version, Selector::Exact(version) if *version == backend.version)
-                })
-        };
-        self.routing.choosers(backend).any(chosen)
     }
 
     /// What an environment resolves to, as of the last [`Index::resolve`]; `None` when there is none of that name.
@@ -155,9 +150,7 @@ impl Index {
         inherited: bool,
         value: &str,
     ) -> ServiceView {
-        let record = self.environments.get(origin).map(|registered| &registered.record);
-        let choice = record.and_then(|record| record.services.iter().find(|choice| choice.name == *service));
-        let selector = choice.map(|choice| &choice.version);
+        let selector = self.selector(origin, service);
         let backend: Option<BackendId> = value.parse().ok();
         let count = backend
             .as_ref()
@@ -166,11 +159,11 @@ impl Index {
         let missing = self.lack(service, value).map(|(_, reason)| reason);
         // Of `latest` the row names the selector where nothing fits.
         let fits = |_: &BackendId| {
-            selector.is_none_or(|selector| !selector.moves()) || count.live + count.draining > 0
+            selector.as_ref().is_none_or(|selector| !selector.moves()) || count.live + count.draining > 0
         };
         ServiceView {
             service: service.clone(),
-            selector: selector.map_or_else(String::new, ToString::to_string),
+            selector: selector.as_ref().map_or_else(String::new, ToString::to_string),
             outside: backend
                 .as_ref()
                 .is_some_and(|backend| backend.version.upstream().is_some()),

@@ -55,6 +55,29 @@ async fn keys_live_as_long_as_wanted_and_go_at_once() {
 }
 
 #[tokio::test]
+async fn an_eager_one_has_a_lease_before_a_key_and_gives_it_back() {
+    let (etcd, tasks) = (Etcd::start().await.unwrap(), Tasks::new());
+    let advertiser = Advertiser::start_eager(&tasks, &store_of(&[&etcd]), TTL);
+    let leases = async |count: usize| {
+        eventually(SOON, "the number of leases", async || {
+            etcd.leases().await.is_ok_and(|found| found == count)
+        })
+        .await;
+    };
+    leases(1).await;
+    advertiser.set(environment("dev"), Some(b"1".to_vec()));
+    advertiser.flush(SOON).await.unwrap();
+    advertiser.set(environment("dev"), None);
+    advertiser.flush(SOON).await.unwrap();
+    assert_eq!(
+        (value(&etcd, "dev").await, etcd.leases().await.unwrap()),
+        (None, 1)
+    );
+    advertiser.shutdown(SOON).await.unwrap();
+    leases(0).await;
+}
+
+#[tokio::test]
 async fn many_changes_are_few_writes_and_the_last_one_wins() {
     let (etcd, tasks) = (Etcd::start().await.unwrap(), Tasks::new());
     let advertiser = advertise(&etcd, &tasks).await;

@@ -432,3 +432,28 @@ async fn render_prints_a_configuration_without_touching_anything() {
         assert_eq!(finished.code, Some(2), "{wrong:?}: {finished:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_to_an_instance_are_kept() {
+    let world = World::start().await.unwrap();
+    let instance = world.instance("web", "1.0.0").await.unwrap();
+    world.save(
+        "prod.yaml",
+        "{name: prod, services: [{name: web, version: 1.0.0, route: /}]}",
+    );
+    world.answers("www-prod.example.com", "web@1.0.0").await;
+    let before = (instance.service.requests(), instance.service.connections());
+    let load = Load::start(world.edge, Request::get("www-prod.example.com", "/"));
+    eventually(SOON, "300 requests", async || {
+        instance.service.requests() > before.0 + 300
+    })
+    .await;
+    load.stop().await.assert_flawless(300);
+    // One for each of the load's four, and those of health checks, which come twice a second at most.
+    let opened = instance.service.connections() - before.1;
+    assert!(
+        opened < 60,
+        "{opened} connections for {} requests",
+        instance.service.requests() - before.0
+    );
+}

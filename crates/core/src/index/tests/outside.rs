@@ -133,7 +133,7 @@ fn a_new_address_touches_only_who_follows_the_name() {
     assert!(index.resolve().is_empty(), "the same again changes nothing");
     index.resolved(&name, ["10.0.0.2".parse().unwrap()].into());
     let touched = index.resolve();
-    assert!(touched.rows.is_empty());
+    assert!(touched.tables().is_empty());
     let backends: Vec<String> = touched.backends.iter().map(BackendId::to_string).collect();
     assert_eq!(backends, ["legacy@http://billing:80"]);
     index.resolved(&"unknown".parse().unwrap(), ["10.0.0.2".parse().unwrap()].into());

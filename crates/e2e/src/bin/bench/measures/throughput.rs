@@ -1,0 +1,95 @@
+//! Requests a second and their latency, through each side of each system. The machine's speed changes from one second to the next, so
+//! Mayfly and bare HAProxy take turns, and the median of the rounds counts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::load::{Load, Report, Side};
+use crate::peers::bare::Bare;
+use crate::results::{Goal, Results, millis};
+use crate::stand::Stand;
+
+/// Connections of the load.
+const CONNECTIONS: usize = 32;
+
+/// How a system is loaded.
+pub struct Rounds {
+    /// How often, taking turns.
+    pub count: usize,
+    /// How long each time.
+    pub time: Duration,
+}
+
+/// A system by name, with its edge and its internal side.
+pub type System<'a> = (&'a str, SocketAddr, SocketAddr);
+
+/// Mayfly against HAProxy alone.
+///
+/// # Errors
+/// When a request fails.
+pub async fn mayfly(stand: &Stand, rounds: &Rounds, results: &mut Results) -> Result<()> {
+    let bare = Bare::start(stand.world.directory(), stand.instance(0, 0)?)?;
+    let systems = [
+        ("bare haproxy", bare.address, bare.address),
+        ("mayfly", stand.world.edge, stand.world.internal),
+    ];
+    measure(stand, &systems, rounds, results).await?;
+    for side in Side::BOTH {
+        let measure = format!("{} rate", side.as_str());
+        let find = |system| results.find(&measure, system, stand.scale);
+        let share = find("mayfly").zip(find("bare haproxy"));
+        if let Some((mayfly, bare)) = share {
+            results.add(
+                format!("{} share of bare", side.as_str()),
+                "mayfly",
+                stand.scale,
+                (mayfly / bare, "of 1"),
+                Goal::AtLeast(0.95),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Any systems, in turns.
+///
+/// # Errors
+/// When a request fails.
+pub async fn measure(
+    stand: &Stand,
+    systems: &[System<'_>],
+    rounds: &Rounds,
+    results: &mut Results,
+) -> Result<()> {
+    for side in Side::BOTH {
+        let mut reports: Vec<Vec<Report>> = systems.iter().map(|_| Vec::new()).collect();
+        for _ in 0..rounds.count {
+            for ((name, edge, internal), reports) in systems.iter().zip(&mut reports) {
+                let load = Load {
+                    to: if side == Side::Edge { *edge } else { *internal },
+                    side,
+                    environments: stand.scale.environments,
+                    services: stand.scale.services,
+                    connections: CONNECTIONS,
+                    time: rounds.time,
+                    log: None,
+                };
+                let report = load.run(stand.world.directory()).await?;
+                ensure!(report.failed == 0, "{} requests to {name} failed", report.failed);
+                reports.push(report);
+            }
+        }
+        for ((name, ..), mut reports) in systems.iter().zip(reports) {
+            reports.sort_by(|one, other| one.rate.total_cmp(&other.rate));
+            let median = reports[reports.len() / 2];
+            let side = side.as_str();
+            let rate = (median.rate, "requests/s");
+            results.add(format!("{side} rate"), *name, stand.scale, rate, Goal::None);
+            let p99 = (millis(median.p99), "ms");
+            results.add(format!("{side} p99"), *name, stand.scale, p99, Goal::None);
+        }
+    }
+    Ok(())
+}
