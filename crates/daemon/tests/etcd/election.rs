@@ -62,6 +62,18 @@ async fn a_leader_without_etcd_gives_up_before_its_lease_can_end() {
 }
 
 #[tokio::test]
+async fn a_leader_whose_etcd_refuses_at_once_gives_up_as_early() {
+    let mut etcd = Etcd::start().await.unwrap();
+    let tasks = Tasks::new();
+    let a = stand(&etcd, &tasks, "a");
+    becomes(&mut a.standing(), Standing::Leading).await;
+    let start = tokio::time::Instant::now();
+    etcd.kill9().await.unwrap();
+    becomes(&mut a.standing(), Standing::Unknown).await;
+    assert!(start.elapsed() <= TTL, "gave up after {:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn a_leader_whose_key_is_gone_notices() {
     let etcd = Etcd::start().await.unwrap();
     let tasks = Tasks::new();
