@@ -1,6 +1,5 @@
 //! Whoever leads, and whatever dies in between: nothing is made twice, and nothing is left behind.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -14,40 +13,18 @@ use super::stage::{LATER, Stage};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_launcher_killed_at_any_moment_of_a_start_leaves_nothing_twice_and_nothing_behind() {
     let versions = ["1", "2", "3", "4", "5", "6"];
-    let mut stage = Stage::start(&["team/backend:1"]).await;
+    let images = versions.map(|version| format!("team/backend:{version}"));
+    let mut stage = Stage::start(&images.each_ref().map(String::as_str)).await;
     stage.define("backend", "");
     for version in versions {
-        let tag = format!("team/backend:{version}");
-        stage
-            .engine
-            .docker(&["tag", "team/backend:1", &tag])
-            .await
-            .unwrap();
         stage.environment(&format!("e{version}"), &[&format!("backend={version}")]);
     }
-    let mut seen = BTreeSet::new();
     for made in 1..=4 {
         stage.launch(&["--patience", "0s", "--ttl", "2s", "--starts-at-once", "2"]);
-        // The moment at which one more container is there is that between its creation and its start, or close to it.
+        // The moment at which one more container is there lies between its creation and its start, or close to it.
         eventually(LATER, "one more container", async || -> Result<()> {
-            let states = stage
-                .engine
-                .docker(&[
-                    "ps",
-                    "-a",
-                    "--filter",
-                    "label=mayfly.launcher",
-                    "--format",
-                    "{{.Names}} {{.State}}",
-                ])
-                .await?;
-            seen.extend(
-                states
-                    .lines()
-                    .filter(|line| line.ends_with("created"))
-                    .map(str::to_owned),
-            );
-            ensure!(states.lines().count() >= made, "{states}");
+            let containers = stage.containers().await;
+            ensure!(containers.len() >= made, "{containers:?}");
             Ok(())
         })
         .await;

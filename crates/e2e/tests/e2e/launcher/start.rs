@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mayfly_e2e::docker::NETWORK;
-use mayfly_e2e::eventually;
+use mayfly_e2e::http::Request;
 use mayfly_e2e::poll::throughout;
+use mayfly_e2e::{eventually, port};
 
 use super::stage::{LATER, Stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_runs_nowhere_is_started_registered_and_routed() {
     let mut stage = Stage::start(&["team/backend:0.0.3"]).await;
-    stage.launch(&[]);
+    let admin = port::free();
+    stage.launch(&["--admin", &admin.to_string()]);
     stage.define("backend", "env: {LOG_LEVEL: info}\nmemory: 64m\ncpus: 0.5");
     stage.environment("temp-1", &["backend=0.0.3"]);
     let waited = stage
@@ -50,6 +52,18 @@ async fn a_version_that_runs_nowhere_is_started_registered_and_routed() {
         status.contains("container-launcher") && status.contains("backend@0.0.3"),
         "{status}"
     );
+    let metrics = Request::get("localhost", "/metrics")
+        .send(admin)
+        .await
+        .unwrap()
+        .body;
+    for line in [
+        "mayfly_launcher_backends{phase=\"running\"} 1",
+        "mayfly_launcher_started_total 1",
+        "mayfly_launcher_leading 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,10 @@ async fn services_of_a_swarm_come_and_go_and_swarm_restarts_them() {
     stage.define_with("backend", "team/backend", SWARM_NETWORK, "instances: 2");
     stage.environment("stays", &["backend=1"]);
     stage.environment("temp", &["backend=2"]);
+    // So many that two less are not half of them.
+    for name in ["more", "others", "besides"] {
+        stage.environment(name, &["backend=1"]);
+    }
     stage.environment("bad", &["backend=9"]);
     stage.answers("stays", "backend@1").await;
     stage.answers("temp", "backend@2").await;
