@@ -330,7 +330,7 @@ count() { cat "$WORK"/load.* | grep -c "$1" || true; }
 change_production() {
     local before after
     step "Change production under load" "Two clients ask www.example.com as fast as they can. Meanwhile prod moves to 0.0.2, \
-new instances of that come, an old one goes, and prod moves back. Not one request may fail."
+new instances of that come, the first ones go, and prod moves back. Not one request may fail."
     before=$(reloads)
     begin_load 0 www.example.com www.example.com
     sleep 1
