@@ -97,7 +97,7 @@ cleanup() {
     rm -rf "$WORK"
     if [ $code -ne 0 ] && [ $STARTED = yes ]; then
         printf '\nThe tour stopped in step %s. The containers still run; what they said last:\n' "$STEP" >&2
-        "${COMPOSE[@]}" logs --no-color --tail=6 etcd haproxy haproxy-updater dns-updater environment-registrar \
+        "${COMPOSE[@]}" logs --no-color --tail=10 etcd haproxy haproxy-updater dns-updater environment-registrar \
             container-registrar container-launcher frontend-v1-a-registrar >&2 2>&1 || true
         printf 'More: %s logs, in %s. Remove everything: demo/stop.sh\n' "${COMPOSE[*]}" "$DEMO" >&2
     fi
@@ -330,7 +330,7 @@ count() { cat "$WORK"/load.* | grep -c "$1" || true; }
 change_production() {
     local before after
     step "Change production under load" "Two clients ask www.example.com as fast as they can. Meanwhile prod moves to 0.0.2, \
-new instances of that come, an old one goes, and prod moves back. Not one request may fail."
+new instances of that come, the first ones go, and prod moves back. Not one request may fail."
     before=$(reloads)
     begin_load 0 www.example.com www.example.com
     sleep 1
@@ -419,6 +419,8 @@ nobody has needed backend 0.0.3: it gets no new requests, is stopped and removed
     await 10 www-temp-1.example.com "404"
     good "www-temp-1.example.com is gone $WAITED ms after the push"
     await_output 10 "unused, retired at" "${COMPOSE[@]}" exec -T environment-registrar mayfly status
+    try "${COMPOSE[*]} exec -T environment-registrar mayfly status | tail -n 2"
+    expect "backend@0.0.3" "unused, retired at"
     await_gone 60
     good "the container of backend 0.0.3 was retired and is gone"
     end_load

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use mayfly_core::keys::Key;
+use mayfly_core::labels;
 use mayfly_core::records::{self, Instance, InstanceState, Protocol};
 use mayfly_core::version::BackendId;
 use mayfly_daemon::args::CommonArgs;
@@ -88,11 +89,7 @@ fn table(found: &[Found]) -> Table {
             Protocol::Http => "http",
             Protocol::H2c => "h2c",
         };
-        let notes: Vec<String> = instance
-            .metadata
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
+        let notes: Vec<String> = instance.metadata.iter().map(note).collect();
         table.row([
             service.clone(),
             version.clone(),
@@ -105,4 +102,35 @@ fn table(found: &[Found]) -> Table {
         ]);
     }
     table
+}
+
+/// A note, for people: of a container's id as much as `docker ps` shows.
+fn note((name, value): (&String, &String)) -> String {
+    let value = match name.as_str() {
+        labels::CONTAINER => value.get(..12).unwrap_or(value),
+        _ => value,
+    };
+    format!("{name}={value}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_container_the_notes_show_what_docker_ps_does() {
+        let instance = br#"{"address": "10.0.0.1:80", "metadata": {
+            "container": "401e3c2f4550affd7825fd582511d2f55239602ebaa59c6ac19f77bbf88e0bb8", "name": "demo-backend-v1-b-1"}}"#;
+        let found = Found {
+            service: "backend".to_owned(),
+            version: "0.0.1".to_owned(),
+            permanent: false,
+            instance: records::parse(instance).unwrap(),
+        };
+        let shown = table(&[found]).render();
+        assert!(
+            shown.contains("container=401e3c2f4550 name=demo-backend-v1-b-1"),
+            "{shown}"
+        );
+    }
 }

@@ -10,8 +10,12 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How long requests that are under way at the end may still take.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a service goes on as if nothing had happened after the signal to end: routers hear of the signal when it does,
+/// and still send it requests until they have acted on that.
+pub const SERVES_ON: Duration = Duration::from_secs(1);
+
+/// How long requests that are under way after that may still take. `docker stop` kills 10 s after the signal.
+const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 
 /// What both services can be told.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,7 +31,8 @@ pub struct ServiceArgs {
     pub instance: String,
 }
 
-/// Serves `routes`, and `/health` beside them, until SIGTERM or SIGINT; then finishes the requests that are under way.
+/// Serves `routes`, and `/health` beside them, until [`SERVES_ON`] after SIGTERM or SIGINT; then finishes the requests that are
+/// under way.
 ///
 /// # Errors
 ///
@@ -42,7 +47,7 @@ pub async fn serve(args: &ServiceArgs, routes: Router) -> anyhow::Result<()> {
     serve_until(listener, routes, end).await
 }
 
-/// As [`serve`], on a given listener, until `end` is done.
+/// As [`serve`], on a given listener, with `end` in place of the signals.
 ///
 /// # Errors
 ///
@@ -56,6 +61,7 @@ pub async fn serve_until(
     let (ended, draining) = tokio::sync::oneshot::channel();
     let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
         end.await;
+        tokio::time::sleep(SERVES_ON).await;
         // The receiver is only gone when the server is, too.
         let _ = ended.send(());
     });
@@ -66,7 +72,7 @@ pub async fn serve_until(
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(DRAIN_LIMIT).await;
-        } => anyhow::bail!("requests were still under way {} s after the signal to end", DRAIN_LIMIT.as_secs()),
+        } => anyhow::bail!("requests were still under way {} s after the end", DRAIN_LIMIT.as_secs()),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Both services over real connections of the loopback: what a frontend passes on, shows and says when the backend
-//! does not answer, and that a request under way survives the signal to end.
+//! does not answer, that it serves on for a moment after the signal to end, and that a request under way survives.
 
 // The helpers are part of the tests, where an unwrap is how a test fails.
 #![allow(clippy::unwrap_used)]
@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use mayfly_demo_services::{backend, frontend, server::serve_until};
+use mayfly_demo_services::server::{SERVES_ON, serve_until};
+use mayfly_demo_services::{backend, frontend};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -52,6 +53,15 @@ async fn get_page(address: SocketAddr, headers: &str) -> String {
         answer
     };
     tokio::time::timeout(LIMIT, ask).await.unwrap()
+}
+
+async fn until_refused(address: SocketAddr) {
+    let refused = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, refused).await.unwrap();
 }
 
 #[track_caller]
@@ -121,6 +131,17 @@ async fn the_page_says_what_went_wrong_with_the_backend() {
 }
 
 #[tokio::test]
+async fn new_requests_are_answered_for_a_moment_after_the_signal_to_end() {
+    let service = start(backend::routes("0.0.2", "backend-2")).await;
+    let begun = std::time::Instant::now();
+    service.end.send(()).unwrap();
+    check(&get_page(service.address, "").await, "200", &["0.0.2"]);
+    until_refused(service.address).await;
+    assert!(begun.elapsed() >= SERVES_ON, "closed after {:?}", begun.elapsed());
+    service.task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_request_under_way_is_finished_at_the_end() {
     let (arrived, arrival) = tokio::sync::mpsc::channel::<()>(1);
     let release = std::sync::Arc::new(tokio::sync::Notify::new());
@@ -139,13 +160,8 @@ async fn a_request_under_way_is_finished_at_the_end() {
     let request = tokio::spawn(get_page(service.address, ""));
     tokio::time::timeout(LIMIT, arrival.recv()).await.unwrap();
     service.end.send(()).unwrap();
-    // It no longer listens, so the signal has been taken while the request still waits.
-    let refused = async {
-        while TcpStream::connect(service.address).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(LIMIT, refused).await.unwrap();
+    // It no longer listens, so its end has come while the request still waits.
+    until_refused(service.address).await;
     release.notify_one();
 
     check(&request.await.unwrap(), "200", &["finished"]);
