@@ -63,14 +63,14 @@ pub struct WatchOptions {
 }
 
 impl Default for WatchOptions {
-    /// No grace; list again every 5 minutes; ask after 1 s of silence and wait 3 s for the answer, so that a frozen etcd is
-    /// noticed after some 4 s.
+    /// No grace; list again every 5 minutes; ask after 2 s of silence and wait 2.5 s for the answer, so that a frozen etcd is
+    /// noticed within 5 s.
     fn default() -> Self {
         Self {
             vanish_grace: None,
             relist: Duration::from_secs(300),
-            silence: Duration::from_secs(1),
-            answer: Duration::from_secs(3),
+            silence: Duration::from_secs(2),
+            answer: Duration::from_millis(2_500),
         }
     }
 }

@@ -9,7 +9,7 @@ use mayfly_daemon::run;
 
 fn main() -> ExitCode {
     let Arguments { common, command } = Arguments::parse();
-    run::main(&common, |shutdown| {
+    run::with_one_thread(&common, |shutdown| {
         let common = common.clone();
         async move {
             match command {

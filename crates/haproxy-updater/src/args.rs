@@ -215,7 +215,7 @@ pub struct Options {
     pub advertise: Advertised,
 
     /// How often to look whether HAProxy was started anew by somebody else
-    #[arg(long, env = "MAYFLY_LOOK", value_name = "TIME", default_value = "250ms", value_parser = interval, global = true)]
+    #[arg(long, env = "MAYFLY_LOOK", value_name = "TIME", default_value = "500ms", value_parser = interval, global = true)]
     pub look: Duration,
 
     /// How often to read all that HAProxy has and repair what somebody else has changed; with more than 12,000 rows in the

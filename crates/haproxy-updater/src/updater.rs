@@ -122,7 +122,7 @@ impl Updater {
     /// None at present: whatever fails is tried again, and said.
     pub async fn run(mut self, mut watch: Watch, shutdown: &Shutdown) -> anyhow::Result<()> {
         let mut look = interval(self.times.look);
-        let mut verify_at = Instant::now() + self.times.verify;
+        let mut verified_at = Instant::now();
         let mut relocate = interval(RELOCATE);
         for ticks in [&mut look, &mut relocate] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -133,6 +133,8 @@ impl Updater {
             let write_at = self
                 .stale
                 .map(|(first, last)| (first + STALE).min(last + QUIET).max(self.next_write));
+            // By the rows that there are now: their number may have grown since it was read last.
+            let verify_at = verified_at + self.times.verify.max(self.engine.patience());
             tokio::select! {
                 () = shutdown.begun() => break,
                 batch = watch.next_batch_coalesced() => {
@@ -156,7 +158,7 @@ impl Updater {
                 () = sleep_until(verify_at), if self.engine.in_step() => {
                     let verified = self.engine.verify().await;
                     self.conclude(verified);
-                    verify_at = Instant::now() + self.times.verify.max(self.engine.patience());
+                    verified_at = Instant::now();
                 }
                 _ = relocate.tick() => self.relocate().await,
                 () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() && self.writing.is_none() => {

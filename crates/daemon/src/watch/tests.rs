@@ -242,8 +242,8 @@ async fn a_silent_stream_is_asked_and_without_an_answer_counts_as_dead() {
     watch.next().await;
     let again = watch.next().await;
     assert_eq!(again.changes.len(), 1);
-    // Silent for 1 s, asked, answered; silent for 1 s, asked, no answer for 3 s.
-    assert_eq!(start.elapsed().as_secs(), 5);
+    // Silent for 2 s, asked, answered; silent for 2 s, asked, no answer for 2.5 s.
+    assert_eq!(start.elapsed().as_millis(), 6_500);
     let asked: Vec<u64> = script
         .asked
         .lock()
@@ -251,7 +251,7 @@ async fn a_silent_stream_is_asked_and_without_an_answer_counts_as_dead() {
         .iter()
         .map(|at| (*at - start).as_secs())
         .collect();
-    assert_eq!(asked, [1, 2]);
+    assert_eq!(asked, [2, 4]);
 }
 
 #[tokio::test(start_paused = true)]
