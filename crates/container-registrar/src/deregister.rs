@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use anyhow::bail;
 use mayfly_core::address::InstanceId;
 use mayfly_core::keys::{Key, KeyRange};
+use mayfly_core::records;
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output;
-use mayfly_daemon::store::Store;
+use mayfly_daemon::store::{Guard, Store};
 
 use crate::args::Instance;
 use crate::location::Host;
@@ -48,8 +49,13 @@ pub async fn run(common: &CommonArgs, instance: &Instance) -> anyhow::Result<Exi
 
 /// Deletes an instance's entry, also one that somebody has put by hand with the service's suffix in its key.
 async fn delete(store: &Store, key: &Key) -> anyhow::Result<bool> {
-    if store.delete(key).await? {
-        return Ok(true);
+    if let Some(entry) = store.get(key).await? {
+        // Said beforehand, since a router goes on with what only vanishes.
+        if let Ok(farewell) = records::draining(&entry.value) {
+            let unchanged = Guard::ModRevision(entry.mod_revision);
+            store.put_if(key, farewell, entry.lease, unchanged).await?;
+        }
+        return Ok(store.delete(key).await?);
     }
     let Key::Instance(backend, _) = key else {
         return Ok(false);

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
 use mayfly_core::keys::{Daemon, Key, KeySpace};
-use mayfly_core::records::{InstanceState, SetAside};
+use mayfly_core::records::{self, InstanceState, SetAside};
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::lease::Advertiser;
@@ -335,8 +335,16 @@ impl Roll {
             }
             wanted.extend(entry.map(|(_, entry)| entry));
         }
-        for key in self.advertised.keys().filter(|key| !wanted.contains_key(*key)) {
-            self.advertiser.set(key.clone(), None);
+        for (key, value) in self
+            .advertised
+            .iter()
+            .filter(|(key, _)| !wanted.contains_key(*key))
+        {
+            // A router goes on with what only vanishes.
+            match records::draining(value) {
+                Ok(farewell) => self.advertiser.leave(key.clone(), farewell),
+                Err(_) => self.advertiser.set(key.clone(), None),
+            }
         }
         for (key, value) in &wanted {
             if self.advertised.get(key) != Some(value) {

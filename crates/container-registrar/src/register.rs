@@ -153,7 +153,7 @@ impl Registration {
         let backend = self.arguments.instance.backend();
         if let Some(old) = self.advertised.replace(address) {
             info!("{backend} has moved from {old} to {address}");
-            self.advertiser.set(key(&backend, &old), None);
+            self.take_back(old);
         }
         self.advertiser.set(
             key(&backend, &address),
@@ -172,10 +172,16 @@ impl Registration {
 
     fn withdraw(&mut self) {
         if let Some(address) = self.advertised.take() {
-            self.advertiser
-                .set(key(&self.arguments.instance.backend(), &address), None);
+            self.take_back(address);
             self.registered.set(0);
         }
+    }
+
+    /// Deletes an entry and says that it is meant: a router goes on with what only vanishes.
+    fn take_back(&self, address: Address) {
+        let farewell = self.record(address, InstanceState::Draining);
+        self.advertiser
+            .leave(key(&self.arguments.instance.backend(), &address), farewell);
     }
 
     /// The way out, within a bounded time: draining, a wait for what is under way, gone.

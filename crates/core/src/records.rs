@@ -309,6 +309,19 @@ pub fn parse_definition(service: &ServiceName, value: &[u8]) -> Result<Definitio
     Ok(definition)
 }
 
+/// The value of an instance's key with the word that it takes no new requests: what stands there right before the key is
+/// deleted on purpose.
+///
+/// # Errors
+/// As [`parse`].
+pub fn draining(value: &[u8]) -> Result<Vec<u8>, RecordError> {
+    let record: Instance = parse(value)?;
+    Ok(to_json(&Instance {
+        state: InstanceState::Draining,
+        ..record
+    }))
+}
+
 /// Writes a record as the value of a key. Equal records give equal bytes.
 pub fn to_json<Record: Serialize>(record: &Record) -> Vec<u8> {
     // Every record is a struct of strings, numbers and maps with string keys, which JSON can always hold.

@@ -60,6 +60,7 @@ pub(crate) struct Vanished {
 pub(crate) struct Known {
     keyspace: KeySpace,
     grace: Option<Duration>,
+    doubts_leases: bool,
     keys: HashMap<String, Mark>,
     /// Keys that the store lacks and the consumer still has, with the end of their grace.
     held: BTreeMap<String, Instant>,
@@ -70,10 +71,11 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    pub(crate) fn new(keyspace: KeySpace, grace: Option<Duration>) -> Self {
+    pub(crate) fn new(keyspace: KeySpace, grace: Option<Duration>, doubts_leases: bool) -> Self {
         Self {
             keyspace,
             grace,
+            doubts_leases,
             keys: HashMap::new(),
             held: BTreeMap::new(),
             aftermath: None,
@@ -81,9 +83,9 @@ impl Known {
         }
     }
 
-    /// Notes that an outage has just ended. Without a grace everything is believed at once all the same.
+    /// Notes that an outage has just ended.
     pub(crate) fn outage_ended(&mut self, now: Instant) {
-        self.aftermath = self.grace.map(|_| now + AFTERMATH);
+        self.aftermath = self.doubts_leases.then(|| now + AFTERMATH);
     }
 
     /// Until when the end of this key is not to be believed; `None` when it is.
@@ -259,7 +261,7 @@ mod tests {
     }
 
     fn known(grace: Option<Duration>, entries: &[Entry]) -> Known {
-        let mut known = Known::new(KeySpace::default(), grace);
+        let mut known = Known::new(KeySpace::default(), grace, grace.is_some());
         let (changes, vanished) = known.list(listing(9, entries), Instant::now());
         assert_eq!((changes.len(), vanished.len()), (entries.len(), 0));
         known
@@ -435,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_grace_an_outage_changes_nothing() {
+    fn without_doubt_an_outage_changes_nothing() {
         let now = Instant::now();
         let mut known = known(None, &[entry("backends/s/1/x", "1", 2)]);
         known.outage_ended(now);

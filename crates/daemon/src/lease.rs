@@ -33,6 +33,8 @@ pub struct Advertiser {
 #[derive(Debug, Default)]
 struct Wanted {
     values: BTreeMap<Key, Vec<u8>>,
+    /// The last values of keys that are to go.
+    farewells: BTreeMap<Key, Vec<u8>>,
     ending: bool,
 }
 
@@ -89,11 +91,21 @@ impl Advertiser {
                 return;
             }
             match value {
-                Some(value) => wanted.values.insert(key, value),
+                Some(value) => {
+                    wanted.farewells.remove(&key);
+                    wanted.values.insert(key, value)
+                }
                 None => wanted.values.remove(&key),
             };
         }
         self.changed.send_modify(|change| *change += 1);
+    }
+
+    /// Wants `key` to be gone, and to have this value right before, so that whoever watches it knows that its end is meant.
+    /// Nobody hears of a key that is not in etcd.
+    pub fn leave(&self, key: Key, farewell: Vec<u8>) {
+        lock(&self.wanted).farewells.insert(key.clone(), farewell);
+        self.set(key, None);
     }
 
     /// Whether everything that was set is in etcd, as far as is known.
@@ -287,9 +299,9 @@ impl Keeper {
     /// Brings etcd in step with what is wanted; says whether everything is to end.
     async fn reconcile(&mut self, lease: LeaseId) -> Result<bool, Trouble> {
         let change = *self.changes.borrow_and_update();
-        let (values, ending) = {
+        let (values, mut farewells, ending) = {
             let wanted = lock(&self.wanted);
-            (wanted.values.clone(), wanted.ending)
+            (wanted.values.clone(), wanted.farewells.clone(), wanted.ending)
         };
         if ending {
             return Ok(true);
@@ -301,9 +313,17 @@ impl Keeper {
             .cloned()
             .collect();
         for key in gone {
-            self.store.delete_if(&key, Guard::OwnedBy(lease)).await?;
+            let guard = Guard::OwnedBy(lease);
+            if let Some(farewell) = farewells.remove(&key) {
+                self.store.put_if(&key, farewell, Some(lease), guard).await?;
+            }
+            self.store.delete_if(&key, guard).await?;
             self.held.remove(&key);
         }
+        let held = &self.held;
+        lock(&self.wanted)
+            .farewells
+            .retain(|key, _| held.contains_key(key));
         for (key, value) in values {
             if self.held.get(&key) == Some(&value) || self.is_foreign(&key) {
                 continue;

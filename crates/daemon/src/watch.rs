@@ -51,9 +51,10 @@ pub struct Batch {
 #[derive(Debug, Clone)]
 pub struct WatchOptions {
     /// How long to go on with environments, backends or routers when a listing suddenly lacks all of them; `None`
-    /// believes it at once. Deletes that come as events hold at once, but for those of backends and routers in the 20 s
-    /// after an outage, in which nobody could renew a lease.
+    /// believes it at once. Deletes that come as events hold at once.
     pub vanish_grace: Option<Duration>,
+    /// Not to believe deletes of backends and routers in the 20 s after an outage, in which nobody could renew a lease.
+    pub doubt_leases: bool,
     /// List again after about this time even without any doubt.
     pub relist: Duration,
     /// Ask whether the stream is alive when it was silent this long.
@@ -63,11 +64,12 @@ pub struct WatchOptions {
 }
 
 impl Default for WatchOptions {
-    /// No grace; list again every 5 minutes; ask after 2 s of silence and wait 2.5 s for the answer, so that a frozen etcd is
+    /// No grace and no doubt; list again every 5 minutes; ask after 2 s of silence and wait 2.5 s for the answer, so that a frozen etcd is
     /// noticed within 5 s.
     fn default() -> Self {
         Self {
             vanish_grace: None,
+            doubt_leases: false,
             relist: Duration::from_secs(300),
             silence: Duration::from_secs(2),
             answer: Duration::from_millis(2_500),
@@ -76,10 +78,12 @@ impl Default for WatchOptions {
 }
 
 impl WatchOptions {
-    /// With a grace before a kind of keys that vanished as a whole, or with the data of etcd, is believed to be gone.
+    /// With a grace before a kind of keys that vanished as a whole, or with the data of etcd, is believed to be gone; and
+    /// with doubt of leases that ended in an outage.
     pub fn with_vanish_grace(self, grace: Duration) -> Self {
         Self {
             vanish_grace: (!grace.is_zero()).then_some(grace),
+            doubt_leases: !grace.is_zero(),
             ..self
         }
     }
@@ -101,7 +105,7 @@ pub fn watch(store: &Store, range: KeyRange, options: WatchOptions) -> Watch {
 fn start<S: Source>(source: S, keyspace: mayfly_core::keys::KeySpace, options: WatchOptions) -> Watch {
     let (sender, batches) = mpsc::channel(QUEUE);
     let metrics = WatchMetrics::default();
-    let known = Known::new(keyspace, options.vanish_grace);
+    let known = Known::new(keyspace, options.vanish_grace, options.doubt_leases);
     let watcher = Watcher {
         source,
         options,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use mayfly_core::names::{EnvironmentName, Hostname};
-use mayfly_daemon::args::{CommonArgs, duration, interval};
+use mayfly_daemon::args::{CommonArgs, interval};
 
 use crate::advertise::Advertised;
 use crate::render::{AnsweredBy, Renderer, Settings, TEMPLATE};
@@ -239,9 +239,24 @@ pub struct Options {
     )]
     pub min_instances: usize,
 
-    /// How long to go on when all environments or all instances vanish from etcd at once
-    #[arg(long, env = "MAYFLY_VANISH_GRACE", value_name = "TIME", default_value = "30s", value_parser = duration, global = true)]
-    pub vanish_grace: Duration,
+    /// Go on routing what etcd loses without a word: the last instance of a backend, or half of all instances within this
+    /// time, while they answer HAProxy's check; and all environments at once. Until they are back, or an operator says that it
+    /// is meant (`mayfly confirm haproxy-updater`); `off` believes everything
+    #[arg(long, env = "MAYFLY_GUARD", value_name = "TIME|off", default_value = "10s", value_parser = guard, global = true)]
+    pub guard: Window,
+}
+
+/// The window of the guard, if there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window(pub Option<Duration>);
+
+fn guard(text: &str) -> Result<Window, String> {
+    match text {
+        "off" => Ok(Window(None)),
+        _ => interval(text)
+            .map(|window| Window(Some(window)))
+            .map_err(|error| format!("{error}, or `off`")),
+    }
 }
 
 impl Options {
@@ -344,6 +359,16 @@ mod tests {
                 (2, 4)
             );
         }
+    }
+
+    #[test]
+    fn the_guard_has_a_window_or_is_off() {
+        for (line, window) in [("", Some(10)), ("--guard 1min", Some(60)), ("--guard off", None)] {
+            let found = parse(line).unwrap().options.guard;
+            assert_eq!(found, Window(window.map(Duration::from_secs)), "{line}");
+        }
+        let error = parse("--guard never").unwrap_err().to_string();
+        assert!(error.contains("or `off`"), "{error}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Keeps HAProxy in step with the routing: takes batches of changes, plans, applies, and reads everything again when
 //! anything is in doubt. It knows no etcd and decides no times; the loop around it ([`crate::updater`]) says when.
-//! Beside it: what needs a reload ([`reload`]), servers that have to wait for their connections ([`leaving`]), and what
+//! Beside it: what needs a reload ([`reload`]), what the checks found ([`health`]), servers that have to wait for their connections ([`leaving`]), and what
 //! HAProxy has noted of use ([`used`]).
 
+pub mod health;
 pub mod leaving;
 pub mod reload;
 pub mod used;

@@ -1,6 +1,6 @@
 //! The HAProxy updater: follows etcd and makes a running HAProxy route accordingly, without reloads.
 //!
-//! The chain: observe ([`updater`] takes batches from etcd) -> resolve ([`mayfly_core::index`] turns records into
+//! The chain: observe ([`updater`] takes batches from etcd) -> [`guard`] (what etcd lost without a word is kept) -> resolve ([`mayfly_core::index`] turns records into
 //! rows and servers; [`slots`] gives each backend its place) -> plan ([`plan`], pure: what should be, and what HAProxy
 //! has as [`model`] knows it, to [`command`]s in order) -> apply ([`engine`], through [`runtime`] and, for the rare
 //! reload, [`master`]).
@@ -18,6 +18,7 @@ pub mod command;
 pub mod engine;
 pub mod files;
 pub mod follow;
+pub mod guard;
 pub mod master;
 pub mod metrics;
 pub mod model;
@@ -47,6 +48,7 @@ use args::{Arguments, Command};
 use engine::{Engine, Parts};
 use files::Files;
 use follow::Follower;
+use guard::Guard;
 use metrics::Metrics;
 use runtime::Runtime;
 use text::Word;
@@ -94,7 +96,11 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
     let index = Index::new(store.keyspace().clone()).with_least_instances(options.min_instances);
     let engine = Engine::new(parts, index);
 
-    let following = WatchOptions::default().with_vanish_grace(options.vanish_grace);
+    let guard = Guard::new(store.keyspace().clone(), options.guard.0);
+    let following = WatchOptions {
+        doubt_leases: options.guard.0.is_some(),
+        ..WatchOptions::default()
+    };
     let watch = watch::watch(&store, store.keyspace().routing(), following);
     CommonMetrics::register_watch(&mut registry, &watch.metrics());
     let advertiser = Advertiser::start(&tasks, &store, TTL);
@@ -115,7 +121,7 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
     };
     let follower = Follower::new(&dir.as_path().join("names.json"), options.resolve);
     let reporter = Reporter::new(store.clone(), options.report_use);
-    let updater = Updater::new(engine, follower, reporter, voice, times);
+    let updater = Updater::new(guard, engine, follower, reporter, voice, times);
     tasks.supervise(updater.run(watch, &shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

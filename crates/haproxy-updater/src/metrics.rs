@@ -26,6 +26,8 @@ pub struct Metrics {
     pub servers_leaving: Gauge,
     /// Uses of environments with an idle time that etcd was told of.
     pub uses_reported: Counter,
+    /// Instances and environments that etcd has lost and the guard keeps.
+    pub guard_held: Gauge,
     /// 1 while HAProxy answers.
     pub haproxy_up: Gauge,
     /// Environments that lack live instances, their own or inherited ones.
@@ -47,6 +49,7 @@ impl Metrics {
             slots_free: Gauge::default(),
             servers_leaving: Gauge::default(),
             uses_reported: Counter::default(),
+            guard_held: Gauge::default(),
             haproxy_up: Gauge::default(),
             incomplete_environments: Gauge::default(),
             missing_services: Gauge::default(),
@@ -102,6 +105,11 @@ impl Metrics {
             "uses_reported",
             "Uses of environments with an idle time that etcd was told of",
             metrics.uses_reported.clone(),
+        );
+        ours.register(
+            "guard_held",
+            "Instances and environments that etcd has lost without a word and the guard keeps",
+            metrics.guard_held.clone(),
         );
         ours.register("up", "1 while HAProxy answers", metrics.haproxy_up.clone());
         metrics

@@ -183,6 +183,32 @@ pub fn leaving(connections: &str, state: &str) -> anyhow::Result<BTreeMap<Server
     Ok(servers)
 }
 
+/// Reads the answer to `show servers state`: the servers of the slots that are checked, and whether they were found dead.
+///
+/// # Errors
+/// When the answer has no header or lacks a column.
+pub fn found_dead(answer: &str) -> anyhow::Result<BTreeMap<(Slot, ServerName), bool>> {
+    let table = Table::read(answer)?;
+    let mut dead = BTreeMap::new();
+    for row in &table.rows {
+        let field = |name: &str| table.field(row, name);
+        let (Ok(slot), Ok(name)) = (field("be_name")?.parse(), field("srv_name")?.parse()) else {
+            continue;
+        };
+        let number = |name: &str| -> anyhow::Result<u32> {
+            field(name)?
+                .parse()
+                .with_context(|| format!("`{name}` is not a number"))
+        };
+        // In maintenance nobody checks, and every server is called down.
+        let checked = number("srv_admin_state")? & MAINTENANCE == 0;
+        if checked && number("srv_check_state")? & CHECK_ENABLED != 0 {
+            dead.insert((slot, name), number("srv_op_state")? == 0);
+        }
+    }
+    Ok(dead)
+}
+
 /// A table of words with a header that begins with `#`.
 struct Table<'a> {
     columns: BTreeMap<&'a str, usize>,
@@ -291,6 +317,25 @@ mod tests {
         );
         assert!(!server(2, "a").checked);
         assert!(servers("No such backend.\n").is_err());
+    }
+
+    #[test]
+    fn servers_that_were_found_dead() {
+        let read = |answer: &str| {
+            let servers = found_dead(answer).unwrap().into_iter();
+            servers
+                .map(|((slot, name), dead)| (slot.0, name.as_str().to_owned(), dead))
+                .collect::<Vec<_>>()
+        };
+        let alive = (1, "127.0.0.1:19001".to_owned(), false);
+        assert_eq!(
+            read(STATE),
+            [alive.clone()],
+            "neither in maintenance nor unchecked"
+        );
+        let down = STATE.replace("fd00::1 0 1", "fd00::1 0 0");
+        assert_eq!(read(&down), [alive, (1, "fd00::1:19002".to_owned(), true)]);
+        assert!(found_dead("No such backend.\n").is_err());
     }
 
     #[test]

@@ -274,6 +274,14 @@ impl Runtime {
         understand(read::leaving(&connections, &state))
     }
 
+    /// The servers that are checked, and whether they were found dead.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn found_dead(&self) -> Result<BTreeMap<(Slot, ServerName), bool>, Trouble> {
+        understand(read::found_dead(&self.socket.ask("show servers state\n").await?))
+    }
+
     /// Takes a server away if it has no connection left, and says whether it did. The requests of a dead one are ended.
     ///
     /// # Errors

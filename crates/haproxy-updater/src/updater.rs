@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use crate::advertise::Advertised;
 use crate::engine::{Engine, write};
 use crate::follow::Follower;
+use crate::guard::{Guard, Health};
 use crate::runtime::Trouble;
 use crate::uses::report::Reporter;
 
@@ -33,6 +34,8 @@ const QUIET: Duration = Duration::from_millis(200);
 const STALE: Duration = Duration::from_secs(5);
 /// A router whose HAProxy is away for longer is no longer advertised.
 const AWAY_GRACE: Duration = Duration::from_secs(5);
+/// How often the checks are asked about what the guard keeps.
+const JUDGE: Duration = Duration::from_millis(500);
 /// How often a name to advertise is looked up again.
 const RELOCATE: Duration = Duration::from_secs(30);
 
@@ -66,6 +69,7 @@ pub struct Voice {
 
 /// The loop's state.
 pub struct Updater {
+    guard: Guard,
     engine: Engine,
     follower: Follower,
     voice: Voice,
@@ -90,12 +94,22 @@ pub struct Updater {
     /// The last failure, to be told once.
     failure: Option<String>,
     file_failure: Option<String>,
+    /// What the guard keeps, as it was told last.
+    alarm: Option<String>,
 }
 
 impl Updater {
     /// A loop that has not begun.
-    pub fn new(engine: Engine, follower: Follower, reporter: Reporter, voice: Voice, times: Times) -> Self {
+    pub fn new(
+        guard: Guard,
+        engine: Engine,
+        follower: Follower,
+        reporter: Reporter,
+        voice: Voice,
+        times: Times,
+    ) -> Self {
         Self {
+            guard,
             engine,
             follower,
             voice,
@@ -113,6 +127,7 @@ impl Updater {
             is_advertised: false,
             failure: None,
             file_failure: None,
+            alarm: None,
         }
     }
 
@@ -124,7 +139,8 @@ impl Updater {
         let mut look = interval(self.times.look);
         let mut verified_at = Instant::now();
         let mut relocate = interval(RELOCATE);
-        for ticks in [&mut look, &mut relocate] {
+        let mut judge = interval(JUDGE);
+        for ticks in [&mut look, &mut relocate, &mut judge] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut see_off = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
@@ -160,6 +176,7 @@ impl Updater {
                     self.conclude(verified);
                     verified_at = Instant::now();
                 }
+                _ = judge.tick(), if self.engine.in_step() && self.guard.held_instances().next().is_some() => self.judge().await,
                 _ = relocate.tick() => self.relocate().await,
                 () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() && self.writing.is_none() => {
                     self.begin_to_write();
@@ -187,7 +204,20 @@ impl Updater {
 
     async fn take(&mut self, batch: Batch) {
         let begun = Instant::now();
-        for change in batch.changes {
+        let revision = batch.revision;
+        let changes = self.guard.filter(batch, begun);
+        self.tell(changes);
+        if self.revision.replace(revision).is_none() {
+            // HAProxy may be waiting for its very first configuration.
+            self.next_try = begun;
+            self.mark_stale();
+        }
+        self.changed(begun).await;
+    }
+
+    /// Tells the index what the guard lets through.
+    fn tell(&mut self, changes: Vec<Change>) {
+        for change in changes {
             self.reporter.take(&change);
             match change {
                 Change::Put(entry) => self
@@ -197,12 +227,30 @@ impl Updater {
                 Change::Delete { key } => self.engine.index.delete(&key),
             }
         }
-        if self.revision.replace(batch.revision).is_none() {
-            // HAProxy may be waiting for its very first configuration.
-            self.next_try = begun;
-            self.mark_stale();
+        let alarm = self.guard.alarm();
+        let held = i64::try_from(self.guard.held()).unwrap_or(i64::MAX);
+        let before = self.engine.metrics().guard_held.set(held);
+        match &alarm {
+            Some(alarm) if held > before => warn!("{alarm}; if it is meant: mayfly confirm haproxy-updater"),
+            None if before > 0 => info!("nothing is kept any more that etcd has lost"),
+            _ => {}
         }
-        self.changed(begun).await;
+        self.alarm = alarm;
+    }
+
+    /// Asks HAProxy's checks about the instances that the guard keeps.
+    async fn judge(&mut self) {
+        // With HAProxy away, or not in step yet, nothing is known of them.
+        let Ok(health) = self.engine.health(self.guard.held_instances()).await else {
+            return;
+        };
+        let begun = Instant::now();
+        let of = |key: &str| health.get(key).copied().unwrap_or(Health::Unchecked);
+        let gone = self.guard.judge(of, begun);
+        if !gone.is_empty() {
+            self.tell(gone);
+            self.changed(begun).await;
+        }
     }
 
     /// Brings HAProxy in step with what the index was told.
@@ -316,6 +364,7 @@ impl Updater {
             "host_names_failing": failing,
             "host_names_without_address": nameless,
             "missing": missing,
+            "guard": self.alarm,
             "settings": self.engine.settings(),
         });
         if self.engine.in_step() {
@@ -342,6 +391,7 @@ impl Updater {
             .as_deref()
             .or(self.engine.refusal())
             .or(self.file_failure.as_deref())
+            .or(self.alarm.as_deref())
             .map(str::to_owned)
             .or_else(|| self.engine.distrust());
         self.voice.status.update(|status| {

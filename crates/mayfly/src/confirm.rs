@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use mayfly_core::keys::{Daemon, Key};
 use mayfly_core::launching::Confirmation;
 use mayfly_core::lifetime::Moment;
+use mayfly_core::names::NodeName;
 use mayfly_core::records;
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output::{self, printable};
@@ -22,13 +23,15 @@ const EXAMPLES: &str = "\
 Examples:
   mayfly status                        says what is held back
   mayfly confirm container-launcher    the environments were to go, and so are the containers that only they needed
+  mayfly confirm haproxy-updater       the instances or environments were to go, and no router needs to keep them
 
 Exit codes: 0 it is confirmed; 1 nothing is held back, or etcd does not answer; 2 the command line is wrong.";
 
 /// Confirm that what a daemon's guard holds back is meant
 ///
 /// container-launcher retires nothing while etcd's list of environments is empty or shrank by half within seconds, since
-/// that may be an accident. This says what it holds back, and lets go of it. The word holds for 60 seconds; a guard that
+/// that may be an accident; haproxy-updater keeps what etcd lost without a word. This says what is held back, and lets go of
+/// it, on all routers. The word holds for 60 seconds; a guard that
 /// comes later needs a new one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -43,6 +46,8 @@ pub struct Args {
 pub enum Guarded {
     /// The one that starts and retires containers
     ContainerLauncher,
+    /// The one that steers HAProxy
+    HaproxyUpdater,
 }
 
 /// Gives the word and says what happens.
@@ -50,24 +55,33 @@ pub enum Guarded {
 /// # Errors
 /// When nothing is held back, or etcd does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
-    let Guarded::ContainerLauncher = args.daemon;
     let store = common.store();
     let state = State::read(&store, 1).await?;
-    let held = held_back(&state.launchers())?;
+    let (daemon, held, then) = match args.daemon {
+        Guarded::ContainerLauncher => (
+            Daemon::ContainerLauncher,
+            held_back(&state.launchers())?,
+            "it retires what is unused from now on",
+        ),
+        Guarded::HaproxyUpdater => (
+            Daemon::HaproxyUpdater,
+            kept(state.guards())?,
+            "it goes from the routing",
+        ),
+    };
     output::print(&format!("{held}\n"))?;
     let word = Confirmation {
         by: common.node()?,
         at: Moment::of(SystemTime::now()),
     };
     let lease = store.grant(HOLDS).await?;
-    let key = Key::Confirmation(Daemon::ContainerLauncher);
+    let key = Key::Confirmation(daemon);
     store
         .put(&key, records::to_json(&word), Some(lease.id))
         .await
         .context("cannot put the confirmation")?;
     output::print(&format!(
-        "confirmed: it retires what is unused from now on; if it does not take this word within {}, it is forgotten \
-         (`mayfly status`)\n",
+        "confirmed: {then}; if {daemon} does not take this word within {}, it is forgotten (`mayfly status`)\n",
         humantime::format_duration(HOLDS)
     ))?;
     Ok(ExitCode::SUCCESS)
@@ -89,6 +103,17 @@ fn held_back(launchers: &Launchers) -> anyhow::Result<String> {
         leader.node,
         printable(guard)
     ))
+}
+
+/// What the routers keep.
+fn kept<'a>(guards: impl Iterator<Item = (&'a NodeName, &'a str)>) -> anyhow::Result<String> {
+    let lines: Vec<String> = guards
+        .map(|(node, guard)| format!("the haproxy-updater of {node}: {}", printable(guard)))
+        .collect();
+    if lines.is_empty() {
+        bail!("no haproxy-updater holds anything back");
+    }
+    Ok(lines.join("\n"))
 }
 
 #[cfg(test)]
@@ -126,5 +151,16 @@ mod tests {
             });
             assert_eq!(told(&launchers), expected);
         }
+    }
+
+    #[test]
+    fn what_several_routers_keep_is_told_of_each() {
+        let (one, two) = ("one".parse().unwrap(), "two".parse().unwrap());
+        let guards = [(&one, "etcd has lost 1"), (&two, "etcd has\nlost 2")];
+        assert_eq!(
+            kept(guards.into_iter()).unwrap(),
+            "the haproxy-updater of one: etcd has lost 1\nthe haproxy-updater of two: etcd has\\nlost 2"
+        );
+        assert!(kept([].into_iter()).is_err());
     }
 }

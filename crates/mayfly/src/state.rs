@@ -66,7 +66,8 @@ pub struct DaemonView {
     /// Of a container-launcher: whether it is the one that works.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leading: Option<bool>,
-    /// Of a container-launcher that works: why it retires nothing at present, if that is held back.
+    /// Of a container-launcher that works: why it retires nothing at present, if that is held back. Of a router: what it
+    /// keeps although etcd has lost it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<String>,
     /// Of a router: the host names that it needs and has no address of.
@@ -252,6 +253,10 @@ impl State {
             .filter(|_| daemon == Daemon::HaproxyUpdater);
         let leading = (daemon == Daemon::ContainerLauncher).then(|| self.is_leader(&node, &status));
         let guard = Launching::of(&status).filter(|_| leading == Some(true));
+        let kept = self
+            .guards()
+            .find(|(other, _)| **other == node)
+            .map(|(_, kept)| kept);
         DaemonView {
             daemon: daemon.as_str(),
             address: router
@@ -265,9 +270,23 @@ impl State {
             host_names_without_address: nameless(&status),
             error: unreadable.or(status.error),
             leading,
-            guard: guard.and_then(|launching| launching.guard),
+            guard: match daemon {
+                Daemon::HaproxyUpdater => kept.map(str::to_owned),
+                _ => guard.and_then(|launching| launching.guard),
+            },
             set_aside: status.set_aside,
         }
+    }
+
+    /// What the guards of the routers keep.
+    pub fn guards(&self) -> impl Iterator<Item = (&NodeName, &str)> {
+        self.statuses.iter().filter_map(|((daemon, node), status)| {
+            let status = status
+                .as_ref()
+                .ok()
+                .filter(|_| *daemon == Daemon::HaproxyUpdater)?;
+            Some((node, status.detail.get("guard")?.as_str()?))
+        })
     }
 
     /// What the container-launchers say.

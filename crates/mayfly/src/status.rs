@@ -39,7 +39,7 @@ JSON, one object (with --watch one on each line):
   shortage      environments, services (how many lack instances), first [environment, service, version, reason, ...]
   set_aside     keys of etcd that are left out: key, reason
   daemons       daemon, node, address, applied_revision, newest_revision, lag, ready, error,
-                host_names_without_address, set_aside, and of a container-launcher leading, guard
+                host_names_without_address, set_aside, of a container-launcher leading, of it and a router guard
   launching     what the container-launcher that leads says: leading, guard (why nothing is retired at present),
                 backends {\"backend@0.0.3\": {state, percent, retire_at, reason, wanted, live, failures, next_try, output}}
 A field without a value is null or absent; more may be added.

@@ -76,6 +76,16 @@ impl Index {
         }
     }
 
+    /// The servers that the instance of a key stands for, and their backend; `None` when there is no such instance.
+    pub fn servers_of_key(&self, key: &str) -> Option<(BackendId, Vec<ServerId>)> {
+        let Ok(Key::Instance(backend, _)) = self.space.parse(key) else {
+            return None;
+        };
+        let instance = self.instances_of(&backend)?.get(key)?;
+        let servers = self.server_ids(&instance.address, instance.protocol).collect();
+        Some((backend, servers))
+    }
+
     pub(super) fn put_instance(&mut self, backend: &BackendId, key: &str, instance: Instance) {
         let was_live = self.is_live_backend(backend);
         let versions = self.instances.entry(backend.service.clone()).or_default();

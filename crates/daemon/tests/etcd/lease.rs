@@ -7,8 +7,10 @@ use mayfly_daemon::admin::CommonMetrics;
 use mayfly_daemon::lease::Advertiser;
 use mayfly_daemon::status::StatusReporter;
 use mayfly_daemon::tasks::Tasks;
+use mayfly_daemon::watch::{self, Change, WatchOptions};
 use mayfly_e2e::etcd::Etcd;
 use mayfly_e2e::{eventually, poll::throughout};
+use tokio::time::timeout;
 
 use super::{SOON, environment, store_of, text};
 
@@ -52,6 +54,36 @@ async fn keys_live_as_long_as_wanted_and_go_at_once() {
     .await;
     advertiser.shutdown(SOON).await.unwrap();
     assert_eq!(value(&etcd, "dev").await, None);
+}
+
+#[tokio::test]
+async fn who_leaves_says_so_first() {
+    let (etcd, tasks) = (Etcd::start().await.unwrap(), Tasks::new());
+    let advertiser = advertise(&etcd, &tasks).await;
+    let store = store_of(&[&etcd]);
+    let mut watch = watch::watch(&store, store.keyspace().environments(), WatchOptions::default());
+    assert_eq!(watch.next().await.changes.len(), 1);
+    advertiser.leave(environment("dev"), b"farewell".to_vec());
+    // One that was never there says nothing.
+    advertiser.leave(environment("qa"), b"farewell".to_vec());
+    advertiser.flush(SOON).await.unwrap();
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let batch = timeout(SOON, watch.next()).await.unwrap();
+        told.extend(batch.changes.into_iter().map(|change| match change {
+            Change::Put(entry) => (entry.key, Some(entry.value)),
+            Change::Delete { key } => (key, None),
+        }));
+    }
+    assert_eq!(
+        told,
+        [(text("dev"), Some(b"farewell".to_vec())), (text("dev"), None)]
+    );
+    // And once it is wanted again, it is there again.
+    advertiser.leave(environment("dev"), b"farewell".to_vec());
+    advertiser.set(environment("dev"), Some(b"2".to_vec()));
+    advertiser.flush(SOON).await.unwrap();
+    assert_eq!(value(&etcd, "dev").await.as_deref(), Some("2"));
 }
 
 #[tokio::test]

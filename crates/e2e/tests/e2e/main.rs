@@ -17,6 +17,7 @@ mod environment_files;
 mod explain;
 mod extends;
 mod git;
+mod guard;
 mod idle;
 mod instances;
 mod internal;
