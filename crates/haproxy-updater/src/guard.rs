@@ -39,7 +39,8 @@ pub struct Guard {
     instances: usize,
     /// The keys of instances that somebody drains.
     drains: BTreeSet<String>,
-    environments: BTreeSet<String>,
+    /// The environments, and whether each hangs on a lease: such a one ends some day, and is meant to.
+    environments: BTreeMap<String, bool>,
     /// Keys whose end is withheld, and since when.
     held: BTreeMap<String, Instant>,
     /// When instances went unannounced that were let go.
@@ -57,7 +58,7 @@ impl Guard {
             backends: BTreeMap::new(),
             instances: 0,
             drains: BTreeSet::new(),
-            environments: BTreeSet::new(),
+            environments: BTreeMap::new(),
             held: BTreeMap::new(),
             losses: VecDeque::new(),
             revision: 0,
@@ -95,10 +96,14 @@ impl Guard {
             }
         }
         fresh.retain(|key| self.held.contains_key(key));
-        let (environments, instances): (Vec<String>, Vec<String>) =
-            fresh.into_iter().partition(|key| self.environments.contains(key));
+        let (environments, instances): (Vec<String>, Vec<String>) = fresh
+            .into_iter()
+            .partition(|key| self.environments.contains_key(key));
         let held = self.held_environments();
-        let emptied = self.environments.len() == held && (batch.listed || environments.len() >= LEAST_LOSS);
+        let endless = environments
+            .iter()
+            .filter(|key| self.environments.get(*key) == Some(&false));
+        let emptied = self.environments.len() == held && (batch.listed || endless.count() >= LEAST_LOSS);
         if !data_lost && !emptied {
             passed.extend(environments.into_iter().map(|key| self.release(key)));
         }
@@ -138,20 +143,26 @@ impl Guard {
         let instances = self
             .held
             .iter()
-            .filter(|(key, _)| !self.environments.contains(*key));
+            .filter(|(key, _)| !self.environments.contains_key(*key));
         let gone: Vec<String> = instances.filter_map(goes).collect();
         gone.into_iter().map(|key| self.release(key)).collect()
     }
 
     /// The instances whose end is withheld.
     pub fn held_instances(&self) -> impl Iterator<Item = &str> {
-        let instances = self.held.keys().filter(|key| !self.environments.contains(*key));
+        let instances = self
+            .held
+            .keys()
+            .filter(|key| !self.environments.contains_key(*key));
         instances.map(String::as_str)
     }
 
     /// How many environments' end is withheld.
     pub fn held_environments(&self) -> usize {
-        let environments = self.held.keys().filter(|key| self.environments.contains(*key));
+        let environments = self
+            .held
+            .keys()
+            .filter(|key| self.environments.contains_key(*key));
         environments.count()
     }
 
@@ -177,7 +188,9 @@ impl Guard {
     /// Notes what was put, and gives the ends that follow from it.
     fn put(&mut self, entry: &Entry) -> Vec<Change> {
         match self.space.parse(&entry.key) {
-            Ok(Key::Environment(_)) => drop(self.environments.insert(entry.key.clone())),
+            Ok(Key::Environment(_)) => {
+                self.environments.insert(entry.key.clone(), entry.lease.is_some());
+            }
             Ok(Key::Instance(backend, _)) => {
                 // One that cannot be read does not count; the index keeps its last good value, and so does this.
                 if let Ok(record) = records::parse::<Instance>(&entry.value) {
@@ -207,7 +220,7 @@ impl Guard {
     fn is_surprise(&self, key: &str) -> bool {
         match self.backend_of(key) {
             Some(backend) => self.is_live(&backend, key),
-            None => self.environments.contains(key),
+            None => self.environments.contains_key(key),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Histories in short form, and what must hold whatever happens.
 
 use super::*;
+use mayfly_daemon::store::LeaseId;
 use proptest::prelude::*;
 
 const WINDOW: Duration = Duration::from_secs(10);
@@ -15,13 +16,14 @@ struct Bench {
     revision: i64,
 }
 
-/// `a1` is instance 1 of service a, `-a1` one that drains, `=dev` an environment, `~a1` a drain, `!` an operator's word.
+/// `a1` is instance 1 of service a, `-a1` one that drains, `=dev` an environment, `=dev+` one with a
+/// lease, `~a1` a drain, `!` an operator's word.
 fn key(name: &str) -> String {
     let instance =
         |kind: &str, name: &str| format!("/mayfly/{kind}/{}/1/10.0.0.{}:80", &name[..1], &name[1..]);
     match (name, name.split_at(1)) {
         ("!", _) => "/mayfly/confirmations/haproxy-updater".to_owned(),
-        (_, ("=", name)) => format!("/mayfly/environments/{name}"),
+        (_, ("=", name)) => format!("/mayfly/environments/{}", name.trim_end_matches('+')),
         (_, ("~", name)) => instance("drains", name),
         (_, ("-", name)) => instance("backends", name),
         _ => instance("backends", name),
@@ -35,7 +37,7 @@ fn put(name: &str) -> Change {
         value: format!(r#"{{"address": "10.0.0.1:80", "state": "{state}"}}"#).into_bytes(),
         create_revision: 1,
         mod_revision: 1,
-        lease: None,
+        lease: name.ends_with('+').then(LeaseId::default),
     })
 }
 
@@ -222,6 +224,10 @@ fn a_list_of_environments_that_empties_at_a_stroke_is_not_believed() {
     bench.judge(1000);
     bench.routes("=dev =prod");
     bench.put("!");
+    bench.routes("");
+    // Leases end, and may end together.
+    let mut bench = Bench::new("=dev+ =qa+");
+    bench.delete("=dev =qa");
     bench.routes("");
     let mut bench = Bench::new("=dev");
     bench.batch(true, vec![delete("=dev")]);
