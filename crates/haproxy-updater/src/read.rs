@@ -330,7 +330,7 @@ mod tests {
         let alive = (1, "127.0.0.1:19001".to_owned(), false);
         assert_eq!(
             read(STATE),
-            [alive.clone()],
+            std::slice::from_ref(&alive),
             "neither in maintenance nor unchecked"
         );
         let down = STATE.replace("fd00::1 0 1", "fd00::1 0 0");
