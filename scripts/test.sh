@@ -95,34 +95,6 @@ ensure_tools() {
     have cc || install_missing gcc libc6-dev
 }
 
-ensure_servers() {
-    local missing=()
-    have haproxy || [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
-    # dnsmasq-base is the program alone; the package dnsmasq would add a service on port 53.
-    have dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
-    have etcd || missing+=(etcd-server)
-    # Tests of servers behind TLS make certificates.
-    have openssl || missing+=(openssl)
-    # For the tests in which the clock jumps.
-    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
-    # From which the engines of the launcher pull.
-    have docker-registry || missing+=(docker-registry)
-    # Environment files are deployed by `git push`, too.
-    have git || missing+=(git)
-    # For tests with a Docker engine of their own, which they connect by ip; from Debian 13 on the client is apart.
-    have ip || [ -x /usr/sbin/ip ] || missing+=(iproute2)
-    have dockerd || [ -x /usr/sbin/dockerd ] || missing+=(docker.io)
-    if ! have docker && apt-cache show docker-cli >/dev/null 2>&1; then
-        missing+=(docker-cli)
-    fi
-    [ ${#missing[@]} -eq 0 ] || install_without_services "${missing[@]}"
-    # Where a user who is not root runs this, Debian's PATH lacks sbin.
-    export PATH="$PATH:/usr/sbin"
-    detail "$(haproxy -v | head -n 1)"
-    detail "$(dnsmasq --version | head -n 1)"
-    detail "$(etcd --version | head -n 1)"
-}
-
 ensure_deny() {
     cargo deny --version >/dev/null 2>&1 && return 0
     detail "installing cargo-deny $CARGO_DENY with cargo (some minutes, once)"

@@ -6,11 +6,13 @@
 //! - [`etcd`], [`haproxy`], [`dnsmasq`], [`docker`], [`registry`], [`instance`]: what Mayfly works with;
 //! - [`names`], [`tls`]: host names and certificates of a test's own;
 //! - [`http`], [`load`]: requests one by one and under load;
-//! - [`mayfly`], [`world`]: the daemons, and all of it together.
+//! - [`mayfly`], [`world`]: the daemons, and all of it together;
+//! - [`faults`]: each part of it broken under load.
 
 pub mod dnsmasq;
 pub mod docker;
 pub mod etcd;
+pub mod faults;
 pub mod haproxy;
 pub mod http;
 pub mod instance;

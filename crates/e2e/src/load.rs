@@ -1,10 +1,10 @@
-//! A modest, bounded load over kept-alive connections that counts every failed request and the versions that
-//! answered: the witness of "without a failed request".
+//! A bounded load over kept-alive connections that counts every request that failed, or was answered by a version that
+//! it should not be answered by: the witness of "without a failed request".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -14,23 +14,69 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use crate::http::{Answer, Request};
 
-/// Connections of one load.
-const CONNECTIONS: usize = 4;
-/// Pause after each answer: two cores serve several tests at once, and some hundred requests a second suffice.
-const PAUSE: Duration = Duration::from_millis(4);
+/// Connections of each target of a load.
+const CONNECTIONS: u32 = 4;
+/// Requests a second of a load that a test starts beside others: two cores serve several tests at once.
+const MODEST: u32 = 800;
 /// No load runs longer, whatever the test does.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(180);
 /// An answer that takes longer has failed.
 const SLOWEST: Duration = Duration::from_secs(5);
 
-/// A load that runs until it is stopped, or for two minutes.
+/// The `service@version` that may answer, which changes while a load runs.
+#[derive(Debug, Clone, Default)]
+pub struct Expected(Arc<RwLock<Option<BTreeSet<String>>>>);
+
+impl Expected {
+    /// Whoever answers is right.
+    pub fn anyone() -> Self {
+        Self::default()
+    }
+
+    /// Only these are right.
+    pub fn only(backends: &[&str]) -> Self {
+        let expected = Self::default();
+        expected.set(backends);
+        expected
+    }
+
+    /// From now on only these are right. An answer is right if it was at its request's begin or at its end.
+    pub fn set(&self, backends: &[&str]) {
+        let all = backends.iter().map(ToString::to_string).collect();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(all);
+    }
+
+    fn has(&self, backend: &str) -> bool {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.as_ref().is_none_or(|all| all.contains(backend))
+    }
+
+    fn now(&self) -> Option<BTreeSet<String>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Where a load sends which request, and who may answer it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Where to.
+    pub to: SocketAddr,
+    /// What.
+    pub request: Request,
+    /// Who may answer.
+    pub expected: Expected,
+}
+
+/// A load that runs until it is stopped, or for three minutes.
 #[derive(Debug)]
 pub struct Load {
     workers: JoinSet<Report>,
     stop: Arc<AtomicBool>,
+    outage: Arc<AtomicBool>,
 }
 
 /// What a load has seen.
@@ -38,8 +84,11 @@ pub struct Load {
 pub struct Report {
     /// Requests sent.
     pub requests: u64,
-    /// Requests without a complete answer of status 200: when, counted from the load's start, and why.
+    /// Requests without a complete answer of status 200 from whom it was expected: when, counted from the load's start, and
+    /// why.
     pub failures: Vec<(Duration, String)>,
+    /// Requests that failed during an announced outage ([`Load::outage`]).
+    pub excused: u64,
     /// How many answers came from each `service@version`.
     pub backends: BTreeMap<String, u64>,
     /// How many answers came from each instance's address.
@@ -47,14 +96,34 @@ pub struct Report {
 }
 
 impl Load {
-    /// Begins to send `request` to `to` over four connections.
+    /// Begins to send `request` to `to`, at most 800 times a second.
     pub fn start(to: SocketAddr, request: Request) -> Self {
-        let stop = Arc::<AtomicBool>::default();
+        let expected = Expected::anyone();
+        Self::steady(vec![Target { to, request, expected }], MODEST)
+    }
+
+    /// Begins to send so many requests a second, spread evenly over the targets; fewer where answers take longer than it takes
+    /// four connections for each target to keep up.
+    pub fn steady(targets: Vec<Target>, rate: u32) -> Self {
+        let (stop, outage) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let mut workers = JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            workers.spawn(work(to, request.clone(), stop.clone()));
+        let connections = u32::try_from(targets.len()).unwrap_or(u32::MAX) * CONNECTIONS;
+        let every = Duration::from_secs(1) * connections / rate;
+        for target in targets {
+            for _ in 0..CONNECTIONS {
+                workers.spawn(work(target.clone(), every, stop.clone(), outage.clone()));
+            }
         }
-        Self { workers, stop }
+        Self {
+            workers,
+            stop,
+            outage,
+        }
+    }
+
+    /// Says that the proxy itself is down, or up again: what fails meanwhile is counted apart.
+    pub fn outage(&self, begins: bool) {
+        self.outage.store(begins, Ordering::Relaxed);
     }
 
     /// Stops it and returns what it has seen; requests under way are finished first.
@@ -65,6 +134,7 @@ impl Load {
             let part = part.expect("a worker of the load");
             total.requests += part.requests;
             total.failures.extend(part.failures);
+            total.excused += part.excused;
             for (backend, count) in part.backends {
                 *total.backends.entry(backend).or_default() += count;
             }
@@ -99,24 +169,38 @@ impl Report {
     }
 }
 
-async fn work(to: SocketAddr, request: Request, stop: Arc<AtomicBool>) -> Report {
+async fn work(target: Target, every: Duration, stop: Arc<AtomicBool>, outage: Arc<AtomicBool>) -> Report {
     let start = Instant::now();
     let mut report = Report::default();
     let mut connection: Option<SendRequest<Full<Bytes>>> = None;
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !stop.load(Ordering::Relaxed) && start.elapsed() < LONGEST {
         report.requests += 1;
-        let outcome = tokio::time::timeout(SLOWEST, exchange(to, &request, &mut connection)).await;
-        match outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {SLOWEST:?}"))) {
+        let (expected, excused) = (target.expected.now(), outage.load(Ordering::Relaxed));
+        let exchange = exchange(target.to, &target.request, &mut connection);
+        let outcome = tokio::time::timeout(SLOWEST, exchange).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {SLOWEST:?}")));
+        let checked = outcome.and_then(|(backend, instance)| {
+            let was = expected.is_none_or(|expected| expected.contains(&backend));
+            ensure!(was || target.expected.has(&backend), "wrongly answered by {backend}");
+            Ok((backend, instance))
+        });
+        match checked {
             Ok((backend, instance)) => {
                 *report.backends.entry(backend).or_default() += 1;
                 *report.instances.entry(instance).or_default() += 1;
             }
             Err(error) => {
                 connection = None;
-                report.failures.push((start.elapsed(), format!("{error:#}")));
+                if excused || outage.load(Ordering::Relaxed) {
+                    report.excused += 1;
+                } else {
+                    report.failures.push((start.elapsed(), format!("{error:#}")));
+                }
             }
         }
-        tokio::time::sleep(PAUSE).await;
+        ticks.tick().await;
     }
     report
 }
@@ -173,5 +257,35 @@ mod tests {
         .await;
         let report = load.stop().await;
         assert_eq!(report.failures.len() as u64, report.requests);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_version_is_a_failure_and_an_outage_an_excuse() {
+        let service = Service::start("backend", "0.0.1").await.unwrap();
+        let expected = Expected::only(&["backend@0.0.2"]);
+        let target = Target {
+            to: service.address(),
+            request: Request::get("backend.service", "/"),
+            expected: expected.clone(),
+        };
+        let load = Load::steady(vec![target], 200);
+        let more = async |than| {
+            crate::eventually(Duration::from_secs(5), "more requests", async || {
+                service.requests() >= than
+            })
+            .await;
+        };
+        more(20).await;
+        load.outage(true);
+        more(service.requests() + 20).await;
+        expected.set(&["backend@0.0.1"]);
+        load.outage(false);
+        more(service.requests() + 20).await;
+        let report = load.stop().await;
+        let wrong = report.failures.len() as u64;
+        assert!(wrong >= 10 && report.excused >= 10, "{report:?}");
+        assert!(report.requests >= wrong + report.excused + 10, "{report:?}");
+        let (_, why) = report.failures.first().unwrap();
+        assert_eq!(why, "wrongly answered by backend@0.0.1");
     }
 }

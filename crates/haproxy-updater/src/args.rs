@@ -218,9 +218,9 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_LOOK", value_name = "TIME", default_value = "500ms", value_parser = interval, global = true)]
     pub look: Duration,
 
-    /// How often to read all that HAProxy has and repair what somebody else has changed; with more than 12,000 rows in the
-    /// maps less often, every 5 ms for each row
-    #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "60s", value_parser = interval, global = true)]
+    /// How often to look whether somebody else has changed HAProxy, and repair it: all servers, and how many rows the maps
+    /// have; and what every row says where there are few (500 with 5s), else every 10 ms for each row
+    #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "5s", value_parser = interval, global = true)]
     pub verify: Duration,
 
     /// How often at most to let etcd know that an environment with an idle time is used; more often where a quarter of

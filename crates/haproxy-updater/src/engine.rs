@@ -1,8 +1,9 @@
 //! Keeps HAProxy in step with the routing: takes batches of changes, plans, applies, and reads everything again when
 //! anything is in doubt. It knows no etcd and decides no times; the loop around it ([`crate::updater`]) says when.
-//! Beside it: what needs a reload ([`reload`]), what the checks found ([`health`]), servers that have to wait for their connections ([`leaving`]), and what
-//! HAProxy has noted of use ([`used`]).
+//! Beside it: what needs a reload ([`reload`]), what somebody else has changed ([`glance`]), what the checks found ([`health`]),
+//! servers that have to wait for their connections ([`leaving`]), and what HAProxy has noted of use ([`used`]).
 
+pub mod glance;
 pub mod health;
 pub mod leaving;
 pub mod reload;
@@ -30,9 +31,9 @@ use crate::text::{ConfigPath, ServerName, Slot, Word};
 
 use reload::Refusal;
 
-/// Reading a row from HAProxy and comparing it takes some microseconds: a thousandth of this, for an idle router is to take
-/// next to no CPU time, however much it routes.
-const PATIENCE: Duration = Duration::from_millis(5);
+/// Reading a row from HAProxy and comparing it takes some microseconds: half a thousandth of this, for an idle router is to
+/// take next to no CPU time, however much it routes.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// What the engine is made of.
 pub struct Parts {
@@ -71,6 +72,8 @@ pub struct Engine {
     leaving: BTreeSet<(Slot, ServerName)>,
     /// Servers behind TLS that HAProxy cannot have, since it has not loaded the authorities.
     untrusted: BTreeSet<(Slot, ServerName)>,
+    /// Rows beyond those that there should be, which do no harm.
+    surplus: i64,
     refusal: Option<Refusal>,
     replaced: used::Replaced,
     /// HAProxy's version, once it has answered.
@@ -97,6 +100,7 @@ impl Engine {
             waiting: BTreeSet::new(),
             leaving: BTreeSet::new(),
             untrusted: BTreeSet::new(),
+            surplus: 0,
             refusal: None,
             replaced: used::Replaced::default(),
             version: None,
@@ -266,6 +270,7 @@ impl Engine {
 
     async fn sync(&mut self, drift: bool) -> anyhow::Result<()> {
         self.known = false;
+        self.surplus = 0;
         let info = self.parts.runtime.info().await?;
         self.version = Some(info.version);
         let fingerprint = self.parts.renderer.fingerprint(self.pool.total())?;

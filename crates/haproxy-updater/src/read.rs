@@ -73,6 +73,30 @@ pub fn map(answer: &str) -> anyhow::Result<MapRows> {
     Ok(map)
 }
 
+/// Reads the answer to `show map` without a map: the number of rows of each, by its file.
+///
+/// # Errors
+/// When it has no header, or a map without a number.
+pub fn counts(answer: &str) -> anyhow::Result<BTreeMap<String, u64>> {
+    let mut lines = answer.lines().skip_while(|line| !line.starts_with('#'));
+    lines
+        .next()
+        .with_context(|| format!("HAProxy lists no maps: {answer:.100}"))?;
+    let mut counts = BTreeMap::new();
+    for line in lines.filter(|line| !line.is_empty()) {
+        let file = line.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+        let count = line.rsplit_once("entry_cnt=").map(|(_, count)| count.trim());
+        let (Some((file, _)), Some(count)) = (file, count) else {
+            continue;
+        };
+        let count = count
+            .parse()
+            .with_context(|| format!("the number of rows of {file} is no number"))?;
+        counts.insert(file.to_owned(), count);
+    }
+    Ok(counts)
+}
+
 /// Reads the answer to `show ssl ca-file`: the names of the files that are loaded. An HAProxy without TLS does not know
 /// the command, and has none.
 pub fn ca_files(answer: &str) -> BTreeSet<String> {
@@ -290,6 +314,18 @@ mod tests {
         assert!(read.foreign);
         assert!(map("Unknown map identifier. Please use #<id> or <file>.\n").is_err());
         assert_eq!(map("\n").unwrap(), MapRows::default());
+    }
+
+    #[test]
+    fn rows_are_counted() {
+        // As HAProxy 2.6.12 answers; 3.0.11 has the same.
+        let answer = "# id (file) description\n\
+            -1 (/maps/a.map) pattern loaded from file '/maps/a.map' used by map at file '/h.cfg' line 10. curr_ver=1 next_ver=1 entry_cnt=12\n\
+            0 () acl 'path' file '/h.cfg' line 3. curr_ver=0 next_ver=0 entry_cnt=1\n\n";
+        let read = counts(answer).unwrap();
+        assert_eq!(read["/maps/a.map"], 12);
+        assert!(counts("Permission denied\n").is_err());
+        assert!(counts(&answer.replace("=12", "=x")).is_err());
     }
 
     #[test]

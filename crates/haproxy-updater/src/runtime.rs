@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::command::{self, Command, Request};
+use crate::engine::glance::Glance;
 use crate::model::{Actual, Admin, Map};
 use crate::read::{self, Info, Leaving};
 use crate::text::{ConfigPath, ServerName, Slot, Word};
@@ -149,6 +150,20 @@ impl Runtime {
             }
         }
         Ok(actual)
+    }
+
+    /// The servers, and how many rows there are.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn glance(&self) -> Result<Glance, Trouble> {
+        let servers = understand(read::servers(&self.socket.ask("show servers state\n").await?))?;
+        let counts = understand(read::counts(&self.socket.ask("show map\n").await?))?;
+        let ours = Map::ALL
+            .into_iter()
+            .filter(|map| !matches!(map, Map::Uses | Map::Witness));
+        let rows = ours.filter_map(|map| counts.get(&map.path(&self.maps))).sum();
+        Ok(Glance { rows, servers })
     }
 
     /// Runs commands in order, and plays each on `actual` when HAProxy has taken it. Stops at the first that it

@@ -47,7 +47,7 @@ const MOST_MISSING: usize = 20;
 pub struct Times {
     /// How often to look whether HAProxy is still the same process.
     pub look: Duration,
-    /// How often to read all that it has.
+    /// How often to look whether somebody else has changed it.
     pub verify: Duration,
 }
 
@@ -138,9 +138,10 @@ impl Updater {
     pub async fn run(mut self, mut watch: Watch, shutdown: &Shutdown) -> anyhow::Result<()> {
         let mut look = interval(self.times.look);
         let mut verified_at = Instant::now();
+        let mut verify = interval(self.times.verify);
         let mut relocate = interval(RELOCATE);
         let mut judge = interval(JUDGE);
-        for ticks in [&mut look, &mut relocate, &mut judge] {
+        for ticks in [&mut look, &mut verify, &mut relocate, &mut judge] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut see_off = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
@@ -149,8 +150,6 @@ impl Updater {
             let write_at = self
                 .stale
                 .map(|(first, last)| (first + STALE).min(last + QUIET).max(self.next_write));
-            // By the rows that there are now: their number may have grown since it was read last.
-            let verify_at = verified_at + self.times.verify.max(self.engine.patience());
             tokio::select! {
                 () = shutdown.begun() => break,
                 batch = watch.next_batch_coalesced() => {
@@ -171,10 +170,20 @@ impl Updater {
                     }
                 }
                 _ = look.tick() => self.look().await,
-                () = sleep_until(verify_at), if self.engine.in_step() => {
-                    let verified = self.engine.verify().await;
-                    self.conclude(verified);
-                    verified_at = Instant::now();
+                _ = verify.tick(), if self.engine.in_step() => {
+                    // By the rows that there are now: their number may have grown since they were read last.
+                    if verified_at.elapsed() < self.engine.patience() {
+                        match self.engine.glance().await {
+                            // There is nothing new to tell.
+                            Ok(false) => {}
+                            Ok(true) => self.conclude(Ok(())),
+                            Err(error) => self.conclude(Err(error)),
+                        }
+                    } else {
+                        let verified = self.engine.verify().await;
+                        self.conclude(verified);
+                        verified_at = Instant::now();
+                    }
                 }
                 _ = judge.tick(), if self.engine.in_step() && self.guard.held_instances().next().is_some() => self.judge().await,
                 _ = relocate.tick() => self.relocate().await,

@@ -458,3 +458,35 @@ async fn a_backend_that_nobody_needs_gives_its_slot_back() {
         "HTTP/2.0"
     );
 }
+
+#[tokio::test]
+async fn a_glance_finds_what_somebody_else_has_changed() {
+    let mut router = Router::new(&["--slots", "4"]);
+    let instance = Service::start("a", "1").await.unwrap();
+    router.instance("a@1", instance.address());
+    router.environment("prod", None, &["a@1/"]);
+    router.run().await;
+    let edge = router.path("maps/edge.map");
+    assert!(!router.engine.glance().await.unwrap(), "nothing was changed");
+    for damage in [
+        format!("set server slot-1/{} state maint", instance.address()),
+        format!("set server slot-1/{} weight 7", instance.address()),
+        format!("del map {edge} www-prod"),
+        format!("add map {edge} www-ghost prod"),
+    ] {
+        router.ask(&damage).await.unwrap();
+        assert!(router.engine.glance().await.unwrap(), "not seen: {damage}");
+        let answer = router.outside("www-prod.x", "/").await;
+        assert_eq!(answer.backend().unwrap(), "a@1", "after {damage}");
+        assert_eq!(router.outside("www-ghost.x", "/").await.status, 404);
+        assert!(!router.engine.glance().await.unwrap(), "repaired: {damage}");
+    }
+    assert_eq!(router.engine.metrics().drift_repairs.get(), 4);
+    // A row that stands there twice does no harm, and is looked into once.
+    router.ask(&format!("add map {edge} www-prod prod")).await.unwrap();
+    assert!(router.engine.glance().await.unwrap());
+    assert!(!router.engine.glance().await.unwrap());
+    router.ask(&format!("del map {edge} www-prod")).await.unwrap();
+    assert!(router.engine.glance().await.unwrap());
+    assert_eq!(router.outside("www-prod.x", "/").await.backend().unwrap(), "a@1");
+}

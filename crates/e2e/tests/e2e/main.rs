@@ -16,6 +16,7 @@ mod edge;
 mod environment_files;
 mod explain;
 mod extends;
+mod faults;
 mod git;
 mod guard;
 mod idle;

@@ -1,0 +1,117 @@
+//! What can break, broken under a steady load whose every answer is checked: the cases of RELIABILITY.md. `scripts/faults.sh`
+//! runs them in full length, and `crates/e2e/tests/e2e/faults.rs` each of them in a short form.
+//!
+//! - [`stage`]: a whole Mayfly with the load on it, and what a case has seen;
+//! - one module for each thing that breaks.
+
+mod etcd;
+mod haproxy;
+pub mod stage;
+mod updater;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use stage::Outcome;
+
+/// How long the faults last, and how much load there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// Some seconds and a modest load, beside other tests.
+    Short,
+    /// As the promise says, alone on the machine.
+    Full,
+}
+
+impl Length {
+    /// `short` or `full`, whichever it is.
+    pub fn pick<T>(self, short: T, full: T) -> T {
+        match self {
+            Self::Short => short,
+            Self::Full => full,
+        }
+    }
+
+    /// [`Length::pick`] in seconds.
+    pub fn seconds(self, short: u64, full: u64) -> Duration {
+        Duration::from_secs(self.pick(short, full))
+    }
+}
+
+type Run = Pin<Box<dyn Future<Output = Result<Outcome>>>>;
+
+/// One fault, and how to make it.
+pub struct Fault {
+    /// The name of its test.
+    pub name: &'static str,
+    /// What breaks, for the table.
+    pub what: &'static str,
+    run: Box<dyn Fn(Length) -> Run>,
+}
+
+impl Fault {
+    fn new<F: Future<Output = Result<Outcome>> + 'static>(
+        name: &'static str,
+        what: &'static str,
+        run: impl Fn(Length) -> F + 'static,
+    ) -> Self {
+        let run = Box::new(move |length| -> Run { Box::pin(run(length)) });
+        Self { name, what, run }
+    }
+
+    /// Makes it, and returns what was seen.
+    ///
+    /// # Errors
+    /// When the case could not be staged.
+    ///
+    /// # Panics
+    /// When something does not come to pass that the case waits for.
+    pub async fn run(&self, length: Length) -> Result<Outcome> {
+        (self.run)(length).await
+    }
+}
+
+/// Every fault, in the order of RELIABILITY.md.
+pub fn all() -> Vec<Fault> {
+    vec![
+        Fault::new("etcd_killed", "etcd killed for 60 s, started again", etcd::killed),
+        Fault::new("etcd_frozen", "etcd frozen for 30 s", etcd::frozen),
+        Fault::new(
+            "etcd_compacted",
+            "etcd compacted while a daemon is cut off",
+            etcd::compacted,
+        ),
+        Fault::new("etcd_emptied", "etcd's data lost", etcd::emptied),
+        Fault::new(
+            "haproxy_killed",
+            "HAProxy killed and restarted, three times",
+            haproxy::killed,
+        ),
+        Fault::new(
+            "haproxy_changed",
+            "HAProxy reloaded and changed behind the updater's back",
+            haproxy::changed,
+        ),
+        Fault::new(
+            "updater_killed",
+            "haproxy-updater killed at 20 random points of applying",
+            updater::killed,
+        ),
+    ]
+}
+
+/// Runs one fault in its short form and checks what was seen.
+///
+/// # Panics
+/// When there is none of this name, or a promise was not kept.
+pub async fn check(name: &str) {
+    let all = all();
+    let fault = all.iter().find(|fault| fault.name == name);
+    let fault = fault.expect("a fault of this name");
+    let outcome = fault.run(Length::Short).await.expect("a fault that can be staged");
+    let broken = outcome.broken(Length::Short);
+    assert!(broken.is_empty(), "{broken:#?}");
+}

@@ -1,0 +1,30 @@
+//! Every fault in its short form. `scripts/faults.sh` runs the same in full length.
+
+use mayfly_e2e::faults;
+
+macro_rules! tests {
+    ($($name:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                faults::check(stringify!($name)).await;
+            }
+        )*
+
+        #[test]
+        fn each_fault_has_a_test() {
+            let all: Vec<_> = faults::all().iter().map(|fault| fault.name).collect();
+            assert_eq!(all, [$(stringify!($name)),*]);
+        }
+    };
+}
+
+tests! {
+    etcd_killed
+    etcd_frozen
+    etcd_compacted
+    etcd_emptied
+    haproxy_killed
+    haproxy_changed
+    updater_killed
+}
