@@ -111,7 +111,10 @@ pub async fn check(name: &str) {
     let all = all();
     let fault = all.iter().find(|fault| fault.name == name);
     let fault = fault.expect("a fault of this name");
-    let outcome = fault.run(Length::Short).await.expect("a fault that can be staged");
+    let outcome = fault
+        .run(Length::Short)
+        .await
+        .expect("a fault that can be staged");
     let broken = outcome.broken(Length::Short);
     assert!(broken.is_empty(), "{broken:#?}");
 }

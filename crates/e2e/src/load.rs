@@ -99,7 +99,14 @@ impl Load {
     /// Begins to send `request` to `to`, at most 800 times a second.
     pub fn start(to: SocketAddr, request: Request) -> Self {
         let expected = Expected::anyone();
-        Self::steady(vec![Target { to, request, expected }], MODEST)
+        Self::steady(
+            vec![Target {
+                to,
+                request,
+                expected,
+            }],
+            MODEST,
+        )
     }
 
     /// Begins to send so many requests a second, spread evenly over the targets; fewer where answers take longer than it takes
@@ -183,7 +190,10 @@ async fn work(target: Target, every: Duration, stop: Arc<AtomicBool>, outage: Ar
         let outcome = outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {SLOWEST:?}")));
         let checked = outcome.and_then(|(backend, instance)| {
             let was = expected.is_none_or(|expected| expected.contains(&backend));
-            ensure!(was || target.expected.has(&backend), "wrongly answered by {backend}");
+            ensure!(
+                was || target.expected.has(&backend),
+                "wrongly answered by {backend}"
+            );
             Ok((backend, instance))
         });
         match checked {

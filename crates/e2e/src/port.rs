@@ -2,8 +2,12 @@
 //! 127.64.0.0/10, derived from its process id, and hands out ports there; so tests run side by side without a
 //! race between finding a free port and using it, and without meeting what listens on 127.0.0.1.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
 
 /// Below the range from which Linux takes local ports for outgoing connections (32768 and up).
 const FIRST: u16 = 20_000;
@@ -48,6 +52,25 @@ pub fn free_at(ip: IpAddr) -> SocketAddr {
     }
 }
 
+/// Listens on an address that [`free`] gave. A process that another thread is starting holds a copy of the socket with which
+/// that found the port to be free, from its fork until its exec: for so long the address is in use.
+///
+/// # Errors
+/// When it still is after a second, or cannot be listened on.
+pub fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let start = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse && start.elapsed() < Duration::from_secs(1) =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.with_context(|| format!("listen on {address}")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +81,13 @@ mod tests {
         assert_ne!(a, b);
         TcpListener::bind(a).unwrap();
         UdpSocket::bind(b).unwrap();
+        let held = listen(b).unwrap();
+        let soon = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(30));
+            drop(held);
+        });
+        listen(b).unwrap();
+        soon.join().unwrap();
         assert!(a.ip().is_loopback() && another_ip().is_loopback());
     }
 }

@@ -483,7 +483,10 @@ async fn a_glance_finds_what_somebody_else_has_changed() {
     }
     assert_eq!(router.engine.metrics().drift_repairs.get(), 4);
     // A row that stands there twice does no harm, and is looked into once.
-    router.ask(&format!("add map {edge} www-prod prod")).await.unwrap();
+    router
+        .ask(&format!("add map {edge} www-prod h-prod"))
+        .await
+        .unwrap();
     assert!(router.engine.glance().await.unwrap());
     assert!(!router.engine.glance().await.unwrap());
     router.ask(&format!("del map {edge} www-prod")).await.unwrap();

@@ -20,7 +20,11 @@ pub async fn killed(length: Length) -> Result<Outcome> {
     let mut stage = Stage::start(length, TTL).await?;
     on_disk(&stage, "1.0.0").await;
     for round in 0..length.pick(1, 3) {
-        let (from, to) = if round % 2 == 0 { ("1.0.0", "2.0.0") } else { ("2.0.0", "1.0.0") };
+        let (from, to) = if round % 2 == 0 {
+            ("1.0.0", "2.0.0")
+        } else {
+            ("2.0.0", "1.0.0")
+        };
         stage.outage(true);
         stage.world.haproxy.kill9().await?;
         stage.change(from, to);
@@ -28,7 +32,10 @@ pub async fn killed(length: Length) -> Result<Outcome> {
         let since = Instant::now();
         // At once, from the files: dev has not changed.
         let answer = stage.world.get(DEV, "/").await?.backend()?;
-        ensure!(answer == "web@2.0.0", "right after its start HAProxy answers {answer}");
+        ensure!(
+            answer == "web@2.0.0",
+            "right after its start HAProxy answers {answer}"
+        );
         stage.outage(false);
         stage.converges(to, since, ANEW).await;
         on_disk(&stage, to).await;
@@ -54,7 +61,8 @@ pub async fn changed(length: Length) -> Result<Outcome> {
     on_disk(&stage, "1.0.0").await;
     stage.change("1.0.0", "2.0.0");
     stage.converges("2.0.0", Instant::now(), ANEW).await;
-    // What this run-time change made is perhaps in no file yet.
+    // This change is perhaps in no file yet, from which the new process answers until it is brought in step.
+    stage.www.set(&["web@1.0.0", "web@2.0.0"]);
     stage.world.haproxy.reload().await?;
     stage.converges("2.0.0", Instant::now(), ANEW).await;
     let servers = stage.world.haproxy.servers().await?;
@@ -74,16 +82,23 @@ pub async fn changed(length: Length) -> Result<Outcome> {
         stage.outage(true);
         stage.world.haproxy.ask(&damage).await?;
         stage
-            .sees(&format!("repaired: {damage}"), Instant::now(), REPAIRED, async |stage| {
-                for host in [WWW, DEV] {
-                    let found = stage.world.get(host, "/").await?.backend()?;
-                    ensure!(found == "web@2.0.0", "{host} is answered by {found}");
-                }
-                Ok(())
-            })
+            .sees(
+                &format!("repaired: {damage}"),
+                Instant::now(),
+                REPAIRED,
+                async |stage| {
+                    for host in [WWW, DEV] {
+                        let found = stage.world.get(host, "/").await?.backend()?;
+                        ensure!(found == "web@2.0.0", "{host} is answered by {found}");
+                    }
+                    Ok(())
+                },
+            )
             .await;
         stage.outage(false);
     }
-    stage.says(&["WARN", "haproxy was changed by somebody else: repairing it"]).await;
+    stage
+        .says(&["WARN", "haproxy was changed by somebody else: repairing it"])
+        .await;
     Ok(stage.end().await)
 }

@@ -73,7 +73,12 @@ impl Stage {
     /// When a part does not start.
     pub async fn on(world: World, admin: SocketAddr, length: Length, ttl: &str) -> Result<Self> {
         let mut instances = Vec::new();
-        for (service, version) in [("web", "1.0.0"), ("web", "1.0.0"), ("web", "2.0.0"), ("api", "1.0.0")] {
+        for (service, version) in [
+            ("web", "1.0.0"),
+            ("web", "1.0.0"),
+            ("web", "2.0.0"),
+            ("api", "1.0.0"),
+        ] {
             instances.push(world.killable(service, version, &["--ttl", ttl]).await?);
         }
         world.save("prod.yaml", &prod("1.0.0"));
@@ -87,7 +92,11 @@ impl Stage {
         let www = Expected::only(&["web@1.0.0"]);
         let target = |to, request, backend: Option<&str>| {
             let expected = backend.map_or_else(|| www.clone(), |backend| Expected::only(&[backend]));
-            Target { to, request, expected }
+            Target {
+                to,
+                request,
+                expected,
+            }
         };
         let inside = Request::get("api.service", "/").header("x-mayfly", "dev");
         let targets = vec![
@@ -124,11 +133,16 @@ impl Stage {
     /// When it never is.
     pub async fn converges(&mut self, version: &str, since: Instant, within: Duration) {
         let backend = format!("web@{version}");
-        self.sees(&format!("{WWW} is answered by {backend}"), since, within, async |stage| {
-            let found = stage.world.get(WWW, "/").await?.backend()?;
-            ensure!(found == backend, "{found} answers");
-            Ok(())
-        })
+        self.sees(
+            &format!("{WWW} is answered by {backend}"),
+            since,
+            within,
+            async |stage| {
+                let found = stage.world.get(WWW, "/").await?.backend()?;
+                ensure!(found == backend, "{found} answers");
+                Ok(())
+            },
+        )
         .await;
         self.www.set(&[&backend]);
     }

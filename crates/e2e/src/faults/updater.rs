@@ -21,22 +21,41 @@ pub async fn killed(length: Length) -> Result<Outcome> {
     let mut stage = Stage::start(length, TTL).await?;
     let mut passing = Vec::new();
     for round in 0..length.pick(3, 20) {
-        let (from, to) = if round % 2 == 0 { ("1.0.0", "2.0.0") } else { ("2.0.0", "1.0.0") };
+        let (from, to) = if round % 2 == 0 {
+            ("1.0.0", "2.0.0")
+        } else {
+            ("2.0.0", "1.0.0")
+        };
         let kill_at = STORM * (RandomState::new().hash_one(round) % 100) as u32 / 100;
         let start = Instant::now();
         let mut killed = false;
         stage.change(from, to);
         // Backends come and go, and with them slots and servers; environments with them.
-        passing = storm(&mut stage, round, passing, || start.elapsed() >= kill_at, &mut killed).await?;
+        passing = storm(
+            &mut stage,
+            round,
+            passing,
+            || start.elapsed() >= kill_at,
+            &mut killed,
+        )
+        .await?;
         if !killed {
-            stage.world.updater.as_mut().context("an updater")?.kill9().await?;
+            stage
+                .world
+                .updater
+                .as_mut()
+                .context("an updater")?
+                .kill9()
+                .await?;
         }
         stage.world.start_updater()?;
         let since = Instant::now();
         stage.converges(to, since, ANEW).await;
         let wanted = passing.len();
         stage
-            .sees("every slot is as it should be", since, ANEW, async |stage| slots(stage, wanted).await)
+            .sees("every slot is as it should be", since, ANEW, async |stage| {
+                slots(stage, wanted).await
+            })
             .await;
     }
     Ok(stage.end().await)
@@ -53,21 +72,34 @@ async fn storm(
     let mut new = Vec::new();
     for number in 0..3 {
         let version = format!("9.{round}.{number}");
-        let key = format!("/mayfly/backends/web/{version}/127.0.0.1:{}", 10_000 + round * 3 + number);
+        let key = format!(
+            "/mayfly/backends/web/{version}/127.0.0.1:{}",
+            10_000 + round * 3 + number
+        );
         let address = key.rsplit('/').next().context("an address")?;
         // By hand, so that it takes no time: nobody has to answer there.
-        stage.world.etcd.put(&key, &format!(r#"{{"address": "{address}"}}"#)).await?;
+        stage
+            .world
+            .etcd
+            .put(&key, &format!(r#"{{"address": "{address}"}}"#))
+            .await?;
         stage.world.save(
             &format!("passing-{number}.yaml"),
             &format!("{{name: passing-{number}, services: [{{name: web, version: {version}, route: /}}]}}"),
         );
         new.push(key);
-        for key in old.get(number) {
+        if let Some(key) = old.get(number) {
             stage.world.etcd.delete(key).await?;
         }
         tokio::time::sleep(STORM / 8).await;
         if is_time() && !std::mem::replace(killed, true) {
-            stage.world.updater.as_mut().context("an updater")?.kill9().await?;
+            stage
+                .world
+                .updater
+                .as_mut()
+                .context("an updater")?
+                .kill9()
+                .await?;
         }
     }
     Ok(new)
@@ -84,8 +116,14 @@ async fn slots(stage: &Stage, passing: usize) -> Result<()> {
         let (slot, _) = name.split_once('/').context("a slot")?;
         *per_slot.entry(slot).or_default() += 1;
     }
-    let leaked: Vec<_> = per_slot.keys().filter(|slot| !rows.values().any(|used| used == **slot)).collect();
-    ensure!(leaked.is_empty(), "servers in slots of nobody: {leaked:?} of {servers:?}");
+    let leaked: Vec<_> = per_slot
+        .keys()
+        .filter(|slot| !rows.values().any(|used| used == **slot))
+        .collect();
+    ensure!(
+        leaked.is_empty(),
+        "servers in slots of nobody: {leaked:?} of {servers:?}"
+    );
     let backends = stage.world.etcd.list("/mayfly/backends/").await?;
     ensure!(
         servers.len() == backends.len() && rows.len() == 3 + passing,

@@ -43,7 +43,8 @@ impl Engine {
     }
 
     fn looks_right(&self, glance: &Glance) -> bool {
-        self.surplus(glance) == self.surplus && self.settled(&self.actual.servers) == self.settled(&glance.servers)
+        self.surplus(glance) == self.surplus
+            && self.settled(&self.actual.servers) == self.settled(&glance.servers)
     }
 
     /// How many rows there are beyond those that there should be.

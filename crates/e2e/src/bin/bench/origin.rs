@@ -67,8 +67,7 @@ impl Origin {
     /// # Errors
     /// When the address cannot be bound.
     pub fn open_at(&self, address: SocketAddr, service: &str, version: &str) -> Result<Instance> {
-        let listener =
-            std::net::TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
+        let listener = port::listen(address)?;
         listener.set_nonblocking(true).context("set up a listener")?;
         let who: Arc<str> = format!("{service}@{version} {address}").into();
         let _inside = self.handle.enter();

@@ -31,8 +31,13 @@ fn known(name: &str) -> Result<String, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let length = if arguments.short { Length::Short } else { Length::Full };
-    let wanted = |fault: &Fault| arguments.faults.is_empty() || arguments.faults.iter().any(|name| name == fault.name);
+    let length = if arguments.short {
+        Length::Short
+    } else {
+        Length::Full
+    };
+    let wanted =
+        |fault: &Fault| arguments.faults.is_empty() || arguments.faults.iter().any(|name| name == fault.name);
     let start = Instant::now();
     let mut rows = vec![
         "| fault | requests | failed | time to converge | promise |".to_owned(),
@@ -80,7 +85,11 @@ fn row(what: &str, outcome: Result<Outcome>, length: Length) -> (String, bool) {
         }
     };
     let broken = outcome.broken(length);
-    let told = if broken.is_empty() { "kept".to_owned() } else { format!("**broken**: {}", broken.join("; ")) };
+    let told = if broken.is_empty() {
+        "kept".to_owned()
+    } else {
+        format!("**broken**: {}", broken.join("; "))
+    };
     let report = &outcome.report;
     let excused = match report.excused {
         0 => String::new(),
