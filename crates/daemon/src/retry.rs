@@ -17,9 +17,10 @@ pub struct Backoff {
 }
 
 impl Default for Backoff {
-    /// At once, then about 100 ms, growing to at most 5 s.
+    /// At once, then about 100 ms, growing to at most 1 s: what changed during an outage of etcd is to be in effect within 2 s
+    /// of its end, and the changes of a daemon may wait for those of another.
     fn default() -> Self {
-        Self::new(Duration::from_millis(100), Duration::from_secs(5))
+        Self::new(Duration::from_millis(100), Duration::from_secs(1))
     }
 }
 

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::Length;
 use super::stage::{DEV, Outcome, Stage, WWW};
-use crate::eventually;
+use crate::world::World;
+use crate::{eventually, port};
 
 /// Leases play no part here.
 const TTL: &str = "10s";
@@ -57,7 +58,10 @@ async fn on_disk(stage: &Stage, version: &str) {
 
 /// Somebody reloads it, disables servers, and deletes, adds and changes rows.
 pub async fn changed(length: Length) -> Result<Outcome> {
-    let mut stage = Stage::start(length, TTL).await?;
+    let admin = port::free();
+    let arguments = ["--admin", &admin.to_string(), "--verify", length.pick("1s", "5s")];
+    let world = World::start_with(&arguments).await?;
+    let mut stage = Stage::on(world, admin, length, TTL).await?;
     on_disk(&stage, "1.0.0").await;
     stage.change("1.0.0", "2.0.0");
     stage.converges("2.0.0", Instant::now(), ANEW).await;
@@ -82,18 +86,13 @@ pub async fn changed(length: Length) -> Result<Outcome> {
         stage.outage(true);
         stage.world.haproxy.ask(&damage).await?;
         stage
-            .sees(
-                &format!("repaired: {damage}"),
-                Instant::now(),
-                REPAIRED,
-                async |stage| {
-                    for host in [WWW, DEV] {
-                        let found = stage.world.get(host, "/").await?.backend()?;
-                        ensure!(found == "web@2.0.0", "{host} is answered by {found}");
-                    }
-                    Ok(())
-                },
-            )
+            .sees("repaired", Instant::now(), REPAIRED, async |stage| {
+                for host in [WWW, DEV] {
+                    let found = stage.world.get(host, "/").await?.backend()?;
+                    ensure!(found == "web@2.0.0", "{host} is answered by {found}");
+                }
+                Ok(())
+            })
             .await;
         stage.outage(false);
     }

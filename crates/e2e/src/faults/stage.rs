@@ -38,12 +38,13 @@ pub struct Stage {
     /// How long this is to last.
     pub length: Length,
     load: Load,
-    converged: Vec<Converged>,
+    seen: Vec<Seen>,
 }
 
-/// A time to converge, and the promise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Converged {
+/// Something that came to pass, how long it took, and how long it may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    what: String,
     took: Duration,
     within: Duration,
 }
@@ -53,7 +54,7 @@ struct Converged {
 pub struct Outcome {
     /// What the load has seen.
     pub report: Report,
-    converged: Vec<Converged>,
+    seen: Vec<Seen>,
 }
 
 impl Stage {
@@ -112,7 +113,7 @@ impl Stage {
             admin,
             length,
             load,
-            converged: Vec::new(),
+            seen: Vec::new(),
         })
     }
 
@@ -133,16 +134,11 @@ impl Stage {
     /// When it never is.
     pub async fn converges(&mut self, version: &str, since: Instant, within: Duration) {
         let backend = format!("web@{version}");
-        self.sees(
-            &format!("{WWW} is answered by {backend}"),
-            since,
-            within,
-            async |stage| {
-                let found = stage.world.get(WWW, "/").await?.backend()?;
-                ensure!(found == backend, "{found} answers");
-                Ok(())
-            },
-        )
+        self.sees("changes in effect", since, within, async |stage| {
+            let found = stage.world.get(WWW, "/").await?.backend()?;
+            ensure!(found == backend, "{found} answers");
+            Ok(())
+        })
         .await;
         self.www.set(&[&backend]);
     }
@@ -161,7 +157,8 @@ impl Stage {
         let this = &*self;
         eventually(AT_LAST, what, async || condition(this).await).await;
         let took = since.elapsed();
-        self.converged.push(Converged { took, within });
+        let what = what.to_owned();
+        self.seen.push(Seen { what, took, within });
     }
 
     /// Says that HAProxy itself is down, or up again.
@@ -200,7 +197,7 @@ impl Stage {
     pub async fn end(self) -> Outcome {
         Outcome {
             report: self.load.stop().await,
-            converged: self.converged,
+            seen: self.seen,
         }
     }
 }
@@ -213,9 +210,18 @@ fn prod(web: &str) -> String {
 }
 
 impl Outcome {
-    /// The longest time to converge.
-    pub fn converged(&self) -> Option<Duration> {
-        self.converged.iter().map(|one| one.took).max()
+    /// What came to pass, as `what in 0.12 s`, the slowest of each kind.
+    pub fn seen(&self) -> Vec<String> {
+        let mut slowest: Vec<(&str, Duration)> = Vec::new();
+        for Seen { what, took, .. } in &self.seen {
+            match slowest.iter_mut().find(|(other, _)| other == what) {
+                Some((_, most)) => *most = (*most).max(*took),
+                None => slowest.push((what, *took)),
+            }
+        }
+        let told = slowest.iter();
+        told.map(|(what, took)| format!("{what} in {:.2} s", took.as_secs_f64()))
+            .collect()
     }
 
     /// The promises that were not kept.
@@ -228,9 +234,9 @@ impl Outcome {
                 self.report.requests
             ));
         }
-        for Converged { took, within } in &self.converged {
+        for Seen { what, took, within } in &self.seen {
             if *took > *within * length.pick(BUSY, 1) {
-                broken.push(format!("converged after {took:?}, not within {within:?}"));
+                broken.push(format!("{what} in {took:?}, not within {within:?}"));
             }
         }
         broken

@@ -13,12 +13,13 @@ use super::stage::{Outcome, Stage};
 const TTL: &str = "10s";
 /// An updater that was started anew is in step.
 const ANEW: Duration = Duration::from_secs(1);
-/// Changes before the kill come in this time, and the kill is somewhere in it.
-const STORM: Duration = Duration::from_millis(400);
+/// The changes of a round come in this time, and the kill is somewhere in it.
+const STORM: Duration = Duration::from_millis(200);
 
 /// Killed at random points while many changes arrive, and started again by its supervisor.
 pub async fn killed(length: Length) -> Result<Outcome> {
     let mut stage = Stage::start(length, TTL).await?;
+    let worker = stage.world.haproxy.worker().await?;
     let mut passing = Vec::new();
     for round in 0..length.pick(3, 20) {
         let (from, to) = if round % 2 == 0 {
@@ -26,81 +27,48 @@ pub async fn killed(length: Length) -> Result<Outcome> {
         } else {
             ("2.0.0", "1.0.0")
         };
-        let kill_at = STORM * (RandomState::new().hash_one(round) % 100) as u32 / 100;
-        let start = Instant::now();
-        let mut killed = false;
         stage.change(from, to);
-        // Backends come and go, and with them slots and servers; environments with them.
-        passing = storm(
-            &mut stage,
-            round,
-            passing,
-            || start.elapsed() >= kill_at,
-            &mut killed,
-        )
-        .await?;
-        if !killed {
-            stage
-                .world
-                .updater
-                .as_mut()
-                .context("an updater")?
-                .kill9()
-                .await?;
-        }
+        let mut updater = stage.world.updater.take().context("an updater")?;
+        let kill = async {
+            tokio::time::sleep(STORM * (RandomState::new().hash_one(round) % 1_000) as u32 / 1_000).await;
+            updater.kill9().await
+        };
+        let (killed, came) = tokio::join!(kill, storm(&stage, round, &passing));
+        killed?;
+        passing = came?;
         stage.world.start_updater()?;
         let since = Instant::now();
         stage.converges(to, since, ANEW).await;
         let wanted = passing.len();
-        stage
-            .sees("every slot is as it should be", since, ANEW, async |stage| {
-                slots(stage, wanted).await
-            })
-            .await;
+        let right = async |stage: &Stage| slots(stage, wanted).await;
+        stage.sees("slots right", since, ANEW, right).await;
     }
+    ensure!(
+        stage.world.haproxy.worker().await? == worker,
+        "HAProxy was reloaded"
+    );
     Ok(stage.end().await)
 }
 
-/// Three instances of versions never seen come with an environment each, and those of the last round go.
-async fn storm(
-    stage: &mut Stage,
-    round: usize,
-    old: Vec<String>,
-    is_time: impl Fn() -> bool,
-    killed: &mut bool,
-) -> Result<Vec<String>> {
+/// Three instances of versions never seen come with an environment each, and those of the last round go: backends, slots,
+/// servers and rows of all kinds change. Returns the keys of the instances.
+async fn storm(stage: &Stage, round: usize, old: &[String]) -> Result<Vec<String>> {
+    let etcd = &stage.world.etcd;
     let mut new = Vec::new();
     for number in 0..3 {
         let version = format!("9.{round}.{number}");
-        let key = format!(
-            "/mayfly/backends/web/{version}/127.0.0.1:{}",
-            10_000 + round * 3 + number
-        );
-        let address = key.rsplit('/').next().context("an address")?;
+        let address = format!("127.0.0.1:{}", 10_000 + round * 3 + number);
+        let key = format!("/mayfly/backends/web/{version}/{address}");
         // By hand, so that it takes no time: nobody has to answer there.
-        stage
-            .world
-            .etcd
-            .put(&key, &format!(r#"{{"address": "{address}"}}"#))
-            .await?;
-        stage.world.save(
-            &format!("passing-{number}.yaml"),
-            &format!("{{name: passing-{number}, services: [{{name: web, version: {version}, route: /}}]}}"),
-        );
+        etcd.put(&key, &format!(r#"{{"address": "{address}"}}"#)).await?;
+        let environment =
+            format!("{{name: passing-{number}, services: [{{name: web, version: {version}, route: /}}]}}");
+        stage.world.save(&format!("passing-{number}.yaml"), &environment);
         new.push(key);
         if let Some(key) = old.get(number) {
-            stage.world.etcd.delete(key).await?;
+            etcd.delete(key).await?;
         }
-        tokio::time::sleep(STORM / 8).await;
-        if is_time() && !std::mem::replace(killed, true) {
-            stage
-                .world
-                .updater
-                .as_mut()
-                .context("an updater")?
-                .kill9()
-                .await?;
-        }
+        tokio::time::sleep(STORM / 4).await;
     }
     Ok(new)
 }

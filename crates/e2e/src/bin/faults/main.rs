@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -95,15 +95,11 @@ fn row(what: &str, outcome: Result<Outcome>, length: Length) -> (String, bool) {
         0 => String::new(),
         excused => format!(" (and {excused} while HAProxy was down)"),
     };
-    let converged = outcome.converged().map(seconds).unwrap_or_default();
+    let seen = outcome.seen().join(", ");
     let row = format!(
-        "| {what} | {} | {}{excused} | {converged} | {told} |",
+        "| {what} | {} | {}{excused} | {seen} | {told} |",
         report.requests,
         report.failures.len()
     );
     (row, broken.is_empty())
-}
-
-fn seconds(time: Duration) -> String {
-    format!("{:.2} s", time.as_secs_f64())
 }
