@@ -219,8 +219,8 @@ pub struct Options {
     pub look: Duration,
 
     /// How often to look whether somebody else has changed HAProxy, and repair it: all servers, and how many rows the maps
-    /// have; and what every row says where there are few (500 with 5s), else every 10 ms for each row
-    #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "5s", value_parser = interval, global = true)]
+    /// have; and what every row says where there are few (400 with 4s), else every 10 ms for each row
+    #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "4s", value_parser = interval, global = true)]
     pub verify: Duration,
 
     /// How often at most to let etcd know that an environment with an idle time is used; more often where a quarter of

@@ -59,7 +59,7 @@ async fn on_disk(stage: &Stage, version: &str) {
 /// Somebody reloads it, disables servers, and deletes, adds and changes rows.
 pub async fn changed(length: Length) -> Result<Outcome> {
     let admin = port::free();
-    let arguments = ["--admin", &admin.to_string(), "--verify", length.pick("1s", "5s")];
+    let arguments = ["--admin", &admin.to_string(), "--verify", length.pick("1s", "4s")];
     let world = World::start_with(&arguments).await?;
     let mut stage = Stage::on(world, admin, length, TTL).await?;
     on_disk(&stage, "1.0.0").await;
