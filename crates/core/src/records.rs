@@ -51,6 +51,14 @@ pub struct Environment {
 }
 
 impl Environment {
+    /// Gives back the room that its lists have grown beyond what they hold, for who keeps many.
+    pub fn shrink(&mut self) {
+        self.services.shrink_to_fit();
+        for service in &mut self.services {
+            service.routes.shrink_to_fit();
+        }
+    }
+
     /// Whether two records ask for the same, wherever they come from and whatever became of them.
     pub fn asks_for_the_same(&self, other: &Self) -> bool {
         let Self {

@@ -225,6 +225,7 @@ impl Library {
         let mut by_name = HashMap::with_capacity(found.len());
         for found in found {
             let mut environment = found.environment;
+            environment.shrink();
             environment.source = Some(Source {
                 registrar: self.node.clone(),
                 file: name.to_owned(),

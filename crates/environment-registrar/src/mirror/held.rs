@@ -88,6 +88,7 @@ pub(super) fn split(
     match parsed {
         Ok(mut environment) => {
             let life = environment.life.take();
+            environment.shrink();
             (Ok(Arc::new(environment)), life)
         }
         Err(error) => (Err(error.to_string()), None),
