@@ -102,6 +102,26 @@ mod tests {
     }
 
     #[test]
+    fn names_stay_when_the_last_environment_goes_until_there_is_one() {
+        let environment = |service: &str| {
+            format!(
+                r#"{{"name": "dev", "prefix": "www-dev", "header": "dev", "services": [{{"name": "{service}", "version": "1"}}]}}"#
+            )
+        };
+        let mut view = view(BTreeSet::new());
+        view.apply_all(&[put("routers/n", ROUTER), put("backends/b/1/x", "{}"), put("backends/e/1/x", "{}")]);
+        view.apply_all(&[delete("backends/e/1/x")]);
+        view.apply_all(&[put("environments/dev", &environment("a"))]);
+        view.apply_all(&[delete("environments/dev"), delete("backends/b/1/x")]);
+        assert_eq!(lines(&view), ["10.0.0.1 a.service", "10.0.0.1 b.service"]);
+        view.apply_all(&[put("backends/c/1/x", "{}")]);
+        view.apply_all(&[delete("backends/c/1/x")]);
+        assert_eq!(lines(&view), ["10.0.0.1 a.service", "10.0.0.1 b.service"]);
+        view.apply_all(&[put("environments/dev", &environment("d"))]);
+        assert_eq!(lines(&view), ["10.0.0.1 d.service"]);
+    }
+
+    #[test]
     fn the_last_router_s_address_stays_when_it_goes_and_over_a_restart() {
         let mut before = view(BTreeSet::new());
         before.apply(&put("backends/a/1/x", "{}"));

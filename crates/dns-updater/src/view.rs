@@ -22,7 +22,9 @@ pub struct View {
     environments: BTreeMap<EnvironmentName, Box<[Arc<ServiceName>]>>,
     /// The keys of instances; which service they are of is all that counts here.
     instances: BTreeSet<String>,
-    /// For each service, how many environments and instances name it.
+    /// The services of before, for the time that there is no environment.
+    kept: Vec<Arc<ServiceName>>,
+    /// For each service, how many environments and instances name it, and whether it is kept.
     mentions: BTreeMap<Arc<ServiceName>, usize>,
     routers: BTreeMap<NodeName, IpAddr>,
     /// The routers of before, for the time that none is live.
@@ -40,11 +42,30 @@ impl View {
             domain,
             environments: BTreeMap::new(),
             instances: BTreeSet::new(),
+            kept: Vec::new(),
             mentions: BTreeMap::new(),
             routers: BTreeMap::new(),
             last_routers,
             records: BTreeMap::new(),
             set_aside: BTreeMap::new(),
+        }
+    }
+
+    /// Applies changes that came together. If they take the last environment away, the names that there were stay until there is
+    /// one again: a registry that empties is a fault more often than a wish, routers go on routing then, and a name that leads to
+    /// a router harms nobody.
+    pub fn apply_all(&mut self, changes: &[Change]) {
+        let before: Vec<_> = match self.without_environment() {
+            false => self.mentions.keys().cloned().collect(),
+            true => Vec::new(),
+        };
+        for change in changes {
+            self.apply(change);
+        }
+        if self.without_environment() {
+            let kept = before.iter().map(|service| self.mention((**service).clone()));
+            let kept: Vec<_> = kept.collect();
+            self.kept.extend(kept);
         }
     }
 
@@ -61,6 +82,11 @@ impl View {
                 self.set_aside.insert(text.clone(), reason);
             }
         }
+    }
+
+    /// Whether there is no environment.
+    pub fn without_environment(&self) -> bool {
+        self.environments.is_empty()
     }
 
     fn take(&mut self, text: &str, value: Option<&[u8]>) -> Result<(), String> {
@@ -92,6 +118,9 @@ impl View {
             .map(|service| self.mention(service))
             .collect();
         let before = if value.is_some() {
+            for service in std::mem::take(&mut self.kept) {
+                self.forget(&service);
+            }
             self.environments.insert(name, services)
         } else {
             self.environments.remove(&name)

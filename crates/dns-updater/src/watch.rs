@@ -61,6 +61,7 @@ pub async fn run(common: &CommonArgs, arguments: Watch, shutdown: Shutdown) -> a
         revision: 0,
         failing: false,
         without_router: false,
+        without_environment: false,
     };
     let mut repairs = interval(arguments.repair_interval);
     repairs.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -97,13 +98,12 @@ struct Updater {
     /// Whether the last write failed, so that it is told once.
     failing: bool,
     without_router: bool,
+    without_environment: bool,
 }
 
 impl Updater {
     async fn take(&mut self, batch: &Batch, held: usize) {
-        for change in &batch.changes {
-            self.view.apply(change);
-        }
+        self.view.apply_all(&batch.changes);
         self.revision = batch.revision;
         let text = render(&self.view);
         let outcome = self.file.set(text).await;
@@ -146,6 +146,7 @@ impl Updater {
             }
         }
         self.tell_routers();
+        self.tell_environments();
         let routers: Vec<String> = self.view.routers().iter().map(ToString::to_string).collect();
         let (names, without) = (self.view.names().len(), self.view.without_router());
         self.status.update(|status| {
@@ -155,6 +156,18 @@ impl Updater {
             status.detail.insert("routers_live".to_owned(), (!without).into());
             status.detail.insert("held".to_owned(), held.into());
         });
+    }
+
+    fn tell_environments(&mut self) {
+        let without = self.view.without_environment();
+        if std::mem::replace(&mut self.without_environment, without) == without {
+            return;
+        }
+        match self.view.names().len() {
+            count if without && count > 0 => warn!("no environment is left: the {count} names stay until there is one"),
+            _ if without => info!("there is no environment"),
+            _ => info!("there are environments again"),
+        }
     }
 
     fn tell_routers(&mut self) {
