@@ -88,7 +88,9 @@ impl Socket {
                 stream.read_to_end(&mut answer).await
             };
             exchange.await.map_err(|error| broken(error.to_string()))?;
-            Ok(String::from_utf8_lossy(&answer).into_owned())
+            // Not copied where it is text already: that of a large map has tens of megabytes.
+            Ok(String::from_utf8(answer)
+                .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
         };
         timeout(LIMIT, talk)
             .await
