@@ -89,7 +89,7 @@ mod tests {
     fn a_success_starts_anew_and_many_failures_do_not_overflow() {
         let mut backoff = Backoff::default();
         for _ in 0..200 {
-            assert!(backoff.next_delay() <= Duration::from_secs(5));
+            assert!(backoff.next_delay() <= Duration::from_secs(1));
         }
         backoff.reset();
         assert_eq!(backoff.next_delay(), Duration::ZERO);
@@ -103,10 +103,10 @@ mod tests {
         while start.elapsed() < Duration::from_secs(3600) {
             let before = start.elapsed();
             backoff.rest().await;
-            assert!(start.elapsed() - before <= Duration::from_millis(5_010));
+            assert!(start.elapsed() - before <= Duration::from_millis(1_010));
             tries += 1;
         }
-        assert!((720..1_500).contains(&tries), "{tries} tries in an hour");
+        assert!((3_600..7_300).contains(&tries), "{tries} tries in an hour");
     }
 
     #[tokio::test(start_paused = true)]

@@ -109,7 +109,11 @@ mod tests {
             )
         };
         let mut view = view(BTreeSet::new());
-        view.apply_all(&[put("routers/n", ROUTER), put("backends/b/1/x", "{}"), put("backends/e/1/x", "{}")]);
+        view.apply_all(&[
+            put("routers/n", ROUTER),
+            put("backends/b/1/x", "{}"),
+            put("backends/e/1/x", "{}"),
+        ]);
         view.apply_all(&[delete("backends/e/1/x")]);
         view.apply_all(&[put("environments/dev", &environment("a"))]);
         view.apply_all(&[delete("environments/dev"), delete("backends/b/1/x")]);

@@ -164,7 +164,9 @@ impl Updater {
             return;
         }
         match self.view.names().len() {
-            count if without && count > 0 => warn!("no environment is left: the {count} names stay until there is one"),
+            count if without && count > 0 => {
+                warn!("no environment is left: the {count} names stay until there is one")
+            }
             _ if without => info!("there is no environment"),
             _ => info!("there are environments again"),
         }

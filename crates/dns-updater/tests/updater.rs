@@ -137,7 +137,23 @@ async fn names_follow_etcd_without_a_restart_of_dnsmasq() {
         .await
         .unwrap();
     until_resolved(&dnsmasq, "frontend.service", &["10.0.0.1", "10.0.0.2"]).await;
+    // Names stay when the last environment goes, which is more often a fault than a wish.
     bench.etcd.delete("/mayfly/environments/dev").await.unwrap();
+    eventually(SOON, "it is told", async || {
+        updater
+            .output()
+            .contains("no environment is left: the 2 names stay")
+    })
+    .await;
+    until_resolved(&dnsmasq, "frontend.service", &["10.0.0.1", "10.0.0.2"]).await;
+    bench
+        .etcd
+        .put(
+            "/mayfly/environments/dev",
+            &environment.replace("frontend", "other"),
+        )
+        .await
+        .unwrap();
     until_resolved(&dnsmasq, "frontend.service", &[]).await;
     bench.etcd.delete("/mayfly/routers/host-2").await.unwrap();
     until_resolved(&dnsmasq, "backend.service", &["10.0.0.1"]).await;

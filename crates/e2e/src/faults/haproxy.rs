@@ -46,8 +46,12 @@ pub async fn killed(length: Length) -> Result<Outcome> {
 
 /// The files follow a change shortly.
 async fn on_disk(stage: &Stage, version: &str) {
-    let file = stage.world.map_file("versions");
-    let row = format!("prod/web web@{version}");
+    has_row(stage, "edge", "www-dev dev").await;
+    has_row(stage, "versions", &format!("prod/web web@{version}")).await;
+}
+
+async fn has_row(stage: &Stage, map: &str, row: &str) {
+    let file = stage.world.map_file(map);
     eventually(REPAIRED, &format!("{} has {row}", file.display()), async || {
         let text = std::fs::read_to_string(&file).context("read a map file")?;
         ensure!(text.lines().any(|line| line == row), "{text}");

@@ -39,7 +39,9 @@ async fn every_known_service_resolves_to_the_live_router() {
     world.resolves("BACKEND.Service", &internal).await;
     // Known by an environment only.
     world.save("dev.yaml", "{name: dev, services: [planned]}");
+    world.save("other.yaml", "{name: other, services: [something]}");
     world.resolves("planned.service", &internal).await;
+    world.resolves("something.service", &internal).await;
     world.resolves("unknown.service", &[]).await;
     // Gone when nobody knows it any more.
     world.remove("dev.yaml");
