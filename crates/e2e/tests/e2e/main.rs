@@ -18,6 +18,7 @@ mod explain;
 mod extends;
 mod git;
 mod guard;
+mod hostile;
 mod idle;
 mod instances;
 mod internal;
