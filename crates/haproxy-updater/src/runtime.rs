@@ -38,6 +38,9 @@ pub enum Trouble {
 /// How long an answer may take; showing a map of half a million rows takes a second.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// How long an answer may be, in octets: five times what HAProxy says of half a million rows.
+const LONGEST: u64 = 1 << 28;
+
 /// A socket of HAProxy.
 #[derive(Debug, Clone)]
 pub struct Socket {
@@ -84,9 +87,12 @@ impl Socket {
                 if close {
                     stream.shutdown().await?;
                 }
-                stream.read_to_end(&mut answer).await
+                stream.take(LONGEST + 1).read_to_end(&mut answer).await
             };
             exchange.await.map_err(|error| broken(error.to_string()))?;
+            if answer.len() as u64 > LONGEST {
+                return Err(broken(format!("it has more than {LONGEST} octets")));
+            }
             Ok(String::from_utf8_lossy(&answer).into_owned())
         };
         timeout(LIMIT, talk)
