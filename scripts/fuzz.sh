@@ -46,7 +46,7 @@ requests() {
     local log="$LOGS/requests" start=$EPOCHREALTIME result=passed
     local test=hostile::no_request_reaches_an_environment_that_it_is_not_entitled_to
     MAYFLY_HOSTILE_REQUESTS=$REQUESTS MAYFLY_HOSTILE_SEED=$SEED \
-        cargo test --release --locked --package mayfly-e2e --test e2e -- --exact "$test" --nocapture >"$log" 2>&1 || result=FAILED
+        cargo test --locked --package mayfly-e2e --test e2e -- --exact "$test" --nocapture >"$log" 2>&1 || result=FAILED
     printf '%-100s %9d %7.1f s  %s\n' "requests at HAProxy, seed $SEED" "$REQUESTS" "$(seconds "$start")" "$result"
     grep '^seed ' "$log" >&2 || true
     [ "$result" = passed ] || touch "$LOGS/failed"
@@ -77,8 +77,8 @@ main() {
     local directory program test
     programs >"$LOGS/programs"
     if [ "$REQUESTS" -gt 0 ]; then
-        cargo build --release --workspace --locked --quiet
-        cargo test --release --locked --quiet --package mayfly-e2e --test e2e --no-run
+        cargo build --workspace --locked --quiet
+        cargo test --locked --quiet --package mayfly-e2e --test e2e --no-run
     fi
     while IFS=$'\t' read -r directory program; do
         while read -r test; do
