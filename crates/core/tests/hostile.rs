@@ -255,7 +255,7 @@ proptest! {
         }
         for (backend, servers) in index.routing().backends() {
             prop_assert!(is_plain(&backend.to_string()));
-            for (id, _) in servers {
+            for id in servers.keys() {
                 prop_assert!(is_plain(&id.address.to_string()));
             }
         }

@@ -7,6 +7,7 @@
 mod generate;
 mod oracle;
 mod parrot;
+mod parts;
 mod wire;
 
 use std::net::SocketAddr;
@@ -18,9 +19,10 @@ use mayfly_e2e::world::World;
 use mayfly_e2e::{eventually, world::SOON};
 use tokio::task::JoinSet;
 
-use generate::{Conversation, Dice, conversation};
+use generate::{Conversation, conversation};
 use oracle::{BASE, FILES, HEIR, Side, judge, members};
 use parrot::Parrot;
+use parts::Dice;
 use wire::{Answer, exchange, text};
 
 /// Conversations that go on at the same time.
