@@ -272,7 +272,7 @@ pub enum RecordError {
     #[error("the value has {0} octets; at most {VALUE_LIMIT} are taken")]
     TooLong(usize),
     /// It is not JSON, or a field of it breaks a rule.
-    #[error("the value is not a record: {0}")]
+    #[error("the value is not a record: {}", in_one_line(.0))]
     Invalid(#[from] serde_json::Error),
     /// The name in the value is not the one in the key.
     #[error("the value names environment {0}, its key another")]
@@ -280,6 +280,16 @@ pub enum RecordError {
     /// The service in the value is not the one in the key.
     #[error("the value names service {0}, its key another")]
     OtherService(ServiceName),
+}
+
+/// What an error says. It can quote the value, which may be long and hold whatever a log or a terminal takes for more.
+fn in_one_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let escaped = text.chars().flat_map(|letter| match letter.is_control() {
+        true => letter.escape_default().collect(),
+        false => vec![letter],
+    });
+    escaped.take(1_000).collect()
 }
 
 /// Reads the value of a key.

@@ -160,7 +160,7 @@ proptest! {
     /// Whatever stands in a file: what comes through names no network and no privilege of the host, climbs out of no
     /// directory, and has no line break where an engine or a log would take one for the end.
     #[test]
-    fn only_what_may_be_had_comes_through(
+    fn any_value_comes_through_only_where_it_may_be_had(
         image in hostile(), command in hostile(), name in hostile(), value in hostile(),
         networks in prop::collection::vec(hostile(), 0..3), volumes in prop::collection::vec(hostile(), 0..3),
     ) {
@@ -204,7 +204,7 @@ proptest! {
 
     /// A good file with one place spoilt is read to its end, and no two parts of it claim one path.
     #[test]
-    fn a_spoilt_file_is_read_to_its_end(at in 0..500usize, spoil in "[ -~\n\t\r\u{feff}é]{0,4}", cut in 0..12usize) {
+    fn any_spoilt_file_is_read_to_its_end(at in 0..500usize, spoil in "[ -~\n\t\r\u{feff}é]{0,4}", cut in 0..12usize) {
         let good = fs::read_to_string(&cases("succeeds")[0]).unwrap();
         let at = at.min(good.len());
         let text = format!("{}{spoil}{}", &good[..at], &good[(at + cut).min(good.len())..]);

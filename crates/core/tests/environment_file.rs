@@ -300,13 +300,13 @@ proptest! {
     }
 
     #[test]
-    fn anything_like_yaml_is_read_to_an_end(content in "([\\[\\]{}:,?&*!|>'\"%@`#~. \n\t-]|- |: |---\n|\\.\\.\\.\n|name|services|a|é|\u{feff}|\r|\0|\\\\){0,120}") {
+    fn any_text_like_yaml_is_read_to_an_end(content in "([\\[\\]{}:,?&*!|>'\"%@`#~. \n\t-]|- |: |---\n|\\.\\.\\.\n|name|services|a|é|\u{feff}|\r|\0|\\\\){0,120}") {
         parse(content.as_bytes());
     }
 
     /// A good file with one place spoilt: no panic, and what still comes through is fit to be written anywhere.
     #[test]
-    fn a_spoilt_file_lets_only_checked_text_through(at in 0..400usize, spoil in "[ -~\n\t\r\u{feff}é]{0,4}", cut in 0..12usize) {
+    fn any_spoilt_file_lets_only_checked_text_through(at in 0..400usize, spoil in "[ -~\n\t\r\u{feff}é]{0,4}", cut in 0..12usize) {
         let good = fs::read_to_string(&cases("succeeds")[0]).unwrap();
         let at = at.min(good.len());
         let text = format!("{}{spoil}{}", &good[..at], &good[(at + cut).min(good.len())..]);

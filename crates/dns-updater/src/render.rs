@@ -206,7 +206,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_in_etcd_can_add_a_line(entries in proptest::collection::vec((key(), value()), 0..40)) {
+        fn any_file_that_lies_there_tells_routers_or_none(text in "(# routers:|[0-9a-f.:]{1,15}|[ \n#]|\\PC){0,40}") {
+            let routers = routers_of(&text);
+            let rendered = render(&view(routers.clone()));
+            prop_assert_eq!(routers_of(&rendered), routers);
+        }
+
+        #[test]
+        fn any_entries_of_etcd_add_no_line(entries in proptest::collection::vec((key(), value()), 0..40)) {
             let mut view = view(BTreeSet::new());
             view.apply(&put("routers/good", ROUTER));
             for (key, value) in &entries {

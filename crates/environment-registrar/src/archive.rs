@@ -286,6 +286,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_name_of_a_file_is_a_stamp_or_none(name in "[0-9]{0,5}-[0-9]{2}-[0-9]{2}T[0-9:-]{0,9}Z(-[0-9]{0,12})?(\\.yaml)?|\\PC{0,30}|[0-9TZ.-]{0,30}\\.yaml") {
+            if let Some(stamp) = Stamp::parse(&name) {
+                prop_assert_eq!(stamp.to_string(), name);
+            }
+        }
+
         /// Whatever the clock does, the newest contents stay, in their order.
         #[test]
         fn later_contents_have_greater_stamps(clock in prop::collection::vec(0..4u64, 1..40), keep in 1..5usize) {

@@ -159,6 +159,7 @@ impl Processes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn answers_from_2_7_on() {
@@ -214,5 +215,19 @@ mod tests {
             }
         );
         assert!(Processes::read("Unknown command\n").is_err());
+    }
+
+    proptest! {
+        /// Whatever the master says: nothing panics, and a reload counts as done only where it says so.
+        #[test]
+        fn any_answer_of_the_master_is_read_to_its_end(answer in "(Success=[01]|# old workers|# workers|master|worker|\\[failed: |\\]|[0-9]{1,25}|[ \t\n#<>-]|\\PC){0,40}") {
+            let done = told(&answer) == Some(Reload::Done);
+            prop_assert_eq!(done, answer.starts_with("Success=1"));
+            if let Some(Reload::Refused(reason)) = told(&answer) {
+                prop_assert!(reason.chars().count() <= 1_000);
+            }
+            let _ = Processes::read(&answer);
+            prop_assert!(old_workers(&answer).len() <= answer.lines().count());
+        }
     }
 }

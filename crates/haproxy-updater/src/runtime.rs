@@ -39,6 +39,9 @@ pub enum Trouble {
 /// How long an answer may take; showing a map of half a million rows takes a second.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// How long an answer may be, in octets: five times what HAProxy says of half a million rows.
+const LONGEST: u64 = 1 << 28;
+
 /// A socket of HAProxy.
 #[derive(Debug, Clone)]
 pub struct Socket {
@@ -85,9 +88,12 @@ impl Socket {
                 if close {
                     stream.shutdown().await?;
                 }
-                stream.read_to_end(&mut answer).await
+                stream.take(LONGEST + 1).read_to_end(&mut answer).await
             };
             exchange.await.map_err(|error| broken(error.to_string()))?;
+            if answer.len() as u64 > LONGEST {
+                return Err(broken(format!("it has more than {LONGEST} octets")));
+            }
             // Not copied where it is text already: that of a large map has tens of megabytes.
             Ok(String::from_utf8(answer)
                 .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))

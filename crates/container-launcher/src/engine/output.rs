@@ -62,6 +62,7 @@ pub(super) async fn last(lines: usize, stream: impl Stream<Item = Result<LogOutp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_line_is_short_and_harmless() {
@@ -84,5 +85,14 @@ mod tests {
         let pieces = vec![message("a\nb\n"), message("\n"), message("c\n"), message("d")];
         let hanging = futures_util::stream::iter(pieces).chain(futures_util::stream::pending());
         assert_eq!(last(3, hanging).await, ["b", "c", "d"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_becomes_one_short_harmless_line(text in "[ -~\n\r\t\u{1b}\u{85}\u{2028}\u{202e}\u{2066}é\u{0}]{0,700}|\\PC{0,40}") {
+            let line = line(&text);
+            prop_assert!(line.chars().count() <= LIMIT && line.lines().count() <= 1);
+            prop_assert!(!line.contains(|letter: char| letter.is_control() || "\u{2028}\u{202e}\u{2066}".contains(letter)), "{line:?}");
+        }
     }
 }

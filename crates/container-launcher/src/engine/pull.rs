@@ -241,7 +241,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_engine_says_it_never_goes_backwards_nor_beyond_100(
+        fn any_progress_never_goes_backwards_nor_beyond_100(
             messages in proptest::collection::vec(
                 ("[abc]", 0usize..7, any::<i64>(), any::<i64>()), 0..60),
         ) {

@@ -254,6 +254,7 @@ fn published(settings: Option<&NetworkSettings>, port: u16) -> Result<(Option<Ip
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     fn inspected(change: impl FnOnce(&mut Value)) -> ContainerInspectResponse {
@@ -452,4 +453,65 @@ mod tests {
             assert_eq!(container.ends_by(sent), ends, "{configured} {sent}");
         }
     }
+
+    /// Something of what an engine may say, or not.
+    fn something() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[ -~\\n\\x1b\u{202e}é]{0,20}|mayfly\\.[a-z]{0,8}|[0-9]{1,6}(/tcp)?|[0-9.:]{1,20}|SIG[A-Z0-9+]{1,6}".prop_map(Value::from),
+            Just(json!([])),
+            Just(json!({})),
+            Just(json!([{ "HostIp": "x", "HostPort": "-1" }, null])),
+        ]
+    }
+
+    proptest! {
+        /// Whatever an engine says of a container: nothing panics, and what is registered is of checked types.
+        #[test]
+        fn any_container_is_read_or_told(
+            changes in prop::collection::vec((prop::sample::select(PLACES), "[ -~\\n]{0,12}", something()), 0..5), reached in 0u8..3,
+        ) {
+            let mut value = serde_json::to_value(inspected(|_| {})).unwrap();
+            for (place, key, something) in changes {
+                match value.pointer_mut(place) {
+                    Some(Value::Object(object)) if key.len() % 2 == 0 => drop(object.insert(key, something)),
+                    Some(found) => *found = something,
+                    None => {}
+                }
+            }
+            // What is no answer of an engine at all, its client refuses.
+            let Ok(inspected) = serde_json::from_value::<ContainerInspectResponse>(value) else { return Ok(()) };
+            let reached = [Reached::Directly, Reached::Network("a".into()), Reached::Published][usize::from(reached)].clone();
+            if let Found::Running(container) = read(&inspected, &reached, &KeySpace::default()) {
+                let backend = container.labelled.backend.to_string();
+                prop_assert!(backend.bytes().all(|octet| octet.is_ascii_graphic()), "{backend:?}");
+                let _ = container.ends_by(&container.name);
+            }
+        }
+    }
+
+    /// Parts of what an engine says of a container.
+    const PLACES: &[&str] = &[
+        "",
+        "/Id",
+        "/Name",
+        "/State",
+        "/State/Running",
+        "/State/StartedAt",
+        "/HostConfig",
+        "/HostConfig/NetworkMode",
+        "/Config",
+        "/Config/Image",
+        "/Config/Labels",
+        "/Config/Labels/mayfly.service",
+        "/Config/ExposedPorts",
+        "/NetworkSettings",
+        "/NetworkSettings/Networks",
+        "/NetworkSettings/Networks/a",
+        "/NetworkSettings/Networks/a/IPAddress",
+        "/NetworkSettings/Ports",
+        "/NetworkSettings/Ports/8080~1tcp",
+    ];
 }

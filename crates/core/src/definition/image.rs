@@ -310,7 +310,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_strange_becomes_a_reference(text in "\\PC{0,40}|[a-z:/@. \n;{}]{0,30}") {
+        fn any_text_is_a_plain_reference_or_an_error(text in "\\PC{0,40}|[a-z:/@. \n;{}]{0,30}") {
             if let Ok(reference) = text.parse::<ImageReference>() {
                 let strange = [' ', '\n', ';', '{', '}', '"', '\'', '\\', '$', '?', '#', '%'];
                 let passes = reference.as_str().contains(strange);

@@ -19,6 +19,7 @@ mod extends;
 mod faults;
 mod git;
 mod guard;
+mod hostile;
 mod idle;
 mod instances;
 mod internal;

@@ -119,7 +119,7 @@ proptest! {
     /// Whatever stands in etcd: no row has a character that a map file, a run-time command or a configuration reads
     /// as syntax.
     #[test]
-    fn no_row_carries_syntax(
+    fn any_text_in_records_makes_rows_without_syntax(
         name in "[a-z]{1,3}",
         prefix in "[a-z]{1,4}[ -~\\n]?[a-z]{0,2}",
         header in "[a-z#!]{1,4}[ -~\\n\\t]?[a-z]{0,2}",
