@@ -82,8 +82,9 @@ pub(crate) enum Taken<Name, Found> {
     Nameless,
 }
 
-/// Reads the content of a file; `take` is given each entry. A file without any value (empty, or only comments) holds no
-/// entries and has no fault.
+/// Reads the content of a file; `take` is given each entry. A file without any value but with comments holds no entries and
+/// has no fault. One without anything is what a writer leaves that died before its first octet, or a disk after a power
+/// failure: it may hold anything.
 pub(crate) fn parse<Name: Ord, Found>(
     content: &[u8],
     mut take: impl FnMut(&Node, Place<'_>, &mut Faults) -> Taken<Name, Found>,
@@ -92,6 +93,10 @@ pub(crate) fn parse<Name: Ord, Found>(
         Ok(text) => text,
         Err((mark, message)) => return Parsed::unreadable(mark, message),
     };
+    if text.trim().is_empty() {
+        let message = "the file is empty, as one that was not written to its end: delete the file if what it held is to end";
+        return Parsed::unreadable(Mark::START, message);
+    }
     let stream = yaml::read(text, Limits::default());
     let (mut parsed, mut faults) = (Parsed::default(), Faults::default());
     let mut take = |node: &Node, place: Place<'_>| match take(node, place, &mut faults) {

@@ -268,7 +268,7 @@ impl Registrar {
             let mut plan = plan(merged, &self.mirror, affected, absences, terms, Instant::now());
             // Files that vanish one by one may be the beginning of the end of the whole directory.
             self.again = plan.again;
-            if !plan.deletes.is_empty() && !self.observer.is_there() {
+            if (!plan.deletes.is_empty() || self.observer.doubt().is_some()) && !self.observer.is_believed() {
                 plan.deletes.clear();
                 self.again = Some(Instant::now() + RECONSIDER);
             }
@@ -307,6 +307,9 @@ impl Registrar {
             }
         } else {
             self.status.set_aside(entries);
+        }
+        if let Some(doubt) = self.observer.doubt() {
+            self.status.update(|status| status.error = Some(doubt.to_owned()));
         }
     }
 }
