@@ -158,6 +158,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_without_anything_may_hold_anything_and_one_with_a_comment_holds_nothing() {
+        let parse = |text: &str| parse::<String, ()>(text.as_bytes(), |_, _, _| Taken::Nameless);
+        for empty in ["", "\n", " \n\n"] {
+            let parsed = parse(empty);
+            assert!(parsed.may_hold(&"a".to_owned()), "{empty:?}");
+            assert_eq!(parsed.faults.len(), 1, "{empty:?}");
+        }
+        for none in ["# none yet\n", "---\n"] {
+            assert_eq!(parse(none), Parsed::default(), "{none:?}");
+        }
+    }
+
+    #[test]
     fn names_of_files() {
         for name in ["dev.yaml", "dev.yml", "a b.yaml", "dev.yaml.yml"] {
             assert!(is_yaml_file(name), "{name}");

@@ -220,7 +220,7 @@ impl Observer {
     }
 
     /// Whether a file that is missing is meant to be: not when the directory is gone or another one, nor while git is at work
-    /// in it, which is told once.
+    /// in it, which is told once. The first time after that it is not either: the files may have to be looked at again.
     pub fn is_believed(&mut self) -> bool {
         let doubt = git::lock(&self.directory).map(|lock| {
             format!(
@@ -233,8 +233,8 @@ impl Observer {
         if let Some(doubt) = doubt.as_ref().filter(|_| self.doubt.is_none()) {
             warn!("{doubt}");
         }
-        self.doubt = doubt;
-        self.doubt.is_none() && self.is_there()
+        let doubted = std::mem::replace(&mut self.doubt, doubt).is_some();
+        !doubted && self.doubt.is_none() && self.is_there()
     }
 
     /// Why a missing file means nothing at the moment, as of the last [`Self::is_believed`].

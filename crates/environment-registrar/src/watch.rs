@@ -266,10 +266,11 @@ impl Registrar {
             self.filing.takes_over(&self.library, &self.mirror, &self.merged);
             let (merged, absences, affected) = (&self.merged, &mut self.absences, affected.as_ref());
             let mut plan = plan(merged, &self.mirror, affected, absences, terms, Instant::now());
-            // Files that vanish one by one may be the beginning of the end of the whole directory.
+            // Files that vanish one by one may be the beginning of the end of the whole directory, or the middle of git's work.
             self.again = plan.again;
             if (!plan.deletes.is_empty() || self.observer.doubt().is_some()) && !self.observer.is_believed() {
                 plan.deletes.clear();
+                self.absences.begin_anew(Instant::now());
                 self.again = Some(Instant::now() + RECONSIDER);
             }
             outcome.conflict = false;

@@ -169,9 +169,10 @@ impl Registrar {
             );
             (self.accepted, self.refused, self.again) = (plan.accepted, plan.refused, plan.again);
             self.rejected.clear();
-            // Files that vanish one by one may be the beginning of the end of the whole directory.
+            // Files that vanish one by one may be the beginning of the end of the whole directory, or the middle of git's work.
             if (!plan.deletes.is_empty() || self.observer.doubt().is_some()) && !self.observer.is_believed() {
                 plan.deletes.clear();
+                self.absences.begin_anew(Instant::now());
                 self.again = Some(Instant::now() + RECONSIDER);
             }
             let mut conflict = false;
