@@ -22,7 +22,7 @@ const TTL: &str = "10s";
 /// seconds.
 const IN_STEP: Duration = Duration::from_secs(20);
 /// Changes take effect in about this time, and the fault is somewhere in it.
-const UNDER_WAY: Duration = Duration::from_millis(2_500);
+const UNDER_WAY: Duration = Duration::from_millis(1_200);
 /// Requests a second to what the launcher keeps running.
 const RATE: (u32, u32) = (100, 400);
 /// One environment each: the first two stay, the others choose other versions all the time.
@@ -48,7 +48,7 @@ pub async fn broken(length: Length) -> Result<Outcome> {
     let mut kept = launching.containers().await?;
     kept.retain(|backend, _| ["backend@1", "backend@2"].contains(&backend.as_str()));
     let mut round = 0;
-    for _ in 0..length.pick(1, 2) {
+    for _ in 0..length.pick(1, 3) {
         for what in [Broken::Launcher, Broken::Engine, Broken::Etcd] {
             round += 1;
             launching.environments(round % 2);
