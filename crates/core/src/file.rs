@@ -82,8 +82,9 @@ pub(crate) enum Taken<Name, Found> {
     Nameless,
 }
 
-/// Reads the content of a file; `take` is given each entry. A file without any value (empty, or only comments) holds no
-/// entries and has no fault.
+/// Reads the content of a file; `take` is given each entry. A file without any value but with comments holds no entries and
+/// has no fault. One without anything is what a writer leaves that died before its first octet, or a disk after a power
+/// failure: it may hold anything.
 pub(crate) fn parse<Name: Ord, Found>(
     content: &[u8],
     mut take: impl FnMut(&Node, Place<'_>, &mut Faults) -> Taken<Name, Found>,
@@ -92,6 +93,10 @@ pub(crate) fn parse<Name: Ord, Found>(
         Ok(text) => text,
         Err((mark, message)) => return Parsed::unreadable(mark, message),
     };
+    if text.trim().is_empty() {
+        let message = "the file is empty, as one that was not written to its end: delete the file if what it held is to end";
+        return Parsed::unreadable(Mark::START, message);
+    }
     let stream = yaml::read(text, Limits::default());
     let (mut parsed, mut faults) = (Parsed::default(), Faults::default());
     let mut take = |node: &Node, place: Place<'_>| match take(node, place, &mut faults) {
@@ -151,6 +156,19 @@ pub fn is_yaml_file(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_anything_may_hold_anything_and_one_with_a_comment_holds_nothing() {
+        let parse = |text: &str| parse::<String, ()>(text.as_bytes(), |_, _, _| Taken::Nameless);
+        for empty in ["", "\n", " \n\n"] {
+            let parsed = parse(empty);
+            assert!(parsed.may_hold(&"a".to_owned()), "{empty:?}");
+            assert_eq!(parsed.faults.len(), 1, "{empty:?}");
+        }
+        for none in ["# none yet\n", "---\n"] {
+            assert_eq!(parse(none), Parsed::default(), "{none:?}");
+        }
+    }
 
     #[test]
     fn names_of_files() {

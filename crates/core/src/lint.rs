@@ -254,7 +254,7 @@ mod tests {
         let checked = check_texts(&[
             ("a.yaml", "name: a"),
             ("b.yaml", "- name: b\n- {name: c, extends: a}"),
-            ("e.yaml", ""),
+            ("e.yaml", "# none yet"),
         ]);
         let expected = "a.yaml: ok, 1 environment\nb.yaml: ok, 2 environments\ne.yaml: ok, 0 environments\n";
         assert_eq!((checked.text().as_str(), checked.faults), (expected, 0));

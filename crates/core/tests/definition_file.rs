@@ -77,7 +77,7 @@ fn a_refused_definition_is_known_by_name_where_it_has_one() {
     assert!(holds("- {name: a}\n- {name: b}", "a"));
     assert!(!holds("- {name: a}\n- {name: b}", "c"));
     assert!(holds("- {name: A}", "a"));
-    assert!(!holds("", "a"));
+    assert!(holds("", "a") && !holds("# none yet", "a"));
 }
 
 #[test]

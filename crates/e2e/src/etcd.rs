@@ -220,7 +220,16 @@ impl Etcd {
     /// # Errors
     /// When etcd does not answer.
     pub async fn list(&self, prefix: &str) -> Result<BTreeMap<String, String>> {
-        let body = json!({ "key": BASE64.encode(prefix), "range_end": BASE64.encode(after(prefix)) });
+        self.list_at(prefix, 0).await
+    }
+
+    /// The same as it was at an earlier revision; 0 is the latest.
+    ///
+    /// # Errors
+    /// When etcd does not answer, or that revision is compacted.
+    pub async fn list_at(&self, prefix: &str, revision: i64) -> Result<BTreeMap<String, String>> {
+        let (key, end) = (BASE64.encode(prefix), BASE64.encode(after(prefix)));
+        let body = json!({ "key": key, "range_end": end, "revision": revision });
         pairs(&self.call("/v3/kv/range", &body).await?)
     }
 

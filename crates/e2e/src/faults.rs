@@ -5,9 +5,15 @@
 //! - one module for each thing that breaks.
 
 mod etcd;
+mod git;
 mod haproxy;
+mod instance;
+mod launcher;
+mod registrar;
+mod registry;
 pub mod stage;
 mod updater;
+mod whole;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -99,6 +105,36 @@ pub fn all() -> Vec<Fault> {
             "updater_killed",
             "haproxy-updater killed at 20 random points of applying",
             updater::killed,
+        ),
+        Fault::new(
+            "registrar_killed",
+            "environment-registrar killed at 20 random points of a storm of changes",
+            registrar::killed,
+        ),
+        Fault::new(
+            "git_half",
+            "git killed at 12 random points of a checkout, files left half written",
+            git::half,
+        ),
+        Fault::new(
+            "container_registrar_killed",
+            "container-registrar killed, the instance lives",
+            instance::registrar_killed,
+        ),
+        Fault::new(
+            "instance_killed",
+            "an instance killed, another one frozen, their registrars live",
+            instance::killed,
+        ),
+        Fault::new(
+            "registry_emptied",
+            "all instances and environments vanish from etcd",
+            registry::emptied,
+        ),
+        Fault::new(
+            "launcher_broken",
+            "launcher, engine and etcd killed while containers are started and retired",
+            launcher::broken,
         ),
     ]
 }

@@ -2,6 +2,7 @@
 //! reload and kill it behind the updater's back, and to ask what it holds.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -176,16 +177,34 @@ impl Haproxy {
     /// # Errors
     /// When the socket does not answer.
     pub async fn servers(&self) -> Result<BTreeMap<String, String>> {
+        let all = self.server_states().await?.into_iter();
+        Ok(all.map(|(name, address, _)| (name, address)).collect())
+    }
+
+    /// Whether requests are sent to an address: its server is there, and no check has found it dead.
+    ///
+    /// # Errors
+    /// When the socket does not answer.
+    pub async fn sends_to(&self, address: SocketAddr) -> Result<bool> {
+        let (all, address) = (self.server_states().await?, address.to_string());
+        Ok(all.iter().any(|(_, at, takes)| *at == address && *takes))
+    }
+
+    /// The servers by name and address, and whether each takes requests.
+    async fn server_states(&self) -> Result<Vec<(String, String, bool)>> {
         let text = self.ask("show servers state").await?;
-        // Fields of format 1: be_id be_name srv_id srv_name srv_addr ... srv_port (the 19th).
-        Ok(text
+        // Fields of format 1: be_id be_name srv_id srv_name srv_addr op_state admin_state weight ... srv_port (the 19th).
+        let lines = text
             .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>())
-            .filter(|words| words.len() > 18 && words[0].parse::<u32>().is_ok())
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let rows = lines.filter(|words| words.len() > 18 && words[0].parse::<u32>().is_ok());
+        Ok(rows
             .map(|words| {
+                let takes = words[5] != "0" && words[6] == "0" && words[7] != "0";
                 (
                     format!("{}/{}", words[1], words[3]),
                     format!("{}:{}", words[4], words[18]),
+                    takes,
                 )
             })
             .collect())

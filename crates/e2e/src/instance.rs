@@ -176,7 +176,19 @@ impl ServiceProcess {
     /// # Errors
     /// When the binary `e2e-instance` is missing or does not listen within 10 s.
     pub async fn start(service: &str, version: &str, directory: &Path) -> Result<Self> {
-        let address = port::free();
+        Self::start_at(port::free(), service, version, directory).await
+    }
+
+    /// The same at `address`: one that was killed comes back.
+    ///
+    /// # Errors
+    /// As [`ServiceProcess::start`].
+    pub async fn start_at(
+        address: SocketAddr,
+        service: &str,
+        version: &str,
+        directory: &Path,
+    ) -> Result<Self> {
         let mut command = Command::new(crate::mayfly::binary("e2e-instance")?);
         command.arg(address.to_string()).args([service, version]);
         let name = format!("instance-{service}-{version}-{}", address.port());

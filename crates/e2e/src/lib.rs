@@ -16,6 +16,7 @@ pub mod faults;
 pub mod haproxy;
 pub mod http;
 pub mod instance;
+pub mod launching;
 pub mod load;
 pub mod mayfly;
 pub mod names;

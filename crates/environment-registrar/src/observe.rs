@@ -15,6 +15,7 @@ use crate::scan::{self, Content, Found, Identity, Known, Scan};
 
 mod board;
 mod events;
+mod git;
 
 use board::Board;
 use events::Layout;
@@ -59,6 +60,8 @@ pub struct Observer {
     next_scan: Instant,
     next_check: Instant,
     missing: bool,
+    /// Why a missing file means nothing at the moment, when somebody asked last.
+    doubt: Option<String>,
     /// Whether it is nothing to speak of when the directory is not there. Not once it was.
     may_be_missing: bool,
 }
@@ -82,6 +85,7 @@ impl Observer {
             next_scan: now,
             next_check: now,
             missing: false,
+            doubt: None,
             may_be_missing: false,
         }
     }
@@ -213,6 +217,29 @@ impl Observer {
     /// Whether the directory is there and is the one that has been looked through.
     pub fn is_there(&self) -> bool {
         self.watched.is_some() && scan::identity(&self.directory) == self.watched
+    }
+
+    /// Whether a file that is missing is meant to be: not when the directory is gone or another one, nor while git is at work
+    /// in it, which is told once. The first time after that it is not either: the files may have to be looked at again.
+    pub fn is_believed(&mut self) -> bool {
+        let doubt = git::lock(&self.directory).map(|lock| {
+            format!(
+                "git is changing files of {} or was killed while it did: nothing of it is deleted while there is {}; if no \
+                 git runs there any more, delete that file and let git complete its work (git status, git checkout)",
+                self.directory.display(),
+                lock.display()
+            )
+        });
+        if let Some(doubt) = doubt.as_ref().filter(|_| self.doubt.is_none()) {
+            warn!("{doubt}");
+        }
+        let doubted = std::mem::replace(&mut self.doubt, doubt).is_some();
+        !doubted && self.doubt.is_none() && self.is_there()
+    }
+
+    /// Why a missing file means nothing at the moment, as of the last [`Self::is_believed`].
+    pub fn doubt(&self) -> Option<&str> {
+        self.doubt.as_deref()
     }
 
     fn watch_anew(&mut self) {

@@ -93,6 +93,11 @@ impl Absences {
             since: BTreeMap::new(),
         }
     }
+
+    /// What is missing counts as missing only from now on.
+    pub fn begin_anew(&mut self, now: Instant) {
+        self.since.values_mut().for_each(|since| *since = now);
+    }
 }
 
 /// Plans the writes that bring etcd in step: for all environments, or for these only if nothing else has changed.

@@ -266,10 +266,11 @@ impl Registrar {
             self.filing.takes_over(&self.library, &self.mirror, &self.merged);
             let (merged, absences, affected) = (&self.merged, &mut self.absences, affected.as_ref());
             let mut plan = plan(merged, &self.mirror, affected, absences, terms, Instant::now());
-            // Files that vanish one by one may be the beginning of the end of the whole directory.
+            // Files that vanish one by one may be the beginning of the end of the whole directory, or the middle of git's work.
             self.again = plan.again;
-            if !plan.deletes.is_empty() && !self.observer.is_there() {
+            if (!plan.deletes.is_empty() || self.observer.doubt().is_some()) && !self.observer.is_believed() {
                 plan.deletes.clear();
+                self.absences.begin_anew(Instant::now());
                 self.again = Some(Instant::now() + RECONSIDER);
             }
             outcome.conflict = false;
@@ -307,6 +308,9 @@ impl Registrar {
             }
         } else {
             self.status.set_aside(entries);
+        }
+        if let Some(doubt) = self.observer.doubt() {
+            self.status.update(|status| status.error = Some(doubt.to_owned()));
         }
     }
 }

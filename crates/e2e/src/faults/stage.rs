@@ -19,7 +19,7 @@ pub const WWW: &str = "www.example.com";
 pub const DEV: &str = "www-dev.example.com";
 
 /// After a fault everything is in step again by then, or the case fails.
-const AT_LAST: Duration = Duration::from_secs(60);
+pub const AT_LAST: Duration = Duration::from_secs(60);
 /// Requests a second.
 const RATE: (u32, u32) = (300, 1_200);
 /// On a machine that runs other tests meanwhile, a limit of time is so many times as long.
@@ -156,7 +156,11 @@ impl Stage {
     ) {
         let this = &*self;
         eventually(AT_LAST, what, async || condition(this).await).await;
-        let took = since.elapsed();
+        self.saw(what, since.elapsed(), within);
+    }
+
+    /// Notes that something came to pass.
+    pub fn saw(&mut self, what: &str, took: Duration, within: Duration) {
         let what = what.to_owned();
         self.seen.push(Seen { what, took, within });
     }

@@ -1,7 +1,6 @@
 //! The environment registrar on files as people and tools really write them.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mayfly_e2e::world::{SOON, World};
@@ -159,35 +158,6 @@ async fn every_way_of_saving_is_noticed() {
     )
     .unwrap();
     vanishes(&world.etcd, "a").await;
-}
-
-#[tokio::test]
-async fn a_partly_written_file_changes_nothing_until_it_is_whole() {
-    use std::io::Write;
-    let world = registrar(&[]).await;
-    world.save("a.yaml", &one("a", "1.0.0"));
-    becomes(&world.etcd, "a", "1.0.0").await;
-    let mut file = fs::File::create(world.environments().join("a.yaml")).unwrap();
-    file.write_all(b"name: a\nservices:\n  - {name: frontend, version: 1.0")
-        .unwrap();
-    file.flush().unwrap();
-    // It is noticed as broken, and what was good stays.
-    eventually(SOON, "the broken file is told", async || {
-        world.registrar.as_ref().unwrap().output().contains("a.yaml")
-    })
-    .await;
-    let stays = async || {
-        world
-            .etcd
-            .get(&key("a"))
-            .await
-            .unwrap()
-            .is_some_and(|value| value.contains("1.0.0"))
-    };
-    mayfly_e2e::poll::throughout(Duration::from_millis(500), "the last good version stays", stays).await;
-    file.write_all(b".1, route: /}\n").unwrap();
-    drop(file);
-    becomes(&world.etcd, "a", "1.0.1").await;
 }
 
 #[tokio::test]

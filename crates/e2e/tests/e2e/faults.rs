@@ -27,4 +27,10 @@ tests! {
     haproxy_killed
     haproxy_changed
     updater_killed
+    registrar_killed
+    git_half
+    container_registrar_killed
+    instance_killed
+    registry_emptied
+    launcher_broken
 }

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use mayfly_e2e::eventually;
-use mayfly_e2e::http::Request;
 use mayfly_e2e::instance::Service;
-use mayfly_e2e::load::Load;
 use mayfly_e2e::process::Process;
 use mayfly_e2e::world::{SOON, World};
 
@@ -32,23 +30,6 @@ async fn world() -> (World, Vec<(Process, Service)>) {
     );
     world.answers("www-dev.example.com", "web@2.0.0").await;
     (world, instances)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registry_that_suddenly_empties_does_not_empty_the_routing() {
-    let (mut world, instances) = world().await;
-    let load = Load::start(world.edge, Request::get("www.example.com", "/"));
-    // Nobody is left who would register again.
-    world.registrar.as_mut().unwrap().kill9().await.unwrap();
-    let mut services = Vec::new();
-    for (mut registrar, service) in instances {
-        registrar.kill9().await.unwrap();
-        services.push(service);
-    }
-    world.etcd.restart_emptied().await.unwrap();
-    let routed = async || world.get("www.example.com", "/").await.unwrap().status == 200;
-    mayfly_e2e::poll::throughout(Duration::from_secs(6), "www is routed on", routed).await;
-    load.stop().await.assert_flawless(300);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -55,6 +55,11 @@ impl Absences {
             since: BTreeMap::new(),
         }
     }
+
+    /// What is missing counts as missing only from now on.
+    pub fn begin_anew(&mut self, now: Instant) {
+        self.since.values_mut().for_each(|since| *since = now);
+    }
 }
 
 /// Plans the writes that bring etcd in step. `before` is what was accepted last, which can be newer than etcd.

@@ -169,9 +169,10 @@ impl Registrar {
             );
             (self.accepted, self.refused, self.again) = (plan.accepted, plan.refused, plan.again);
             self.rejected.clear();
-            // Files that vanish one by one may be the beginning of the end of the whole directory.
-            if !plan.deletes.is_empty() && !self.observer.is_there() {
+            // Files that vanish one by one may be the beginning of the end of the whole directory, or the middle of git's work.
+            if (!plan.deletes.is_empty() || self.observer.doubt().is_some()) && !self.observer.is_believed() {
                 plan.deletes.clear();
+                self.absences.begin_anew(Instant::now());
                 self.again = Some(Instant::now() + RECONSIDER);
             }
             let mut conflict = false;
@@ -254,6 +255,9 @@ impl Registrar {
         if let Some(error) = self.directory_error.as_ref().filter(|error| self.is_told(error)) {
             let reason = format!("the directory cannot be read: {error}; nothing of it is deleted");
             reasons.add(FOLDER.to_owned(), None, &reason);
+        }
+        if let Some(doubt) = self.observer.doubt() {
+            reasons.add(FOLDER.to_owned(), None, doubt);
         }
         let mut set_aside = reasons.entries();
         set_aside.extend(self.mirror.set_aside());

@@ -197,6 +197,21 @@ async fn the_directory_goes_and_comes_back() {
 }
 
 #[tokio::test]
+async fn a_missing_file_means_nothing_while_git_is_at_work() {
+    let mut case = Case::new().await;
+    fs::create_dir(case.path(".git")).unwrap();
+    assert!(case.observer.is_believed());
+    fs::write(case.path(".git/index.lock"), "").unwrap();
+    assert!(!case.observer.is_believed());
+    assert!(case.observer.doubt().unwrap().contains("index.lock"));
+    fs::remove_file(case.path(".git/index.lock")).unwrap();
+    // What git did last may not have been looked at yet.
+    assert!(!case.observer.is_believed());
+    assert_eq!(case.observer.doubt(), None);
+    assert!(case.observer.is_believed());
+}
+
+#[tokio::test]
 async fn polling_sees_changes_and_reads_no_file_that_is_still_growing() {
     let mut case = Case::new().await;
     case.observer = Observer::new(&case.path("envs"), Some(Duration::from_millis(50)), LONG);

@@ -123,6 +123,20 @@ fn what_is_missing_goes_after_the_grace_unless_it_comes_back() {
         (vec![], Some(now + 3 * GRACE)),
         "the grace begins anew"
     );
+    absences.begin_anew(now + 3 * GRACE);
+    let doubted = plan(
+        &merged(&[]),
+        &mirror,
+        None,
+        &mut absences,
+        terms(),
+        now + 3 * GRACE,
+    );
+    assert_eq!(
+        (words(&doubted), doubted.again),
+        (vec![], Some(now + 4 * GRACE)),
+        "and when the files were in doubt"
+    );
 }
 
 #[test]

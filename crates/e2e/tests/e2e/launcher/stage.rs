@@ -7,22 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mayfly_e2e::docker::{DockerEngine, NETWORK};
 use mayfly_e2e::eventually;
-use mayfly_e2e::mayfly::binary;
+use mayfly_e2e::launching;
 use mayfly_e2e::process::{Finished, Process};
 use mayfly_e2e::world::World;
 use serde_json::Value;
 
 /// For what takes some seconds: containers start and stop, and several tests share two cores.
 pub const LATER: Duration = Duration::from_secs(90);
-
-/// Arguments that make a launcher quick, where a test does not give others.
-const QUICK: [(&str, &str); 5] = [
-    ("--patience", "300ms"),
-    ("--drain", "500ms"),
-    ("--retry", "500ms"),
-    ("--ttl", "3s"),
-    ("--stop-timeout", "5s"),
-];
 
 /// All of it. Dropped, the launchers go first and the engine last.
 pub struct Stage {
@@ -48,12 +39,7 @@ impl Stage {
             engine.image(image).await.unwrap();
         }
         let world = World::start().await.unwrap();
-        std::fs::create_dir_all(world.directory().join("services")).unwrap();
-        let mut command = world.command("container-registrar").unwrap();
-        command
-            .args(["docker", "--docker", &engine.host_url(), "--network", network])
-            .args(["--ttl", "5s", "--check-interval", "200ms"]);
-        let registrar = world.spawn("container-registrar-docker", &command).unwrap();
+        let registrar = launching::registrar(&world, &engine, network).unwrap();
         Self {
             launchers: Vec::new(),
             _registrar: registrar,
@@ -64,21 +50,7 @@ impl Stage {
 
     /// The arguments of a launcher.
     fn arguments(&self, node: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("container-launcher").unwrap());
-        let etcd = self.world.etcd.endpoint();
-        command.args([
-            "--etcd",
-            &etcd,
-            "--node",
-            node,
-            "--docker",
-            &self.engine.host_url(),
-        ]);
-        for (flag, value) in QUICK.iter().filter(|(flag, _)| !arguments.contains(flag)) {
-            command.args([flag, value]);
-        }
-        command.args(arguments);
-        command
+        launching::launcher(&self.world, &self.engine, node, arguments).unwrap()
     }
 
     /// Starts a launcher as node `test`, or once more.
@@ -108,16 +80,7 @@ impl Stage {
 
     /// As [`Stage::define`], with another image and network.
     pub fn define_with(&self, service: &str, image: &str, network: &str, more: &str) {
-        let text = format!(
-            "name: {service}\nimage: '{image}:{{{{ version }}}}'\nport: 8080\ncheck: /health\nnetworks: [{network}]\n{more}\n"
-        );
-        let beside = self.world.directory().join("definition.new");
-        std::fs::write(&beside, text).unwrap();
-        std::fs::rename(
-            &beside,
-            self.world.directory().join(format!("services/{service}.yaml")),
-        )
-        .unwrap();
+        launching::define(&self.world, service, image, network, more).unwrap();
     }
 
     /// Saves an environment whose route `/` leads to the first of its services, given as `backend=0.0.1`.
