@@ -26,8 +26,8 @@ Runs every check, or only the steps that are named:
   e2e      end-to-end tests against real etcd, HAProxy, dnsmasq and Docker engines of their own
   demo     ./demo/start.sh --yes and ./demo/stop.sh, in Docker
 
-Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, docker-registry, openssl, git, libfaketime,
-docker.io, iproute2, protobuf-compiler and libprotobuf-dev (none of their services is started), a C linker, Rust
+Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, etcd-client, docker-registry, openssl, git,
+libfaketime, docker.io, iproute2, protobuf-compiler and libprotobuf-dev (none of their services is started), a C linker, Rust
 $OLDEST_RUST where Debian has it, cargo-deny by cargo, and a running Docker for the demo. Tests with a Docker engine
 of their own need root. Tests run with cargo-nextest where it is installed, else with cargo test. Ends with the time
 of each step and the number of tests.
@@ -101,6 +101,8 @@ ensure_servers() {
     # dnsmasq-base is the program alone; the package dnsmasq would add a service on port 53.
     have dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
     have etcd || missing+=(etcd-server)
+    # etcdctl, with which scripts/etcd-roles.sh works.
+    have etcdctl || missing+=(etcd-client)
     # Tests of servers behind TLS make certificates.
     have openssl || missing+=(openssl)
     # For the tests in which the clock jumps.
