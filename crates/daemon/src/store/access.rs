@@ -10,8 +10,6 @@ use etcd_client::{Certificate, ConnectOptions, Identity as TlsIdentity, TlsOptio
 use super::certificate;
 use crate::args::Endpoint;
 
-/// The words in which rustls repeats that the other side ended the handshake.
-const ALERT: &str = "received fatal alert";
 /// What every certificate in a PEM file begins with.
 const PEM_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
@@ -149,42 +147,64 @@ impl Access {
         self.user.as_ref().map(|user| user.name.as_str())
     }
 
-    /// Adds to what TLS says which file or flag it is about; `None` when it is not about TLS.
+    /// Adds to what our side of TLS says which file it is about; `None` when it is not about TLS.
     pub(super) fn explain(&self, reason: &str) -> Option<String> {
-        let tls = self.tls.as_ref()?;
+        let authorities = self.tls.as_ref()?.authorities.display();
         if reason.contains("UnknownIssuer") {
-            let authorities = tls.authorities.display();
             return Some(format!(
                 "{reason}: etcd's certificate is by none of the authorities in --etcd-ca {authorities}"
             ));
         }
-        if !reason.contains(ALERT) {
-            return reason.contains("certificate").then(|| reason.to_owned());
+        if reason.contains("tls handshake eof") {
+            return Some(format!("{reason}: etcd may speak no TLS there"));
         }
-        Some(match &tls.identity {
-            None => format!("{reason}: etcd may want a certificate: give --etcd-cert and --etcd-key"),
-            Some(Identity { certificate, .. }) => format!(
-                "{reason}: etcd does not accept --etcd-cert {}{}",
-                certificate.display(),
-                ended(certificate)
-            ),
+        reason.contains("certificate").then(|| reason.to_owned())
+    }
+
+    /// What it means that etcd ended a connection with TLS before it gave a first answer: by TLS 1.3 it takes the connection
+    /// first and looks at our certificate then, so that its reason seldom comes through. `None` when it may be anything.
+    pub(super) fn explain_end(&self, reason: &str) -> Option<String> {
+        let tls = self.tls.as_ref()?;
+        let ends = [
+            "received fatal alert",
+            "connection closed",
+            "connection reset",
+            "broken pipe",
+        ];
+        if !ends.iter().any(|end| reason.to_lowercase().contains(end)) {
+            return None;
+        }
+        let Some(Identity { certificate, .. }) = &tls.identity else {
+            return Some(format!(
+                "{reason}: etcd may want a certificate: give --etcd-cert and --etcd-key"
+            ));
+        };
+        let certificate = certificate.display();
+        Some(match tls.identity.as_ref().and_then(Identity::expired) {
+            Some(end) => format!("{reason}: --etcd-cert {certificate} has expired at {end}"),
+            None => format!("{reason}: etcd may not accept --etcd-cert {certificate}"),
         })
+    }
+
+    /// Which files are meant when TLS cannot use them.
+    pub(super) fn unusable(&self, reason: &str) -> String {
+        match self.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
+            Some(Identity { certificate, key }) => format!(
+                "cannot use --etcd-cert {} with --etcd-key {}: {reason}",
+                certificate.display(),
+                key.display()
+            ),
+            None => reason.to_owned(),
+        }
     }
 }
 
-/// Says when a certificate has ended, if it has: etcd may only call it bad.
-fn ended(path: &Path) -> String {
-    let end = std::fs::read_to_string(path)
-        .ok()
-        .and_then(|pem| certificate::end(&pem));
-    match end {
-        Some(end) if end < SystemTime::now() => {
-            format!(
-                ", which has expired at {}",
-                humantime::format_rfc3339_seconds(end)
-            )
-        }
-        _ => String::new(),
+impl Identity {
+    /// When the certificate has ended, if it has.
+    fn expired(&self) -> Option<humantime::Rfc3339Timestamp> {
+        let pem = std::fs::read_to_string(&self.certificate).ok()?;
+        let end = certificate::end(&pem)?;
+        (end < SystemTime::now()).then(|| humantime::format_rfc3339_seconds(end))
     }
 }
 

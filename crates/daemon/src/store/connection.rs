@@ -149,6 +149,19 @@ impl Connection {
         Cause::of(error, endpoint, &self.shared.access)
     }
 
+    /// As [`Connection::cause`], for the first call on a new connection.
+    fn first_cause(&self, error: &etcd_client::Error, endpoint: &Endpoint) -> Cause {
+        match self.cause(error, endpoint) {
+            Cause::Unreachable { at, reason } if endpoint.is_tls() => {
+                match self.shared.access.explain_end(&reason) {
+                    Some(reason) => Cause::Untrusted { at, reason },
+                    None => Cause::Unreachable { at, reason },
+                }
+            }
+            cause => cause,
+        }
+    }
+
     /// What it means that etcd ends a watch with this reason.
     pub(super) fn ended(&self, reason: &str) -> Cause {
         Cause::ended(reason, &self.shared.access)
@@ -247,7 +260,7 @@ impl Connection {
             }
             other => other,
         };
-        let client = client.map_err(|error| self.cause(&error, endpoint))?;
+        let client = client.map_err(|error| self.first_cause(&error, endpoint))?;
         // With a single endpoint there is no choice; but with TLS, etcd's opinion of our certificate comes with its first answer.
         if self.shared.endpoints.len() > 1 || endpoint.is_tls() {
             let unreachable = |reason| Cause::Unreachable {
@@ -258,7 +271,7 @@ impl Connection {
             match tokio::time::timeout(CONNECT_LIMIT, maintenance.status()).await {
                 Ok(Ok(status)) if status.leader() != 0 => {}
                 Ok(Ok(_)) => return Err(unreachable("it knows no leader".to_owned())),
-                Ok(Err(error)) => match self.cause(&error, endpoint) {
+                Ok(Err(error)) => match self.first_cause(&error, endpoint) {
                     // It answers, and that is what was asked.
                     Cause::Refused(_) | Cause::Denied { .. } => {}
                     cause => return Err(cause),

@@ -153,7 +153,8 @@ impl Cause {
                 }
             }
             etcd_client::Error::LeaseKeepAliveError(text) if text.contains("not found") => Self::LeaseLost,
-            etcd_client::Error::TransportError(error) => Self::of_transport(error, at(), access),
+            // Nothing was sent yet.
+            etcd_client::Error::TransportError(error) => Self::Unprepared(access.unusable(&reason(error))),
             other => Self::Unreachable {
                 at: at(),
                 reason: other.to_string(),
@@ -234,5 +235,47 @@ fn reason(status: &(dyn std::error::Error + 'static)) -> String {
         "no reason given".to_owned()
     } else {
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::access::{Password, User};
+    use super::*;
+
+    #[test]
+    fn what_etcd_says_of_users_has_a_cause_of_its_own() {
+        let user = Access {
+            user: Some(User {
+                name: "me".to_owned(),
+                password: Password::of_text("secret".to_owned()),
+            }),
+            ..Access::default()
+        };
+        let said =
+            |message: &str, access: &Access| Cause::of_login(message, access).map(|cause| cause.to_string());
+        for message in [
+            "etcdserver: invalid auth token",
+            "etcdserver: revision of auth store is old",
+            "auth: revision in header is old",
+            "etcdserver: user name is empty",
+        ] {
+            let cause = Cause::of_login(message, &user).unwrap();
+            assert!(cause.ends_login() && !cause.doubts_connection(), "{message}");
+        }
+        let nobody = said("etcdserver: user name is empty", &Access::default()).unwrap();
+        assert!(nobody.contains("give --etcd-user"), "{nobody}");
+        let wrong = said(
+            "etcdserver: authentication failed, invalid user ID or password",
+            &user,
+        )
+        .unwrap();
+        assert!(
+            wrong.contains("user me with MAYFLY_ETCD_PASSWORD") && !wrong.contains("secret"),
+            "{wrong}"
+        );
+        let denied = said("etcdserver: permission denied", &user).unwrap();
+        assert_eq!(denied, "etcd does not permit it to user me");
+        assert_eq!(said("etcdserver: mvcc: database space exceeded", &user), None);
     }
 }

@@ -2,8 +2,8 @@
 //! logins that end, and a wrong password, are survived; and no password is seen anywhere.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,14 +15,6 @@ use mayfly_e2e::world::{SOON, World};
 use mayfly_e2e::{eventually, port};
 
 const HOST: &str = "www-dev.example.com";
-const USERS: [&str; 6] = [
-    "environment-registrar",
-    "container-registrar",
-    "container-launcher",
-    "haproxy-updater",
-    "dns-updater",
-    "operator",
-];
 /// etcd's logins end after a second without a call, and are cheap to make.
 const ETCD: [&str; 4] = ["--auth-token-ttl", "1", "--bcrypt-cost", "4"];
 
@@ -173,7 +165,8 @@ async fn guarded() -> World {
     let mut world = World::bare(&[]).unwrap();
     world.etcd.set_arguments(&ETCD);
     world.etcd.restart().await.unwrap();
-    world.arguments = ["--log", "trace"].map(str::to_owned).to_vec();
+    // But not the events of its own log, which lies beside what it watches.
+    world.arguments = ["--log", "trace,notify=warn"].map(str::to_owned).to_vec();
     let directory = world.directory().to_owned();
     roles(&world.etcd, &directory, &[]).await;
     world.passwords = Some(directory.join("passwords"));
@@ -188,7 +181,7 @@ async fn guarded() -> World {
 async fn choose(world: &World, version: &str) {
     world.save(
         "dev.yaml",
-        &format!("{{name: dev, services: [{{name: frontend, version: {version}, route: /}}]}}"),
+        &format!("{{name: dev, idle: 2h, services: [{{name: frontend, version: {version}, route: /}}]}}"),
     );
     world.answers(HOST, &format!("frontend@{version}")).await;
 }
@@ -264,7 +257,7 @@ async fn every_daemon_works_with_its_user_and_survives_the_end_of_its_login() {
     logins_end(&world, user, &made[user]).await;
     choose(&world, "0.0.1").await;
     let text = log(&world, "environment-registrar");
-    assert!(text.contains("etcd wants a new login"), "no login has ended");
+    assert!(text.contains("invalid auth token"), "no login has ended");
     assert!(!text.contains("trying again"), "{text}");
     // All logins are forgotten when etcd starts anew.
     world.etcd.kill9().await.unwrap();
@@ -298,9 +291,13 @@ fn command_lines() -> Vec<String> {
 #[tokio::test]
 async fn a_wrong_password_is_told_and_a_right_one_is_taken_without_a_restart() {
     let mut world = World::bare(&[]).unwrap();
-    world.etcd.set_arguments(&ETCD);
-    world.etcd.restart().await.unwrap();
     let directory = world.directory().to_owned();
+    // Logins of the other kind that etcd knows: signed ones, which any change of a user or role ends.
+    let jwt = signed_logins(&directory).await;
+    world
+        .etcd
+        .set_arguments(&["--bcrypt-cost", "4", "--auth-token", &jwt]);
+    world.etcd.restart().await.unwrap();
     roles(&world.etcd, &directory, &["--enable"]).await;
     let made = passwords(&directory);
     world.etcd.log_in(&made["root"]);
@@ -308,7 +305,7 @@ async fn a_wrong_password_is_told_and_a_right_one_is_taken_without_a_restart() {
     std::fs::write(&wrong, "not-the-password\n").unwrap();
     let admin = port::free();
     let mut command = dns_updater(&world, &wrong);
-    command.args(["--admin", &admin.to_string()]);
+    command.args(["--admin", &admin.to_string(), "--log", "debug"]);
     let mut updater = world.spawn("dns-updater", &command).unwrap();
     let told = "etcd refuses the login of user mayfly-dns-updater with --etcd-password-file";
     eventually(SOON, "the log says it", async || updater.output().contains(told)).await;
@@ -323,46 +320,59 @@ async fn a_wrong_password_is_told_and_a_right_one_is_taken_without_a_restart() {
     assert_eq!(connected().await.unwrap(), "mayfly_etcd_connected 1");
     std::fs::write(&wrong, &made["mayfly-dns-updater"]).unwrap();
     eventually(SOON, "it works", async || world.status("dns-updater").await).await;
+    // The script sets all passwords again, which are the same: a change that ends every login.
+    roles(&world.etcd, &directory, &[]).await;
+    let before = world.status("dns-updater").await.unwrap()["applied_revision"].as_i64();
+    let router = r#"{"address":"10.0.0.1","haproxy_version":"2.6"}"#;
+    world.etcd.put("/mayfly/routers/one", router).await.unwrap();
+    eventually(SOON, "the status follows", async || -> Result<()> {
+        let status = world.status("dns-updater").await?;
+        ensure!(status["applied_revision"].as_i64() > before, "{status}");
+        Ok(())
+    })
+    .await;
+    let text = updater.output();
+    assert!(text.contains("etcd wants a new login"), "{text}");
     assert!(updater.is_running());
 
     // Without a user, and with a file that is missing.
-    let finished = run(
-        Command::new(mayfly_e2e::mayfly::binary("mayfly").unwrap()).args([
-            "status",
-            "--etcd",
-            &world.etcd.plain(),
-        ]),
-        SOON,
-    );
-    let message = finished.await.unwrap().stderr;
+    let mayfly = || {
+        let mut command = Command::new(mayfly_e2e::mayfly::binary("mayfly").unwrap());
+        command.args(["status", "--etcd", &world.etcd.plain()]);
+        command
+    };
+    let message = run(&mayfly(), SOON).await.unwrap().stderr;
     assert!(message.contains("it wants a user: give --etcd-user"), "{message}");
     let missing = directory.join("missing");
-    let mut command = Command::new(mayfly_e2e::mayfly::binary("mayfly").unwrap());
-    command.args([
-        "status",
-        "--etcd",
-        &world.etcd.plain(),
-        "--etcd-user",
-        "x",
-        "--etcd-password-file",
-    ]);
+    let mut command = mayfly();
+    command.args(["--etcd-user", "x", "--etcd-password-file"]);
     let message = run(command.arg(&missing), SOON).await.unwrap().stderr;
     let told = format!("cannot read --etcd-password-file {}", missing.display());
     assert!(message.contains(&told), "{message}");
     // From the environment.
-    let mut command = Command::new(mayfly_e2e::mayfly::binary("mayfly").unwrap());
-    command.args([
-        "status",
-        "--etcd",
-        &world.etcd.plain(),
-        "--etcd-user",
-        "mayfly-operator",
-    ]);
+    let mut command = mayfly();
+    command.args(["--etcd-user", "mayfly-operator"]);
     command.env("MAYFLY_ETCD_PASSWORD", &made["mayfly-operator"]);
     run(&command, SOON).await.unwrap().ok().unwrap();
 }
 
-fn dns_updater(world: &World, password: &PathBuf) -> Command {
+/// The argument of `--auth-token` for logins that etcd signs.
+async fn signed_logins(directory: &Path) -> String {
+    let [private, public] = ["jwt.key", "jwt.pub"].map(|name| directory.join(name).display().to_string());
+    for arguments in [
+        vec!["genrsa", "-out", &private, "2048"],
+        vec!["rsa", "-in", &private, "-pubout", "-out", &public],
+    ] {
+        run(Command::new("openssl").args(arguments), SOON)
+            .await
+            .unwrap()
+            .ok()
+            .unwrap();
+    }
+    format!("jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=5m")
+}
+
+fn dns_updater(world: &World, password: &Path) -> Command {
     let mut command = world.dns_watch().unwrap();
     command.args(["--etcd-user", "mayfly-dns-updater", "--etcd-password-file"]);
     command.arg(password);

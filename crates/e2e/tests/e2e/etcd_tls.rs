@@ -118,7 +118,17 @@ async fn everything_works_over_tls_and_a_stranger_is_told_why_not() {
         ),
         (
             flags(&trusted, Some(&stranger)),
-            vec!["etcd does not accept --etcd-cert", strangers.as_str()],
+            vec!["etcd may not accept --etcd-cert", strangers.as_str()],
+        ),
+        (
+            flags(
+                &trusted,
+                Some(&Certified {
+                    key: stranger.key.clone(),
+                    ..own.clone()
+                }),
+            ),
+            vec!["cannot use --etcd-cert", "KeyMismatch"],
         ),
         (
             flags(&missing, Some(&own)),
@@ -170,10 +180,7 @@ async fn what_is_renewed_in_place_is_taken_and_what_has_expired_is_told() {
         let log = directory.join(format!("{name}.log"));
         eventually(SOON, "the log says what has expired", async || -> Result<()> {
             let text = std::fs::read_to_string(&log)?;
-            let told = format!(
-                "--etcd-cert {}, which has expired at",
-                secured.own.certificate.display()
-            );
+            let told = format!("--etcd-cert {} has expired at", secured.own.certificate.display());
             ensure!(text.contains(&told), "{text}");
             Ok(())
         })
