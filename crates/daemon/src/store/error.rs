@@ -231,10 +231,12 @@ fn reason(status: &(dyn std::error::Error + 'static)) -> String {
         innermost = source;
     }
     let text = innermost.to_string();
+    // rustls adds a link for programmers.
+    let text = text.split(": https://docs.rs/").next().unwrap_or_default();
     if text.is_empty() {
         "no reason given".to_owned()
     } else {
-        text
+        text.to_owned()
     }
 }
 
