@@ -25,7 +25,7 @@ pub struct AccessArgs {
     /// The certificate (PEM) to show to etcd; renew the file in place, it is read with each connection
     ///
     /// Example: --etcd https://etcd-1:2379,https://etcd-2:2379 --etcd-ca ca.pem --etcd-cert me.pem --etcd-key me.key
-    /// --etcd-user haproxy-updater --etcd-password-file /etc/mayfly/passwords/haproxy-updater
+    /// --etcd-user mayfly-dns-updater --etcd-password-file /etc/mayfly/passwords/mayfly-dns-updater
     #[arg(long, env = "MAYFLY_ETCD_CERT", value_name = "FILE", global = true)]
     pub etcd_cert: Option<PathBuf>,
 
