@@ -174,6 +174,8 @@ ensure_servers() {
     # dnsmasq-base is the program alone; the package dnsmasq would add a service on port 53.
     have dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
     have etcd || missing+=(etcd-server)
+    # etcdctl, with which scripts/etcd-roles.sh works.
+    have etcdctl || missing+=(etcd-client)
     # Tests of servers behind TLS make certificates.
     have openssl || missing+=(openssl)
     # For the tests in which the clock jumps.

@@ -21,7 +21,7 @@ use crate::want::Terms;
 /// # Errors
 /// When etcd or the engine do not answer.
 pub async fn run<E: Engine>(engine: &E, arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let store = arguments.common.store();
+    let store = arguments.common.store()?;
     let listing = store.list(&store.keyspace().launching()).await?;
     let mut view = View::new(store.keyspace());
     view.take(Batch {

@@ -44,7 +44,7 @@ type Listed = Option<(Instant, Result<Arc<Inventory>, String>)>;
 /// out of reach is an error: both are waited for.
 pub async fn run<E: Engine>(engine: E, arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let common = &arguments.common;
-    let (tasks, store, readiness) = (Tasks::new(), common.store(), Readiness::new());
+    let (tasks, store, readiness) = (Tasks::new(), common.store()?, Readiness::new());
     let node = common.node()?;
     let mut registry = Registry::default();
     let version = env!("CARGO_PKG_VERSION");

@@ -320,7 +320,7 @@ mod tests {
             ("register backend 1 auto 80 --weight 257", "0 to 256"),
             ("register backend 1 auto 80 --protocol h3", "h2c"),
             ("register backend 1 auto 80 --meta zone", "zone=north"),
-            ("register backend 1 auto 80 --etcd https://x", "TLS"),
+            ("register backend 1 auto 80 --etcd ftp://x", "scheme"),
             ("register backend 1 auto", "<PORT>"),
             ("list Back_End", "lower-case"),
         ] {

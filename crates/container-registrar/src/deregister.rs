@@ -19,7 +19,7 @@ use crate::location::Host;
 /// # Errors
 /// When there is no such entry, the host does not resolve, or etcd does not answer.
 pub async fn run(common: &CommonArgs, instance: &Instance) -> anyhow::Result<ExitCode> {
-    let store = common.store();
+    let store = common.store()?;
     let backend = instance.backend();
     // A permanent entry stands under the name of its host, whatever that leads to now.
     if let Some(place) = instance.host.named(instance.port) {

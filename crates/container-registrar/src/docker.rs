@@ -48,7 +48,7 @@ const WAITING: usize = 64;
 /// # Errors
 /// When the admin address is taken, or a background task ends.
 pub async fn run(common: &CommonArgs, arguments: Docker, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
-    let (tasks, store, readiness) = (Tasks::new(), common.store(), Readiness::new());
+    let (tasks, store, readiness) = (Tasks::new(), common.store()?, Readiness::new());
     let mut registry = Registry::default();
     let metrics = CommonMetrics::register(
         &mut registry,

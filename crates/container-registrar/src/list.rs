@@ -29,7 +29,7 @@ struct Found {
 /// # Errors
 /// When etcd does not answer.
 pub async fn run(common: &CommonArgs, list: &List) -> anyhow::Result<ExitCode> {
-    let store = common.store();
+    let store = common.store()?;
     let keyspace = store.keyspace();
     let listing = store.list(&keyspace.instances(list.service.as_ref())).await?;
     let mut found = Vec::new();

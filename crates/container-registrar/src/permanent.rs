@@ -21,7 +21,7 @@ use crate::location;
 /// # Errors
 /// When the host cannot be registered, the server does not answer the check, or etcd does not answer.
 pub async fn run(common: &CommonArgs, arguments: &Register) -> anyhow::Result<ExitCode> {
-    let store = common.store();
+    let store = common.store()?;
     let instance = &arguments.instance;
     let place = instance.host.place(instance.port, store.endpoints()).await?;
     let id = InstanceId::at(&place).context("the host name is too long to be registered")?;

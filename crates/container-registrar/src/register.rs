@@ -34,7 +34,7 @@ const EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// # Errors
 /// When the admin address is taken, or a background task ends.
 pub async fn run(common: &CommonArgs, arguments: Register, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
-    let (tasks, store, readiness) = (Tasks::new(), common.store(), Readiness::new());
+    let (tasks, store, readiness) = (Tasks::new(), common.store()?, Readiness::new());
     let mut registry = Registry::default();
     CommonMetrics::register(
         &mut registry,

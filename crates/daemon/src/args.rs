@@ -1,9 +1,10 @@
 //! The arguments that every daemon takes. Each is a flag with an environment variable, and each is checked by
 //! its type while the command line is read, so a mistake is told before anything starts.
 
-use std::fmt;
+mod access;
+mod endpoint;
+
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,12 +14,14 @@ use mayfly_core::names::NodeName;
 
 use crate::logs::LogFormat;
 use crate::store::Store;
+pub use access::AccessArgs;
+pub use endpoint::{Endpoint, EndpointError};
 
 /// Flatten this into the top-level arguments of a program; its flags may stand before or after a subcommand.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Common options")]
 pub struct CommonArgs {
-    /// Where etcd listens: one or more endpoints, separated by commas
+    /// Where etcd listens: one or more endpoints, separated by commas; https:// for TLS
     #[arg(
         long,
         alias = "peer",
@@ -29,6 +32,10 @@ pub struct CommonArgs {
         global = true
     )]
     pub etcd: Vec<Endpoint>,
+
+    /// TLS, user and password.
+    #[command(flatten)]
+    pub access: AccessArgs,
 
     /// The beginning of every key in etcd; several Mayflies can share an etcd by having a prefix each
     #[arg(
@@ -81,8 +88,12 @@ impl CommonArgs {
     }
 
     /// A store for these endpoints and this prefix. Connects with its first call.
-    pub fn store(&self) -> Store {
-        Store::new(self.etcd.clone(), self.prefix.clone())
+    ///
+    /// # Errors
+    /// When the endpoints, the files for TLS and the user do not go together.
+    pub fn store(&self) -> anyhow::Result<Store> {
+        let access = self.access.access(&self.etcd)?;
+        Ok(Store::new(self.etcd.clone(), self.prefix.clone()).with_access(access))
     }
 }
 
@@ -112,98 +123,6 @@ pub fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// One address of etcd, as `http://host:port`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint(String);
-
-impl Endpoint {
-    /// The URL, with scheme and port.
-    pub fn url(&self) -> &str {
-        &self.0
-    }
-
-    /// The part `host:port` of the URL.
-    pub fn host_and_port(&self) -> &str {
-        self.0.trim_start_matches(SCHEME)
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-const SCHEME: &str = "http://";
-const DEFAULT_PORT: u16 = 2379;
-
-/// Why a text is not an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}; an endpoint looks like http://10.0.0.1:2379 or etcd-1:2379")]
-pub struct EndpointError {
-    problem: &'static str,
-}
-
-impl FromStr for Endpoint {
-    type Err = EndpointError;
-
-    /// Takes `http://host:port`, `host:port`, `host` and `[ipv6]:port`; the port is 2379 where none is given.
-    fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let error = |problem| Err(EndpointError { problem });
-        let text = text.trim();
-        if text.starts_with("https://") {
-            return error("mayfly speaks to etcd without TLS only");
-        }
-        let rest = text.strip_prefix(SCHEME).unwrap_or(text);
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        if rest.contains("://") {
-            return error("the scheme is not http");
-        }
-        if rest.contains('@') {
-            // Never repeat it: what stands there may be a password.
-            return error("an endpoint holds no user or password");
-        }
-        let (host, port) = split_port(rest).ok_or(EndpointError {
-            problem: "the port is not a number from 1 to 65535",
-        })?;
-        if !is_host(host) {
-            return error(if host.is_empty() {
-                "the host is missing"
-            } else {
-                "the host is not a name or an address"
-            });
-        }
-        Ok(Self(format!("{SCHEME}{host}:{port}")))
-    }
-}
-
-/// Splits `host:port`; an IPv6 address keeps its brackets.
-fn split_port(text: &str) -> Option<(&str, u16)> {
-    let host_end = if text.starts_with('[') {
-        text.find(']')? + 1
-    } else {
-        text.find(':').unwrap_or(text.len())
-    };
-    let (host, port) = text.split_at(host_end);
-    let port = match port.strip_prefix(':') {
-        None if port.is_empty() => DEFAULT_PORT,
-        None => return None,
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
-        Some(_) => return None,
-    };
-    (port != 0).then_some((host, port))
-}
-
-fn is_host(host: &str) -> bool {
-    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-            !host.is_empty() && host.len() <= 253 && host.bytes().all(allowed)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,39 +147,6 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         for bad in ["", "-1", "soon", "1.5.s"] {
             assert!(duration(bad).unwrap_err().contains("15s"), "{bad}");
-        }
-    }
-
-    #[test]
-    fn endpoints() {
-        for (text, url) in [
-            ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
-            ("etcd-1:4001", "http://etcd-1:4001"),
-            ("etcd", "http://etcd:2379"),
-            ("http://etcd:2379/", "http://etcd:2379"),
-            ("[::1]:2379", "http://[::1]:2379"),
-            ("http://[fd00::1]", "http://[fd00::1]:2379"),
-        ] {
-            assert_eq!(text.parse::<Endpoint>().unwrap().url(), url, "{text}");
-        }
-        for (text, part) in [
-            ("https://etcd:2379", "without TLS"),
-            ("ftp://etcd:2379", "scheme"),
-            ("http://me:secret@etcd:2379", "no user or password"),
-            ("", "host is missing"),
-            (":2379", "host is missing"),
-            ("etcd:0", "port"),
-            ("etcd:65536", "port"),
-            ("etcd:+80", "port"),
-            ("::1", "port"),
-            ("[::1", "port"),
-            ("[zz]:1", "host is not"),
-            ("et cd:1", "host is not"),
-            ("etcd:1/v2", "port"),
-        ] {
-            let message = text.parse::<Endpoint>().unwrap_err().to_string();
-            assert!(message.contains(part), "{text}: {message}");
-            assert!(!message.contains("secret"), "{message}");
         }
     }
 

@@ -195,6 +195,7 @@ impl Keeper {
     async fn run(mut self) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
         let mut lease: Option<Lease> = None;
+        let mut told = None;
         loop {
             match self.keep(&mut lease, &mut backoff).await {
                 Ok(()) => return std::future::pending().await,
@@ -205,7 +206,8 @@ impl Keeper {
                     self.written.send_replace(0);
                 }
                 Err(Trouble::Store(error)) => {
-                    if backoff.failures() == 0 {
+                    // Once, and again when it is about something else.
+                    if told.replace(error.topic()) != Some(error.topic()) || backoff.failures() == 0 {
                         warn!("{error}; trying again");
                     } else {
                         debug!("{error}; trying again");

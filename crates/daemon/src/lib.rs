@@ -13,7 +13,7 @@
 //! # use mayfly_daemon::{tasks::Tasks, watch::{self, WatchOptions}};
 //! # use prometheus_client::registry::Registry;
 //! async fn run(common: &CommonArgs, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
-//!     let (tasks, store, readiness) = (Tasks::new(), common.store(), admin::Readiness::new());
+//!     let (tasks, store, readiness) = (Tasks::new(), common.store()?, admin::Readiness::new());
 //!     let mut registry = Registry::default();
 //!     let metrics = admin::CommonMetrics::register(&mut registry, "dns-updater", env!("CARGO_PKG_VERSION"), &store);
 //!     let options = WatchOptions::default().with_vanish_grace(Duration::from_secs(60));

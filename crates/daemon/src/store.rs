@@ -1,6 +1,8 @@
 //! The etcd store, typed: keys go in as [`Key`], every call has a limit, and every failure says which action on
-//! what failed. Only this module and the two below it know etcd-client.
+//! what failed. Only this module and those below it know etcd-client.
 
+mod access;
+mod certificate;
 mod connection;
 mod error;
 mod stream;
@@ -17,7 +19,9 @@ use mayfly_core::keys::{Key, KeyRange, KeySpace};
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::args::Endpoint;
+pub use access::{Access, Identity, Password, Tls, User};
 use connection::Connection;
+pub(crate) use error::Topic;
 pub use error::{Cause, StoreError};
 pub(crate) use stream::{RangeStream, StreamMessage};
 
@@ -107,11 +111,19 @@ impl Store {
     /// The limit of one call, unless [`Store::with_limit`] says otherwise.
     pub const DEFAULT_LIMIT: Duration = Duration::from_secs(5);
 
-    /// A store of the keys in `keyspace`, at whichever of the endpoints answers.
+    /// A store of the keys in `keyspace`, at whichever of the endpoints answers, without TLS or user.
     pub fn new(endpoints: Vec<Endpoint>, keyspace: KeySpace) -> Self {
         Self {
-            connection: Connection::new(endpoints, Self::DEFAULT_LIMIT),
+            connection: Connection::new(endpoints, Access::default(), Self::DEFAULT_LIMIT),
             keyspace,
+        }
+    }
+
+    /// The same with TLS, or with a user.
+    pub fn with_access(self, access: Access) -> Self {
+        Self {
+            connection: self.connection.with_access(access),
+            keyspace: self.keyspace,
         }
     }
 
@@ -163,8 +175,9 @@ impl Store {
             let start = from.clone();
             let mut page = self
                 .connection
-                .call(action, |client| async move {
-                    client.kv.clone().get(start, Some(options)).await
+                .call(action, |client| {
+                    let (start, options) = (start.clone(), options.clone());
+                    async move { client.kv.clone().get(start, Some(options)).await }
                 })
                 .await?;
             if listing.revision == 0 {
@@ -210,8 +223,9 @@ impl Store {
         let text = self.keyspace.text(key);
         let action = || format!("put {text}");
         let name = text.as_str();
-        let put = |client: connection::Clients| async move {
-            client.kv.clone().put(name, value, put_options(lease)).await
+        let put = |client: connection::Clients| {
+            let value = value.clone();
+            async move { client.kv.clone().put(name, value, put_options(lease)).await }
         };
         let answer = self.connection.call(action, put).await?;
         Ok(revision(answer.header()))
@@ -289,8 +303,9 @@ impl Store {
         let start = range.start.as_str();
         let answer = self
             .connection
-            .call(action, |client| async move {
-                client.kv.clone().delete(start, options).await
+            .call(action, |client| {
+                let options = options.clone();
+                async move { client.kv.clone().delete(start, options).await }
             })
             .await?;
         Ok(answer.deleted())
@@ -313,7 +328,10 @@ impl Store {
     async fn conditional(&self, action: impl Fn() -> String, txn: Txn) -> Result<Option<i64>, StoreError> {
         let answer = self
             .connection
-            .call(action, |client| async move { client.kv.clone().txn(txn).await })
+            .call(action, |client| {
+                let txn = txn.clone();
+                async move { client.kv.clone().txn(txn).await }
+            })
             .await?;
         Ok(answer.succeeded().then(|| revision(answer.header())))
     }
@@ -373,8 +391,9 @@ impl Store {
         let options = Some(LeaseTimeToLiveOptions::new().with_keys());
         let answer = self
             .connection
-            .call(action, |client| async move {
-                client.lease.clone().time_to_live(lease.0, options).await
+            .call(action, |client| {
+                let options = options.clone();
+                async move { client.lease.clone().time_to_live(lease.0, options).await }
             })
             .await?;
         if answer.ttl() <= 0 {

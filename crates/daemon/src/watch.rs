@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::known::{Known, Vanished};
 use crate::retry::Backoff;
-use crate::store::{Entry, Listing, RangeStream, Store, StoreError, StreamMessage};
+use crate::store::{Entry, Listing, RangeStream, Store, StoreError, StreamMessage, Topic};
 
 /// Batches that wait for a slow consumer before the stream itself is held up.
 const QUEUE: usize = 256;
@@ -113,7 +113,7 @@ fn start<S: Source>(source: S, keyspace: mayfly_core::keys::KeySpace, options: W
         revision: 0,
         sender,
         metrics: metrics.clone(),
-        doubted: false,
+        doubted: None,
     };
     Watch {
         batches,
@@ -258,8 +258,8 @@ struct Watcher<S> {
     revision: i64,
     sender: mpsc::Sender<Batch>,
     metrics: WatchMetrics,
-    /// Whether the present doubt has been told.
-    doubted: bool,
+    /// What was told last of the present doubt.
+    doubted: Option<Topic>,
 }
 
 impl<S: Source> Watcher<S> {
@@ -294,7 +294,7 @@ impl<S: Source> Watcher<S> {
         }
         let revision = listing.revision;
         let now = Instant::now();
-        if self.doubted {
+        if self.doubted.is_some() {
             self.known.outage_ended(now);
         }
         let (changes, vanished) = self.known.list(listing, now);
@@ -320,7 +320,7 @@ impl<S: Source> Watcher<S> {
                 // Spread over a tenth, so that many daemons do not list at the same moment for ever.
                 let relist = self.options.relist.mul_f64(rand::rng().random_range(0.9..=1.0));
                 self.metrics.in_step.set(1);
-                if std::mem::take(&mut self.doubted) {
+                if self.doubted.take().is_some() {
                     info!("in step with etcd again");
                 }
                 let following = Following {
@@ -386,10 +386,10 @@ impl<S: Source> Watcher<S> {
         Ok(State::Follow(following))
     }
 
-    /// Says what is wrong, once for every time that it was in step.
+    /// Says what is wrong, once for every time that it was in step; and again when it is about something else.
     fn doubt(&mut self, error: &StoreError) -> State<S::Stream> {
         self.metrics.in_step.set(0);
-        if std::mem::replace(&mut self.doubted, true) {
+        if self.doubted.replace(error.topic()) == Some(error.topic()) {
             debug!("{error}; trying again");
         } else {
             warn!("{error}; trying again");

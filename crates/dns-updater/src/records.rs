@@ -22,7 +22,7 @@ pub async fn update(common: &CommonArgs, host: Hostname, addresses: Vec<IpAddr>)
         .into_iter()
         .collect();
     let record = records::to_json(&DnsRecord { addresses });
-    common.store().put(&Key::Dns(host), record, None).await?;
+    common.store()?.put(&Key::Dns(host), record, None).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -31,7 +31,7 @@ pub async fn update(common: &CommonArgs, host: Hostname, addresses: Vec<IpAddr>)
 /// # Errors
 /// When etcd does not answer.
 pub async fn delete(common: &CommonArgs, hosts: Vec<Hostname>) -> anyhow::Result<ExitCode> {
-    let store = common.store();
+    let store = common.store()?;
     let mut code = ExitCode::SUCCESS;
     for host in hosts {
         if !store.delete(&Key::Dns(host.clone())).await? {
@@ -54,7 +54,7 @@ struct Found {
 /// # Errors
 /// When etcd does not answer.
 pub async fn list(common: &CommonArgs, format: Format) -> anyhow::Result<ExitCode> {
-    let store = common.store();
+    let store = common.store()?;
     let mut found = Vec::new();
     for entry in store.list(&store.keyspace().dns()).await?.entries {
         let record = match store.keyspace().parse(&entry.key) {
@@ -91,7 +91,7 @@ pub async fn list(common: &CommonArgs, format: Format) -> anyhow::Result<ExitCod
 /// # Errors
 /// When etcd does not answer.
 pub async fn reset(common: &CommonArgs) -> anyhow::Result<ExitCode> {
-    let store = common.store();
+    let store = common.store()?;
     let count = store.delete_all(&store.keyspace().dns()).await?;
     output::print(&format!("deleted {count} static records\n"))?;
     Ok(ExitCode::SUCCESS)

@@ -32,7 +32,7 @@ const LAST_WRITE: Duration = Duration::from_secs(2);
 /// # Errors
 /// When the directory of the file cannot be made, the admin address is taken, or a background task ends.
 pub async fn run(common: &CommonArgs, arguments: Watch, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
-    let (tasks, store, readiness) = (Tasks::new(), common.store(), Readiness::new());
+    let (tasks, store, readiness) = (Tasks::new(), common.store()?, Readiness::new());
     let file = HostsFile::new(arguments.hosts_file)?;
     let view = View::new(store.keyspace().clone(), arguments.domain, file.last_routers());
 

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::http::Request;
 use crate::process::{Process, Signal};
+use crate::tls::Certified;
 use crate::{eventually, port};
 
 /// How long etcd may take to answer after its start; it elects itself first.
@@ -24,11 +25,15 @@ const START: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Etcd {
     client: SocketAddr,
+    /// Where it serves TLS, if it does. The tests themselves go on to use `client`, in clear text.
+    secure: Option<SocketAddr>,
     peer: SocketAddr,
     data: PathBuf,
     directory: TempDir,
     process: Option<Process>,
     arguments: Vec<String>,
+    /// The password of the user root, where etcd asks for users.
+    root: Option<String>,
 }
 
 impl Etcd {
@@ -64,16 +69,53 @@ impl Etcd {
         let (client, peer) = (port::free(), port::free());
         Ok(Self {
             client,
+            secure: None,
             peer,
             data,
             directory,
             process: None,
             arguments: Vec::new(),
+            root: None,
         })
+    }
+
+    /// Further arguments for the next start, in place of the former.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(ToString::to_string).collect();
+    }
+
+    /// From the next start on it serves TLS, besides the clear text that the tests use, to clients with a certificate by an
+    /// authority of the file `clients`.
+    pub fn serve_tls(&mut self, own: &Certified, clients: &Path) {
+        self.secure = Some(port::free());
+        let paths = [&own.certificate, &own.key, clients].map(|path| path.to_string_lossy());
+        let [certificate, key, clients] = &paths;
+        self.set_arguments(&[
+            "--cert-file",
+            certificate,
+            "--key-file",
+            key,
+            "--trusted-ca-file",
+            clients,
+            "--client-cert-auth",
+        ]);
+    }
+
+    /// From now on all that the test does here, it does as root.
+    pub fn log_in(&mut self, password: &str) {
+        self.root = Some(password.to_owned());
     }
 
     /// The address for clients, as `--etcd` takes it.
     pub fn endpoint(&self) -> String {
+        match self.secure {
+            Some(secure) => format!("https://{secure}"),
+            None => self.plain(),
+        }
+    }
+
+    /// The address for clients in clear text.
+    pub fn plain(&self) -> String {
         format!("http://{}", self.client)
     }
 
@@ -91,7 +133,11 @@ impl Etcd {
             self.process.as_mut().is_none_or(|p| !p.is_running()),
             "etcd runs already"
         );
-        let (client, peer) = (self.endpoint(), format!("http://{}", self.peer));
+        let (advertised, peer) = (self.endpoint(), format!("http://{}", self.peer));
+        let client = match self.secure {
+            Some(_) => format!("{advertised},{}", self.plain()),
+            None => advertised.clone(),
+        };
         let mut command = Command::new("etcd");
         command.arg("--data-dir").arg(&self.data);
         command.args([
@@ -100,7 +146,7 @@ impl Etcd {
             "--listen-client-urls",
             &client,
             "--advertise-client-urls",
-            &client,
+            &advertised,
         ]);
         command.args([
             "--listen-peer-urls",
@@ -344,9 +390,50 @@ impl Etcd {
     }
 
     async fn call(&self, path: &str, body: &Value) -> Result<Value> {
-        let answer = Request::post("etcd", path, body.to_string())
-            .send(self.client)
-            .await?;
+        let token = match &self.root {
+            Some(password) => Some(self.token("root", password).await?),
+            None => None,
+        };
+        self.call_with(token.as_deref(), path, body).await
+    }
+
+    /// Logs a user in, and gives the token to show with each call.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub async fn token(&self, user: &str, password: &str) -> Result<String> {
+        let body = json!({ "name": user, "password": password });
+        let answer = self.call_with(None, "/v3/auth/authenticate", &body).await?;
+        Ok(answer["token"].as_str().context("a token")?.to_owned())
+    }
+
+    /// Reads a key, or all from it up to `end`, with a token.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub async fn read_as(&self, token: &str, key: &str, end: Option<&str>) -> Result<()> {
+        let mut body = json!({ "key": BASE64.encode(key), "keys_only": true });
+        if let Some(end) = end {
+            body["range_end"] = BASE64.encode(end).into();
+        }
+        self.call_with(Some(token), "/v3/kv/range", &body).await.map(drop)
+    }
+
+    /// Writes a key with a token.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub async fn put_as(&self, token: &str, key: &str, value: &str) -> Result<()> {
+        let body = json!({ "key": BASE64.encode(key), "value": BASE64.encode(value) });
+        self.call_with(Some(token), "/v3/kv/put", &body).await.map(drop)
+    }
+
+    async fn call_with(&self, token: Option<&str>, path: &str, body: &Value) -> Result<Value> {
+        let mut request = Request::post("etcd", path, body.to_string());
+        if let Some(token) = token {
+            request = request.header("authorization", token);
+        }
+        let answer = request.send(self.client).await?;
         ensure!(answer.status == 200, "etcd refuses {path}: {}", answer.body);
         serde_json::from_str(&answer.body).context("read etcd's answer")
     }

@@ -63,10 +63,26 @@ impl Authority {
     /// # Errors
     /// When openssl fails.
     pub async fn certify(&self, host: &str) -> Result<PathBuf> {
-        let file = |ending: &str| self.path(&format!("{host}.{ending}"));
+        let made = self.certify_as(host, &[&format!("DNS:{host}")], &[]).await?;
+        let both = [&made.certificate, &made.key]
+            .map(std::fs::read)
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>();
+        let path = PathBuf::from(self.path(&format!("{host}.both")));
+        std::fs::write(&path, both.context("read a certificate")?.concat()).context("write a certificate")?;
+        Ok(path)
+    }
+
+    /// A certificate and its key, in files named after `name`, for these names (`DNS:etcd`, `IP:127.0.0.1`); `arguments`
+    /// are openssl's, such as `-days 1`. Made anew, it replaces the former.
+    ///
+    /// # Errors
+    /// When openssl fails.
+    pub async fn certify_as(&self, name: &str, names: &[&str], arguments: &[&str]) -> Result<Certified> {
+        let file = |ending: &str| self.path(&format!("{name}.{ending}"));
         let (key, request, certificate) = (file("key"), file("csr"), file("crt"));
-        let subject = format!("/CN={host}");
-        let mut arguments = vec![
+        let subject = format!("/CN={name}");
+        let mut asked = vec![
             "req",
             "-nodes",
             "-newkey",
@@ -74,24 +90,34 @@ impl Authority {
             "-pkeyopt",
             "ec_paramgen_curve:P-256",
         ];
-        arguments.extend(["-subj", &subject, "-keyout", &key, "-out", &request]);
-        openssl(&arguments).await?;
-        let names = file("names");
-        std::fs::write(&names, format!("subjectAltName=DNS:{host}\n")).context("write a name")?;
+        asked.extend(["-subj", &subject, "-keyout", &key, "-out", &request]);
+        openssl(&asked).await?;
+        let extensions = file("names");
+        std::fs::write(&extensions, format!("subjectAltName={}\n", names.join(",")))
+            .context("write a name")?;
         let (own, own_key) = (self.path("pem"), self.path("key"));
-        let mut arguments = vec![
-            "x509", "-req", "-days", "2", "-in", &request, "-CA", &own, "-CAkey", &own_key,
-        ];
-        arguments.extend(["-CAcreateserial", "-extfile", &names, "-out", &certificate]);
-        openssl(&arguments).await?;
-        let both = [&certificate, &key]
-            .map(std::fs::read)
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>();
-        let path = PathBuf::from(file("both"));
-        std::fs::write(&path, both.context("read a certificate")?.concat()).context("write a certificate")?;
-        Ok(path)
+        let mut made = vec!["x509", "-req", "-in", &request, "-CA", &own, "-CAkey", &own_key];
+        made.extend(["-CAcreateserial", "-extfile", &extensions, "-out", &certificate]);
+        made.extend(if arguments.is_empty() {
+            &["-days", "2"]
+        } else {
+            arguments
+        });
+        openssl(&made).await?;
+        Ok(Certified {
+            certificate: certificate.into(),
+            key: key.into(),
+        })
     }
+}
+
+/// A certificate and its key.
+#[derive(Debug, Clone)]
+pub struct Certified {
+    /// The file of the certificate.
+    pub certificate: PathBuf,
+    /// The file of its key.
+    pub key: PathBuf,
 }
 
 async fn openssl(arguments: &[&str]) -> Result<()> {

@@ -45,6 +45,10 @@ pub struct World {
     pub internal: SocketAddr,
     /// Host names that only haproxy-updater sees, after [`World::start_with_names`].
     pub names: Option<Names>,
+    /// Further arguments of every program, such as those for TLS.
+    pub arguments: Vec<String>,
+    /// Where the passwords of the users are that scripts/etcd-roles.sh has made, if each program is to log in.
+    pub passwords: Option<PathBuf>,
     updater_arguments: Vec<String>,
     directory: TempDir,
 }
@@ -121,6 +125,8 @@ impl World {
             edge: port::free(),
             internal: port::free(),
             names: None,
+            arguments: Vec::new(),
+            passwords: None,
             updater_arguments: updater_arguments.iter().map(ToString::to_string).collect(),
             directory,
         })
@@ -155,7 +161,16 @@ impl World {
         command
             .arg("--etcd")
             .arg(self.etcd.endpoint())
-            .args(["--node", "test"]);
+            .args(["--node", "test"])
+            .args(&self.arguments);
+        if let Some(passwords) = &self.passwords {
+            let user = match program {
+                "mayfly" => "mayfly-operator".to_owned(),
+                daemon => format!("mayfly-{daemon}"),
+            };
+            command.args(["--etcd-user", &user, "--etcd-password-file"]);
+            command.arg(passwords.join(&user));
+        }
         Ok(command)
     }
 

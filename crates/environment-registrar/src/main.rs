@@ -15,7 +15,7 @@ fn main() -> ExitCode {
             match command {
                 Command::Watch(options) => watch::run(&common, options, shutdown).await,
                 Command::Check { files, services } => check::run(&files, &services),
-                Command::List(options) => list::run(&common.store(), &options).await,
+                Command::List(options) => list::run(&common.store()?, &options).await,
             }
         }
     })

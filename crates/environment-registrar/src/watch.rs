@@ -50,7 +50,7 @@ const TRIES: usize = 3;
 /// When the node has no name, the admin address can't be listened at, or a background task ends. Neither a missing
 /// directory nor an etcd out of reach is an error: both are waited for.
 pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
-    let (tasks, store, readiness) = (Tasks::new(), common.store(), Readiness::new());
+    let (tasks, store, readiness) = (Tasks::new(), common.store()?, Readiness::new());
     let node = common.node()?;
     let cabinet = Cabinet {
         directory: options.directory.clone(),

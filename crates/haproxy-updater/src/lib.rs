@@ -78,7 +78,7 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
         return Ok(ExitCode::SUCCESS);
     }
 
-    let (tasks, store, readiness) = (Tasks::new(), common.store(), Readiness::new());
+    let (tasks, store, readiness) = (Tasks::new(), common.store()?, Readiness::new());
     let mut registry = Registry::default();
     let common_metrics =
         CommonMetrics::register(&mut registry, DAEMON.as_str(), env!("CARGO_PKG_VERSION"), &store);

@@ -56,7 +56,7 @@ pub struct Args {
 /// When a file has a fault, an environment can't be registered beside what is there, or etcd does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
     let wanted = wanted(common, input::read(&args.files, environment_file::parse))?;
-    let store = common.store();
+    let store = common.store()?;
     let mut done = BTreeSet::new();
     // Whoever changes one of them at the same moment makes us look again.
     for _ in 0..5 {

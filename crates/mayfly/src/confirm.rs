@@ -55,7 +55,7 @@ pub enum Guarded {
 /// # Errors
 /// When nothing is held back, or etcd does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
-    let store = common.store();
+    let store = common.store()?;
     let state = State::read(&store, 1).await?;
     let (daemon, held, then) = match args.daemon {
         Guarded::ContainerLauncher => (

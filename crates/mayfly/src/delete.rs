@@ -41,7 +41,7 @@ pub struct Args {
 /// # Errors
 /// When one of them is not registered or is protected, or etcd does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
-    let store = common.store();
+    let store = common.store()?;
     let mut code = ExitCode::SUCCESS;
     for name in &args.names {
         match delete(&store, name, args.force).await {

@@ -66,7 +66,7 @@ pub struct Args {
 /// # Errors
 /// When the arguments make no request, or etcd does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
-    let state = State::read(&common.store(), 1).await?;
+    let state = State::read(&common.store()?, 1).await?;
     let settings = settings(&state, args)?;
     let request = request(&state, args, &settings)?;
     let told = Told::of(state.index.explain(&settings, &request), &state.launchers());

@@ -43,7 +43,7 @@ pub struct Args {
 /// When there never was one of that name, nothing ends it, another has its prefix or header by now, or etcd does not
 /// answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
-    let store = common.store();
+    let store = common.store()?;
     // Whoever changes it at the same moment, such as a router that saw a request, makes us look again.
     for _ in 0..5 {
         let registry = Registry::read(&store).await?;

@@ -114,7 +114,7 @@ struct EnvironmentReport {
 /// # Errors
 /// When etcd does not answer, or it cannot be printed.
 pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
-    let store = common.store();
+    let store = common.store()?;
     if !args.watch {
         let state = State::read(&store, args.min_instances).await?;
         return match show(&store, &state, args).await? {

@@ -64,7 +64,7 @@ pub struct Args {
 /// # Errors
 /// When the outcome cannot be printed.
 pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
-    let store = common.store();
+    let store = common.store()?;
     let deadline = Instant::now() + args.timeout;
     let mut following = watch(&store, store.keyspace().everything(), WatchOptions::default());
     let mut state = State::new(store.keyspace(), args.min_instances);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::access::Access;
 use crate::args::Endpoint;
 
 /// A call to etcd that failed.
@@ -27,10 +28,34 @@ impl StoreError {
         matches!(self.cause, Cause::LeaseLost)
     }
 
+    /// What it is about: while somebody tries again and again, people want to hear of each once.
+    pub(crate) fn topic(&self) -> Topic {
+        match self.cause {
+            Cause::Late { .. } | Cause::Unreachable { .. } => Topic::Away,
+            Cause::Untrusted { .. }
+            | Cause::Unprepared(_)
+            | Cause::LoginRefused { .. }
+            | Cause::LoginEnded(_)
+            | Cause::Denied { .. } => Topic::Access,
+            Cause::LeaseLost | Cause::Compacted | Cause::Ended(_) | Cause::Refused(_) => Topic::Answer,
+        }
+    }
+
     /// Whether etcd answered that it will not do this: something else it may do all the same.
     pub fn is_refusal(&self) -> bool {
-        matches!(self.cause, Cause::Refused(_))
+        matches!(self.cause, Cause::Refused(_) | Cause::Denied { .. })
     }
+}
+
+/// What a failure is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Topic {
+    /// etcd is not reached.
+    Away,
+    /// etcd does not let us in, or not do that.
+    Access,
+    /// etcd answered something else.
+    Answer,
 }
 
 /// What the failure of a call comes from.
@@ -61,40 +86,130 @@ pub enum Cause {
         /// What the transport says.
         reason: String,
     },
+    /// One of the two does not trust the other's certificate.
+    #[error("no TLS with etcd at {at}: {reason}")]
+    Untrusted {
+        /// Where.
+        at: String,
+        /// What TLS says, and which file that is about.
+        reason: String,
+    },
     /// etcd answered that it will not do it.
     #[error("etcd refused: {0}")]
     Refused(String),
+    /// A file that the connection needs cannot be used.
+    #[error("cannot connect to etcd: {0}")]
+    Unprepared(String),
+    /// etcd does not take user and password.
+    #[error("etcd refuses the login of user {user} with {password}: {reason}")]
+    LoginRefused {
+        /// Who.
+        user: String,
+        /// Where the password comes from.
+        password: String,
+        /// What etcd says.
+        reason: String,
+    },
+    /// etcd does not know the login (any more), for it was too long ago, before a restart, or before users or roles changed.
+    #[error("etcd wants a new login: {0}")]
+    LoginEnded(String),
+    /// The user's roles do not cover it.
+    #[error("etcd does not permit it to {user}")]
+    Denied {
+        /// Who, as a message calls it.
+        user: String,
+    },
 }
 
 impl Cause {
     /// Whether another try should go to another endpoint.
     pub(super) fn doubts_connection(&self) -> bool {
-        matches!(self, Self::Late { .. } | Self::Unreachable { .. })
+        matches!(
+            self,
+            Self::Late { .. } | Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Unprepared(_)
+        )
     }
 
-    pub(super) fn of(error: &etcd_client::Error, at: &Endpoint) -> Self {
+    /// Whether another try needs a new login.
+    pub(super) fn ends_login(&self) -> bool {
+        matches!(self, Self::LoginEnded(_))
+    }
+
+    pub(super) fn of(error: &etcd_client::Error, at: &Endpoint, access: &Access) -> Self {
         let at = || at.host_and_port().to_owned();
         match error {
             etcd_client::Error::GRpcStatus(status) => {
                 let message = status.message();
+                if let Some(cause) = Self::of_login(message, access) {
+                    return cause;
+                }
                 match i32::from(status.code()) {
                     code::NOT_FOUND if message.contains("lease not found") => Self::LeaseLost,
                     code::OUT_OF_RANGE if message.contains("compacted") => Self::Compacted,
                     code::CANCELLED | code::UNKNOWN | code::DEADLINE | code::INTERNAL | code::UNAVAILABLE => {
-                        Self::Unreachable {
-                            at: at(),
-                            reason: reason(status),
-                        }
+                        Self::of_transport(status, at(), access)
                     }
                     _ => Self::Refused(message.to_owned()),
                 }
             }
             etcd_client::Error::LeaseKeepAliveError(text) if text.contains("not found") => Self::LeaseLost,
+            // Nothing was sent yet.
+            etcd_client::Error::TransportError(error) => Self::Unprepared(access.unusable(&reason(error))),
             other => Self::Unreachable {
                 at: at(),
                 reason: other.to_string(),
             },
         }
+    }
+
+    fn of_transport(error: &(dyn std::error::Error + 'static), at: String, access: &Access) -> Self {
+        let reason = reason(error);
+        match access.explain(&reason) {
+            Some(reason) => Self::Untrusted { at, reason },
+            None => Self::Unreachable { at, reason },
+        }
+    }
+
+    pub(super) fn ended(reason: &str, access: &Access) -> Self {
+        Self::of_login(reason, access).unwrap_or_else(|| {
+            let told = if reason.is_empty() {
+                "no reason given"
+            } else {
+                reason
+            };
+            Self::Ended(told.to_owned())
+        })
+    }
+
+    /// What etcd says about users, which comes with different codes from one version and call to the next.
+    fn of_login(message: &str, access: &Access) -> Option<Self> {
+        let holds = |part: &str| message.contains(part);
+        if holds("invalid auth token") || holds("auth store is old") || holds("revision in header is old") {
+            return Some(Self::LoginEnded(message.to_owned()));
+        }
+        if holds("user name is empty") {
+            // Authentication was enabled after we connected, or we have no user at all.
+            return Some(match access.user {
+                Some(_) => Self::LoginEnded(message.to_owned()),
+                None => {
+                    Self::Refused("it wants a user: give --etcd-user and --etcd-password-file".to_owned())
+                }
+            });
+        }
+        if holds("invalid user ID or password") {
+            let user = access.user.as_ref()?;
+            return Some(Self::LoginRefused {
+                user: user.name.clone(),
+                password: user.password.origin(),
+                reason: message.to_owned(),
+            });
+        }
+        holds("permission denied").then(|| Self::Denied {
+            user: match access.user_name() {
+                Some(name) => format!("user {name}"),
+                None => "us: we have no --etcd-user".to_owned(),
+            },
+        })
     }
 }
 
@@ -116,9 +231,53 @@ fn reason(status: &(dyn std::error::Error + 'static)) -> String {
         innermost = source;
     }
     let text = innermost.to_string();
+    // rustls adds a link for programmers.
+    let text = text.split(": https://docs.rs/").next().unwrap_or_default();
     if text.is_empty() {
         "no reason given".to_owned()
     } else {
-        text
+        text.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::access::{Password, User};
+    use super::*;
+
+    #[test]
+    fn what_etcd_says_of_users_has_a_cause_of_its_own() {
+        let user = Access {
+            user: Some(User {
+                name: "me".to_owned(),
+                password: Password::of_text("secret".to_owned()),
+            }),
+            ..Access::default()
+        };
+        let said =
+            |message: &str, access: &Access| Cause::of_login(message, access).map(|cause| cause.to_string());
+        for message in [
+            "etcdserver: invalid auth token",
+            "etcdserver: revision of auth store is old",
+            "auth: revision in header is old",
+            "etcdserver: user name is empty",
+        ] {
+            let cause = Cause::of_login(message, &user).unwrap();
+            assert!(cause.ends_login() && !cause.doubts_connection(), "{message}");
+        }
+        let nobody = said("etcdserver: user name is empty", &Access::default()).unwrap();
+        assert!(nobody.contains("give --etcd-user"), "{nobody}");
+        let wrong = said(
+            "etcdserver: authentication failed, invalid user ID or password",
+            &user,
+        )
+        .unwrap();
+        assert!(
+            wrong.contains("user me with MAYFLY_ETCD_PASSWORD") && !wrong.contains("secret"),
+            "{wrong}"
+        );
+        let denied = said("etcdserver: permission denied", &user).unwrap();
+        assert_eq!(denied, "etcd does not permit it to user me");
+        assert_eq!(said("etcdserver: mvcc: database space exceeded", &user), None);
     }
 }

@@ -48,9 +48,12 @@ impl RangeStream {
             .with_start_revision(from);
         let start = range.start.as_str();
         let (inner, generation, endpoint) = connection
-            .call(action, |clients| async move {
-                let stream = clients.watch.clone().watch(start, Some(options)).await?;
-                Ok((stream, clients.generation(), clients.endpoint().clone()))
+            .call(action, |clients| {
+                let options = options.clone();
+                async move {
+                    let stream = clients.watch.clone().watch(start, Some(options)).await?;
+                    Ok((stream, clients.generation(), clients.endpoint().clone()))
+                }
             })
             .await?;
         Ok(Self {
@@ -69,16 +72,13 @@ impl RangeStream {
     pub(crate) async fn next(&mut self) -> Result<StreamMessage, StoreError> {
         let cause = match self.inner.message().await {
             Ok(Some(message)) if message.compact_revision() != 0 => Cause::Compacted,
-            Ok(Some(message)) if message.canceled() => Cause::Ended(match message.cancel_reason() {
-                "" => "no reason given".to_owned(),
-                reason => reason.to_owned(),
-            }),
+            Ok(Some(message)) if message.canceled() => self.connection.ended(message.cancel_reason()),
             Ok(Some(message)) => return Ok(plain(message.events())),
             Ok(None) => Cause::Unreachable {
                 at: self.endpoint.host_and_port().to_owned(),
                 reason: "the watch stream ended".to_owned(),
             },
-            Err(error) => Cause::of(&error, &self.endpoint),
+            Err(error) => self.connection.cause(&error, &self.endpoint),
         };
         self.connection.note(Some(self.generation), Some(&cause)).await;
         Err(StoreError::new(format!("watch {}", self.range_start), cause))
@@ -100,7 +100,7 @@ impl RangeStream {
         asked.map_err(|error| {
             StoreError::new(
                 format!("watch {}", self.range_start),
-                Cause::of(&error, &self.endpoint),
+                self.connection.cause(&error, &self.endpoint),
             )
         })
     }

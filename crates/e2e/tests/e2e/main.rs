@@ -14,6 +14,8 @@ mod definitions;
 mod dns;
 mod edge;
 mod environment_files;
+mod etcd_auth;
+mod etcd_tls;
 mod explain;
 mod extends;
 mod faults;

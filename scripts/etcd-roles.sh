@@ -1,0 +1,210 @@
+#!/usr/bin/env bash
+# Gives each of Mayfly's programs a user in etcd with a role that covers only the keys that it needs. See --help.
+set -euo pipefail
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$HERE/lib.sh"
+
+PROGRAMS=(environment-registrar container-registrar container-launcher haproxy-updater dns-updater operator)
+
+usage() {
+    cat <<TEXT
+usage: scripts/etcd-roles.sh --passwords DIR [--prefix KEY] [--etcd URL,...] [--enable]
+
+Makes in etcd (3.4 or newer), by etcdctl, a role and a user for each of Mayfly's programs, or brings them up to date; run it again
+whenever you like, also after an update of Mayfly. The users, each with a role of its name:
+
+  mayfly-environment-registrar   writes environments, their histories and service definitions
+  mayfly-container-registrar     writes instances
+  mayfly-container-launcher      reads environments, instances and definitions; writes drains, its lead and its confirmation
+  mayfly-haproxy-updater         reads instances, drains and environments; writes routers
+  mayfly-dns-updater             reads what has a name; writes nothing else
+  mayfly-operator                for mayfly, and for commands of the others that list, register for good or set names:
+                                 reads everything of Mayfly; writes environments, confirmations, instances and static names
+
+Each daemon writes its own kind of status records, too. No role covers a key outside the prefix.
+
+  --passwords DIR   a file with the password of each user, named like it. One that is missing is made (random, mode 600); replace one
+                    and run this again to change it in etcd, then give it to the daemon: it takes a changed file by itself.
+                    A password has no white space.
+  --prefix KEY      the beginning of all keys, as the daemons' --prefix (default: MAYFLY_PREFIX, else /mayfly). It also names the users:
+                    with /team/mayfly they begin with team+mayfly-
+  --etcd URL,...    where etcd is (default: ETCDCTL_ENDPOINTS, else http://127.0.0.1:2379). For TLS set etcdctl's own variables
+                    ETCDCTL_CACERT, ETCDCTL_CERT and ETCDCTL_KEY
+  --enable          makes the user root (its password: DIR/root), and has etcd ask for users from now on. Without it nobody is refused
+                    anything yet: give all daemons their users first, they go on without a login until then
+  --help            this text
+
+Where authentication is enabled already, DIR/root has to hold root's password. No password stands in the arguments of a program.
+
+Examples:
+  scripts/etcd-roles.sh --passwords /etc/mayfly/passwords
+  haproxy-updater --etcd-user mayfly-haproxy-updater --etcd-password-file /etc/mayfly/passwords/mayfly-haproxy-updater
+  scripts/etcd-roles.sh --passwords /etc/mayfly/passwords --enable
+  ETCDCTL_CACERT=ca.pem scripts/etcd-roles.sh --passwords passwords --etcd https://etcd-1:2379
+TEXT
+}
+
+# permissions PROGRAM: what its role covers, a line "TYPE FIRST END" for each range of keys, END not included (`0` is the octet after
+# `/`), or "TYPE KEY". Ranges that a program reads at once have to be one range here: crates/core/src/keys.rs names them.
+permissions() {
+    local p=$PREFIX
+    case $1 in
+        environment-registrar)
+            echo "readwrite $p/environments/ $p/history0"
+            echo "readwrite $p/services/ $p/services0"
+            ;;
+        container-registrar) echo "readwrite $p/backends/ $p/backends0" ;;
+        container-launcher)
+            echo "read $p/backends/ $p/services0"
+            echo "readwrite $p/drains/ $p/drains0"
+            echo "readwrite $p/leaders/container-launcher"
+            echo "readwrite $p/confirmations/container-launcher"
+            ;;
+        haproxy-updater)
+            echo "read $p/backends/ $p/environments0"
+            echo "readwrite $p/routers/ $p/routers0"
+            ;;
+        dns-updater) echo "read $p/backends/ $p/routers0" ;;
+        operator)
+            echo "read $p/backends/ $p/status0"
+            echo "readwrite $p/environments/ $p/history0"
+            echo "readwrite $p/confirmations/ $p/confirmations0"
+            echo "readwrite $p/backends/ $p/backends0"
+            echo "readwrite $p/dns/ $p/dns0"
+            return
+            ;;
+    esac
+    echo "readwrite $p/status/$1/ $p/status/${1}0"
+}
+
+# The output of etcdctl, which ends the script with etcd's message when it fails.
+etcdctl_() {
+    local output
+    if ! output=$(etcdctl "$@" 2>&1); then
+        # The last line is the reason; it repeats no password.
+        die "etcdctl ${*:1:3}: ${output##*$'\n'}"
+    fi
+    printf '%s\n' "$output"
+}
+
+# password_file NAME: the file of that user's password, made where it is missing.
+password_file() {
+    local file=$PASSWORDS/$1
+    if [ ! -e "$file" ]; then
+        (umask 077 && od -An -N24 -tx1 /dev/urandom | tr -d ' \n' >"$file.new" && echo >>"$file.new" && mv "$file.new" "$file")
+        detail "made a password: $file"
+    fi
+    [ -s "$file" ] || die "$file is empty"
+    ! tr -d '\r\n' <"$file" | grep -q '[[:space:]]' || die "the password in $file has white space in it, at which etcdctl would cut it off"
+    printf '%s\n' "$file"
+}
+
+# ensure_user NAME ROLE: makes the user if it is missing, and sets its password and role.
+ensure_user() {
+    local file what=passwd
+    file=$(password_file "$1")
+    grep -qxF -- "$1" <<<"$USERS" || what=add
+    etcdctl_ user "$what" "$1" --interactive=false <"$file" >/dev/null
+    etcdctl_ user grant-role "$1" "$2" >/dev/null
+}
+
+# found ROLE: what a role covers now, in the form of `permissions`.
+found() {
+    etcdctl_ role get "$1" | awk '
+        /^KV Read:/ { kind = 1; next }
+        /^KV Write:/ { kind = 2; next }
+        /^\t/ && kind {
+            range = $1
+            if (range ~ /^\[/) {
+                sub(/^\[/, "", range); sub(/,$/, "", range)
+                end = $2; sub(/\)$/, "", end)
+                range = range " " end
+            }
+            kinds[range] += kind
+        }
+        END { split("read write readwrite", names); for (range in kinds) print names[kinds[range]], range }'
+}
+
+# ensure_role NAME PROGRAM: makes the role if it is missing, gives what it should cover, and takes the rest.
+ensure_role() {
+    local wanted present line kind range
+    grep -qxF -- "$1" <<<"$ROLES" || etcdctl_ role add "$1" >/dev/null
+    wanted=$(permissions "$2" | LC_ALL=C sort)
+    present=$(found "$1" | LC_ALL=C sort)
+    while read -r line; do
+        grep -qxF -- "$line" <<<"$present" && continue
+        # shellcheck disable=SC2086 # its parts are words of their own
+        etcdctl_ role grant-permission "$1" $line >/dev/null
+        detail "$1: $line"
+    done <<<"$wanted"
+    while read -r kind range; do
+        [ -n "$kind" ] || continue
+        # One that stays with another kind has been changed above.
+        cut -d' ' -f2- <<<"$wanted" | grep -qxF -- "$range" && continue
+        # shellcheck disable=SC2086 # a key, or the two ends of a range
+        etcdctl_ role revoke-permission "$1" $range >/dev/null
+        detail "$1: no more $kind $range"
+    done <<<"$present"
+}
+
+main() {
+    local enable='' program name
+    PREFIX=${MAYFLY_PREFIX:-/mayfly} PASSWORDS=
+    while [ $# -gt 0 ]; do
+        case $1 in
+            -h | --help) usage && exit 0 ;;
+            --enable) enable=1 ;;
+            --passwords | --prefix | --etcd)
+                [ $# -gt 1 ] || usage_error "$1 needs a value"
+                case $1 in
+                    --passwords) PASSWORDS=$2 ;;
+                    --prefix) PREFIX=$2 ;;
+                    --etcd) export ETCDCTL_ENDPOINTS=$2 ;;
+                esac
+                shift
+                ;;
+            --passwords=*) PASSWORDS=${1#*=} ;;
+            --prefix=*) PREFIX=${1#*=} ;;
+            --etcd=*) export ETCDCTL_ENDPOINTS=${1#*=} ;;
+            *) usage_error "unknown argument '$1'" ;;
+        esac
+        shift
+    done
+    [ -n "$PASSWORDS" ] || usage_error "--passwords DIR is missing"
+    [[ $PREFIX =~ ^(/[A-Za-z0-9][A-Za-z0-9_.-]*)+$ ]] || usage_error "--prefix $PREFIX is not a slash and a name, as /mayfly"
+    have etcdctl || die "etcdctl is missing (Debian: etcd-client)"
+    mkdir -p -m 700 "$PASSWORDS"
+    export ETCDCTL_API=3
+    if [ -e "$PASSWORDS/root" ]; then
+        # An etcd without authentication takes no notice.
+        ETCDCTL_USER=root ETCDCTL_PASSWORD=$(tr -d '\r\n' <"$PASSWORDS/root")
+        export ETCDCTL_USER ETCDCTL_PASSWORD
+    fi
+    if ! USERS=$(etcdctl user list 2>&1); then
+        case $USERS in
+            *'user name is empty'*) die "etcd asks for users already: $PASSWORDS/root has to hold root's password" ;;
+            *) die "etcdctl user list: ${USERS##*$'\n'}" ;;
+        esac
+    fi
+    ROLES=$(etcdctl_ role list)
+
+    say "roles for the keys below $PREFIX, and users with passwords in $PASSWORDS"
+    for program in "${PROGRAMS[@]}"; do
+        name=${PREFIX#/}
+        name=${name//\//+}-$program
+        ensure_role "$name" "$program"
+        ensure_user "$name" "$name"
+        good "$name"
+    done
+    [ -n "$enable" ] || return 0
+    grep -qxF root <<<"$ROLES" || etcdctl_ role add root >/dev/null
+    ensure_user root root
+    ETCDCTL_USER=root ETCDCTL_PASSWORD=$(tr -d '\r\n' <"$PASSWORDS/root")
+    export ETCDCTL_USER ETCDCTL_PASSWORD
+    etcdctl_ auth enable >/dev/null
+    good "etcd asks for users from now on"
+}
+
+main "$@"
