@@ -138,23 +138,27 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let mut total = Report::default();
         while let Some(part) = self.workers.join_next().await {
-            let part = part.expect("a worker of the load");
-            total.requests += part.requests;
-            total.failures.extend(part.failures);
-            total.excused += part.excused;
-            for (backend, count) in part.backends {
-                *total.backends.entry(backend).or_default() += count;
-            }
-            for (instance, count) in part.instances {
-                *total.instances.entry(instance).or_default() += count;
-            }
+            total.add(part.expect("a worker of the load"));
         }
-        total.failures.sort();
         total
     }
 }
 
 impl Report {
+    /// Adds what another load has seen.
+    pub fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.failures.extend(other.failures);
+        self.failures.sort();
+        self.excused += other.excused;
+        for (backend, count) in other.backends {
+            *self.backends.entry(backend).or_default() += count;
+        }
+        for (instance, count) in other.instances {
+            *self.instances.entry(instance).or_default() += count;
+        }
+    }
+
     /// Checks that at least `least` requests were sent and none failed.
     ///
     /// # Panics

@@ -91,20 +91,7 @@ impl Stage {
         world.answers(DEV, "web@2.0.0").await;
         world.calls("dev", "api", "api@1.0.0").await;
         let www = Expected::only(&["web@1.0.0"]);
-        let target = |to, request, backend: Option<&str>| {
-            let expected = backend.map_or_else(|| www.clone(), |backend| Expected::only(&[backend]));
-            Target {
-                to,
-                request,
-                expected,
-            }
-        };
-        let inside = Request::get("api.service", "/").header("x-mayfly", "dev");
-        let targets = vec![
-            target(world.edge, Request::get(WWW, "/"), None),
-            target(world.edge, Request::get(DEV, "/"), Some("web@2.0.0")),
-            target(world.internal, inside, Some("api@1.0.0")),
-        ];
+        let targets = targets(world.edge, world.internal, &www);
         let load = Load::steady(targets, length.pick(RATE.0, RATE.1));
         Ok(Self {
             world,
@@ -200,6 +187,22 @@ impl Stage {
             seen: self.seen,
         }
     }
+}
+
+/// Three places of a router at which a load asks.
+pub fn targets(edge: SocketAddr, internal: SocketAddr, www: &Expected) -> Vec<Target> {
+    let inside = Request::get("api.service", "/").header("x-mayfly", "dev");
+    let all = [
+        (edge, Request::get(WWW, "/"), www.clone()),
+        (edge, Request::get(DEV, "/"), Expected::only(&["web@2.0.0"])),
+        (internal, inside, Expected::only(&["api@1.0.0"])),
+    ];
+    let target = |(to, request, expected)| Target {
+        to,
+        request,
+        expected,
+    };
+    all.map(target).into()
 }
 
 /// The base environment.

@@ -24,7 +24,15 @@ tests! {
     etcd_frozen
     etcd_compacted
     etcd_emptied
+    cluster_killed
+    cluster_partitioned
+    cluster_rolling
     haproxy_killed
     haproxy_changed
     updater_killed
+    two_routers
+    host_partitioned
+    disk_full
+    names_restarted
+    clock_jumps
 }
