@@ -1,7 +1,7 @@
 //! The disks that Mayfly writes to are full, or read-only.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -49,13 +49,15 @@ pub async fn unwritable(length: Length) -> Result<Outcome> {
     settled(&mut stage, &places, "1.0.0").await;
     for (round, (from, to)) in [("1.0.0", "2.0.0"), ("2.0.0", "1.0.0")].into_iter().enumerate() {
         let full = round == 0;
-        let before = files(&places)?;
         for disk in &disks {
-            match full {
-                true => disk.fill()?,
-                false => disk.read_only(true)?,
-            }
+            // Somebody may be just writing.
+            eventually(SOON, "a disk that cannot be written", async || match full {
+                true => disk.fill(),
+                false => disk.read_only(true),
+            })
+            .await;
         }
+        let before = files(&places, false)?;
         let since = Instant::now();
         stage.change(from, to);
         stage.converges(to, since, IN_EFFECT).await;
@@ -72,7 +74,7 @@ pub async fn unwritable(length: Length) -> Result<Outcome> {
             .await;
         stage.last(0, 5).await;
         ensure!(
-            files(&places)? == before,
+            files(&places, false)? == before,
             "a file was changed on a disk that cannot be written"
         );
         for disk in &disks {
@@ -91,6 +93,12 @@ pub async fn unwritable(length: Length) -> Result<Outcome> {
                 for (daemon, words) in SAID {
                     told(stage, daemon, words, false).await?;
                 }
+                let left = files(&places, true)?;
+                ensure!(
+                    left.is_empty(),
+                    "what could not be written was left: {:?}",
+                    left.keys()
+                );
                 Ok(())
             })
             .await;
@@ -106,7 +114,7 @@ async fn settled(stage: &mut Stage, places: &[PathBuf; 3], version: &str) {
             let map = std::fs::read_to_string(stage.world.map_file("versions")).context("read a map")?;
             let row = format!("prod/web web@{version}");
             ensure!(map.lines().any(|line| line == row), "{map}");
-            let archived = files(&places[2..])?;
+            let archived = files(&places[2..], false)?;
             let newest = archived
                 .iter()
                 .rfind(|(path, _)| path.to_string_lossy().contains("/prod/"));
@@ -139,20 +147,20 @@ async fn told(stage: &Stage, daemon: &str, words: &str, wanted: bool) -> Result<
     Ok(())
 }
 
-/// Every file below some directories, but sockets and what fills a disk.
-fn files(places: &[PathBuf]) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+/// Every file below some directories, but sockets and what fills a disk: those that are in their place, or those on their way.
+fn files(places: &[PathBuf], temporary: bool) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut found = BTreeMap::new();
     let mut open: Vec<PathBuf> = places.to_vec();
     while let Some(directory) = open.pop() {
         let entries = std::fs::read_dir(&directory);
         for entry in entries.with_context(|| format!("list {}", directory.display()))? {
-            let path = entry.context("list a directory")?.path();
-            let kind = std::fs::symlink_metadata(&path)
-                .context("look at a file")?
-                .file_type();
+            let entry = entry.context("list a directory")?;
+            let (path, name) = (entry.path(), entry.file_name());
+            let Ok(kind) = entry.file_type() else { continue };
+            let of_interest = name.to_string_lossy().starts_with('.') == temporary && name != Disk::FILLER;
             if kind.is_dir() {
                 open.push(path);
-            } else if kind.is_file() && path.file_name() != Some(Path::new(Disk::FILLER).as_os_str()) {
+            } else if kind.is_file() && of_interest {
                 let octets = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
                 found.insert(path, octets);
             }

@@ -73,6 +73,7 @@ pub async fn restarted(length: Length) -> Result<Outcome> {
     let internal = stage.world.internal.ip();
     stage.world.resolves("web.service", &[internal]).await;
     let server = stage.world.dnsmasq.as_ref().context("dnsmasq")?.address();
+    stage.excuse = "while dnsmasq was down";
     let questions = Questions::begin(server, internal);
     for round in 0..length.pick(1, 5) {
         let service = format!("extra-{round}");

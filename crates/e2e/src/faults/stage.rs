@@ -37,6 +37,8 @@ pub struct Stage {
     pub admin: SocketAddr,
     /// How long this is to last.
     pub length: Length,
+    /// When requests fail that [`Stage::outage`] counts apart.
+    pub excuse: &'static str,
     load: Load,
     seen: Vec<Seen>,
 }
@@ -54,6 +56,8 @@ struct Seen {
 pub struct Outcome {
     /// What the load has seen.
     pub report: Report,
+    /// When the requests failed that are counted apart.
+    pub excuse: &'static str,
     seen: Vec<Seen>,
 }
 
@@ -99,6 +103,7 @@ impl Stage {
             www,
             admin,
             length,
+            excuse: "while HAProxy was down",
             load,
             seen: Vec::new(),
         })
@@ -148,7 +153,7 @@ impl Stage {
         self.seen.push(Seen { what, took, within });
     }
 
-    /// Says that HAProxy itself is down, or up again.
+    /// Says that HAProxy itself is down, or up again; or that requests fail for another excuse.
     pub fn outage(&self, begins: bool) {
         self.load.outage(begins);
     }
@@ -184,6 +189,7 @@ impl Stage {
     pub async fn end(self) -> Outcome {
         Outcome {
             report: self.load.stop().await,
+            excuse: self.excuse,
             seen: self.seen,
         }
     }
