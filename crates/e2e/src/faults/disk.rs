@@ -9,9 +9,9 @@ use anyhow::{Context, Result, ensure};
 use super::Length;
 use super::stage::{Outcome, Stage};
 use crate::disk::Disk;
-use crate::port;
 use crate::process::Process;
-use crate::world::World;
+use crate::world::{SOON, World};
+use crate::{eventually, port};
 
 /// Leases play no part here.
 const TTL: &str = "10s";
@@ -46,7 +46,7 @@ pub async fn unwritable(length: Length) -> Result<Outcome> {
     let mut stage = Stage::on(world, admin, length, TTL).await?;
     let internal = [stage.world.internal.ip()];
     stage.world.resolves("web.service", &internal).await;
-    settled(&mut stage, &places, "1.0.0").await;
+    settled(&mut stage, &places, "1.0.0", 1).await;
     for (round, (from, to)) in [("1.0.0", "2.0.0"), ("2.0.0", "1.0.0")].into_iter().enumerate() {
         let full = round == 0;
         for disk in &disks {
@@ -84,7 +84,7 @@ pub async fn unwritable(length: Length) -> Result<Outcome> {
             }
         }
         let since = Instant::now();
-        settled(&mut stage, &places, to).await;
+        settled(&mut stage, &places, to, round + 2).await;
         stage
             .sees("on disk again", since, MENDED, async |stage| {
                 let dnsmasq = stage.world.dnsmasq.as_ref().context("dnsmasq")?;
@@ -107,20 +107,22 @@ pub async fn unwritable(length: Length) -> Result<Outcome> {
     Ok(stage.end().await)
 }
 
-/// Files and archive have this version.
-async fn settled(stage: &mut Stage, places: &[PathBuf; 3], version: &str) {
+/// The files have this version, and the archive so many contents.
+async fn settled(stage: &mut Stage, places: &[PathBuf; 3], version: &str, contents: usize) {
     stage
         .sees("on disk again", Instant::now(), MENDED, async |stage| {
             let map = std::fs::read_to_string(stage.world.map_file("versions")).context("read a map")?;
             let row = format!("prod/web web@{version}");
             ensure!(map.lines().any(|line| line == row), "{map}");
             let archived = files(&places[2..], false)?;
-            let newest = archived
+            let of_prod = archived
                 .iter()
-                .rfind(|(path, _)| path.to_string_lossy().contains("/prod/"));
-            let text = newest.map(|(_, octets)| String::from_utf8_lossy(octets).into_owned());
-            let text = text.context("nothing of prod is archived")?;
-            ensure!(text.contains(version), "{text}");
+                .filter(|(path, _)| path.parent().is_some_and(|parent| parent.ends_with("prod")));
+            let count = of_prod.count();
+            ensure!(
+                count == contents,
+                "{count} contents of prod are archived, not {contents}"
+            );
             Ok(())
         })
         .await;
