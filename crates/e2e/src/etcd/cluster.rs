@@ -1,6 +1,6 @@
 //! An etcd of three members, each on a host of its own that can be cut off, with the times that etcd has by default.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,24 +122,38 @@ impl Cluster {
         found.context("a leader")
     }
 
-    /// How many connections this machine has to a member.
+    /// The member that a process of this machine is connected to.
     ///
     /// # Errors
-    /// When the kernel does not say it.
-    pub fn connections(&self, number: usize) -> Result<usize> {
+    /// When it is connected to none, or the kernel does not say it.
+    pub fn used_by(&self, process: u32) -> Result<usize> {
+        let mut sockets = Vec::new();
+        let open = std::fs::read_dir(format!("/proc/{process}/fd")).context("list open files")?;
+        for file in open.flatten() {
+            let target = std::fs::read_link(file.path()).unwrap_or_default();
+            let target = target.to_string_lossy().into_owned();
+            let socket = target
+                .strip_prefix("socket:[")
+                .and_then(|rest| rest.strip_suffix(']'));
+            sockets.extend(socket.map(str::to_owned));
+        }
         let table = std::fs::read_to_string("/proc/self/net/tcp").context("read the connections")?;
-        let address = self.members[number].address();
-        let IpAddr::V4(ip) = address.ip() else {
-            return Ok(0);
-        };
-        // As the kernel has it in memory; 01 is an established connection.
-        let remote = format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), address.port());
-        let words = table
+        let rows = table
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>());
-        Ok(words
-            .filter(|words| words.get(2..4).is_some_and(|words| words == [&remote, "01"]))
-            .count())
+        // The third word is the other side, the fourth the state (01: established), the tenth the socket.
+        let own = rows.filter(|row| {
+            row.get(3) == Some(&"01")
+                && row
+                    .get(9)
+                    .is_some_and(|socket| sockets.iter().any(|own| own == socket))
+        });
+        let own: Vec<_> = own.collect();
+        let used = (0..3).find(|number| {
+            let remote = hexadecimal(self.members[*number].address());
+            own.iter().any(|row| row[2] == remote)
+        });
+        used.context("it is connected to no member")
     }
 
     /// The host of a member.
@@ -167,4 +181,13 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// An address as the kernel has it in memory.
+fn hexadecimal(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => u32::from_ne_bytes(ip.octets()),
+        IpAddr::V6(_) => 0,
+    };
+    format!("{ip:08X}:{:04X}", address.port())
 }

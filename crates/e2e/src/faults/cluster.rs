@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use super::Length;
 use super::stage::{Outcome, Stage};
 use crate::etcd::cluster::Cluster;
-use crate::world::World;
+use crate::world::{SOON, World};
 use crate::{eventually, port};
 
 /// Shorter than a member is away in full length: leases are kept by the others.
@@ -59,15 +59,18 @@ impl Case {
         self.stage.last(0, 7).await;
     }
 
-    /// The member that the daemons are connected to.
-    async fn used(&self) -> Result<usize> {
-        let mut used = (0, 0);
-        for number in 0..3 {
-            let connections = self.cluster.connections(number)?;
-            used = used.max((connections, number));
-        }
-        ensure!(used.0 >= 4, "{} connections are of daemons, at most", used.0);
-        Ok(used.1)
+    /// The member that haproxy-updater is connected to, or environment-registrar.
+    async fn used(&self, by_registrar: bool) -> usize {
+        let world = &self.stage.world;
+        let process = match by_registrar {
+            true => &world.registrar,
+            false => &world.updater,
+        };
+        eventually(SOON, "it is connected", async || {
+            let process = process.as_ref().context("a daemon")?;
+            self.cluster.used_by(process.id())
+        })
+        .await
     }
 }
 
@@ -83,13 +86,14 @@ pub async fn killed(length: Length) -> Result<Outcome> {
     Ok(case.stage.end().await)
 }
 
-/// The member that the daemons are connected to is cut off: from everybody, and then from the other members only.
+/// The member that a daemon is connected to is cut off: from everybody, and then from the other members only.
 pub async fn partitioned(length: Length) -> Result<Outcome> {
     let mut case = Case::start(length).await?;
     for round in 0..length.pick(2, 4) {
         case.leader(None).await;
-        let member = case.used().await?;
-        let silent = round % 2 == 0;
+        // First for whom changes come from there, then also for whom they go there.
+        let member = case.used(round % 2 == 1).await;
+        let silent = round < length.pick(1, 2);
         match silent {
             true => case.cluster.host(member).cut()?,
             false => case.cluster.part(member, true)?,
