@@ -110,11 +110,18 @@ pub struct Store {
 impl Store {
     /// The limit of one call, unless [`Store::with_limit`] says otherwise.
     pub const DEFAULT_LIMIT: Duration = Duration::from_secs(5);
+    /// The same where there are other endpoints to ask. What is written while a cluster has no leader is lost without a
+    /// word, and has to be in effect 5 s after the election.
+    pub const LIMIT_OF_SEVERAL: Duration = Duration::from_secs(3);
 
     /// A store of the keys in `keyspace`, at whichever of the endpoints answers, without TLS or user.
     pub fn new(endpoints: Vec<Endpoint>, keyspace: KeySpace) -> Self {
+        let limit = match endpoints.len() {
+            0 | 1 => Self::DEFAULT_LIMIT,
+            _ => Self::LIMIT_OF_SEVERAL,
+        };
         Self {
-            connection: Connection::new(endpoints, Access::default(), Self::DEFAULT_LIMIT),
+            connection: Connection::new(endpoints, Access::default(), limit),
             keyspace,
         }
     }

@@ -18,7 +18,9 @@ use crate::{eventually, port};
 pub struct Dnsmasq {
     address: SocketAddr,
     process: Process,
-    _directory: PathBuf,
+    command: Command,
+    log: PathBuf,
+    domain: String,
 }
 
 impl Dnsmasq {
@@ -50,20 +52,46 @@ impl Dnsmasq {
         command
             .arg(format!("--local=/{domain}/"))
             .arg(format!("--hostsdir={}", hosts.display()));
-        let process = Process::spawn("dnsmasq", &command, &directory.join("dnsmasq.log"))?;
+        let log = directory.join("dnsmasq.log");
         let mut dnsmasq = Self {
             address,
-            process,
-            _directory: directory.into(),
+            process: Process::spawn("dnsmasq", &command, &log)?,
+            command,
+            log,
+            domain: domain.into(),
         };
+        dnsmasq.starts().await;
+        Ok(dnsmasq)
+    }
+
+    async fn starts(&mut self) {
+        let nothing = format!("nothing.{}", self.domain);
         eventually(Duration::from_secs(10), "dnsmasq answers", async || {
-            if !dnsmasq.process.is_running() {
-                panic!("dnsmasq does not start: {}", dnsmasq.process.output());
+            if !self.process.is_running() {
+                panic!("dnsmasq does not start: {}", self.process.output());
             }
-            lookup(address, &format!("nothing.{domain}")).await
+            lookup(self.address, &nothing).await
         })
         .await;
-        Ok(dnsmasq)
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill9(&mut self) -> Result<()> {
+        self.process.kill9().await
+    }
+
+    /// Starts it again and waits until it answers.
+    ///
+    /// # Errors
+    /// When it runs.
+    pub async fn restart(&mut self) -> Result<()> {
+        ensure!(!self.process.is_running(), "dnsmasq runs already");
+        self.process = Process::spawn("dnsmasq", &self.command, &self.log)?;
+        self.starts().await;
+        Ok(())
     }
 
     /// Where it answers, by UDP.
@@ -89,7 +117,7 @@ impl Dnsmasq {
     /// # Errors
     /// When dnsmasq does not answer or fails.
     pub async fn lookup_v6(&self, name: &str) -> Result<Vec<IpAddr>> {
-        query(self.address, name, TYPE::AAAA).await
+        query(self.address, name, TYPE::AAAA, 3).await
     }
 }
 
@@ -98,10 +126,18 @@ impl Dnsmasq {
 /// # Errors
 /// When no answer has come after three questions, 500 ms each, or the server fails.
 pub async fn lookup(server: SocketAddr, name: &str) -> Result<Vec<IpAddr>> {
-    query(server, name, TYPE::A).await
+    query(server, name, TYPE::A, 3).await
 }
 
-async fn query(server: SocketAddr, name: &str, kind: TYPE) -> Result<Vec<IpAddr>> {
+/// As [`lookup`], with one question only.
+///
+/// # Errors
+/// When no answer has come after 500 ms, or the server fails.
+pub async fn lookup_once(server: SocketAddr, name: &str) -> Result<Vec<IpAddr>> {
+    query(server, name, TYPE::A, 1).await
+}
+
+async fn query(server: SocketAddr, name: &str, kind: TYPE, questions: u32) -> Result<Vec<IpAddr>> {
     let mut question = Packet::new_query(4711);
     question.set_flags(PacketFlag::RECURSION_DESIRED);
     let host = Name::new(name).with_context(|| format!("{name} as a DNS name"))?;
@@ -122,7 +158,7 @@ async fn query(server: SocketAddr, name: &str, kind: TYPE) -> Result<Vec<IpAddr>
         .context("open a UDP socket")?;
     socket.connect(server).await.context("set the DNS server")?;
     let mut buffer = [0; 4096];
-    for _ in 0..3 {
+    for _ in 0..questions {
         // An error here is the kernel's word that nothing listens yet; the next question may find it.
         let _ = socket.send(&question).await;
         let received = tokio::time::timeout(Duration::from_millis(500), socket.recv(&mut buffer)).await;

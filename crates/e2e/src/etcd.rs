@@ -1,10 +1,15 @@
-//! A real etcd on loopback with a data directory of its own, which can be killed, frozen and emptied. Keys are
+//! A real etcd with a data directory of its own, which can be killed, frozen and emptied. Keys are
 //! read and written through its JSON gateway, so that no client program is needed.
+//!
+//! - [`cluster`]: three of them, on a host each.
+
+pub mod cluster;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,18 +19,22 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::http::Request;
+use crate::network::Host;
 use crate::process::{Process, Signal};
 use crate::tls::Certified;
 use crate::{eventually, port};
 
 /// How long etcd may take to answer after its start; it elects itself first.
 const START: Duration = Duration::from_secs(20);
+/// How long one member of several may take to answer before the next is asked.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// A running (or killed) etcd.
 #[derive(Debug)]
 pub struct Etcd {
-    client: SocketAddr,
-    /// Where it serves TLS, if it does. The tests themselves go on to use `client`, in clear text.
+    /// Of several the first that answers is asked.
+    clients: Vec<SocketAddr>,
+    /// Where it serves TLS, if it does. The tests themselves go on to use `clients`, in clear text.
     secure: Option<SocketAddr>,
     peer: SocketAddr,
     data: PathBuf,
@@ -34,6 +43,7 @@ pub struct Etcd {
     arguments: Vec<String>,
     /// The password of the user root, where etcd asks for users.
     root: Option<String>,
+    host: Option<Arc<Host>>,
 }
 
 impl Etcd {
@@ -61,21 +71,30 @@ impl Etcd {
     /// # Errors
     /// When the data directory cannot be made.
     pub fn reserve() -> Result<Self> {
+        Self::reserve_at(port::own_ip().into())
+    }
+
+    /// As [`Etcd::reserve`], at another address of this machine.
+    ///
+    /// # Errors
+    /// As [`Etcd::reserve`].
+    pub fn reserve_at(ip: IpAddr) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("mayfly-etcd-")
             .tempdir()
             .context("make a directory")?;
         let data = directory.path().join("data");
-        let (client, peer) = (port::free(), port::free());
+        let address = || SocketAddr::new(ip, port::free().port());
         Ok(Self {
-            client,
+            clients: vec![address()],
             secure: None,
-            peer,
+            peer: address(),
             data,
             directory,
             process: None,
             arguments: Vec::new(),
             root: None,
+            host: None,
         })
     }
 
@@ -114,14 +133,19 @@ impl Etcd {
         }
     }
 
-    /// The address for clients in clear text.
+    /// The addresses for clients in clear text.
     pub fn plain(&self) -> String {
-        format!("http://{}", self.client)
+        let all: Vec<_> = self
+            .clients
+            .iter()
+            .map(|client| format!("http://{client}"))
+            .collect();
+        all.join(",")
     }
 
     /// The address for clients.
     pub fn address(&self) -> SocketAddr {
-        self.client
+        self.clients[0]
     }
 
     /// Starts etcd (again) on the data it had.
@@ -129,6 +153,21 @@ impl Etcd {
     /// # Errors
     /// When it runs already or cannot be started.
     pub async fn restart(&mut self) -> Result<()> {
+        let (peer, name) = (format!("http://{}", self.peer), "test");
+        // A lone etcd waits one election before it serves: not a second of each test.
+        let quick = ["--heartbeat-interval", "50", "--election-timeout", "250"];
+        self.launch(name, &format!("{name}={peer}"), &quick)?;
+        self.serves().await;
+        Ok(())
+    }
+
+    /// Waits until it answers.
+    async fn serves(&self) {
+        eventually(START, "etcd answers", async || self.get("/").await).await;
+    }
+
+    /// Starts it (again) as the member `name` of `cluster`.
+    fn launch(&mut self, name: &str, cluster: &str, arguments: &[&str]) -> Result<()> {
         ensure!(
             self.process.as_mut().is_none_or(|p| !p.is_running()),
             "etcd runs already"
@@ -142,7 +181,7 @@ impl Etcd {
         command.arg("--data-dir").arg(&self.data);
         command.args([
             "--name",
-            "test",
+            name,
             "--listen-client-urls",
             &client,
             "--advertise-client-urls",
@@ -156,22 +195,21 @@ impl Etcd {
         ]);
         command.args([
             "--initial-cluster",
-            &format!("test={peer}"),
+            cluster,
             "--log-level",
             "warn",
             "--logger",
             "zap",
         ]);
-        // A lone etcd waits one election before it serves: not a second of each test.
-        command.args(["--heartbeat-interval", "50", "--election-timeout", "250"]);
-        command.args(&self.arguments);
+        command.args(arguments).args(&self.arguments);
+        if let Some(host) = &self.host {
+            command = host.wrap(&command);
+        }
         self.process = Some(Process::spawn(
             "etcd",
             &command,
             &self.directory.path().join("etcd.log"),
         )?);
-        let this = &*self;
-        eventually(START, "etcd answers", async || this.get("/").await).await;
         Ok(())
     }
 
@@ -185,6 +223,15 @@ impl Etcd {
             .context("etcd was never started")?
             .kill9()
             .await
+    }
+
+    /// Stops etcd in good order; its data stays.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end.
+    pub async fn terminate(&mut self) -> Result<()> {
+        let process = self.process.as_mut().context("etcd was never started")?;
+        process.terminate(START).await.map(drop)
     }
 
     /// Kills etcd, throws its data away and starts it again: revision 1, no key.
@@ -433,9 +480,18 @@ impl Etcd {
         if let Some(token) = token {
             request = request.header("authorization", token);
         }
-        let answer = request.send(self.client).await?;
-        ensure!(answer.status == 200, "etcd refuses {path}: {}", answer.body);
-        serde_json::from_str(&answer.body).context("read etcd's answer")
+        let ask = async |client: SocketAddr| {
+            let answer = request.send(client).await?;
+            ensure!(answer.status == 200, "etcd refuses {path}: {}", answer.body);
+            serde_json::from_str(&answer.body).context("read etcd's answer")
+        };
+        let (last, others) = self.clients.split_last().context("an address of etcd")?;
+        for other in others {
+            if let Ok(Ok(answer)) = tokio::time::timeout(IMPATIENCE, ask(*other)).await {
+                return Ok(answer);
+            }
+        }
+        ask(*last).await
     }
 
     /// The directory with etcd's log.

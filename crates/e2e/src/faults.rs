@@ -4,14 +4,20 @@
 //! - [`stage`]: a whole Mayfly with the load on it, and what a case has seen;
 //! - one module for each thing that breaks.
 
+mod clock;
+mod cluster;
+mod disk;
 mod etcd;
 mod git;
 mod haproxy;
+mod host;
 mod instance;
 mod launcher;
+mod names;
 mod registrar;
 mod registry;
 pub mod stage;
+mod two_routers;
 mod updater;
 mod whole;
 
@@ -92,6 +98,21 @@ pub fn all() -> Vec<Fault> {
         ),
         Fault::new("etcd_emptied", "etcd's data lost", etcd::emptied),
         Fault::new(
+            "cluster_killed",
+            "the leader of three etcd members killed",
+            cluster::killed,
+        ),
+        Fault::new(
+            "cluster_partitioned",
+            "the etcd member in use cut off, from all or from the other two",
+            cluster::partitioned,
+        ),
+        Fault::new(
+            "cluster_rolling",
+            "three etcd members restarted one after the other",
+            cluster::rolling,
+        ),
+        Fault::new(
             "haproxy_killed",
             "HAProxy killed and restarted, three times",
             haproxy::killed,
@@ -135,6 +156,27 @@ pub fn all() -> Vec<Fault> {
             "launcher_broken",
             "launcher, engine and etcd killed while containers are started and retired",
             launcher::broken,
+        ),
+        Fault::new(
+            "two_routers",
+            "one of two haproxy-updaters cut off from etcd",
+            two_routers::cut,
+        ),
+        Fault::new(
+            "host_partitioned",
+            "the host of an instance cut off",
+            host::partitioned,
+        ),
+        Fault::new("disk_full", "every disk full, then read-only", disk::unwritable),
+        Fault::new(
+            "names_restarted",
+            "dns-updater and dnsmasq killed and restarted",
+            names::restarted,
+        ),
+        Fault::new(
+            "clock_jumps",
+            "the clock jumps an hour forward and back",
+            clock::jumps,
         ),
     ]
 }

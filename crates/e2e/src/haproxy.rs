@@ -172,6 +172,32 @@ impl Haproxy {
             .collect())
     }
 
+    /// Whether every server at this address is up by its check.
+    ///
+    /// # Errors
+    /// When the socket does not answer, or there is no such server.
+    pub async fn is_up(&self, address: &str) -> Result<bool> {
+        let text = self.ask("show stat -1 4 -1").await?;
+        let columns = text.lines().next().context("the names of columns")?;
+        let column = |name: &str| {
+            columns
+                .trim_start_matches("# ")
+                .split(',')
+                .position(|c| c == name)
+        };
+        let (at, status) = (
+            column("addr").context("addr")?,
+            column("status").context("status")?,
+        );
+        let rows = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let mut states = rows
+            .filter(|row| row.get(at) == Some(&address))
+            .map(|row| row[status])
+            .peekable();
+        ensure!(states.peek().is_some(), "no server is at {address}");
+        Ok(states.all(|state| state.starts_with("UP")))
+    }
+
     /// Every server that the running process has: `slot/server` to `address:port`.
     ///
     /// # Errors

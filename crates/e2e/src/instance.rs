@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::http::Request;
+use crate::network::Host;
 use crate::process::{Process, Signal};
 use crate::{dnsmasq, port};
 
@@ -189,8 +190,31 @@ impl ServiceProcess {
         version: &str,
         directory: &Path,
     ) -> Result<Self> {
+        Self::run(address, None, service, version, directory).await
+    }
+
+    /// Starts one on another host.
+    ///
+    /// # Errors
+    /// As [`ServiceProcess::start`].
+    pub async fn start_on(host: &Host, service: &str, version: &str, directory: &Path) -> Result<Self> {
+        // The host is the test's own, so every port is free there.
+        let address = SocketAddr::new(host.address().into(), port::free().port());
+        Self::run(address, Some(host), service, version, directory).await
+    }
+
+    async fn run(
+        address: SocketAddr,
+        host: Option<&Host>,
+        service: &str,
+        version: &str,
+        directory: &Path,
+    ) -> Result<Self> {
         let mut command = Command::new(crate::mayfly::binary("e2e-instance")?);
         command.arg(address.to_string()).args([service, version]);
+        if let Some(host) = host {
+            command = host.wrap(&command);
+        }
         let name = format!("instance-{service}-{version}-{}", address.port());
         let mut process = Process::spawn(&name, &command, &directory.join(format!("{name}.log")))?;
         for _ in 0..1000 {

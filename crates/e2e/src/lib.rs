@@ -4,11 +4,13 @@
 //!
 //! - [`process`], [`port`], [`poll`]: processes, loopback addresses, waiting for a condition;
 //! - [`etcd`], [`haproxy`], [`dnsmasq`], [`docker`], [`registry`], [`instance`]: what Mayfly works with;
-//! - [`names`], [`tls`]: host names and certificates of a test's own;
+//! - [`names`], [`network`], [`disk`], [`clock`], [`tls`]: host names, hosts, disks, clocks and certificates of a test's own;
 //! - [`http`], [`load`]: requests one by one and under load;
 //! - [`mayfly`], [`world`]: the daemons, and all of it together;
 //! - [`faults`]: each part of it broken under load.
 
+pub mod clock;
+pub mod disk;
 pub mod dnsmasq;
 pub mod docker;
 pub mod etcd;
@@ -20,6 +22,7 @@ pub mod launching;
 pub mod load;
 pub mod mayfly;
 pub mod names;
+pub mod network;
 pub mod poll;
 pub mod port;
 pub mod process;

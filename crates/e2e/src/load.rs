@@ -145,7 +145,7 @@ impl Load {
 }
 
 impl Report {
-    /// Adds what another load has seen that began at about the same time.
+    /// Adds what another load has seen.
     pub fn add(&mut self, other: Self) {
         self.requests += other.requests;
         self.failures.extend(other.failures);

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::clock::Clock;
 use crate::dnsmasq::Dnsmasq;
 use crate::etcd::Etcd;
 use crate::haproxy::Haproxy;
@@ -17,6 +18,7 @@ use crate::http::{Answer, Request};
 use crate::instance::{Outgoing, Service, ServiceProcess};
 use crate::mayfly::binary;
 use crate::names::Names;
+use crate::network::Host;
 use crate::process::{self, Finished, Process};
 use crate::{eventually, port};
 
@@ -49,6 +51,8 @@ pub struct World {
     pub arguments: Vec<String>,
     /// Where the passwords of the users are that scripts/etcd-roles.sh has made, if each program is to log in.
     pub passwords: Option<PathBuf>,
+    /// What Mayfly's programs see in place of the machine's clock, if a test has set it.
+    pub clock: Option<Clock>,
     updater_arguments: Vec<String>,
     directory: TempDir,
 }
@@ -92,8 +96,27 @@ impl World {
         Ok(world)
     }
 
-    async fn start_all(&mut self) -> Result<()> {
+    /// As [`World::start_with`], around an etcd that runs already.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn start_on(etcd: Etcd, updater_arguments: &[&str]) -> Result<Self> {
+        let mut world = Self::bare(updater_arguments)?;
+        world.etcd = etcd;
+        world.start_daemons().await?;
+        Ok(world)
+    }
+
+    /// Starts what [`World::start`] starts, in a bare world.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn start_all(&mut self) -> Result<()> {
         self.etcd.restart().await?;
+        self.start_daemons().await
+    }
+
+    async fn start_daemons(&mut self) -> Result<()> {
         self.start_updater()?;
         self.start_registrar(&[])?;
         self.haproxy.start().await
@@ -127,6 +150,7 @@ impl World {
             names: None,
             arguments: Vec::new(),
             passwords: None,
+            clock: None,
             updater_arguments: updater_arguments.iter().map(ToString::to_string).collect(),
             directory,
         })
@@ -170,6 +194,9 @@ impl World {
             };
             command.args(["--etcd-user", &user, "--etcd-password-file"]);
             command.arg(passwords.join(&user));
+        }
+        if let Some(clock) = &self.clock {
+            clock.show(&mut command);
         }
         Ok(command)
     }
@@ -333,6 +360,39 @@ impl World {
         at: SocketAddr,
         arguments: &[&str],
     ) -> Result<Process> {
+        let command = self.registering(service, version, at, arguments)?;
+        self.spawn(&format!("registrar-{service}-{version}-{}", at.port()), &command)
+    }
+
+    /// Starts an instance on another host, with a container registrar beside it there.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn instance_on(
+        &self,
+        host: &Host,
+        service: &str,
+        version: &str,
+        arguments: &[&str],
+    ) -> Result<Instance<ServiceProcess>> {
+        let running = ServiceProcess::start_on(host, service, version, self.directory()).await?;
+        let command = self.registering(service, version, running.address(), arguments)?;
+        let name = format!("registrar-{service}-{version}-{}", running.address().port());
+        let registrar = self.spawn(&name, &host.wrap(&command))?;
+        self.registered(service, version, running.address()).await;
+        Ok(Instance {
+            registrar,
+            service: running,
+        })
+    }
+
+    fn registering(
+        &self,
+        service: &str,
+        version: &str,
+        at: SocketAddr,
+        arguments: &[&str],
+    ) -> Result<Command> {
         let mut command = self.command("container-registrar")?;
         command.args([
             "register",
@@ -342,7 +402,7 @@ impl World {
             &at.port().to_string(),
         ]);
         command.args(arguments);
-        self.spawn(&format!("registrar-{service}-{version}-{}", at.port()), &command)
+        Ok(command)
     }
 
     /// Sends GET `path` to the edge for `host`.

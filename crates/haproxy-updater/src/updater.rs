@@ -121,7 +121,8 @@ impl Updater {
             next_try: Instant::now(),
             stale: None,
             writing: None,
-            write_backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
+            // Where there is room again, the files are current soon.
+            write_backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
             next_write: Instant::now(),
             address: None,
             is_advertised: false,

@@ -37,6 +37,8 @@ pub struct Stage {
     pub admin: SocketAddr,
     /// How long this is to last.
     pub length: Length,
+    /// When requests fail that [`Stage::outage`] counts apart.
+    pub excuse: &'static str,
     load: Load,
     seen: Vec<Seen>,
 }
@@ -54,6 +56,8 @@ struct Seen {
 pub struct Outcome {
     /// What the load has seen.
     pub report: Report,
+    /// When the requests failed that are counted apart.
+    pub excuse: &'static str,
     seen: Vec<Seen>,
 }
 
@@ -91,20 +95,7 @@ impl Stage {
         world.answers(DEV, "web@2.0.0").await;
         world.calls("dev", "api", "api@1.0.0").await;
         let www = Expected::only(&["web@1.0.0"]);
-        let target = |to, request, backend: Option<&str>| {
-            let expected = backend.map_or_else(|| www.clone(), |backend| Expected::only(&[backend]));
-            Target {
-                to,
-                request,
-                expected,
-            }
-        };
-        let inside = Request::get("api.service", "/").header("x-mayfly", "dev");
-        let targets = vec![
-            target(world.edge, Request::get(WWW, "/"), None),
-            target(world.edge, Request::get(DEV, "/"), Some("web@2.0.0")),
-            target(world.internal, inside, Some("api@1.0.0")),
-        ];
+        let targets = targets(world.edge, world.internal, &www);
         let load = Load::steady(targets, length.pick(RATE.0, RATE.1));
         Ok(Self {
             world,
@@ -112,6 +103,7 @@ impl Stage {
             www,
             admin,
             length,
+            excuse: "while HAProxy was down",
             load,
             seen: Vec::new(),
         })
@@ -165,7 +157,7 @@ impl Stage {
         self.seen.push(Seen { what, took, within });
     }
 
-    /// Says that HAProxy itself is down, or up again.
+    /// Says that HAProxy itself is down, or up again; or that requests fail for another excuse.
     pub fn outage(&self, begins: bool) {
         self.load.outage(begins);
     }
@@ -201,9 +193,26 @@ impl Stage {
     pub async fn end(self) -> Outcome {
         Outcome {
             report: self.load.stop().await,
+            excuse: self.excuse,
             seen: self.seen,
         }
     }
+}
+
+/// Three places of a router at which a load asks.
+pub fn targets(edge: SocketAddr, internal: SocketAddr, www: &Expected) -> Vec<Target> {
+    let inside = Request::get("api.service", "/").header("x-mayfly", "dev");
+    let all = [
+        (edge, Request::get(WWW, "/"), www.clone()),
+        (edge, Request::get(DEV, "/"), Expected::only(&["web@2.0.0"])),
+        (internal, inside, Expected::only(&["api@1.0.0"])),
+    ];
+    let target = |(to, request, expected)| Target {
+        to,
+        request,
+        expected,
+    };
+    all.map(target).into()
 }
 
 /// The base environment.

@@ -24,6 +24,9 @@ tests! {
     etcd_frozen
     etcd_compacted
     etcd_emptied
+    cluster_killed
+    cluster_partitioned
+    cluster_rolling
     haproxy_killed
     haproxy_changed
     updater_killed
@@ -33,4 +36,9 @@ tests! {
     instance_killed
     registry_emptied
     launcher_broken
+    two_routers
+    host_partitioned
+    disk_full
+    names_restarted
+    clock_jumps
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -144,97 +144,6 @@ async fn a_lost_lease_is_granted_anew() {
         .await;
     }
     assert_eq!(version(&world, "a").await.unwrap(), "1");
-}
-
-/// Debian's libfaketime for programs with threads.
-fn libfaketime() -> PathBuf {
-    let multiarch = fs::read_dir("/usr/lib")
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.path());
-    let path = |directory: PathBuf| directory.join("faketime/libfaketimeMT.so.1");
-    let found = multiarch
-        .chain([PathBuf::from("/usr/lib")])
-        .map(path)
-        .find(|path| path.exists());
-    found.expect("libfaketime is not there: install Debian's package libfaketime (scripts/test.sh does)")
-}
-
-#[tokio::test]
-async fn a_clock_that_jumps_changes_nothing() {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
-    let clock = world.directory().join("clock");
-    let jump = |offset: &str| {
-        let beside = world_file(&clock);
-        fs::write(&beside, offset).unwrap();
-        fs::rename(&beside, &clock).unwrap();
-    };
-    jump("+0");
-    let faked = |command: &mut Command| {
-        command.env("LD_PRELOAD", libfaketime());
-        command.env("FAKETIME_TIMESTAMP_FILE", &clock);
-        command.env("FAKETIME_CACHE_DURATION", "1");
-        command.env("DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
-    };
-    world.save("a.yaml", &one("a", "1"));
-    let mut command = world.command("environment-registrar").unwrap();
-    command.arg("watch").arg(world.environments());
-    faked(&mut command);
-    let registrar = world.spawn("environment-registrar", &command).unwrap();
-    let service = Service::start("backend", "0.0.1").await.unwrap();
-    let mut command = world.command("container-registrar").unwrap();
-    let (ip, port) = (
-        service.address().ip().to_string(),
-        service.address().port().to_string(),
-    );
-    command.args(["register", "backend", "0.0.1", &ip, &port, "--ttl", "3s"]);
-    faked(&mut command);
-    let instance = world.spawn("container-registrar", &command).unwrap();
-    becomes(&world, "a", "1").await;
-    registered(&world, 1).await;
-    let key = world
-        .etcd
-        .list(BACKENDS)
-        .await
-        .unwrap()
-        .into_keys()
-        .next()
-        .unwrap();
-    let lease = world.etcd.lease_of(&key).await.unwrap();
-
-    for (offset, way, version_before, version_after) in
-        [("+3600", "forward", "1", "2"), ("-3600", "back", "2", "3")]
-    {
-        jump(offset);
-        for process in [&registrar, &instance] {
-            says(
-                process,
-                &["WARN", "the clock of this machine went", way, "going on"],
-            )
-            .await;
-        }
-        // Longer than the lease would live if it went by the clock.
-        throughout(
-            Duration::from_secs(4),
-            "nothing is lost",
-            async || -> Result<()> {
-                ensure!(
-                    version(&world, "a").await? == version_before,
-                    "the environment has changed"
-                );
-                ensure!(world.etcd.lease_of(&key).await? == lease, "another lease");
-                Ok(())
-            },
-        )
-        .await;
-        world.save("a.yaml", &one("a", version_after));
-        becomes(&world, "a", version_after).await;
-    }
-}
-
-fn world_file(path: &Path) -> PathBuf {
-    path.with_extension("new")
 }
 
 #[tokio::test]

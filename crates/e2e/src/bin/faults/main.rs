@@ -93,7 +93,7 @@ fn row(what: &str, outcome: Result<Outcome>, length: Length) -> (String, bool) {
     let report = &outcome.report;
     let excused = match report.excused {
         0 => String::new(),
-        excused => format!(" (and {excused} of which none was promised)"),
+        excused => format!(" (and {excused} {})", outcome.excuse),
     };
     let seen = outcome.seen().join(", ");
     let row = format!(

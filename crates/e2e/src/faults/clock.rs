@@ -1,0 +1,109 @@
+//! The clocks of the machines that Mayfly runs on jump. etcd and HAProxy go by clocks that do not.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Length;
+use super::stage::{Outcome, Stage};
+use crate::clock::Clock;
+use crate::port;
+use crate::process::Process;
+use crate::world::World;
+
+/// If it went by the clock, it would run out with each jump.
+const TTL: &str = "3s";
+/// Each daemon has seen a jump.
+const SEEN: Duration = Duration::from_secs(5);
+/// A change after a jump.
+const IN_EFFECT: Duration = Duration::from_secs(2);
+/// What is over by the clock is ended.
+const ENDED: Duration = Duration::from_secs(15);
+
+/// An hour forward and back, then past the end of an environment.
+pub async fn jumps(length: Length) -> Result<Outcome> {
+    let admin = port::free();
+    let mut world = World::bare(&["--admin", &admin.to_string()])?;
+    let clock = Clock::new(world.directory())?;
+    world.clock = Some(clock.clone());
+    world.start_all().await?;
+    world.start_dns().await?;
+    world.save("temp.yaml", "{name: temp, extends: prod, expires: 90m}");
+    let mut stage = Stage::on(world, admin, length, TTL).await?;
+    stage.world.answers("www-temp.example.com", "web@1.0.0").await;
+    let leases = leases(&stage).await?;
+    for (seconds, way, from, to) in [
+        (3_600, "forward", "1.0.0", "2.0.0"),
+        (-3_600, "back", "2.0.0", "1.0.0"),
+    ] {
+        clock.set(seconds)?;
+        stage
+            .sees(
+                "the jump noticed by the registrars",
+                Instant::now(),
+                SEEN,
+                async |stage| {
+                    let registrar = stage.world.registrar.as_ref().context("a registrar")?;
+                    let instances = stage.instances.iter().map(|instance| &instance.registrar);
+                    for process in instances.chain([registrar]) {
+                        ensure!(tells(process, way), "{} says nothing", process.name());
+                    }
+                    Ok(())
+                },
+            )
+            .await;
+        // Longer than leases live.
+        stage.last(4, 15).await;
+        stage.change(from, to);
+        stage.converges(to, Instant::now(), IN_EFFECT).await;
+        let now = self::leases(&stage).await?;
+        for (key, lease) in &leases {
+            ensure!(now.get(key) == Some(lease), "the lease of {key} was lost");
+        }
+        let answer = stage.world.get("www-temp.example.com", "/").await?.backend()?;
+        ensure!(answer == format!("web@{to}"), "{answer} answers for temp");
+        let dnsmasq = stage.world.dnsmasq.as_ref().context("dnsmasq")?;
+        let found = dnsmasq.lookup("web.service").await?;
+        ensure!(
+            found == [stage.world.internal.ip()],
+            "web.service is at {found:?}"
+        );
+    }
+    clock.set(2 * 3_600)?;
+    stage
+        .sees("ended by the clock", Instant::now(), ENDED, async |stage| {
+            let status = stage.world.get("www-temp.example.com", "/").await?.status;
+            ensure!(status == 404, "temp answers {status}");
+            Ok(())
+        })
+        .await;
+    Ok(stage.end().await)
+}
+
+/// The leases of all instances, routers and status records.
+async fn leases(stage: &Stage) -> Result<BTreeMap<String, Option<String>>> {
+    let mut leases = BTreeMap::new();
+    for kind in ["backends", "routers", "status"] {
+        for key in stage
+            .world
+            .etcd
+            .list(&format!("/mayfly/{kind}/"))
+            .await?
+            .into_keys()
+        {
+            let lease = stage.world.etcd.lease_of(&key).await?;
+            leases.insert(key, lease);
+        }
+    }
+    Ok(leases)
+}
+
+/// Whether a log tells of a jump.
+fn tells(process: &Process, way: &str) -> bool {
+    let words = ["WARN", "the clock of this machine went", way];
+    let output = process.output();
+    output
+        .lines()
+        .any(|line| words.iter().all(|word| line.contains(word)))
+}
