@@ -112,8 +112,11 @@ mod tests {
     fn it_is_full_or_read_only_for_a_while() {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk::over(directory.path(), 1).unwrap();
-        let write = || std::fs::write(directory.path().join("file"), "text");
-        write().unwrap();
+        // A file that is there already has room of its own.
+        let write = || {
+            let _ = std::fs::remove_file(directory.path().join("file"));
+            std::fs::write(directory.path().join("file"), "text")
+        };
         disk.fill().unwrap();
         assert_eq!(write().unwrap_err().kind(), ErrorKind::StorageFull);
         disk.free().unwrap();

@@ -54,7 +54,7 @@ pub async fn jumps(length: Length) -> Result<Outcome> {
             )
             .await;
         // Longer than leases live.
-        stage.last(4, 15).await;
+        stage.last(3, 15).await;
         stage.change(from, to);
         stage.converges(to, Instant::now(), IN_EFFECT).await;
         let now = self::leases(&stage).await?;
@@ -70,14 +70,17 @@ pub async fn jumps(length: Length) -> Result<Outcome> {
             "web.service is at {found:?}"
         );
     }
-    clock.set(2 * 3_600)?;
-    stage
-        .sees("ended by the clock", Instant::now(), ENDED, async |stage| {
-            let status = stage.world.get("www-temp.example.com", "/").await?.status;
-            ensure!(status == 404, "temp answers {status}");
-            Ok(())
-        })
-        .await;
+    // Takes its time, and has a test of its own.
+    if length == Length::Full {
+        clock.set(2 * 3_600)?;
+        stage
+            .sees("ended by the clock", Instant::now(), ENDED, async |stage| {
+                let status = stage.world.get("www-temp.example.com", "/").await?.status;
+                ensure!(status == 404, "temp answers {status}");
+                Ok(())
+            })
+            .await;
+    }
     Ok(stage.end().await)
 }
 
