@@ -211,7 +211,7 @@ async fn a_store_that_is_away_is_asked_again_at_growing_distances() {
     assert!(watch.next().await.changes.is_empty());
     let took = start.elapsed();
     assert!(
-        took > Duration::from_secs(15) && took < Duration::from_secs(40),
+        took > Duration::from_secs(4) && took < Duration::from_secs(9),
         "{took:?}"
     );
 }
@@ -228,7 +228,7 @@ async fn a_stream_that_always_fails_at_once_is_not_tried_in_a_hot_loop() {
     };
     timeout(Duration::from_secs(60), all).await.unwrap_err();
     let opened = script.opened.lock().unwrap().len();
-    assert!((10..40).contains(&opened), "{opened}");
+    assert!((50..130).contains(&opened), "{opened}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -312,7 +312,7 @@ async fn a_grace_that_ends_while_the_store_is_away_takes_nothing_away() {
     assert_eq!(watch.next().await.changes.len(), 1);
     assert_eq!(watch.next().await.changes.len(), 0);
     let back = watch.next().await;
-    assert!(start.elapsed() > Duration::from_secs(30));
+    assert!(start.elapsed() > Duration::from_secs(5));
     assert_eq!(
         (back.changes, watch.held()),
         (vec![Change::Put(entry("a", 2))], 0)
