@@ -71,10 +71,16 @@ async fn lint_says_what_the_registrar_would() {
     write(&world, "files/b.yml", "name: b\n");
     let place = world.directory().join("files").display().to_string();
     said(
-        &mayfly(&world, "lint @files -").await,
-        &format!(
-            "{place}/a.yaml: ok, 1 environment\n{place}/b.yml: ok, 1 environment\n(standard input): ok, 0 environments\n"
-        ),
+        &mayfly(&world, "lint @files").await,
+        &format!("{place}/a.yaml: ok, 1 environment\n{place}/b.yml: ok, 1 environment\n"),
+    );
+    // What comes from a command that failed.
+    let nothing = mayfly(&world, "lint -").await;
+    assert_eq!(nothing.code, Some(1));
+    let told = format!("{}{}", nothing.stdout, nothing.stderr);
+    assert!(
+        told.contains("(standard input)") && told.contains("the file is empty"),
+        "{told}"
     );
 
     write(&world, "files/b.yml", "name: b\nprefix: www-a\nexpires: soon\n");
