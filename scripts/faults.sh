@@ -24,6 +24,7 @@ END
 for argument in "$@"; do
     case $argument in -h | --help) usage && exit 0 ;; esac
 done
+have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough"
 ensure_servers
 install_missing protobuf-compiler libprotobuf-dev
 say "building release binaries"

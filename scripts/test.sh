@@ -121,9 +121,11 @@ run_build() { cargo build --workspace --locked; }
 run_tests() {
     local what=$1
     if cargo nextest --version >/dev/null 2>&1; then
-        local filter='package(mayfly-e2e)'
-        [ "$what" = e2e ] || filter="not $filter"
-        cargo nextest run --workspace --locked --no-fail-fast -E "$filter" 2>&1 | tee -a "$LOG"
+        local filter='package(mayfly-e2e)' threads
+        threads=$(nproc)
+        # Those wait for times to pass more than they work.
+        if [ "$what" = e2e ]; then threads=$((threads * 3 / 2)); else filter="not $filter"; fi
+        cargo nextest run --workspace --locked --no-fail-fast --test-threads "$threads" -E "$filter" 2>&1 | tee -a "$LOG"
         if [ "$what" = unit ]; then
             cargo test --workspace --locked --doc 2>&1 | tee -a "$LOG"
         fi
