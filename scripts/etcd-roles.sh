@@ -26,7 +26,8 @@ whenever you like, also after an update of Mayfly. The users, each with a role o
 Each daemon writes its own kind of status records, too. No role covers a key outside the prefix.
 
   --passwords DIR   a file with the password of each user, named like it. One that is missing is made (random, mode 600); replace one
-                    and run this again to change it in etcd, then give it to the daemon: it takes a changed file by itself.
+                    and run this again to change it in etcd, then give it to the daemon: it takes a changed file by itself
+                    (not root's, which this script logs in with: etcdctl user passwd root).
                     A password has no white space.
   --prefix KEY      the beginning of all keys, as the daemons' --prefix (default: MAYFLY_PREFIX, else /mayfly). It also names the users:
                     with /team/mayfly they begin with team+mayfly-
@@ -104,8 +105,11 @@ password_file() {
 # ensure_user NAME ROLE: makes the user if it is missing, and sets its password and role.
 ensure_user() {
     local file what=passwd
-    file=$(password_file "$1")
     grep -qxF -- "$1" <<<"$USERS" || what=add
+    # Another password would lock out whoever uses the one that is not here.
+    [ "$what" = add ] || [ -e "$PASSWORDS/$1" ] ||
+        die "etcd has the user $1 already, and $PASSWORDS/$1 is missing: put its password there, or a new one to change it"
+    file=$(password_file "$1")
     etcdctl_ user "$what" "$1" --interactive=false <"$file" >/dev/null
     etcdctl_ user grant-role "$1" "$2" >/dev/null
 }

@@ -30,4 +30,4 @@ install_missing protobuf-compiler libprotobuf-dev
 say "building release binaries"
 cargo build --release --locked --quiet --workspace
 ulimit -n "$(ulimit -Hn)"
-exec target/release/mayfly-faults "$@"
+exec "${CARGO_TARGET_DIR:-target}/release/mayfly-faults" "$@"

@@ -57,8 +57,11 @@ main() {
     while [ $# -gt 0 ]; do
         case $1 in
             -h | --help) usage && exit 0 ;;
-            --requests) REQUESTS=${2:-} && shift ;;
-            --seed) SEED=${2:-} && shift ;;
+            --requests | --seed)
+                [ $# -gt 1 ] || usage_error "$1 needs a number"
+                if [ "$1" = --seed ]; then SEED=$2; else REQUESTS=$2; fi
+                shift
+                ;;
             *) CASES=$1 ;;
         esac
         shift
@@ -81,9 +84,10 @@ main() {
         cargo test --locked --quiet --package mayfly-e2e --test e2e --no-run
     fi
     while IFS=$'\t' read -r directory program; do
+        "$program" --list >"$LOGS/list" 2>&1 || die "$program does not list its tests: $(tail -n 1 "$LOGS/list")"
         while read -r test; do
             printf '%s\0' "$directory" "$program" "$test" "$LOGS"
-        done < <("$program" --list 2>/dev/null | sed -n -E 's/^(([a-z0-9_]+::)*any_[a-z0-9_]+): test$/\1/p')
+        done < <(sed -n -E 's/^(([a-z0-9_]+::)*any_[a-z0-9_]+): test$/\1/p' "$LOGS/list")
     done <"$LOGS/programs" >"$LOGS/properties"
     [ -s "$LOGS/properties" ] || die "no property was found"
 

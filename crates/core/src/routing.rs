@@ -199,6 +199,14 @@ impl Routing {
         self.rows.len() + self.chosen
     }
 
+    /// How many rows a table has.
+    pub fn count(&self, table: Table) -> usize {
+        match table {
+            Table::Versions => self.chosen,
+            _ => self.range(table, "").count(),
+        }
+    }
+
     /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

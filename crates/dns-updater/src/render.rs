@@ -118,6 +118,10 @@ mod tests {
         view.apply_all(&[put("environments/dev", &environment("a"))]);
         view.apply_all(&[delete("environments/dev"), delete("backends/b/1/x")]);
         assert_eq!(lines(&view), ["10.0.0.1 a.service", "10.0.0.1 b.service"]);
+        view.apply_all(&[
+            put("environments/dev", &environment("f")),
+            delete("environments/dev"),
+        ]);
         view.apply_all(&[put("backends/c/1/x", "{}")]);
         view.apply_all(&[delete("backends/c/1/x")]);
         assert_eq!(lines(&view), ["10.0.0.1 a.service", "10.0.0.1 b.service"]);

@@ -66,6 +66,10 @@ impl View {
             let kept = before.iter().map(|service| self.mention((**service).clone()));
             let kept: Vec<_> = kept.collect();
             self.kept.extend(kept);
+        } else {
+            for service in std::mem::take(&mut self.kept) {
+                self.forget(&service);
+            }
         }
     }
 
@@ -118,9 +122,6 @@ impl View {
             .map(|service| self.mention(service))
             .collect();
         let before = if value.is_some() {
-            for service in std::mem::take(&mut self.kept) {
-                self.forget(&service);
-            }
             self.environments.insert(name, services)
         } else {
             self.environments.remove(&name)

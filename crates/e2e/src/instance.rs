@@ -305,6 +305,11 @@ async fn answer(
         .headers()
         .get(UPGRADE)
         .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        // As RFC 6455, section 4.2.1, asks of a server: a router that drops it breaks most of them.
+        && request
+            .headers()
+            .get(CONNECTION)
+            .is_some_and(|v| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("upgrade")))
     {
         return Ok(websocket(request));
     }

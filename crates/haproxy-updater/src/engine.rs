@@ -9,7 +9,7 @@ pub mod leaving;
 pub mod reload;
 pub mod used;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -73,7 +73,7 @@ pub struct Engine {
     /// Servers behind TLS that HAProxy cannot have, since it has not loaded the authorities.
     untrusted: BTreeSet<(Slot, ServerName)>,
     /// Rows beyond those that there should be, which do no harm.
-    surplus: i64,
+    surplus: BTreeMap<Map, i64>,
     refusal: Option<Refusal>,
     replaced: used::Replaced,
     /// HAProxy's version, once it has answered.
@@ -100,7 +100,7 @@ impl Engine {
             waiting: BTreeSet::new(),
             leaving: BTreeSet::new(),
             untrusted: BTreeSet::new(),
-            surplus: 0,
+            surplus: BTreeMap::new(),
             refusal: None,
             replaced: used::Replaced::default(),
             version: None,
@@ -270,7 +270,7 @@ impl Engine {
 
     async fn sync(&mut self, drift: bool) -> anyhow::Result<()> {
         self.known = false;
-        self.surplus = 0;
+        self.surplus.clear();
         let info = self.parts.runtime.info().await?;
         self.version = Some(info.version);
         let fingerprint = self.parts.renderer.fingerprint(self.pool.total())?;

@@ -308,6 +308,8 @@ pub fn run_check(haproxy: &Path, config: &Path) -> anyhow::Result<()> {
         .arg("-c")
         .arg("-f")
         .arg(config)
+        // A configuration can name variables, and this one is nobody else's.
+        .env_remove("MAYFLY_ETCD_PASSWORD")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -170,8 +170,11 @@ impl Runtime {
         let ours = Map::ALL
             .into_iter()
             .filter(|map| !matches!(map, Map::Uses | Map::Witness));
-        let rows = ours.filter_map(|map| counts.get(&map.path(&self.maps))).sum();
-        Ok(Glance { rows, servers })
+        let rows = ours.filter_map(|map| Some((map, *counts.get(&map.path(&self.maps))?)));
+        Ok(Glance {
+            rows: rows.collect(),
+            servers,
+        })
     }
 
     /// Runs commands in order, and plays each on `actual` when HAProxy has taken it. Stops at the first that it

@@ -48,7 +48,12 @@ impl AccessArgs {
     /// # Errors
     /// When something is missing, or does not go with these endpoints.
     pub fn access(&self, endpoints: &[Endpoint]) -> anyhow::Result<Access> {
-        self.access_with(endpoints, std::env::var(PASSWORD).ok())
+        let variable = match std::env::var(PASSWORD) {
+            Ok(password) => Some(password),
+            Err(std::env::VarError::NotPresent) => None,
+            Err(std::env::VarError::NotUnicode(_)) => bail!("{PASSWORD} is not UTF-8"),
+        };
+        self.access_with(endpoints, variable)
     }
 
     fn access_with(&self, endpoints: &[Endpoint], variable: Option<String>) -> anyhow::Result<Access> {

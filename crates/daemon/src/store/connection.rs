@@ -192,21 +192,26 @@ impl Connection {
             return Ok(clients.clone());
         }
         let generation = state.generation + 1;
-        let clients = self.connect(state.next, generation).await?;
+        let clients = self.connect(&mut state.next, generation).await?;
         state.generation = generation;
         state.current = Some(clients.clone());
         Ok(clients)
     }
 
-    /// Connects to the first endpoint, from number `first` on, that answers and knows a leader. A single endpoint is
-    /// taken without asking: there is no choice.
-    async fn connect(&self, first: usize, generation: u64) -> Result<Clients, Cause> {
+    /// Connects to the first endpoint, from number `next` on, that answers and knows a leader. A single endpoint is
+    /// taken without asking: there is no choice. `next` is that endpoint then; before, the one after it, for the call may be
+    /// given up while a silent endpoint is waited for, and the following one must not wait for the same.
+    async fn connect(&self, next: &mut usize, generation: u64) -> Result<Clients, Cause> {
         let endpoints = &self.shared.endpoints;
+        let first = *next;
         let (mut reasons, mut untrusted) = (Vec::new(), false);
         for offset in 0..endpoints.len() {
-            let endpoint = &endpoints[(first + offset) % endpoints.len()];
+            let number = (first + offset) % endpoints.len();
+            let endpoint = &endpoints[number];
+            *next = number + 1;
             match self.try_endpoint(endpoint).await {
                 Ok(client) => {
+                    *next = number;
                     return Ok(Clients {
                         kv: client.kv_client().max_decoding_message_size(MESSAGE_LIMIT),
                         lease: client.lease_client(),

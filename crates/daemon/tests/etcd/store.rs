@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use mayfly_core::keys::KeySpace;
-use mayfly_daemon::store::{Cause, Guard};
+use mayfly_daemon::store::{Cause, Guard, Store};
 use mayfly_e2e::etcd::Etcd;
-use mayfly_e2e::eventually;
+use mayfly_e2e::{eventually, port};
 
 use super::{SOON, environment, store_of, text};
 
@@ -162,4 +162,29 @@ async fn failures_say_what_and_where_and_take_no_longer_than_the_limit() {
     let start = Instant::now();
     assert!(store.get(&environment("dev")).await.is_err());
     assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+/// A call that is given up while a silent endpoint is waited for does not make the next one wait for the same.
+#[tokio::test]
+async fn silent_endpoints_do_not_hide_one_that_answers() {
+    let etcd = Etcd::start().await.unwrap();
+    // The kernel takes connections, and nobody answers on them: what a frozen member looks like.
+    let silent: Vec<_> = (0..4)
+        .map(|_| std::net::TcpListener::bind(port::free()).unwrap())
+        .collect();
+    let mut endpoints: Vec<_> = silent
+        .iter()
+        .map(|listener| format!("http://{}", listener.local_addr().unwrap()))
+        .collect();
+    endpoints.push(etcd.endpoint());
+    let endpoints = endpoints
+        .iter()
+        .map(|endpoint| endpoint.parse().unwrap())
+        .collect();
+    let store = Store::new(endpoints, KeySpace::default());
+    assert!(
+        store.get(&environment("a")).await.is_err(),
+        "the silent ones take longer than a call may"
+    );
+    store.get(&environment("a")).await.unwrap();
 }

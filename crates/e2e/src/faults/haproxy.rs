@@ -87,6 +87,7 @@ pub async fn changed(length: Length) -> Result<Outcome> {
             stage.world.map_file("versions").display()
         ),
     ] {
+        stage.excuse = "while a damage was not repaired yet";
         stage.outage(true);
         stage.world.haproxy.ask(&damage).await?;
         stage

@@ -71,6 +71,7 @@ async fn frozen(stage: &mut Stage) -> Result<()> {
             all.context("it is not registered").map(drop)
         })
         .await;
+    stage.excuse = "that the frozen one had got";
     stage.outage(true);
     stage.instances[1].service.signal(Signal::Stop)?;
     takes(stage, at, "frozen one out of rotation", false, FROZEN).await;

@@ -45,6 +45,7 @@ pub async fn emptied(length: Length) -> Result<Outcome> {
     .await;
     stage.last(1, 5).await;
 
+    stage.excuse = "after the operator had confirmed the loss";
     stage.outage(true);
     let told = stage.world.run("mayfly", &["confirm", "haproxy-updater"]).await?;
     let told = told.ok()?;

@@ -10,8 +10,8 @@ use crate::text::{ServerName, Slot};
 /// What a process shows at a glance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glance {
-    /// How many rows all maps have that Mayfly fills.
-    pub rows: u64,
+    /// How many rows each map has that Mayfly fills.
+    pub rows: BTreeMap<Map, u64>,
     /// Servers by slot.
     pub servers: BTreeMap<Slot, ActualServers>,
 }
@@ -47,11 +47,17 @@ impl Engine {
             && self.settled(&self.actual.servers) == self.settled(&glance.servers)
     }
 
-    /// How many rows there are beyond those that there should be.
-    fn surplus(&self, glance: &Glance) -> i64 {
-        let known = [Map::Slots, Map::Default].map(|map| self.actual.rows.get(&map).map_or(0, BTreeMap::len));
-        let wanted = self.index.routing().len() + known.iter().sum::<usize>();
-        glance.rows as i64 - wanted as i64
+    /// How many rows there are in each map beyond those that there should be.
+    fn surplus(&self, glance: &Glance) -> BTreeMap<Map, i64> {
+        let wanted = |map| match map {
+            Map::Table(table) => self.index.routing().count(table),
+            _ => self.actual.rows.get(&map).map_or(0, BTreeMap::len),
+        };
+        let surplus = glance
+            .rows
+            .iter()
+            .map(|(map, rows)| (*map, *rows as i64 - wanted(*map) as i64));
+        surplus.filter(|(_, rows)| *rows != 0).collect()
     }
 
     /// The servers that are to stay: what is going changes by itself.
