@@ -24,6 +24,7 @@ END
 for argument in "$@"; do
     case $argument in -h | --help) usage && exit 0 ;; esac
 done
+[ "$(id -u)" -eq 0 ] || die "the faults need networks, disks and engines of their own: run this as root"
 have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough"
 ensure_servers
 install_missing protobuf-compiler libprotobuf-dev
