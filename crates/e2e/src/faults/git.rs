@@ -43,8 +43,8 @@ pub async fn half(length: Length) -> Result<Outcome> {
         if git.lock().exists() {
             halves += 1;
             tokio::time::sleep(HALF).await;
-            fs::remove_file(git.lock()).context("remove git's lock")?;
         }
+        git.unlock()?;
         git.checkout(to).await?;
         in_effect(&mut stage, to).await;
         at = to;
@@ -100,7 +100,7 @@ async fn left_behind(stage: &mut Stage, git: &Git, at: usize) -> Result<()> {
     let status = stage.world.status("environment-registrar").await?;
     let error = status["error"].as_str().unwrap_or_default();
     ensure!(error.contains("index.lock"), "it does not say why: {status}");
-    fs::remove_file(git.lock()).context("remove git's lock")?;
+    git.unlock()?;
     git.checkout(at).await?;
     in_effect(stage, at).await;
     Ok(())
@@ -198,7 +198,19 @@ impl Git {
         stage.world.spawn("git", command)
     }
 
+    /// There from before git changes the first file until it has changed the last one.
     fn lock(&self) -> PathBuf {
         self.tree.join(".git/index.lock")
+    }
+
+    /// Removes whatever a killed git has locked, as whoever finds it does: the index, or what HEAD is.
+    fn unlock(&self) -> Result<()> {
+        for entry in fs::read_dir(self.tree.join(".git")).context("read git's directory")? {
+            let path = entry.context("read git's directory")?.path();
+            if path.extension().is_some_and(|extension| extension == "lock") {
+                fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+            }
+        }
+        Ok(())
     }
 }
