@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use crate::names::{NameError, checked_text};
+use crate::names::{NameError, Text, checked_text};
 use crate::upstream::Upstream;
 
 /// Where an instance listens: an IP address and a port of at least 1, as `10.0.0.5:8080` or `[fd00::5]:8080`. Host
@@ -81,13 +81,13 @@ impl fmt::Display for Address {
 /// Names one instance of a backend in its etcd key: letters, digits, `.`, `_`, `:`, `-`, at most 128 octets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct InstanceId(String);
+pub struct InstanceId(Text);
 
 impl InstanceId {
-    fn check(text: &str) -> Result<String, NameError> {
+    fn check(text: &str) -> Result<Text, NameError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
         if (1..=128).contains(&text.len()) && text.bytes().all(allowed) {
-            return Ok(text.to_owned());
+            return Ok(text.into());
         }
         Err(NameError::new(
             text,
@@ -98,7 +98,7 @@ impl InstanceId {
 
     /// The identifier of the instance at an address: the address without the brackets of IPv6.
     pub fn of(address: &Address) -> Self {
-        Self(address.to_string().replace(['[', ']'], ""))
+        Self(address.to_string().replace(['[', ']'], "").into())
     }
 
     /// The identifier of the instance at a host and port, whether or not it speaks TLS: the same as that of its

@@ -17,7 +17,7 @@ pub mod image;
 pub use image::{ImageReference, ImageTemplate};
 
 use crate::check::Check;
-use crate::names::{NameError, ServiceName, checked_conversions, checked_text};
+use crate::names::{NameError, ServiceName, Text, checked_conversions, checked_text};
 use crate::records::{Protocol, Source};
 use crate::version::{Range, Version};
 
@@ -180,13 +180,13 @@ impl FromStr for Instances {
 /// line feeds are taken, other control characters are not.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Argument(String);
+pub struct Argument(Text);
 
 impl Argument {
-    fn check(text: &str) -> Result<String, NameError> {
+    fn check(text: &str) -> Result<Text, NameError> {
         let strange = |letter: char| letter.is_control() && !"\n\t".contains(letter);
         if text.len() <= 4096 && !text.chars().any(strange) {
-            return Ok(text.to_owned());
+            return Ok(text.into());
         }
         Err(NameError::new(
             text,
@@ -200,16 +200,16 @@ checked_text!(Argument);
 /// The name of an environment variable: letters, digits and `_`, no digit first, at most 128 octets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct VariableName(String);
+pub struct VariableName(Text);
 
 impl VariableName {
-    fn check(text: &str) -> Result<String, NameError> {
+    fn check(text: &str) -> Result<Text, NameError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         if (1..=128).contains(&text.len())
             && text.bytes().all(allowed)
             && !text.as_bytes()[0].is_ascii_digit()
         {
-            return Ok(text.to_owned());
+            return Ok(text.into());
         }
         Err(NameError::new(
             text,
@@ -224,10 +224,10 @@ checked_text!(VariableName);
 /// `host`, `none` and `default` mean something else to an engine, and are refused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct NetworkName(String);
+pub struct NetworkName(Text);
 
 impl NetworkName {
-    fn check(text: &str) -> Result<String, NameError> {
+    fn check(text: &str) -> Result<Text, NameError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         let error = |rule: &str| Err(NameError::new(text, "the name of a network", rule));
         if ["host", "none", "default"].contains(&text) {
@@ -239,7 +239,7 @@ impl NetworkName {
             && text.bytes().all(allowed)
             && text.as_bytes()[0].is_ascii_alphanumeric()
         {
-            return Ok(text.to_owned());
+            return Ok(text.into());
         }
         error("letters, digits, `_`, `.`, `-`, a letter or digit first, at most 128")
     }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::names::{NameError, ServiceName, checked_conversions, checked_text};
+use crate::names::{NameError, ServiceName, Text, checked_conversions, checked_text};
 use crate::upstream::Upstream;
 
 /// Longest version and range, in octets: the limit of a container tag.
@@ -16,24 +16,24 @@ const VERSION_RULE: &str = "letters, digits, `_`, `.`, `-`, not beginning with `
 /// has that form, so no instance can be registered under it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Version(String);
+pub struct Version(Text);
 
 impl Version {
-    fn check(text: &str) -> Result<String, NameError> {
+    fn check(text: &str) -> Result<Text, NameError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         let first = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         if (1..=LIMIT).contains(&text.len())
             && text.bytes().all(allowed)
             && text.bytes().next().is_some_and(first)
         {
-            return Ok(text.to_owned());
+            return Ok(text.into());
         }
         Err(NameError::new(text, "a version", VERSION_RULE))
     }
 
     /// What stands in for the version of a service outside: the URL of the server.
     fn outside(upstream: &Upstream) -> Self {
-        Self(upstream.url())
+        Self(upstream.url().into())
     }
 
     /// The server, if this stands in for the version of a service outside.
@@ -105,7 +105,8 @@ pub enum Selector {
     /// The highest semantic version that has a live instance.
     Latest,
     /// The highest live version that fits a range of semantic versions, such as `^1.2`.
-    Range(Range),
+    /// It stands elsewhere, since it is large and rare.
+    Range(Box<Range>),
 }
 
 impl Selector {
@@ -198,7 +199,7 @@ impl FromStr for Selector {
             return text.parse().map(|upstream| Self::outside(&upstream));
         }
         if text.contains(['^', '~', '<', '>', '=', '*', ',']) {
-            return text.parse().map(Self::Range);
+            return text.parse().map(|range| Self::Range(Box::new(range)));
         }
         text.parse().map(Self::Exact).map_err(|_| {
             NameError::new(

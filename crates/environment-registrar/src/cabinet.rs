@@ -22,7 +22,7 @@ const MODE: u32 = 0o644;
 #[derive(Debug, Clone)]
 pub enum Task {
     /// Archive a content that took effect at this moment: these octets, if they are known.
-    Archive(Arc<Environment>, SystemTime, Option<Arc<[u8]>>),
+    Archive(Arc<Environment>, SystemTime, Option<Arc<Vec<u8>>>),
     /// Archive and delete a file whose only environment has ended.
     MoveAway(String, Arc<Environment>),
     /// Write the file of an environment again.

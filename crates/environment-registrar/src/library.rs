@@ -1,6 +1,6 @@
 //! What each file of the directory says: its environments, as they would stand in etcd, and its faults.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mayfly_core::environment_file::{self, Parsed};
@@ -34,11 +34,12 @@ pub struct Document {
     readable: bool,
     /// The environments without a fault, in the order of the file.
     pub entries: Vec<Entry>,
-    by_name: HashMap<EnvironmentName, usize>,
+    /// The numbers of the entries in the order of their names.
+    by_name: Vec<usize>,
     parsed: Parsed,
     origin: Origin,
     /// What the file holds, if that is not much.
-    octets: Option<Arc<[u8]>>,
+    octets: Option<Arc<Vec<u8>>>,
 }
 
 /// Most octets of a file that are kept, so that what it said can be archived after it has changed again.
@@ -46,7 +47,7 @@ const KEPT: usize = 1 << 16;
 
 impl Document {
     /// What the file holds, if it is one good environment, and that asks for this. Not for large files.
-    pub fn content_of(&self, environment: &Environment) -> Option<&Arc<[u8]>> {
+    pub fn content_of(&self, environment: &Environment) -> Option<&Arc<Vec<u8>>> {
         let [entry] = self.entries.as_slice() else {
             return None;
         };
@@ -66,7 +67,9 @@ impl Document {
 
     /// The entry for an environment.
     pub fn entry(&self, name: &EnvironmentName) -> Option<&Entry> {
-        self.by_name.get(name).map(|index| &self.entries[*index])
+        let name_of = |number: &usize| &self.entries[*number].environment.name;
+        let found = self.by_name.binary_search_by_key(&name, name_of).ok()?;
+        Some(&self.entries[self.by_name[found]])
     }
 
     /// Whether everything the file says is in its entries: no fault, and it has been read.
@@ -201,7 +204,7 @@ impl Library {
                 let parsed = environment_file::parse(&octets);
                 let changed = self.put(name, found.fingerprint, true, parsed, Origin::of(&octets));
                 if let Some(document) = self.files.get_mut(name).filter(|_| octets.len() <= KEPT) {
-                    document.octets = Some(octets.into());
+                    document.octets = Some(Arc::new(octets));
                 }
                 changed
             }
@@ -222,7 +225,6 @@ impl Library {
             before.parsed != parsed || before.entries.len() != found.len() || before.origin != origin
         });
         let mut entries = Vec::with_capacity(found.len());
-        let mut by_name = HashMap::with_capacity(found.len());
         for found in found {
             let mut environment = found.environment;
             environment.shrink();
@@ -233,7 +235,6 @@ impl Library {
             let same = before.and_then(|before| before.entry(&environment.name));
             let same = same.filter(|entry| *entry.environment == environment);
             changed |= same.is_none();
-            by_name.insert(environment.name.clone(), entries.len());
             let environment = same.map_or_else(|| Arc::new(environment), |entry| entry.environment.clone());
             let edits_copy = matches!(&origin, Origin::Edited { of, .. } if *of == environment.name)
                 && write_back::home(&environment.name) == name;
@@ -245,6 +246,8 @@ impl Library {
                 edits_copy,
             });
         }
+        let mut by_name: Vec<usize> = (0..entries.len()).collect();
+        by_name.sort_unstable_by_key(|number| &entries[*number].environment.name);
         note(&mut self.faulty, name, !parsed.faults.is_empty());
         note(&mut self.unread, name, parsed == Parsed::unread());
         self.files.insert(

@@ -22,7 +22,7 @@ use events::Layout;
 
 /// How often to check that the directory is still the one that is watched.
 const CHECK: Duration = Duration::from_secs(1);
-/// The same while there is none.
+/// The same while the one that was there is missing.
 const CHECK_MISSING: Duration = Duration::from_millis(250);
 /// How often to look where events should work and do not.
 const FALLBACK: Duration = Duration::from_secs(1);
@@ -103,12 +103,7 @@ impl Observer {
         loop {
             let now = Instant::now();
             if now >= self.next_check {
-                self.next_check = now
-                    + if self.watched.is_none() {
-                        CHECK_MISSING
-                    } else {
-                        CHECK
-                    };
+                self.next_check = now + if self.missing { CHECK_MISSING } else { CHECK };
                 if scan::identity(&self.directory) != self.watched {
                     return Look::All;
                 }

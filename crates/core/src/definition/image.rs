@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::VariableName;
-use crate::names::{NameError, checked_conversions, checked_text};
+use crate::names::{NameError, Text, checked_conversions, checked_text};
 use crate::version::Version;
 
 /// Longest reference, in octets: a name of 255, a tag of 128, a digest.
@@ -130,12 +130,12 @@ checked_conversions!(ImageTemplate);
 /// An image as an engine takes it: `registry:5000/team/backend:0.0.3`, perhaps with a digest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ImageReference(String);
+pub struct ImageReference(Text);
 
 impl ImageReference {
-    fn check(text: &str) -> Result<String, NameError> {
+    fn check(text: &str) -> Result<Text, NameError> {
         if text.len() <= LIMIT && is_reference(text) {
-            return Ok(text.to_owned());
+            return Ok(text.into());
         }
         Err(NameError::new(
             text,
