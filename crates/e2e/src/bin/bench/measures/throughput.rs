@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::load::{Load, Report, Side};
-use crate::peers::bare::Bare;
+use crate::peers::haproxy::Haproxy;
 use crate::results::{Goal, Results, millis};
 use crate::stand::Stand;
 
+/// What all others are measured by.
+const BARE: &str = "bare haproxy";
 /// Connections of the load.
 const CONNECTIONS: usize = 32;
 
@@ -25,29 +27,26 @@ pub struct Rounds {
 /// A system by name, with its edge and its internal side.
 pub type System<'a> = (&'a str, SocketAddr, SocketAddr);
 
-/// Mayfly against HAProxy alone.
+/// Mayfly against HAProxy alone, and against the least of rules.
 ///
 /// # Errors
 /// When a request fails.
 pub async fn mayfly(stand: &Stand, rounds: &Rounds, results: &mut Results) -> Result<()> {
-    let bare = Bare::start(stand.world.directory(), stand.instance(0, 0)?)?;
+    let (bare, least) = (Haproxy::bare(stand)?, Haproxy::least(stand)?);
     let systems = [
-        ("bare haproxy", bare.address, bare.address),
+        (BARE, bare.edge, bare.internal),
+        ("least haproxy", least.edge, least.internal),
         ("mayfly", stand.world.edge, stand.world.internal),
     ];
     measure(stand, &systems, rounds, results).await?;
     for side in Side::BOTH {
-        let measure = format!("{} rate", side.as_str());
-        let find = |system| results.find(&measure, system, stand.scale);
-        let share = find("mayfly").zip(find("bare haproxy"));
-        if let Some((mayfly, bare)) = share {
-            results.add(
-                format!("{} share of bare", side.as_str()),
-                "mayfly",
-                stand.scale,
-                (mayfly / bare, "of 1"),
-                Goal::AtLeast(0.95),
-            );
+        let rate = format!("{} rate", side.as_str());
+        for (name, goal) in [("least haproxy", Goal::None), ("mayfly", Goal::AtLeast(0.95))] {
+            let find = |system| results.find(&rate, system, stand.scale);
+            if let Some((this, bare)) = find(name).zip(find(BARE)) {
+                let measure = format!("{} share of bare", side.as_str());
+                results.add(measure, name, stand.scale, (this / bare, "of 1"), goal);
+            }
         }
     }
     Ok(())

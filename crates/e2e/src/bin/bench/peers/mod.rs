@@ -1,8 +1,8 @@
 //! Stock proxies that are given the same routing and the same changes in the way that each is meant to take them.
 
-pub mod bare;
 pub mod caddy;
 pub mod envoy;
+pub mod haproxy;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
