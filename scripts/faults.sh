@@ -29,6 +29,6 @@ have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian 
 ensure_servers
 install_missing protobuf-compiler libprotobuf-dev
 say "building release binaries"
-cargo build --release --locked --quiet --workspace
+cargo build --profile faults --locked --quiet --workspace
 ulimit -n "$(ulimit -Hn)"
-exec "${CARGO_TARGET_DIR:-target}/release/mayfly-faults" "$@"
+exec "${CARGO_TARGET_DIR:-target}/faults/mayfly-faults" "$@"

@@ -52,8 +52,8 @@ pub struct Merged {
     /// Whose each accepted prefix and header is.
     prefixes: HashMap<DnsPrefix, EnvironmentName>,
     headers: HashMap<HeaderValue, EnvironmentName>,
-    /// The accepted environments by file.
-    files: HashMap<String, BTreeSet<EnvironmentName>>,
+    /// The accepted environments by file, in the order of their names. Most files have one, for which a set would be large.
+    files: HashMap<String, Vec<EnvironmentName>>,
     /// The accepted environments that somebody else has registered, and that are taken over.
     takeovers: BTreeSet<EnvironmentName>,
     /// The accepted environments that no file names.
@@ -92,10 +92,11 @@ impl Merged {
         self.prefixes.insert(environment.prefix.clone(), name.clone());
         self.headers.insert(environment.header.clone(), name.clone());
         let file = file_of(environment).unwrap_or_default();
-        self.files
-            .entry(file.to_owned())
-            .or_default()
-            .insert(name.clone());
+        let names = self.files.entry(file.to_owned()).or_default();
+        if let Err(place) = names.binary_search(name) {
+            names.reserve_exact(usize::from(names.is_empty()));
+            names.insert(place, name.clone());
+        }
         self.accepted.insert(name.clone(), environment.clone());
     }
 
@@ -115,7 +116,9 @@ impl Merged {
         }
         let file = file_of(&environment).unwrap_or_default();
         if let Some(names) = self.files.get_mut(file) {
-            names.remove(name);
+            if let Ok(place) = names.binary_search(name) {
+                names.remove(place);
+            }
             if names.is_empty() {
                 self.files.remove(file);
             }
