@@ -137,9 +137,10 @@ pub struct WatchOptions {
     #[arg(long, env = "MAYFLY_WRITE_BACK")]
     pub write_back: bool,
 
-    /// Look through the whole of each directory this often even without an event
-    #[arg(long, env = "MAYFLY_RESCAN", value_name = "TIME", default_value = "30s", value_parser = interval)]
-    pub rescan: Duration,
+    /// Look through the whole of each directory this often even without an event; by default every 30s, and up to every
+    /// 10m where there are so many files that it would take more than a 5000th of the time
+    #[arg(long, env = "MAYFLY_RESCAN", value_name = "TIME", value_parser = interval)]
+    pub rescan: Option<Duration>,
 }
 
 impl WatchOptions {

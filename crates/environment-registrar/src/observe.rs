@@ -28,6 +28,12 @@ const CHECK_MISSING: Duration = Duration::from_millis(250);
 const FALLBACK: Duration = Duration::from_secs(1);
 /// How often to try again to get events there.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often to look at everything with events, where the operator does not say.
+const OFTEN: Duration = Duration::from_secs(30);
+/// The same where a look takes long.
+const SELDOM: Duration = Duration::from_secs(600);
+/// Looks without a reason take no more than this part of the time, unless they would come more seldom then.
+const SHARE: u32 = 5_000;
 /// How often to try again to read a file that could not be read: what was in the way may go without an event.
 const REREAD: Duration = Duration::from_secs(5);
 /// A file that changed less than this ago may be half written, unless its writer is known to have closed it.
@@ -50,7 +56,8 @@ pub struct Observer {
     poll: Option<Duration>,
     /// When to try again to get events, where that has failed.
     retry: Option<Instant>,
-    rescan: Duration,
+    /// How often to look at everything with events, where the operator says.
+    rescan: Option<Duration>,
     board: Board,
     watcher: Option<RecommendedWatcher>,
     /// The directory that is watched, by identity.
@@ -68,8 +75,8 @@ pub struct Observer {
 
 impl Observer {
     /// An observer of a directory, which need not exist. `poll` is how often to look instead of waiting for events,
-    /// `rescan` how often to look at everything with events.
-    pub fn new(directory: &Path, poll: Option<Duration>, rescan: Duration) -> Self {
+    /// `rescan` how often to look at everything with events, by default as often as costs next to nothing.
+    pub fn new(directory: &Path, poll: Option<Duration>, rescan: Option<Duration>) -> Self {
         let now = Instant::now();
         Self {
             // Events carry the path as it was given to the watch.
@@ -144,13 +151,17 @@ impl Observer {
             self.watched = identity;
         }
         let polling = self.polling();
-        self.next_scan = Instant::now() + polling.unwrap_or(self.rescan);
+        let start = Instant::now();
+        self.next_scan = start + polling.or(self.rescan).unwrap_or(OFTEN);
         known.writing = self.board.writing();
         known.fresh = std::mem::take(&mut self.known_fresh.fresh);
         let (directory, quiet) = (self.directory.clone(), polling.unwrap_or(QUIET));
         let outcome = tokio::task::spawn_blocking(move || scan::all(&directory, &known, quiet)).await;
         match outcome.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(scan) => {
+                if polling.or(self.rescan).is_none() {
+                    self.next_scan = start + pause(start.elapsed());
+                }
                 self.may_be_missing = false;
                 if std::mem::take(&mut self.missing) {
                     info!("{} is there again", self.directory.display());
@@ -281,6 +292,11 @@ impl Observer {
         watcher.watch(&self.directory, RecursiveMode::NonRecursive)?;
         Ok(watcher)
     }
+}
+
+/// How long after a look that took so long the next one comes without a reason.
+fn pause(took: Duration) -> Duration {
+    took.saturating_mul(SHARE).clamp(OFTEN, SELDOM)
 }
 
 /// What an operator can do where the kernel has no events left to give.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use mayfly_core::routing::Table;
+use smol_str::SmolStr;
 
 use crate::command::Command;
 use crate::text::{ConfigPath, ServerName, Slot};
@@ -105,12 +106,15 @@ pub struct ActualServer {
 /// The servers of one slot.
 pub type ActualServers = BTreeMap<ServerName, ActualServer>;
 
+/// The rows of a map, key -> value: short texts, half a million of them where there are many environments.
+pub type Rows = BTreeMap<SmolStr, SmolStr>;
+
 /// What HAProxy has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Actual {
     /// Rows by map; a key that stands there several times with different values has an empty value. Those of the tables are
     /// known only until HAProxy is in step.
-    pub rows: BTreeMap<Map, BTreeMap<String, String>>,
+    pub rows: BTreeMap<Map, Rows>,
     /// Servers by slot; slots without servers are left out.
     pub servers: BTreeMap<Slot, ActualServers>,
     /// Maps that have rows which no command can name; only a swap of the whole map removes them.
@@ -122,7 +126,7 @@ pub struct Actual {
 impl Actual {
     /// The value of a row.
     pub fn row(&self, map: Map, key: &str) -> Option<&str> {
-        self.rows.get(&map)?.get(key).map(String::as_str)
+        self.rows.get(&map)?.get(key).map(SmolStr::as_str)
     }
 
     /// Forgets the rows of the tables, once HAProxy has them as they should be: what is wanted says the same, and what changes
@@ -138,7 +142,7 @@ impl Actual {
                 self.rows
                     .entry(*map)
                     .or_default()
-                    .insert(key.to_string(), value.as_str().to_owned());
+                    .insert(key.as_str().into(), value.as_str().into());
             }
             Command::DeleteRow { map, key } => {
                 if let Some(rows) = self.rows.get_mut(map) {
@@ -148,7 +152,7 @@ impl Actual {
             Command::ReplaceMap { map, rows } => {
                 let rows = rows
                     .iter()
-                    .map(|(key, value)| (key.to_string(), value.as_str().to_owned()));
+                    .map(|(key, value)| (key.as_str().into(), value.as_str().into()));
                 self.rows.insert(*map, rows.collect());
                 self.foreign.remove(map);
             }

@@ -255,14 +255,14 @@ fn all_rows(map: Map, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
                 right.insert(key.as_str());
             }
             _ => {
-                let found = found.map(|(_, found)| found.clone());
+                let found = found.map(|(_, found)| found.to_string());
                 rows.insert(key.to_owned(), (found, Some(value.to_owned())));
             }
         }
     });
     for (key, found) in present.into_iter().flatten() {
-        if !right.contains(key.as_str()) && !rows.contains_key(key) {
-            rows.insert(key.clone(), (Some(found.clone()), None));
+        if !right.contains(key.as_str()) && !rows.contains_key(key.as_str()) {
+            rows.insert(key.to_string(), (Some(found.to_string()), None));
         }
     }
     rows

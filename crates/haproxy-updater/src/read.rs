@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, bail};
 use mayfly_core::names::EnvironmentName;
+use smol_str::SmolStr;
 
-use crate::model::{ActualServer, ActualServers, Admin};
+use crate::model::{ActualServer, ActualServers, Admin, Rows};
 use crate::text::{ServerName, Slot, Word};
 
 /// What a process of HAProxy says of itself.
@@ -40,7 +41,7 @@ pub fn info(answer: &str) -> anyhow::Result<Info> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MapRows {
     /// Key -> value; empty for a key that stands there several times with different values.
-    pub rows: BTreeMap<String, String>,
+    pub rows: Rows,
     /// Whether it has rows with keys that Mayfly would never make and cannot name in a command.
     pub foreign: bool,
 }
@@ -65,9 +66,9 @@ pub fn map(answer: &str) -> anyhow::Result<MapRows> {
             continue;
         }
         let value = value.unwrap_or_default().trim_end();
-        let known = map.rows.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+        let known = map.rows.entry(key.into()).or_insert_with(|| value.into());
         if known != value {
-            known.clear();
+            *known = SmolStr::default();
         }
     }
     Ok(map)
@@ -309,7 +310,7 @@ mod tests {
         let rows = [("a", ""), ("c", "012 x y"), ("d", "e")];
         assert_eq!(
             read.rows,
-            rows.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+            rows.map(|(key, value)| (key.into(), value.into())).into()
         );
         assert!(read.foreign);
         assert!(map("Unknown map identifier. Please use #<id> or <file>.\n").is_err());

@@ -21,7 +21,7 @@ impl Case {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("envs")).unwrap();
         fs::write(root.path().join("envs/a.yaml"), "first").unwrap();
-        let observer = Observer::new(&root.path().join("envs"), None, LONG);
+        let observer = Observer::new(&root.path().join("envs"), None, Some(LONG));
         let mut case = Self { root, observer };
         assert_eq!(case.until("a.yaml", Some("first")).await, ["first"]);
         case
@@ -164,7 +164,7 @@ async fn the_directory_is_a_link_that_is_swapped() {
         fs::write(path(directory).join("envs/a.yaml"), text).unwrap();
     }
     symlink("one", path("current")).unwrap();
-    let observer = Observer::new(&path("current/envs"), None, LONG);
+    let observer = Observer::new(&path("current/envs"), None, Some(LONG));
     let mut case = Case { root, observer };
     case.until("a.yaml", Some("one")).await;
     symlink("two", case.path("new")).unwrap();
@@ -214,11 +214,22 @@ async fn a_missing_file_means_nothing_while_git_is_at_work() {
 #[tokio::test]
 async fn polling_sees_changes_and_reads_no_file_that_is_still_growing() {
     let mut case = Case::new().await;
-    case.observer = Observer::new(&case.path("envs"), Some(Duration::from_millis(50)), LONG);
+    case.observer = Observer::new(&case.path("envs"), Some(Duration::from_millis(50)), Some(LONG));
     case.until("a.yaml", Some("first")).await;
     fs::write(case.path("envs/a.yaml"), "second").unwrap();
     case.until("a.yaml", Some("second")).await;
     fs::remove_file(case.path("envs/a.yaml")).unwrap();
     case.until("a.yaml", None).await;
     assert!(case.observer.watcher.is_none());
+}
+
+#[test]
+fn a_look_without_a_reason_is_seldom_where_it_takes_long() {
+    for (took, next) in [(0, 30), (6, 30), (40, 200), (1_000, 600)] {
+        assert_eq!(
+            pause(Duration::from_millis(took)),
+            Duration::from_secs(next),
+            "{took} ms"
+        );
+    }
 }

@@ -95,7 +95,7 @@ impl World {
         for map in Map::ALL {
             let mut rows = BTreeMap::new();
             each_row(map, &wanted, |key, value| {
-                rows.insert(key.to_owned(), value.to_owned());
+                rows.insert(key.into(), value.into());
             });
             assert_eq!(
                 self.actual.rows.get(&map).cloned().unwrap_or_default(),
@@ -272,7 +272,7 @@ proptest! {
         let mut world = World::new(20);
         steps.iter().for_each(|step| world.take(step));
         for (map, key, value) in junk {
-            world.actual.rows.entry(Map::ALL[map]).or_default().insert(key, value);
+            world.actual.rows.entry(Map::ALL[map]).or_default().insert(key.into(), value.into());
         }
         if foreign {
             world.actual.foreign.insert(Map::Table(Table::Edge));
