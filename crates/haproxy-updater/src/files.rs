@@ -242,7 +242,8 @@ impl Files {
     }
 
     /// Puts a state in place. The configuration goes first: a slot without a row harms nobody, a row without its slot
-    /// does. Blocks; call it where that is allowed.
+    /// does. Where there was none it goes last: HAProxy is started as soon as it is there, and reads the maps then.
+    /// Blocks; call it where that is allowed.
     ///
     /// # Errors
     /// When a file cannot be written, or the check finds the configuration faulty, which then does not replace the
@@ -262,18 +263,18 @@ impl Files {
             }
         }
         let present = self.present_config();
-        if let Some(config) = texts
-            .config
-            .as_ref()
-            .filter(|config| present.as_ref() != Some(config))
-        {
+        let mut config = texts.config.filter(|config| present.as_ref() != Some(config));
+        if let Some(config) = &config {
             self.check(config)?;
-            write_atomically(self.config().as_path(), config.as_bytes(), MODE)?;
+        }
+        let place = |config: String| write_atomically(self.config().as_path(), config.as_bytes(), MODE);
+        if present.is_some() {
+            config.take().map_or(Ok(()), place)?;
         }
         for (map, text) in texts.maps {
             write_if_different(map.path(&maps).as_ref(), text.render().as_bytes(), MODE)?;
         }
-        Ok(())
+        config.map_or(Ok(()), place)
     }
 
     /// Puts a configuration back that was good.
