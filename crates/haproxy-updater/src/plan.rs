@@ -2,7 +2,7 @@
 //! looks at the touched places only, unless everything is in doubt. The order lets no request see half of a change:
 //! servers first, then each row after those that it leads to; removal goes the other way round, servers last.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::InstanceState;
@@ -10,9 +10,13 @@ use mayfly_core::routing::{Routing, Servers, Table, Touched};
 use mayfly_core::version::BackendId;
 
 use crate::command::Command;
-use crate::model::{Actual, Admin, Map};
+use crate::model::{Actual, Admin, Map, Rows};
 use crate::slots::Pool;
 use crate::text::{CaFile, ServerName, Slot, Word};
+
+mod differences;
+
+use differences::{Differences, differences};
 
 /// What HAProxy should have.
 #[derive(Debug, Clone, Copy)]
@@ -211,9 +215,6 @@ fn plan_slot(
     }
 }
 
-/// Keys of one map that may differ, with the values that they have and that they should have.
-type Differences = BTreeMap<String, (Option<String>, Option<String>)>;
-
 fn touched_rows(map: Map, touched: &Touched, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
     match map {
         // HAProxy has what was wanted before.
@@ -245,27 +246,9 @@ fn all_rows(map: Map, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
     if matches!(map, Map::Witness | Map::Uses) {
         return Differences::new();
     }
-    let mut rows = Differences::new();
-    let mut right = HashSet::new();
-    let present = actual.rows.get(&map);
-    each_row(map, wanted, |key, value| {
-        let found = present.and_then(|rows| rows.get_key_value(key));
-        match found {
-            Some((key, found)) if found == value => {
-                right.insert(key.as_str());
-            }
-            _ => {
-                let found = found.map(|(_, found)| found.to_string());
-                rows.insert(key.to_owned(), (found, Some(value.to_owned())));
-            }
-        }
-    });
-    for (key, found) in present.into_iter().flatten() {
-        if !right.contains(key.as_str()) && !rows.contains_key(key.as_str()) {
-            rows.insert(key.to_string(), (Some(found.to_string()), None));
-        }
-    }
-    rows
+    let none = Rows::new();
+    let present = actual.rows.get(&map).unwrap_or(&none);
+    differences(present, |show| each_row(map, wanted, show))
 }
 
 /// Shows all rows that a map should have, in the order of their keys.

@@ -8,7 +8,7 @@ use mayfly_core::names::EnvironmentName;
 use smol_str::SmolStr;
 
 use crate::model::{ActualServer, ActualServers, Admin, Rows};
-use crate::text::{ServerName, Slot, Word};
+use crate::text::{ServerName, Slot, is_word};
 
 /// What a process of HAProxy says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct MapRows {
 /// # Errors
 /// When it is not that, as for a map that the process does not have.
 pub fn map(answer: &str) -> anyhow::Result<MapRows> {
-    let mut map = MapRows::default();
+    let (mut rows, mut foreign) = (Vec::new(), false);
     for line in answer.lines().filter(|line| !line.is_empty()) {
         let mut words = line.splitn(3, ' ');
         let (address, key, value) = (words.next(), words.next(), words.next());
@@ -61,17 +61,28 @@ pub fn map(answer: &str) -> anyhow::Result<MapRows> {
         if !address.starts_with("0x") {
             bail!("HAProxy does not show the map: {line}");
         }
-        if key.parse::<Word>().is_err() {
-            map.foreign = true;
-            continue;
-        }
-        let value = value.unwrap_or_default().trim_end();
-        let known = map.rows.entry(key.into()).or_insert_with(|| value.into());
-        if known != value {
-            *known = SmolStr::default();
+        if is_word(key) {
+            rows.push((
+                SmolStr::new(key),
+                SmolStr::new(value.unwrap_or_default().trim_end()),
+            ));
+        } else {
+            foreign = true;
         }
     }
-    Ok(map)
+    // They come as they were added, mostly in order; sorted, they become a map in one go.
+    rows.sort_unstable();
+    rows.dedup_by(|(key, value), (before, kept)| {
+        let again = key == before;
+        if again && value != kept {
+            *kept = SmolStr::default();
+        }
+        again
+    });
+    Ok(MapRows {
+        rows: rows.into_iter().collect(),
+        foreign,
+    })
 }
 
 /// Reads the answer to `show map` without a map: the number of rows of each, by its file.

@@ -11,6 +11,7 @@ use mayfly_core::routing::ServerId;
 use mayfly_core::upstream::UpstreamHost;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use smol_str::SmolStr;
 
 /// Why a text was refused: the text's kind and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +31,7 @@ fn error<T>(given: &str, kind: &'static str) -> Result<T, TextError> {
 /// One word of a map or command: printable ASCII without blank, quote, brace, `;` or `\`, never `<<`, and no `#` at
 /// its beginning. Every key and value that core builds is made of such words.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Word(String);
+pub struct Word(SmolStr);
 
 impl Word {
     /// The text.
@@ -39,7 +40,8 @@ impl Word {
     }
 }
 
-fn is_word(text: &str) -> bool {
+/// Whether a text is a [`Word`].
+pub fn is_word(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_graphic() && !b"\"{};\\".contains(&byte);
     !text.is_empty() && text.bytes().all(allowed) && !text.contains("<<") && !text.starts_with('#')
 }
@@ -49,7 +51,7 @@ impl FromStr for Word {
 
     fn from_str(text: &str) -> Result<Self, TextError> {
         if is_word(text) {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             error(text, "a word of a map")
         }
