@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use mayfly_core::index::EXTENDS_LIMIT;
 use mayfly_core::keys::{Key, KeySpace};
+use mayfly_core::lifetime::Idle;
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::{self, Environment};
 use mayfly_daemon::retry::Backoff;
 use mayfly_daemon::store::Entry;
 use mayfly_daemon::watch::Change;
+use serde::Deserialize;
 use tokio::time::Instant;
 
 /// Uses are reported four times in an idle time,
@@ -22,6 +24,14 @@ const SHARE: u32 = 4;
 const SHORTEST: Duration = Duration::from_millis(500);
 /// How often to read what HAProxy has noted. A process that somebody else ends takes with it what was not read.
 const READ: Duration = Duration::from_secs(1);
+
+/// What matters here of the record of most environments; to read all of each would hold up a start with thousands.
+#[derive(Debug, Deserialize)]
+struct Glimpse {
+    extends: Option<EnvironmentName>,
+    idle: Option<Idle>,
+}
+
 /// An environment that ends when nobody uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idler {
@@ -81,11 +91,14 @@ impl Uses {
         match change {
             Change::Put(entry) => {
                 self.idlers.remove(&name);
-                let Ok(environment) = records::parse_environment(&name, &entry.value) else {
+                let Ok(glimpse) = records::parse::<Glimpse>(&entry.value) else {
                     return;
                 };
-                self.parents.insert(name.clone(), environment.extends.clone());
-                if environment.idle.is_some() {
+                self.parents.insert(name.clone(), glimpse.extends);
+                if glimpse.idle.is_some() {
+                    let Ok(environment) = records::parse_environment(&name, &entry.value) else {
+                        return;
+                    };
                     // The value stands in the record.
                     let entry = Entry {
                         value: Vec::new(),
