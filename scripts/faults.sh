@@ -28,7 +28,7 @@ done
 have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough"
 ensure_servers
 install_missing protobuf-compiler libprotobuf-dev
-say "building release binaries"
+say "building release binaries (that unwind: one fault that panics does not end the others)"
 cargo build --profile faults --locked --quiet --workspace
 ulimit -n "$(ulimit -Hn)"
 exec "${CARGO_TARGET_DIR:-target}/faults/mayfly-faults" "$@"

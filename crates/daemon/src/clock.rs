@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::warn;
 
 /// How often to compare the clocks: nothing waits for it, and a look that finds nothing should cost nothing.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(3);
 /// Steps below this are what time synchronisation does every day.
 const NOTABLE: Duration = Duration::from_secs(5);
 

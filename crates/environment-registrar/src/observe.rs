@@ -22,7 +22,7 @@ use events::Layout;
 
 /// How often to check that the directory is still the one that is watched.
 const CHECK: Duration = Duration::from_secs(1);
-/// The same while the one that was there is missing.
+/// The same while it is missed.
 const CHECK_MISSING: Duration = Duration::from_millis(250);
 /// How often to look where events should work and do not.
 const FALLBACK: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ const RETRY: Duration = Duration::from_secs(5);
 const OFTEN: Duration = Duration::from_secs(30);
 /// The same where a look takes long.
 const SELDOM: Duration = Duration::from_secs(600);
-/// Looks without a reason take no more than this part of the time, unless they would come more seldom then.
+/// Looks without a reason take no more than this part of the time, as far as the other two allow.
 const SHARE: u32 = 5_000;
 /// How often to try again to read a file that could not be read: what was in the way may go without an event.
 const REREAD: Duration = Duration::from_secs(5);
@@ -160,7 +160,9 @@ impl Observer {
         match outcome.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(scan) => {
                 if polling.or(self.rescan).is_none() {
-                    self.next_scan = start + pause(start.elapsed());
+                    // A look that reads files says nothing of how long one takes that finds them as they were.
+                    let read = scan.files.values().any(Option::is_some);
+                    self.next_scan = start + if read { OFTEN } else { pause(start.elapsed()) };
                 }
                 self.may_be_missing = false;
                 if std::mem::take(&mut self.missing) {

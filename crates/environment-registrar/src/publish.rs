@@ -116,7 +116,7 @@ async fn write_all(
                 (write, done)
             });
         }
-        // A task that panicked has told so; what it was to write is planned again with the next round.
+        // A task that panicked, where that does not end the program, has told so; its write is planned again with the next round.
         let Some(ended) = under_way.join_next().await else {
             break;
         };

@@ -268,7 +268,7 @@ impl Files {
             self.check(config)?;
         }
         let place = |config: String| write_atomically(self.config().as_path(), config.as_bytes(), MODE);
-        if present.is_some() {
+        if self.config().as_path().exists() {
             config.take().map_or(Ok(()), place)?;
         }
         for (map, text) in texts.maps {
@@ -415,6 +415,23 @@ mod tests {
         );
         files.restore("good").expect("restored");
         assert_eq!(files.present_config().as_deref(), Some("good"));
+    }
+
+    #[test]
+    fn the_first_configuration_waits_for_the_maps_and_no_other_does() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = open(&dir);
+        let edge = PathBuf::from(Map::Table(Table::Edge).path(&files.dir.join("maps")));
+        std::fs::create_dir_all(edge.join("in the way")).expect("a directory");
+        files
+            .write(version(1, "first", ""))
+            .expect_err("a map that cannot be written");
+        assert_eq!(files.present_config(), None);
+        files.restore("earlier").expect("written");
+        files
+            .write(version(2, "later", ""))
+            .expect_err("a map that cannot be written");
+        assert_eq!(files.present_config().as_deref(), Some("later"));
     }
 
     #[test]

@@ -38,6 +38,7 @@ use anyhow::Context as _;
 use mayfly_core::index::Index;
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
 use mayfly_daemon::lease::Advertiser;
+use mayfly_daemon::output;
 use mayfly_daemon::shutdown::Shutdown;
 use mayfly_daemon::status::StatusReporter;
 use mayfly_daemon::tasks::Tasks;
@@ -69,12 +70,12 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
         command,
     } = arguments;
     if let Some(Command::Template) = command {
-        print!("{}", render::TEMPLATE);
+        output::print(render::TEMPLATE)?;
         return Ok(ExitCode::SUCCESS);
     }
     let renderer = options.renderer()?;
     if let Some(Command::Render) = command {
-        print!("{}", renderer.render(options.slots, &Default::default())?.text);
+        output::print(&renderer.render(options.slots, &Default::default())?.text)?;
         return Ok(ExitCode::SUCCESS);
     }
 

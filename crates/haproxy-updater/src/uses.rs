@@ -25,7 +25,7 @@ const SHORTEST: Duration = Duration::from_millis(500);
 /// How often to read what HAProxy has noted. A process that somebody else ends takes with it what was not read.
 const READ: Duration = Duration::from_secs(1);
 
-/// What matters here of the record of most environments; to read all of each would hold up a start with thousands.
+/// What matters here of the record of an environment that is new; to read all of each would hold up a start with thousands.
 #[derive(Debug, Deserialize)]
 struct Glimpse {
     extends: Option<EnvironmentName>,
@@ -94,18 +94,21 @@ impl Uses {
                 let Ok(glimpse) = records::parse::<Glimpse>(&entry.value) else {
                     return;
                 };
-                self.parents.insert(name.clone(), glimpse.extends);
-                if glimpse.idle.is_some() {
+                // What is known already is routed by its last good record, so a new one counts only if all of it is good.
+                if glimpse.idle.is_some() || self.parents.contains_key(&name) {
                     let Ok(environment) = records::parse_environment(&name, &entry.value) else {
                         return;
                     };
-                    // The value stands in the record.
-                    let entry = Entry {
-                        value: Vec::new(),
-                        ..entry.clone()
-                    };
-                    self.idlers.insert(name, Idler { environment, entry });
+                    if environment.idle.is_some() {
+                        // The value stands in the record.
+                        let entry = Entry {
+                            value: Vec::new(),
+                            ..entry.clone()
+                        };
+                        self.idlers.insert(name.clone(), Idler { environment, entry });
+                    }
                 }
+                self.parents.insert(name, glimpse.extends);
             }
             Change::Delete { .. } => {
                 self.idlers.remove(&name);

@@ -172,7 +172,7 @@ async fn touch_all(store: &Store, touches: Vec<Idler>) -> Result<u64, StoreError
         match under_way.join_next().await {
             None => return Ok(count),
             Some(Ok(alive)) => count += u64::from(alive?),
-            // A touch that panicked has told so; its environment is touched with its next use.
+            // A touch that panicked, where that does not end the program: its environment is touched with its next use.
             Some(Err(error)) => warn!("{error}"),
         }
     }

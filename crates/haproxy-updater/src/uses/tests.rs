@@ -130,3 +130,17 @@ fn what_is_gone_or_cannot_be_read_is_not_reported() {
     assert_eq!(touch, [""; 0]);
     assert_eq!(uses.note(&names(&["a", "never-was"])), names(&["a", "never-was"]));
 }
+
+#[test]
+fn a_record_that_is_not_good_does_not_change_what_an_environment_extends() {
+    let (mut uses, now) = (uses(), Instant::now());
+    put(&mut uses, "base", None, Some("8h"));
+    put(&mut uses, "other", None, Some("8h"));
+    put(&mut uses, "a", Some("base"), None);
+    let mut record = json!({"name": "a", "prefix": "a", "header": "a", "extends": "other"});
+    record["services"] = json!([{"name": "web", "version": "no version"}]);
+    take(&mut uses, "a", record.to_string());
+    uses.note(&names(&["a"]));
+    let (_, touch) = due(&uses, now).unwrap();
+    assert_eq!(touch, ["base"]);
+}
