@@ -69,7 +69,7 @@ pub struct Engine {
     /// Backends that wait for a slot.
     waiting: BTreeSet<BackendId>,
     /// Servers that wait for the end of their connections.
-    leaving: BTreeSet<(Slot, ServerName)>,
+    leaving: leaving::Leaving,
     /// Servers behind TLS that HAProxy cannot have, since it has not loaded the authorities.
     untrusted: BTreeSet<(Slot, ServerName)>,
     /// Rows beyond those that there should be, which do no harm.
@@ -98,7 +98,7 @@ impl Engine {
             known: false,
             told: false,
             waiting: BTreeSet::new(),
-            leaving: BTreeSet::new(),
+            leaving: leaving::Leaving::new(),
             untrusted: BTreeSet::new(),
             surplus: BTreeMap::new(),
             refusal: None,
@@ -296,7 +296,9 @@ impl Engine {
         if !undisturbed || !plan.commands.is_empty() {
             self.stale = Stale::all();
         }
-        self.leaving.clear();
+        // What is gone altogether no plan looks at.
+        let servers = &self.actual.servers;
+        self.leaving.retain(|(slot, _), _| servers.contains_key(slot));
         self.untrusted.clear();
         self.carry_out(plan).await?;
         if !self.parts.runtime.knows(&self.parts.token).await? {
@@ -337,15 +339,13 @@ impl Engine {
         }
         self.parts.runtime.run(&plan.commands, &mut self.actual).await?;
         self.actual.forget_tables();
-        self.leaving.retain(|(slot, _)| !plan.slots.contains(slot));
-        self.leaving.extend(plan.leaving);
+        self.note_leaving(&plan.slots, plan.leaving);
         let distrust = self.distrust();
         self.untrusted.retain(|(slot, _)| !plan.slots.contains(slot));
         self.untrusted.extend(plan.untrusted);
         if let Some(text) = self.distrust().filter(|text| distrust.as_ref() != Some(text)) {
             warn!("{text}");
         }
-        self.parts.metrics.servers_leaving.set(self.leaving.len() as i64);
         self.touched = Touched::default();
         Ok(())
     }

@@ -308,32 +308,33 @@ impl Runtime {
         understand(read::found_dead(&self.socket.ask("show servers state\n").await?))
     }
 
-    /// Takes a server away if it has no connection left, and says whether it did. The requests of a dead one are ended.
+    /// Disables a server; the requests of a dead one are ended.
     ///
     /// # Errors
     /// As above.
-    pub async fn remove(&self, slot: Slot, name: &ServerName, dead: bool) -> Result<bool, Trouble> {
+    pub async fn disable(&self, slot: Slot, name: &ServerName, dead: bool) -> Result<(), Trouble> {
+        let name = || name.clone();
         let mut commands = vec![Command::SetState {
             slot,
-            name: name.clone(),
+            name: name(),
             admin: Admin::Maint,
         }];
         if dead {
-            commands.push(Command::ShutdownSessions {
-                slot,
-                name: name.clone(),
-            });
+            commands.push(Command::ShutdownSessions { slot, name: name() });
         }
-        commands.push(Command::DeleteServer {
+        self.answers(&commands).await.map(drop)
+    }
+
+    /// Deletes a disabled server if it has no connection left, and says whether it did.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn delete(&self, slot: Slot, name: &ServerName) -> Result<bool, Trouble> {
+        let command = Command::DeleteServer {
             slot,
             name: name.clone(),
-        });
-        let mut answer = String::new();
-        for request in command::requests(&commands, &self.maps) {
-            if let Request::Plain(text) = request {
-                answer.push_str(&self.socket.ask(&text).await?);
-            }
-        }
+        };
+        let answer = self.answers(&[command]).await?;
         if answer.contains("Server deleted.") || answer.contains("No such server.") {
             return Ok(true);
         }
@@ -344,6 +345,16 @@ impl Runtime {
             "del server {slot}/{name}: {}",
             answer.trim()
         )))
+    }
+
+    async fn answers(&self, commands: &[Command]) -> Result<String, Trouble> {
+        let mut answer = String::new();
+        for request in command::requests(commands, &self.maps) {
+            if let Request::Plain(text) = request {
+                answer.push_str(&self.socket.ask(&text).await?);
+            }
+        }
+        Ok(answer)
     }
 }
 

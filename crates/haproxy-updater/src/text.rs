@@ -5,6 +5,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::time::Duration;
 
 use mayfly_core::records::Protocol;
 use mayfly_core::routing::ServerId;
@@ -292,6 +293,12 @@ impl FromStr for Millis {
             Some(millis) => Ok(Self(millis)),
             None => error(text, "a time from 1ms to 24days, as 500ms, 5s or 1h"),
         }
+    }
+}
+
+impl From<Millis> for Duration {
+    fn from(millis: Millis) -> Self {
+        Self::from_millis(millis.0.into())
     }
 }
 

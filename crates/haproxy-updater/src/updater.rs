@@ -454,7 +454,7 @@ impl Updater {
     }
 
     async fn see_off(&mut self) {
-        match self.engine.see_off().await {
+        match self.engine.see_off(Instant::now()).await {
             // A slot may have become empty that somebody waits for.
             Ok(true) if self.engine.waiting() > 0 => self.apply().await,
             Ok(_) => {}

@@ -14,6 +14,7 @@ use mayfly_e2e::port;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use support::{LIMIT, Router};
 
@@ -48,7 +49,7 @@ async fn a_websocket_outlives_the_record_of_its_instance_and_holds_up_nothing() 
     router.no_instance("a@1", old.address());
     router.apply().await;
     for round in 0..5 {
-        router.engine.see_off().await.unwrap();
+        router.engine.see_off(Instant::now()).await.unwrap();
         router.environment(
             "dev",
             None,
@@ -83,7 +84,7 @@ async fn an_instance_that_comes_back_while_it_leaves_stays() {
     let mut socket = open_websocket(router.edge).await;
     router.no_instance("a@1", instance.address());
     router.apply().await;
-    router.engine.see_off().await.unwrap();
+    router.engine.see_off(Instant::now()).await.unwrap();
     assert_eq!(router.outside("www-prod.x", "/").await.status, 503);
     router.instance_with("a@1", instance.address(), json!({"weight": 7}));
     router.apply().await;
@@ -121,7 +122,7 @@ async fn a_dead_server_is_taken_away_with_its_connections() {
     drop(listener);
     router.no_instance("a@1", address);
     router.apply().await;
-    router.engine.see_off().await.unwrap();
+    router.engine.see_off(Instant::now()).await.unwrap();
     assert_eq!(
         router.servers().await,
         1,
@@ -134,6 +135,56 @@ async fn a_dead_server_is_taken_away_with_its_connections() {
         .unwrap()
         .unwrap();
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 50"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_disabled_server_is_deleted_only_when_no_request_can_point_to_it() {
+    let mut router = Router::new(&["--slots", "4", "--connect-timeout", "1s"]);
+    let instance = Service::start("a", "1").await.unwrap();
+    router.instance("a@1", instance.address());
+    router.environment("prod", None, &["a@1/"]);
+    router.run().await;
+    router.no_instance("a@1", instance.address());
+    router.apply().await;
+    let (begun, second) = (Instant::now(), Duration::from_secs(1));
+    for (after, left) in [(0, 1), (2, 1), (3, 0)] {
+        let gone = router.engine.see_off(begun + after * second).await.unwrap();
+        assert_eq!(
+            (router.servers().await, gone),
+            (left, left == 0),
+            "after {after} s"
+        );
+    }
+
+    // One that came back meanwhile is not deleted by a time from before, and waits again in full.
+    router.instance("a@1", instance.address());
+    router.apply().await;
+    router.no_instance("a@1", instance.address());
+    router.apply().await;
+    router.engine.see_off(begun).await.unwrap();
+    router.instance("a@1", instance.address());
+    router.apply().await;
+    assert_eq!(router.outside("www-prod.x", "/").await.backend().unwrap(), "a@1");
+    router.no_instance("a@1", instance.address());
+    router.apply().await;
+    for (after, left) in [(10, 1), (12, 1), (13, 0)] {
+        router.engine.see_off(begun + after * second).await.unwrap();
+        assert_eq!(router.servers().await, left, "after {after} s");
+    }
+
+    // Another change of the slot and a full look keep the time.
+    let (old, new) = (&instance, Service::start("a", "1").await.unwrap());
+    router.instance("a@1", old.address());
+    router.apply().await;
+    router.no_instance("a@1", old.address());
+    router.apply().await;
+    router.engine.see_off(begun).await.unwrap();
+    router.instance("a@1", new.address());
+    router.apply().await;
+    router.engine.verify().await.unwrap();
+    assert_eq!(router.engine.metrics().drift_repairs.get(), 0);
+    router.engine.see_off(begun + 3 * second).await.unwrap();
+    assert_eq!(router.servers().await, 1, "the new one alone");
 }
 
 #[tokio::test]

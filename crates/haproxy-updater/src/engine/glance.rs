@@ -68,7 +68,7 @@ impl Engine {
         let all = servers
             .iter()
             .flat_map(|(slot, servers)| servers.iter().map(|(name, server)| (*slot, name, server)));
-        all.filter(|(slot, name, _)| !self.leaving.contains(&(*slot, (*name).clone())))
+        all.filter(|(slot, name, _)| !self.leaving.contains_key(&(*slot, (*name).clone())))
             .collect()
     }
 }

@@ -1,12 +1,28 @@
-//! Servers whose instance is gone but whose connections are not: they take no new requests, and each is taken away
-//! when its last connection has ended. A long WebSocket lives on meanwhile, and no other change waits for it.
+//! Servers whose instance is gone but whose connections are not: they take no new requests. A server
+//! without a connection is disabled, and deleted only when no request can point to it any more. A long
+//! WebSocket lives on meanwhile, and no other change waits for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Engine;
 use crate::command::Command;
+use crate::model::Admin;
 use crate::runtime::Trouble;
 use crate::text::{ServerName, Slot};
+
+/// Servers that are to go, each with the time at which it was disabled, if it is.
+pub(super) type Leaving = BTreeMap<(Slot, ServerName), Option<Instant>>;
+
+/// How long a disabled server stays. A request whose connection attempt failed still points to the
+/// server until its next try, and HAProxy 2.6 crashes when the server is deleted before: an attempt
+/// takes at most the connection timeout, the pause after it the same time or a second, whichever is
+/// shorter. That pause is counted twice for safety.
+fn rest(connect_timeout: Duration) -> Duration {
+    connect_timeout + 2 * connect_timeout.min(Duration::from_secs(1))
+}
 
 impl Engine {
     /// Whether servers wait for the end of their connections.
@@ -14,14 +30,15 @@ impl Engine {
         self.known && !self.leaving.is_empty()
     }
 
-    /// Takes away the leaving servers whose last connection has ended. A server that its health checks found dead is
-    /// taken away with its connections: nobody will ever answer on them. Says whether any went.
+    /// Disables the leaving servers whose last connection has ended, and deletes those that have been
+    /// disabled for long enough. A server that its health checks found dead goes with its connections:
+    /// no answer will ever come on them. Says whether any was deleted.
     ///
     /// # Errors
     /// When HAProxy is away or did not do what it was told; everything is then in doubt.
-    pub async fn see_off(&mut self) -> Result<bool, Trouble> {
+    pub async fn see_off(&mut self, now: Instant) -> Result<bool, Trouble> {
         let before = self.leaving.len();
-        let result = self.try_see_off().await;
+        let result = self.try_see_off(now).await;
         if result.is_err() {
             self.known = false;
         }
@@ -29,19 +46,28 @@ impl Engine {
         result.map(|()| self.leaving.len() < before)
     }
 
-    async fn try_see_off(&mut self) -> Result<(), Trouble> {
-        let slots: BTreeSet<Slot> = self.leaving.iter().map(|(slot, _)| *slot).collect();
+    async fn try_see_off(&mut self, now: Instant) -> Result<(), Trouble> {
+        let rest = rest(self.parts.renderer.settings().connect_timeout.into());
+        let slots: BTreeSet<Slot> = self.leaving.keys().map(|(slot, _)| *slot).collect();
         for slot in slots {
             let servers = self.parts.runtime.leaving(slot).await?;
-            let here = self.leaving.iter().filter(|(other, _)| *other == slot);
-            let names: Vec<ServerName> = here.map(|(_, name)| name.clone()).collect();
-            for name in names {
-                let gone = match servers.get(&name) {
-                    None => true,
-                    Some(server) if server.used == 0 || server.dead => {
-                        self.parts.runtime.remove(slot, &name, server.dead).await?
+            let here = self.leaving.iter().filter(|((other, _), _)| *other == slot);
+            let here: Vec<_> = here
+                .map(|((_, name), disabled)| (name.clone(), *disabled))
+                .collect();
+            for (name, disabled) in here {
+                let gone = match (servers.get(&name), disabled) {
+                    (None, _) => true,
+                    (Some(server), None) => {
+                        if server.used == 0 || server.dead {
+                            self.disable(slot, &name, server.dead, now).await?;
+                        }
+                        false
                     }
-                    Some(_) => false,
+                    (Some(_), Some(since)) if now >= since + rest => {
+                        self.parts.runtime.delete(slot, &name).await?
+                    }
+                    (Some(_), Some(_)) => false,
                 };
                 if gone {
                     self.actual.play(&Command::DeleteServer {
@@ -53,5 +79,53 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    async fn disable(
+        &mut self,
+        slot: Slot,
+        name: &ServerName,
+        dead: bool,
+        now: Instant,
+    ) -> Result<(), Trouble> {
+        self.parts.runtime.disable(slot, name, dead).await?;
+        self.actual.play(&Command::SetState {
+            slot,
+            name: name.clone(),
+            admin: Admin::Maint,
+        });
+        self.leaving.insert((slot, name.clone()), Some(now));
+        Ok(())
+    }
+
+    /// Takes over which servers of the planned slots leave. One that is still disabled keeps its time.
+    pub(super) fn note_leaving(&mut self, slots: &BTreeSet<Slot>, leaving: BTreeSet<(Slot, ServerName)>) {
+        let mut before = std::mem::take(&mut self.leaving);
+        let kept = before.iter().filter(|((slot, _), _)| !slots.contains(slot));
+        self.leaving = kept
+            .map(|(server, disabled)| (server.clone(), *disabled))
+            .collect();
+        for server in leaving {
+            let disabled = before.remove(&server).flatten();
+            let is_disabled = |found: &crate::model::ActualServer| found.admin == Admin::Maint;
+            let found = self.actual.servers.get(&server.0);
+            let found = found.and_then(|servers| servers.get(&server.1));
+            self.leaving
+                .insert(server, disabled.filter(|_| found.is_some_and(is_disabled)));
+        }
+        self.parts.metrics.servers_leaving.set(self.leaving.len() as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_outlasts_an_attempt_and_its_pause() {
+        for (timeout, expected) in [(50, 150), (1_000, 3_000), (5_000, 7_000)] {
+            let millis = Duration::from_millis;
+            assert_eq!(rest(millis(timeout)), millis(expected));
+        }
     }
 }

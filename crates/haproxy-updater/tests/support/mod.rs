@@ -223,7 +223,13 @@ impl Router {
                 "{} servers are left",
                 self.servers().await
             );
-            self.engine.see_off().await.unwrap();
+            // As if the disabled ones had been so for long.
+            let later = tokio::time::Instant::now() + Duration::from_secs(3600);
+            self.engine.see_off(later).await.unwrap();
+            self.engine
+                .see_off(later + Duration::from_secs(3600))
+                .await
+                .unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
