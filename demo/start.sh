@@ -408,6 +408,19 @@ Clients ask www.example.com and www-qa.example.com until the end of the tour."
     expect "frontend@0.0.3-rc.1" "backend@0.0.3" running leading
     try "${DOCKER[*]} ps --filter label=mayfly.launcher=/$COMPOSE_PROJECT_NAME"
     expect "$DOCKER_ACCOUNT_NAME/frontend:0.0.3-rc.1" "$DOCKER_ACCOUNT_NAME/backend:0.0.3"
+    ask_for_etcd "$(launched '{{.Names}}' | head -n 1)"
+}
+
+# ask_for_etcd CONTAINER: etcd asks for no password here, so a container that anybody's push can start must not reach it.
+ask_for_etcd() {
+    local etcd probe
+    etcd=$(containers '{{.ID}}' --filter label=com.docker.compose.service=etcd)
+    etcd=$("${DOCKER[@]}" inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$etcd")
+    probe="timeout 3 bash -c \"exec 3<>/dev/tcp/$etcd/2379\" 2>/dev/null && echo etcd answers || echo no way to etcd"
+    try "${COMPOSE[*]} exec -T container-registrar bash -c '$probe'"
+    expect "etcd answers"
+    try "${DOCKER[*]} exec $1 bash -c '$probe'"
+    expect "no way to etcd"
 }
 
 retire_what_is_not() {

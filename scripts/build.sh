@@ -10,9 +10,11 @@ ACCOUNT=${DOCKER_ACCOUNT_NAME:-mayfly}
 OS_IMAGE=debian:trixie-slim
 SUITE=trixie
 STAGING=$ROOT/target/docker
-# Downloaded crates and compiled dependencies are the same for every checkout, so all share these volumes.
-CARGO_VOLUME=mayfly-build-cargo
-TARGET_VOLUME=mayfly-build-target
+# Downloaded crates and what was compiled: a pair for each checkout, since building one runs its code with both at hand. Nothing
+# that a stranger's branch leaves there ends up in a later build of another checkout.
+CHECKOUT=$(printf %s "$ROOT" | sha256sum | cut -c 1-12)
+CARGO_VOLUME=mayfly-build-cargo-$CHECKOUT
+TARGET_VOLUME=mayfly-build-target-$CHECKOUT
 DAEMONS=(environment-registrar container-registrar container-launcher haproxy-updater dns-updater)
 # The operator's tool; it is put into the image of the environment-registrar.
 TOOL=mayfly
@@ -28,7 +30,7 @@ usage: scripts/build.sh [--clean]
 Builds the images of Mayfly and of its demo and tags them \$DOCKER_ACCOUNT_NAME/<name>
 ($ACCOUNT/<name> now). Only Docker is needed: the programs are compiled in a container.
 
-  --clean   first remove the build cache (the volumes $CARGO_VOLUME, $TARGET_VOLUME)
+  --clean   first remove the build cache of this checkout (the volumes $CARGO_VOLUME, $TARGET_VOLUME)
   --help    this text
 
 The base image $OS_IMAGE is taken from the local engine, else pulled, else made with debootstrap.
@@ -122,7 +124,7 @@ find_ca_bundle() {
 
 # Compiles all programs in the builder and puts each where its image is built from.
 compile() {
-    local checkout ca=() program programs=("${DAEMONS[@]}" "$TOOL" "${DEMO_SERVICES[@]}") packages=()
+    local ca=() program programs=("${DAEMONS[@]}" "$TOOL" "${DEMO_SERVICES[@]}") packages=()
     say "builder: the image with Debian's Rust"
     build "$ACCOUNT/builder" builder
 
@@ -138,13 +140,10 @@ compile() {
     packages+=(--package mayfly-demo-services)
 
     say "compiling ${programs[*]} (the first time takes minutes)"
-    # Cargo tells changed sources by path and time: a path per checkout keeps two checkouts from being mistaken for
-    # each other in the shared volume.
-    checkout=/source/$(printf %s "$ROOT" | cksum | cut -d ' ' -f 1)
     # The programs come back through the pipe: so they belong to this user, and no directory is mounted writable.
     # shellcheck disable=SC2016 # the inner shell expands these
     if ! "${DOCKER[@]}" run --rm --init "${ca[@]}" "${PROXY_RUN[@]}" \
-        --volume "$ROOT:$checkout:ro" --workdir "$checkout" \
+        --volume "$ROOT:/source:ro" --workdir /source \
         --volume "$CARGO_VOLUME:/cargo" --volume "$TARGET_VOLUME:/target" \
         "$ACCOUNT/builder" sh -euc '
             packages=$1; shift

@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 
 use crate::eventually;
 use crate::process::{Process, Signal};
+use crate::user::User;
 
 /// Limit for one command on a socket, and for a start.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -24,6 +25,8 @@ pub struct Haproxy {
     master: PathBuf,
     socket: PathBuf,
     log: PathBuf,
+    /// Who runs it, if a test has said so.
+    pub user: Option<User>,
     process: Option<Process>,
 }
 
@@ -36,6 +39,7 @@ impl Haproxy {
             master: master.into(),
             socket: socket.into(),
             log: directory.join("haproxy.log"),
+            user: None,
             process: None,
         }
     }
@@ -57,9 +61,13 @@ impl Haproxy {
         let mut command = Command::new("haproxy");
         command
             .args(["-W", "-db", "-S"])
-            .arg(&self.master)
+            .arg(format!("{},mode,660", self.master.display()))
             .arg("-f")
             .arg(&self.config);
+        if let Some(user) = self.user {
+            let directory = self.log.parent().context("the directory of the log")?;
+            command = user.wrap(&command, directory)?;
+        }
         let mut process = Process::spawn("haproxy", &command, &self.log)?;
         let this = &*self;
         eventually(LIMIT, "HAProxy's run-time socket answers", async || {

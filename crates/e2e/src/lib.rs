@@ -4,7 +4,8 @@
 //!
 //! - [`process`], [`port`], [`poll`]: processes, loopback addresses, waiting for a condition;
 //! - [`etcd`], [`haproxy`], [`dnsmasq`], [`docker`], [`registry`], [`instance`]: what Mayfly works with;
-//! - [`names`], [`network`], [`disk`], [`clock`], [`tls`]: host names, hosts, disks, clocks and certificates of a test's own;
+//! - [`names`], [`network`], [`disk`], [`clock`], [`tls`], [`user`]: host names, hosts, disks, clocks, certificates and users of
+//!   a test's own;
 //! - [`http`], [`load`]: requests one by one and under load;
 //! - [`mayfly`], [`world`]: the daemons, and all of it together;
 //! - [`faults`]: each part of it broken under load.
@@ -28,6 +29,7 @@ pub mod port;
 pub mod process;
 pub mod registry;
 pub mod tls;
+pub mod user;
 pub mod world;
 
 pub use poll::eventually;

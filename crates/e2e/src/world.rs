@@ -20,6 +20,7 @@ use crate::mayfly::binary;
 use crate::names::Names;
 use crate::network::Host;
 use crate::process::{self, Finished, Process};
+use crate::user::User;
 use crate::{eventually, port};
 
 /// Limit for what should happen at once: generous, since several tests share two cores.
@@ -53,6 +54,8 @@ pub struct World {
     pub passwords: Option<PathBuf>,
     /// What Mayfly's programs see in place of the machine's clock, if a test has set it.
     pub clock: Option<Clock>,
+    /// Who runs haproxy-updater, if a test has said so.
+    pub updater_user: Option<User>,
     updater_arguments: Vec<String>,
     directory: TempDir,
 }
@@ -151,6 +154,7 @@ impl World {
             arguments: Vec::new(),
             passwords: None,
             clock: None,
+            updater_user: None,
             updater_arguments: updater_arguments.iter().map(ToString::to_string).collect(),
             directory,
         })
@@ -242,6 +246,9 @@ impl World {
         command.args(&self.updater_arguments).args(arguments);
         if let Some(names) = &self.names {
             command = names.wrap(&command);
+        }
+        if let Some(user) = self.updater_user {
+            command = user.wrap(&command, self.directory())?;
         }
         self.updater = Some(self.spawn("haproxy-updater", &command)?);
         Ok(())

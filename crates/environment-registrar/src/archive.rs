@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -12,8 +13,13 @@ use mayfly_core::lifetime::Moment;
 use mayfly_core::names::EnvironmentName;
 use mayfly_daemon::file::write_atomically;
 
-/// Who may read an archived content: everybody, as with an environment file.
-const MODE: u32 = 0o644;
+/// Who may read a file of ours that has no earlier one to go by: everybody.
+pub const MODE: u32 = 0o644;
+
+/// Who may read and write a file: its permission bits, without those that make it a program.
+pub fn mode_of(path: &Path) -> u32 {
+    fs::metadata(path).map_or(MODE, |metadata| metadata.permissions().mode() & 0o666)
+}
 
 /// The name of an archived content: `2026-11-22T23-15-00Z.yaml`, and `2026-11-22T23-15-00Z-2.yaml` for the second one within
 /// that second. Later ones are greater.
@@ -116,23 +122,33 @@ impl Archive {
         self.keep
     }
 
-    /// The newest content of an environment; `None` when there is none.
+    /// The newest content of an environment, and the mode of its file; `None` when there is none.
     ///
     /// # Errors
     /// When the archive can't be read.
-    pub fn newest(&self, name: &EnvironmentName) -> anyhow::Result<Option<Vec<u8>>> {
+    pub fn newest(&self, name: &EnvironmentName) -> anyhow::Result<Option<(Vec<u8>, u32)>> {
         let directory = self.directory(name);
         match stamps(&directory)?.into_iter().max() {
-            Some(stamp) => read(&directory.join(stamp.to_string())).map(Some),
+            Some(stamp) => {
+                let path = directory.join(stamp.to_string());
+                Ok(Some((read(&path)?, mode_of(&path))))
+            }
             None => Ok(None),
         }
     }
 
-    /// Adds a content, unless it is the newest already, and deletes those that are too many. Says whether it added it.
+    /// Adds a content with the mode of its file, unless it is the newest already, and deletes those that are too many. Says
+    /// whether it added it.
     ///
     /// # Errors
     /// When the archive can't be read or written.
-    pub fn add(&self, name: &EnvironmentName, content: &[u8], now: SystemTime) -> anyhow::Result<bool> {
+    pub fn add(
+        &self,
+        name: &EnvironmentName,
+        content: &[u8],
+        mode: u32,
+        now: SystemTime,
+    ) -> anyhow::Result<bool> {
         let directory = self.directory(name);
         let mut stamps = stamps(&directory)?;
         let newest = stamps.iter().max().map(|stamp| directory.join(stamp.to_string()));
@@ -144,7 +160,7 @@ impl Archive {
             fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot make the directory {}", directory.display()))?;
             let stamp = Stamp::next(&stamps, now);
-            write_atomically(&directory.join(stamp.to_string()), content, MODE)?;
+            write_atomically(&directory.join(stamp.to_string()), content, mode)?;
             stamps.push(stamp);
         }
         for stamp in surplus(stamps, self.keep) {
@@ -238,13 +254,13 @@ mod tests {
         let notes = root.path().join("archive/a/notes.yaml");
         for (content, is_new) in [("1", true), ("1", false), ("2", true), ("1", true)] {
             assert_eq!(
-                archive.add(&name, content.as_bytes(), at(5)).unwrap(),
+                archive.add(&name, content.as_bytes(), MODE, at(5)).unwrap(),
                 is_new,
                 "{content}"
             );
             fs::write(&notes, "of a person").unwrap();
         }
-        assert_eq!(archive.newest(&name).unwrap().as_deref(), Some("1".as_bytes()));
+        assert_eq!(archive.newest(&name).unwrap(), Some((b"1".to_vec(), MODE)));
         let mut files: Vec<_> = fs::read_dir(root.path().join("archive/a"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -11,12 +11,9 @@ use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::Environment;
 use mayfly_daemon::file::{write_new, write_over};
 
-use crate::archive::Archive;
+use crate::archive::{Archive, MODE, mode_of};
 use crate::scan::{self, Content, is_yaml_file};
 use crate::write_back::{Origin, copy, home, without_mark};
-
-/// Who may read a file of ours: everybody.
-const MODE: u32 = 0o644;
 
 /// Something to be done.
 #[derive(Debug, Clone)]
@@ -100,7 +97,8 @@ impl Cabinet {
                     None if self.newest(environment).is_some() => return Ok(None),
                     None => as_etcd_had(environment),
                 };
-                self.archive(&environment.name, &content, *at).map(|_| None)
+                let file = environment.source.as_ref().map(|source| source.file.as_str());
+                self.archive(&environment.name, &content, file, *at).map(|_| None)
             }
             Task::MoveAway(file, environment) => self.move_away(file, environment),
             Task::Restore(environment) => self.restore(environment),
@@ -109,11 +107,20 @@ impl Cabinet {
         }
     }
 
-    fn archive(&self, name: &EnvironmentName, content: &[u8], now: SystemTime) -> Result<bool, Fault> {
+    /// Archives a content, readable by those alone who may read the file that it comes from.
+    fn archive(
+        &self,
+        name: &EnvironmentName,
+        content: &[u8],
+        file: Option<&str>,
+        now: SystemTime,
+    ) -> Result<bool, Fault> {
         if !self.archive.is_on() {
             return Ok(false);
         }
-        self.archive.add(name, content, now).map_err(|error| {
+        let file = file.filter(|file| is_plain(file));
+        let mode = file.map_or(MODE, |file| mode_of(&self.directory.join(file)));
+        self.archive.add(name, content, mode, now).map_err(|error| {
             Fault::Archive(format!(
                 "{error:#}: contents are not archived, and files of ended environments stay, until that is mended (or \
                  --archive names another place); trying again by itself"
@@ -136,10 +143,10 @@ impl Cabinet {
         holds_only(&octets, environment).then(|| without_mark(&octets).to_vec())
     }
 
-    /// The newest archived content of an environment, if that says the same.
-    fn newest(&self, environment: &Environment) -> Option<Vec<u8>> {
+    /// The newest archived content of an environment, if that says the same, and its mode.
+    fn newest(&self, environment: &Environment) -> Option<(Vec<u8>, u32)> {
         let newest = self.archive.newest(&environment.name).ok().flatten();
-        newest.filter(|content| holds_only(content, environment))
+        newest.filter(|(content, _)| holds_only(content, environment))
     }
 
     fn move_away(&self, file: &str, environment: &Environment) -> Result<Option<String>, Fault> {
@@ -153,7 +160,7 @@ impl Cabinet {
             return Ok(None);
         };
         let name = &environment.name;
-        self.archive(name, without_mark(&octets), SystemTime::now())?;
+        self.archive(name, without_mark(&octets), Some(file), SystemTime::now())?;
         if !self.delete(&path, file, &octets)? {
             return Ok(None);
         }
@@ -195,9 +202,9 @@ impl Cabinet {
         if there.any(|file| self.read(&file).is_some_and(|octets| may_name(&octets, name))) {
             return Ok(None);
         }
-        let content = self.newest(environment);
-        let content = content.unwrap_or_else(|| to_yaml(environment).into_bytes());
-        match write_new(&self.directory.join(&place), &content, MODE) {
+        let newest = self.newest(environment);
+        let (content, mode) = newest.unwrap_or_else(|| (to_yaml(environment).into_bytes(), MODE));
+        match write_new(&self.directory.join(&place), &content, mode) {
             Ok(true) => Ok(Some(format!(
                 "environment {name} is kept: wrote its file {place} again"
             ))),
@@ -236,8 +243,8 @@ impl Cabinet {
         if before == content {
             return Ok(None);
         }
-        self.archive(name, without_mark(&before), SystemTime::now())?;
-        match write_over(&path, &before, &content, MODE) {
+        self.archive(name, without_mark(&before), Some(&file), SystemTime::now())?;
+        match write_over(&path, &before, &content, mode_of(&path)) {
             Ok(true) => Ok(Some(format!("{file} follows environment {name} of etcd"))),
             // A person was faster here, too.
             Ok(false) => Ok(None),
@@ -250,7 +257,7 @@ impl Cabinet {
         let Some(octets) = self.read(&file).filter(|octets| is_copy(octets, name)) else {
             return Ok(None);
         };
-        self.archive(name, without_mark(&octets), SystemTime::now())?;
+        self.archive(name, without_mark(&octets), Some(&file), SystemTime::now())?;
         let deleted = self.delete(&self.directory.join(&file), &file, &octets)?;
         Ok(deleted.then(|| format!("environment {name} is not elsewhere any more: deleted its copy {file}")))
     }

@@ -39,7 +39,7 @@ impl Case {
 
     fn archived(&self) -> String {
         let newest = self.cabinet.archive.newest(&"a".parse().unwrap()).unwrap();
-        String::from_utf8(newest.unwrap_or_default()).unwrap()
+        String::from_utf8(newest.unwrap_or_default().0).unwrap()
     }
 
     fn does(&self, task: &Task) -> bool {
@@ -103,6 +103,36 @@ fn the_file_of_an_ended_environment_moves_away_only_as_it_was() {
     assert!(case.does(&away) && case.file().is_none());
     assert_eq!(case.archived(), text);
     assert!(!case.does(&away), "it can be done twice");
+}
+
+#[test]
+fn what_few_may_read_is_read_by_few_in_the_archive_and_when_it_returns() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let case = Case::new();
+    let set = |mode| fs::set_permissions(case.path(), fs::Permissions::from_mode(mode)).unwrap();
+    let archived = || {
+        case.cabinet
+            .archive
+            .newest(&"a".parse().unwrap())
+            .unwrap()
+            .unwrap()
+            .1
+    };
+    let text = |version| format!("name: a\nservices: [{{name: backend, version: 1.{version}}}]\n");
+    fs::write(case.path(), text(1)).unwrap();
+    set(0o640);
+    case.does(&Task::Archive(environment(1), SystemTime::now(), None));
+    assert_eq!(archived(), 0o640);
+    fs::write(case.path(), text(2)).unwrap();
+    set(0o700);
+    assert!(case.does(&Task::MoveAway("a.yaml".to_owned(), environment(2))));
+    assert_eq!(archived(), 0o600, "no program");
+    assert!(case.does(&Task::Restore(environment(2))));
+    assert_eq!(mode_of(&case.path()), 0o600);
+    // A copy stays as private as somebody has made it.
+    fs::write(case.path(), copy(&environment(2)).unwrap()).unwrap();
+    assert!(case.does(&Task::Copy(environment(3))));
+    assert_eq!((mode_of(&case.path()), archived()), (0o600, 0o600));
 }
 
 #[test]
