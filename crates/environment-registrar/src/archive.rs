@@ -2,8 +2,9 @@
 //! force, and only so many of each. The names of the files are in the order of the contents whatever the clock does.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -12,8 +13,14 @@ use mayfly_core::lifetime::Moment;
 use mayfly_core::names::EnvironmentName;
 use mayfly_daemon::file::write_atomically;
 
-/// Who may read an archived content: everybody, as with an environment file.
-const MODE: u32 = 0o644;
+/// A content with the permission bits of its file: what only some may read is not for everybody in the archive either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// What the file holds.
+    pub octets: Vec<u8>,
+    /// Who may read and write it.
+    pub mode: u32,
+}
 
 /// The name of an archived content: `2026-11-22T23-15-00Z.yaml`, and `2026-11-22T23-15-00Z-2.yaml` for the second one within
 /// that second. Later ones are greater.
@@ -120,7 +127,7 @@ impl Archive {
     ///
     /// # Errors
     /// When the archive can't be read.
-    pub fn newest(&self, name: &EnvironmentName) -> anyhow::Result<Option<Vec<u8>>> {
+    pub fn newest(&self, name: &EnvironmentName) -> anyhow::Result<Option<Kept>> {
         let directory = self.directory(name);
         match stamps(&directory)?.into_iter().max() {
             Some(stamp) => read(&directory.join(stamp.to_string())).map(Some),
@@ -132,19 +139,27 @@ impl Archive {
     ///
     /// # Errors
     /// When the archive can't be read or written.
-    pub fn add(&self, name: &EnvironmentName, content: &[u8], now: SystemTime) -> anyhow::Result<bool> {
+    pub fn add(&self, name: &EnvironmentName, content: &Kept, now: SystemTime) -> anyhow::Result<bool> {
         let directory = self.directory(name);
         let mut stamps = stamps(&directory)?;
         let newest = stamps.iter().max().map(|stamp| directory.join(stamp.to_string()));
         let is_new = match newest {
-            Some(newest) => read(&newest)? != content,
+            Some(newest) => {
+                let before = read(&newest)?;
+                let is_new = before.octets != content.octets;
+                if !is_new && before.mode != content.mode {
+                    fs::set_permissions(&newest, Permissions::from_mode(content.mode))
+                        .with_context(|| format!("cannot set the mode of {}", newest.display()))?;
+                }
+                is_new
+            }
             None => true,
         };
         if is_new {
             fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot make the directory {}", directory.display()))?;
             let stamp = Stamp::next(&stamps, now);
-            write_atomically(&directory.join(stamp.to_string()), content, MODE)?;
+            write_atomically(&directory.join(stamp.to_string()), &content.octets, content.mode)?;
             stamps.push(stamp);
         }
         for stamp in surplus(stamps, self.keep) {
@@ -165,8 +180,13 @@ impl Archive {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+fn read(path: &Path) -> anyhow::Result<Kept> {
+    let read = || -> std::io::Result<Kept> {
+        let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+        let octets = fs::read(path)?;
+        Ok(Kept { octets, mode })
+    };
+    read().with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// The contents that lie in a directory; other files there are not ours.
@@ -237,14 +257,21 @@ mod tests {
         assert_eq!(archive.newest(&name).unwrap(), None);
         let notes = root.path().join("archive/a/notes.yaml");
         for (content, is_new) in [("1", true), ("1", false), ("2", true), ("1", true)] {
-            assert_eq!(
-                archive.add(&name, content.as_bytes(), at(5)).unwrap(),
-                is_new,
-                "{content}"
-            );
+            let kept = Kept {
+                octets: content.into(),
+                mode: 0o640,
+            };
+            assert_eq!(archive.add(&name, &kept, at(5)).unwrap(), is_new, "{content}");
             fs::write(&notes, "of a person").unwrap();
         }
-        assert_eq!(archive.newest(&name).unwrap().as_deref(), Some("1".as_bytes()));
+        let kept = |mode| Kept {
+            octets: b"1".to_vec(),
+            mode,
+        };
+        assert_eq!(archive.newest(&name).unwrap(), Some(kept(0o640)));
+        // Whoever takes the right to read a file from others takes that to its archived content too.
+        assert!(!archive.add(&name, &kept(0o600), at(5)).unwrap());
+        assert_eq!(archive.newest(&name).unwrap(), Some(kept(0o600)));
         let mut files: Vec<_> = fs::read_dir(root.path().join("archive/a"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
