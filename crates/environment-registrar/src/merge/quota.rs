@@ -24,7 +24,7 @@ pub struct Quota {
 }
 
 impl Default for Quota {
-    /// 20,000 environments and 256 MiB. 10,000 of 50 services take some 60 MB, and etcd stops at 2 GiB by default.
+    /// 20,000 environments and 256 MiB. 10,000 of 50 services take some 50 MB, and etcd stops at 2 GiB by default.
     fn default() -> Self {
         Self {
             environments: 20_000,
