@@ -9,13 +9,10 @@ mod decode;
 mod denied;
 
 use crate::definition::Definition;
-use crate::file::{self, Faults, Place, Subject, Taken};
+use crate::file::{self, Faults, Place, RECORD_LIMIT, Subject, Taken};
 use crate::names::ServiceName;
 use crate::records;
 use crate::yaml::{Mark, Node};
-
-/// Longest record of a definition, in octets of JSON without its source: some thousand arguments and variables.
-const RECORD_LIMIT: usize = 100_000;
 
 /// A definition of a file, without a source, and where the file says what must be unique over all definitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,10 +49,10 @@ fn take(
     };
     faults.claim(mark, place.field("name"), "service", name.as_str(), names);
     let definition = draft.finish();
-    let octets = definition.as_ref().map_or(0, |it| records::to_json(it).len());
-    if octets > RECORD_LIMIT {
+    let bytes = definition.as_ref().map_or(0, |it| records::to_json(it).len());
+    if bytes > RECORD_LIMIT {
         let message = format!(
-            "the definition has {octets} octets as a record in etcd, at most {RECORD_LIMIT} are taken: let the service \
+            "the definition has {bytes} bytes as a record in etcd, at most {RECORD_LIMIT} are taken: let the service \
              read large settings from a file"
         );
         faults.add(mark, place, message);

@@ -11,14 +11,10 @@ mod write;
 
 pub use write::{list_to_yaml, to_yaml};
 
-use crate::file::{self, Faults, Place, Subject, Taken};
+use crate::file::{self, Faults, Place, RECORD_LIMIT, Subject, Taken};
 use crate::names::EnvironmentName;
 use crate::records::{self, Environment};
 use crate::yaml::{Mark, Node};
-
-/// Longest record of an environment, in octets of JSON without its source and life. etcd takes 1.5 MiB in one step, and an
-/// environment is put together with its history, which says the same.
-const RECORD_LIMIT: usize = 700_000;
 
 /// An environment of a file, without a source, and where the file says what must be unique over all environments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,13 +83,13 @@ impl File {
             }
         }
         let found = draft.finish();
-        let octets = found
+        let bytes = found
             .as_ref()
             .map_or(0, |found| records::to_json(&found.environment).len());
-        if octets > RECORD_LIMIT {
+        if bytes > RECORD_LIMIT {
             let message = format!(
-                "the environment has {octets} octets as a record in etcd, at most {RECORD_LIMIT} fit: let it name fewer \
-                 services, and inherit the others (`extends`)"
+                "the environment has {bytes} bytes as a record in etcd, at most {RECORD_LIMIT} are taken: let it name \
+                 fewer services, and inherit the others (`extends`)"
             );
             faults.add(mark, place, message);
         }

@@ -19,6 +19,10 @@ use crate::yaml::{self, Limits, Mark, Node, Value};
 
 /// Longest file that is read, in octets (1 MiB). Who reads a file checks its length before its content.
 pub const SIZE_LIMIT: u64 = 1 << 20;
+/// Longest record of one entry of a file, in bytes of JSON without its source and life. 50 services take some 3,000;
+/// this is room for 1,000, and for as many arguments and variables of a definition. etcd keeps an environment twice, with
+/// its history, and each change of it once more until it is compacted.
+pub(crate) const RECORD_LIMIT: usize = 100_000;
 
 /// What a file says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,12 +3,13 @@
 //!
 //! The chain: text from outside becomes a checked type ([`names`], [`version`], [`address`]); YAML becomes
 //! environments and service definitions ([`yaml`], [`mod@file`], [`environment_file`], [`definition_file`]; [`lint`] tells
-//! what is wrong with several files together); etcd keys
+//! what is wrong with several files together, and [`claims`] whose fault that is); etcd keys
 //! and values become typed records ([`keys`], [`records`]); records become routing tables ([`index`], which keeps
 //! [`routing`] in step with each change).
 
 pub mod address;
 pub mod check;
+pub mod claims;
 pub mod definition;
 pub mod definition_file;
 pub mod environment_file;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::claims::precedence;
 use crate::definition_file;
 use crate::environment_file::Parsed;
 use crate::file::{Fault, Subject};
@@ -134,7 +135,9 @@ fn across(files: &[(String, Parsed)]) -> Vec<(usize, Fault)> {
         .iter()
         .enumerate()
         .flat_map(|(file, (_, parsed))| parsed.entries.iter().map(move |e| (file, e)));
-    for (file, found) in all.clone() {
+    let mut all: Vec<_> = all.collect();
+    all.sort_by_key(|(file, found)| precedence(&found.environment, &files[*file].0));
+    for &(file, found) in &all {
         let environment = &found.environment;
         let claims = [
             ("name", environment.name.to_string(), found.name),
@@ -174,7 +177,9 @@ fn across(files: &[(String, Parsed)]) -> Vec<(usize, Fault)> {
 fn defined_twice(files: &[(String, definition_file::Parsed)]) -> Vec<(usize, Fault)> {
     let mut faults = Vec::new();
     let mut taken: BTreeMap<&ServiceName, (usize, usize)> = BTreeMap::new();
-    for (file, (_, parsed)) in files.iter().enumerate() {
+    let mut all: Vec<_> = files.iter().enumerate().collect();
+    all.sort_by_key(|(_, (name, _))| name);
+    for (file, (_, parsed)) in all {
         for found in &parsed.entries {
             let name = &found.definition.name;
             let (other, line) = *taken.entry(name).or_insert((file, found.name.line));
@@ -291,6 +296,26 @@ mod tests {
             c.yaml:2:21: header: header \"h\" is taken at a.yaml:2: each may occur once\n\
             3 faults in 2 of 3 files\n";
         assert_eq!(checked.text(), expected);
+    }
+
+    #[test]
+    fn a_protected_environment_has_what_a_rival_claims_whose_file_comes_first() {
+        let prod = "{name: prod, prefix: www, protected: true}";
+        let checked = check_texts(&[
+            ("aaa.yaml", "{name: aaa, prefix: www, header: prod}"),
+            ("prod.yaml", prod),
+        ]);
+        let expected = "aaa.yaml:1:21: prefix: prefix \"www\" is taken at prod.yaml:1: each may occur once\n\
+            aaa.yaml:1:34: header: header \"prod\" is taken at prod.yaml:1: each may occur once\n\
+            prod.yaml: ok, 1 environment\n2 faults in 1 of 2 files\n";
+        assert_eq!(checked.text(), expected);
+        // The order in which files are named means nothing to a registrar.
+        let checked = check_texts(&[("b.yaml", "name: x"), ("a.yaml", "name: x")]);
+        assert!(
+            checked.text().starts_with("b.yaml:1:7: name: "),
+            "{}",
+            checked.text()
+        );
     }
 
     #[test]

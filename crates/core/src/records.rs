@@ -59,6 +59,37 @@ impl Environment {
         }
     }
 
+    /// About how many bytes its record takes: counted rather than written, since whoever keeps to a quota asks of all of
+    /// them again and again.
+    pub fn bytes(&self) -> usize {
+        /// The names of its fields, and what became of it.
+        const FRAME: usize = 200;
+        /// The names of the fields of a service.
+        const SERVICE: usize = 24;
+        let texts = [
+            self.name.as_str().len(),
+            self.prefix.as_str().len(),
+            self.header.as_str().len(),
+            self.extends.as_ref().map_or(0, |extends| extends.as_str().len()),
+            self.description.as_ref().map_or(0, String::len),
+        ];
+        let source = |source: &Source| source.registrar.as_str().len() + source.file.len();
+        let service = |service: &ServiceChoice| {
+            let routes: usize = service.routes.iter().map(|route| route.as_str().len() + 3).sum();
+            let list = if service.routes.is_empty() { 0 } else { 12 };
+            SERVICE + service.name.as_str().len() + service.version.text().len() + list + routes
+        };
+        FRAME
+            + texts.iter().sum::<usize>()
+            + self.source.as_ref().map_or(0, source)
+            + self.services.iter().map(service).sum::<usize>()
+    }
+
+    /// The file that it comes from.
+    pub fn file(&self) -> Option<&str> {
+        self.source.as_ref().map(|source| source.file.as_str())
+    }
+
     /// Whether two records ask for the same, wherever they come from and whatever became of them.
     pub fn asks_for_the_same(&self, other: &Self) -> bool {
         let Self {

@@ -140,6 +140,15 @@ impl Selector {
         }
     }
 
+    /// The text that it is written as.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Exact(version) => version.as_str(),
+            Self::Latest => "latest",
+            Self::Range(range) => &range.text,
+        }
+    }
+
     /// Whether the version that is meant depends on what is running.
     pub fn moves(&self) -> bool {
         !matches!(self, Self::Exact(_))
@@ -215,11 +224,7 @@ checked_conversions!(Selector);
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(version) => version.fmt(f),
-            Self::Latest => f.pad("latest"),
-            Self::Range(range) => range.fmt(f),
-        }
+        f.pad(self.text())
     }
 }
 

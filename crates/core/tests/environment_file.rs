@@ -179,21 +179,36 @@ fn a_file_that_is_too_long_is_refused_unread() {
 }
 
 #[test]
-fn what_does_not_fit_into_etcd_is_refused() {
-    let long = "x".repeat(50);
-    let services: Vec<_> = (0..9_000).map(|index| format!("s{index}-{long}")).collect();
-    let text = format!(
-        "- {{name: big, services: [{}]}}\n- name: small\n",
-        services.join(",")
+fn what_would_take_too_much_of_etcd_is_refused() {
+    let check = |services: usize, version: &str, told: &str| {
+        let long = "x".repeat(50);
+        let service = |index| format!("{{name: s{index}-{long}, version: {version}}}");
+        let services: Vec<_> = (0..services).map(service).collect();
+        let text = format!(
+            "- {{name: big, services: [{}]}}\n- name: small\n",
+            services.join(",")
+        );
+        let parsed = parse(text.as_bytes());
+        let names: Vec<_> = environments(&parsed).iter().map(|it| it.name.as_str()).collect();
+        if told.is_empty() {
+            assert_eq!((names, &parsed.faults), (vec!["big", "small"], &vec![]));
+            return;
+        }
+        assert_eq!(names, ["small"]);
+        assert!(parsed.may_hold(&"big".parse().unwrap()));
+        let fault = parsed.faults[0].to_string();
+        assert!(fault.starts_with(told), "{fault}");
+    };
+    check(1000, "1.0.0", "");
+    check(
+        1000,
+        "1.0.0-with-a-long-text-of-a-build",
+        "line 1, column 10, [0]: the environment has 11",
     );
-    let parsed = parse(text.as_bytes());
-    let names: Vec<_> = environments(&parsed).iter().map(|it| it.name.as_str()).collect();
-    assert_eq!(names, ["small"]);
-    assert!(parsed.may_hold(&"big".parse().unwrap()));
-    let told = parsed.faults[0].to_string();
-    assert!(
-        told.starts_with("line 1, column 10, [0]: ") && told.contains("at most 700000 fit"),
-        "{told}"
+    check(
+        1001,
+        "1",
+        "line 1, column 25, [0].services: 1001 services, at most 1000 are taken: let it name fewer",
     );
 }
 
@@ -269,6 +284,14 @@ proptest! {
         let parsed = parse(text.as_bytes());
         prop_assert_eq!(&parsed.faults, &vec![], "{}", text);
         prop_assert_eq!(environments(&parsed), vec![&environment], "{}", text);
+    }
+
+    /// What a quota counts is what etcd keeps, to a fifth.
+    #[test]
+    fn the_bytes_of_a_record_are_about_right(environment in environment()) {
+        let environment = Environment { description: None, ..environment };
+        let (counted, written) = (environment.bytes(), records::to_json(&environment).len());
+        prop_assert!(counted >= written && counted < written + 200, "{} {}", counted, written);
     }
 
     /// What we write ourselves, services outside included, we read back; and alone or in a list it is the same.

@@ -22,7 +22,7 @@ use crate::args::Endpoint;
 pub use access::{Access, Identity, Password, Tls, User};
 use connection::Connection;
 pub(crate) use error::Topic;
-pub use error::{Cause, StoreError};
+pub use error::{Cause, FULL, StoreError};
 pub(crate) use stream::{RangeStream, StreamMessage};
 
 /// Keys that one answer of etcd holds at most when listing: far from any limit of gRPC, few round trips.
@@ -341,6 +341,19 @@ impl Store {
             })
             .await?;
         Ok(answer.succeeded().then(|| revision(answer.header())))
+    }
+
+    /// Whether etcd has raised the alarm NOSPACE.
+    ///
+    /// # Errors
+    /// When etcd does not answer within the limit, or does not tell.
+    pub async fn is_full(&self) -> Result<bool, StoreError> {
+        let ask = |client: connection::Clients| async move { client.maintenance.clone().status().await };
+        let status = self
+            .connection
+            .call(|| "read etcd's status".to_owned(), ask)
+            .await?;
+        Ok(status.errors().iter().any(|error| error.contains("NOSPACE")))
     }
 
     /// Asks for a lease. `ttl` is rounded up to whole seconds, at least one; etcd may give a longer one.

@@ -2,7 +2,7 @@
 //! force, and only so many of each. The names of the files are in the order of the contents whatever the clock does.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,13 @@ use mayfly_core::lifetime::Moment;
 use mayfly_core::names::EnvironmentName;
 use mayfly_daemon::file::write_atomically;
 
-/// Who may read a file of ours that has no earlier one to go by: everybody.
-pub const MODE: u32 = 0o644;
-
-/// Who may read and write a file: its permission bits, without those that make it a program.
-pub fn mode_of(path: &Path) -> u32 {
-    fs::metadata(path).map_or(MODE, |metadata| metadata.permissions().mode() & 0o666)
+/// A content with the permission bits of its file: what only some may read is not for everybody in the archive either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// What the file holds.
+    pub octets: Vec<u8>,
+    /// Who may read and write it.
+    pub mode: u32,
 }
 
 /// The name of an archived content: `2026-11-22T23-15-00Z.yaml`, and `2026-11-22T23-15-00Z-2.yaml` for the second one within
@@ -122,45 +123,43 @@ impl Archive {
         self.keep
     }
 
-    /// The newest content of an environment, and the mode of its file; `None` when there is none.
+    /// The newest content of an environment; `None` when there is none.
     ///
     /// # Errors
     /// When the archive can't be read.
-    pub fn newest(&self, name: &EnvironmentName) -> anyhow::Result<Option<(Vec<u8>, u32)>> {
+    pub fn newest(&self, name: &EnvironmentName) -> anyhow::Result<Option<Kept>> {
         let directory = self.directory(name);
         match stamps(&directory)?.into_iter().max() {
-            Some(stamp) => {
-                let path = directory.join(stamp.to_string());
-                Ok(Some((read(&path)?, mode_of(&path))))
-            }
+            Some(stamp) => read(&directory.join(stamp.to_string())).map(Some),
             None => Ok(None),
         }
     }
 
-    /// Adds a content with the mode of its file, unless it is the newest already, and deletes those that are too many. Says
-    /// whether it added it.
+    /// Adds a content, unless it is the newest already, and deletes those that are too many. Says whether it added it.
     ///
     /// # Errors
     /// When the archive can't be read or written.
-    pub fn add(
-        &self,
-        name: &EnvironmentName,
-        content: &[u8],
-        mode: u32,
-        now: SystemTime,
-    ) -> anyhow::Result<bool> {
+    pub fn add(&self, name: &EnvironmentName, content: &Kept, now: SystemTime) -> anyhow::Result<bool> {
         let directory = self.directory(name);
         let mut stamps = stamps(&directory)?;
         let newest = stamps.iter().max().map(|stamp| directory.join(stamp.to_string()));
         let is_new = match newest {
-            Some(newest) => read(&newest)? != content,
+            Some(newest) => {
+                let before = read(&newest)?;
+                let is_new = before.octets != content.octets;
+                if !is_new && before.mode != content.mode {
+                    fs::set_permissions(&newest, Permissions::from_mode(content.mode))
+                        .with_context(|| format!("cannot set the mode of {}", newest.display()))?;
+                }
+                is_new
+            }
             None => true,
         };
         if is_new {
             fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot make the directory {}", directory.display()))?;
             let stamp = Stamp::next(&stamps, now);
-            write_atomically(&directory.join(stamp.to_string()), content, mode)?;
+            write_atomically(&directory.join(stamp.to_string()), &content.octets, content.mode)?;
             stamps.push(stamp);
         }
         for stamp in surplus(stamps, self.keep) {
@@ -181,8 +180,13 @@ impl Archive {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+fn read(path: &Path) -> anyhow::Result<Kept> {
+    let read = || -> std::io::Result<Kept> {
+        let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+        let octets = fs::read(path)?;
+        Ok(Kept { octets, mode })
+    };
+    read().with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// The contents that lie in a directory; other files there are not ours.
@@ -253,14 +257,21 @@ mod tests {
         assert_eq!(archive.newest(&name).unwrap(), None);
         let notes = root.path().join("archive/a/notes.yaml");
         for (content, is_new) in [("1", true), ("1", false), ("2", true), ("1", true)] {
-            assert_eq!(
-                archive.add(&name, content.as_bytes(), MODE, at(5)).unwrap(),
-                is_new,
-                "{content}"
-            );
+            let kept = Kept {
+                octets: content.into(),
+                mode: 0o640,
+            };
+            assert_eq!(archive.add(&name, &kept, at(5)).unwrap(), is_new, "{content}");
             fs::write(&notes, "of a person").unwrap();
         }
-        assert_eq!(archive.newest(&name).unwrap(), Some((b"1".to_vec(), MODE)));
+        let kept = |mode| Kept {
+            octets: b"1".to_vec(),
+            mode,
+        };
+        assert_eq!(archive.newest(&name).unwrap(), Some(kept(0o640)));
+        // Whoever takes the right to read a file from others takes that to its archived content too.
+        assert!(!archive.add(&name, &kept(0o600), at(5)).unwrap());
+        assert_eq!(archive.newest(&name).unwrap(), Some(kept(0o600)));
         let mut files: Vec<_> = fs::read_dir(root.path().join("archive/a"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mayfly_core::definition::Memory;
 use mayfly_daemon::args::{CommonArgs, duration, interval};
+
+use crate::merge::Quota;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -137,6 +140,21 @@ pub struct WatchOptions {
     #[arg(long, env = "MAYFLY_WRITE_BACK")]
     pub write_back: bool,
 
+    /// How many environments of its files the registrar registers; those that are registered stay, and what is new beyond
+    /// is refused with the reason
+    #[arg(
+        long,
+        env = "MAYFLY_MAX_ENVIRONMENTS",
+        value_name = "NUMBER",
+        default_value_t = Quota::default().environments
+    )]
+    pub max_environments: usize,
+
+    /// How much of etcd they may take together, with their histories: 256m, 1g; mind etcd's own --quota-backend-bytes, which
+    /// is 2g by default and counts earlier revisions too
+    #[arg(long, env = "MAYFLY_MAX_BYTES", value_name = "BYTES", default_value = "256m")]
+    pub max_bytes: Memory,
+
     /// Look through the whole of each directory this often even without an event; by default every 30s, and up to every
     /// 10m where there are so many files that it would take more than a 5000th of the time
     #[arg(long, env = "MAYFLY_RESCAN", value_name = "TIME", value_parser = interval)]
@@ -144,6 +162,14 @@ pub struct WatchOptions {
 }
 
 impl WatchOptions {
+    /// How much of etcd the environments may take.
+    pub fn quota(&self) -> Quota {
+        Quota {
+            environments: self.max_environments,
+            bytes: usize::try_from(self.max_bytes.octets()).unwrap_or(usize::MAX),
+        }
+    }
+
     /// The directory of service definitions.
     ///
     /// # Errors
@@ -199,6 +225,7 @@ mod tests {
         assert_eq!(options.directory, PathBuf::from("/etc/mayfly/environments"));
         assert_eq!((options.poll, options.grace), (None, Duration::from_secs(1)));
         assert_eq!(options.services().unwrap(), PathBuf::from("/etc/mayfly/services"));
+        assert_eq!(options.quota(), Quota::default());
         assert!(Arguments::try_parse_from(["x", "check"]).is_err());
         assert!(Arguments::try_parse_from(["x", "watch", "--poll", "0s"]).is_err());
     }

@@ -11,15 +11,18 @@ use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::Environment;
 use mayfly_daemon::file::{write_new, write_over};
 
-use crate::archive::{Archive, MODE, mode_of};
+use crate::archive::{Archive, Kept};
 use crate::scan::{self, Content, is_yaml_file};
 use crate::write_back::{Origin, copy, home, without_mark};
+
+/// Who may read a file of ours that comes from no other file: everybody.
+pub const MODE: u32 = 0o644;
 
 /// Something to be done.
 #[derive(Debug, Clone)]
 pub enum Task {
-    /// Archive a content that took effect at this moment: these octets, if they are known.
-    Archive(Arc<Environment>, SystemTime, Option<Arc<Vec<u8>>>),
+    /// Archive a content that took effect at this moment: this one, if it is known.
+    Archive(Arc<Environment>, SystemTime, Option<Arc<Kept>>),
     /// Archive and delete a file whose only environment has ended.
     MoveAway(String, Arc<Environment>),
     /// Write the file of an environment again.
@@ -88,17 +91,19 @@ impl Cabinet {
     /// When a file or the archive can't be read or written. What was there before is there still.
     pub fn carry_out(&self, task: &Task) -> Result<Option<String>, Fault> {
         match task {
-            Task::Archive(environment, at, octets) => {
+            Task::Archive(environment, at, known) => {
                 let read = || self.file_of(environment);
-                let known = octets.as_ref().map(|octets| without_mark(octets).to_vec());
+                let known = known.as_ref().map(|known| unmarked(known));
                 let content = match known.or_else(read) {
                     Some(content) => content,
                     // It came from no file of its own; another content with the same meaning tells nothing new.
                     None if self.newest(environment).is_some() => return Ok(None),
-                    None => as_etcd_had(environment),
+                    None => Kept {
+                        octets: as_etcd_had(environment),
+                        mode: self.mode(&environment.name),
+                    },
                 };
-                let file = environment.source.as_ref().map(|source| source.file.as_str());
-                self.archive(&environment.name, &content, file, *at).map(|_| None)
+                self.archive(&environment.name, &content, *at).map(|_| None)
             }
             Task::MoveAway(file, environment) => self.move_away(file, environment),
             Task::Restore(environment) => self.restore(environment),
@@ -107,20 +112,11 @@ impl Cabinet {
         }
     }
 
-    /// Archives a content, readable by those alone who may read the file that it comes from.
-    fn archive(
-        &self,
-        name: &EnvironmentName,
-        content: &[u8],
-        file: Option<&str>,
-        now: SystemTime,
-    ) -> Result<bool, Fault> {
+    fn archive(&self, name: &EnvironmentName, content: &Kept, now: SystemTime) -> Result<bool, Fault> {
         if !self.archive.is_on() {
             return Ok(false);
         }
-        let file = file.filter(|file| is_plain(file));
-        let mode = file.map_or(MODE, |file| mode_of(&self.directory.join(file)));
-        self.archive.add(name, content, mode, now).map_err(|error| {
+        self.archive.add(name, content, now).map_err(|error| {
             Fault::Archive(format!(
                 "{error:#}: contents are not archived, and files of ended environments stay, until that is mended (or \
                  --archive names another place); trying again by itself"
@@ -128,25 +124,38 @@ impl Cabinet {
         })
     }
 
-    /// The octets of a file, if it can be read.
-    fn read(&self, file: &str) -> Option<Vec<u8>> {
-        match scan::look(&self.directory, file)?.content {
-            Content::Octets(octets) => Some(octets),
+    /// A file, if it can be read.
+    fn look(&self, file: &str) -> Option<Kept> {
+        let found = scan::look(&self.directory, file)?;
+        let mode = found.fingerprint?.mode();
+        match found.content {
+            Content::Octets(octets) => Some(Kept { octets, mode }),
             Content::Unreadable(_) => None,
         }
     }
 
-    /// The file of an environment as it is, comments included, if that holds nothing else.
-    fn file_of(&self, environment: &Environment) -> Option<Vec<u8>> {
-        let file = &environment.source.as_ref()?.file;
-        let octets = self.read(file).filter(|_| is_plain(file))?;
-        holds_only(&octets, environment).then(|| without_mark(&octets).to_vec())
+    /// The octets of a file, if it can be read.
+    fn read(&self, file: &str) -> Option<Vec<u8>> {
+        self.look(file).map(|kept| kept.octets)
     }
 
-    /// The newest archived content of an environment, if that says the same, and its mode.
-    fn newest(&self, environment: &Environment) -> Option<(Vec<u8>, u32)> {
+    /// Who may read a file of an environment that is made of its record: who might read its file, if it had one.
+    fn mode(&self, name: &EnvironmentName) -> u32 {
+        let newest = self.archive.newest(name).ok().flatten();
+        newest.map_or(MODE, |newest| newest.mode)
+    }
+
+    /// The file of an environment as it is, comments included, if that holds nothing else.
+    fn file_of(&self, environment: &Environment) -> Option<Kept> {
+        let file = &environment.source.as_ref()?.file;
+        let kept = self.look(file).filter(|_| is_plain(file))?;
+        holds_only(&kept.octets, environment).then(|| unmarked(&kept))
+    }
+
+    /// The newest archived content of an environment, if that says the same.
+    fn newest(&self, environment: &Environment) -> Option<Kept> {
         let newest = self.archive.newest(&environment.name).ok().flatten();
-        newest.filter(|(content, _)| holds_only(content, environment))
+        newest.filter(|content| holds_only(&content.octets, environment))
     }
 
     fn move_away(&self, file: &str, environment: &Environment) -> Result<Option<String>, Fault> {
@@ -155,13 +164,13 @@ impl Cabinet {
         if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
             return Ok(None);
         }
-        let octets = self.read(file).filter(|octets| holds_only(octets, environment));
-        let Some(octets) = octets else {
+        let kept = self.look(file);
+        let Some(kept) = kept.filter(|kept| holds_only(&kept.octets, environment)) else {
             return Ok(None);
         };
         let name = &environment.name;
-        self.archive(name, without_mark(&octets), Some(file), SystemTime::now())?;
-        if !self.delete(&path, file, &octets)? {
+        self.archive(name, &unmarked(&kept), SystemTime::now())?;
+        if !self.delete(&path, file, &kept.octets)? {
             return Ok(None);
         }
         let archive = self.archive.root().join(name.as_str());
@@ -202,9 +211,12 @@ impl Cabinet {
         if there.any(|file| self.read(&file).is_some_and(|octets| may_name(&octets, name))) {
             return Ok(None);
         }
-        let newest = self.newest(environment);
-        let (content, mode) = newest.unwrap_or_else(|| (to_yaml(environment).into_bytes(), MODE));
-        match write_new(&self.directory.join(&place), &content, mode) {
+        let content = self.newest(environment);
+        let content = content.unwrap_or_else(|| Kept {
+            octets: to_yaml(environment).into_bytes(),
+            mode: self.mode(name),
+        });
+        match write_new(&self.directory.join(&place), &content.octets, content.mode) {
             Ok(true) => Ok(Some(format!(
                 "environment {name} is kept: wrote its file {place} again"
             ))),
@@ -228,7 +240,7 @@ impl Cabinet {
         let path = self.directory.join(&file);
         let content = copy(environment).map_err(Fault::File)?;
         if fs::symlink_metadata(&path).is_err() {
-            return match write_new(&path, &content, MODE) {
+            return match write_new(&path, &content, self.mode(name)) {
                 Ok(true) => Ok(Some(format!(
                     "wrote environment {name} of etcd back to {file}; to delete it, use `mayfly delete {name}`"
                 ))),
@@ -237,14 +249,15 @@ impl Cabinet {
                 Err(error) => Err(self.unwritable(&error)),
             };
         }
-        let Some(before) = self.read(&file).filter(|before| is_copy(before, name)) else {
+        let before = self.look(&file);
+        let Some(before) = before.filter(|before| is_copy(&before.octets, name)) else {
             return Ok(None);
         };
-        if before == content {
+        if before.octets == content {
             return Ok(None);
         }
-        self.archive(name, without_mark(&before), Some(&file), SystemTime::now())?;
-        match write_over(&path, &before, &content, mode_of(&path)) {
+        self.archive(name, &unmarked(&before), SystemTime::now())?;
+        match write_over(&path, &before.octets, &content, before.mode) {
             Ok(true) => Ok(Some(format!("{file} follows environment {name} of etcd"))),
             // A person was faster here, too.
             Ok(false) => Ok(None),
@@ -254,11 +267,12 @@ impl Cabinet {
 
     fn delete_copy(&self, name: &EnvironmentName) -> Result<Option<String>, Fault> {
         let file = home(name);
-        let Some(octets) = self.read(&file).filter(|octets| is_copy(octets, name)) else {
+        let kept = self.look(&file);
+        let Some(kept) = kept.filter(|kept| is_copy(&kept.octets, name)) else {
             return Ok(None);
         };
-        self.archive(name, without_mark(&octets), Some(&file), SystemTime::now())?;
-        let deleted = self.delete(&self.directory.join(&file), &file, &octets)?;
+        self.archive(name, &unmarked(&kept), SystemTime::now())?;
+        let deleted = self.delete(&self.directory.join(&file), &file, &kept.octets)?;
         Ok(deleted.then(|| format!("environment {name} is not elsewhere any more: deleted its copy {file}")))
     }
 }
@@ -266,6 +280,14 @@ impl Cabinet {
 /// Whether this may be the name of an environment file: the source of a record is text from etcd.
 fn is_plain(file: &str) -> bool {
     is_yaml_file(file) && !file.contains(['/', '\0'])
+}
+
+/// A content without the mark of a copy.
+fn unmarked(kept: &Kept) -> Kept {
+    Kept {
+        octets: without_mark(&kept.octets).to_vec(),
+        mode: kept.mode,
+    }
 }
 
 /// What to archive of an environment that has no file of its own.

@@ -3,7 +3,7 @@
 //! The chain of `watch`: [`observe`] (what has changed in the directory) -> [`scan`] (the contents of files) ->
 //! [`library`] (what each file says, by the environment file of `mayfly-core`) -> [`merge`] (all files together, and
 //! what others have registered: which environments are to be in etcd) -> [`plan`] (that against the [`mirror`] of
-//! etcd: puts and deletes) -> [`publish`] (conditional writes). [`watch`] runs it, and [`report`] tells the outcome.
+//! etcd: puts and deletes) -> [`backlog`] (what of it waits for the next round) -> [`publish`] (conditional writes). [`watch`] runs it, and [`report`] tells the outcome.
 //! [`check`] and [`list`] are commands of their own.
 //!
 //! [`definitions`] is the same for the definitions of services, shorter, with chain and directory of their own.
@@ -18,6 +18,7 @@
 
 pub mod archive;
 pub mod args;
+pub mod backlog;
 pub mod cabinet;
 pub mod check;
 pub mod definitions;

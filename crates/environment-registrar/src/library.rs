@@ -9,6 +9,8 @@ use mayfly_core::names::{EnvironmentName, NodeName};
 use mayfly_core::records::{Environment, Source};
 use mayfly_core::yaml::Mark;
 
+use crate::archive::Kept;
+use crate::cabinet::MODE;
 use crate::scan::{Content, Fingerprint, Found, Known, Scan};
 use crate::write_back::{self, Origin};
 
@@ -39,7 +41,7 @@ pub struct Document {
     parsed: Parsed,
     origin: Origin,
     /// What the file holds, if that is not much.
-    octets: Option<Arc<Vec<u8>>>,
+    content: Option<Arc<Kept>>,
 }
 
 /// Most octets of a file that are kept, so that what it said can be archived after it has changed again.
@@ -47,12 +49,12 @@ const KEPT: usize = 1 << 16;
 
 impl Document {
     /// What the file holds, if it is one good environment, and that asks for this. Not for large files.
-    pub fn content_of(&self, environment: &Environment) -> Option<&Arc<Vec<u8>>> {
+    pub fn content_of(&self, environment: &Environment) -> Option<&Arc<Kept>> {
         let [entry] = self.entries.as_slice() else {
             return None;
         };
         let same = self.is_faultless() && entry.environment.asks_for_the_same(environment);
-        self.octets.as_ref().filter(|_| same)
+        self.content.as_ref().filter(|_| same)
     }
 
     /// Where the file comes from.
@@ -204,7 +206,8 @@ impl Library {
                 let parsed = environment_file::parse(&octets);
                 let changed = self.put(name, found.fingerprint, true, parsed, Origin::of(&octets));
                 if let Some(document) = self.files.get_mut(name).filter(|_| octets.len() <= KEPT) {
-                    document.octets = Some(Arc::new(octets));
+                    let mode = found.fingerprint.map_or(MODE, |fingerprint| fingerprint.mode());
+                    document.content = Some(Arc::new(Kept { octets, mode }));
                 }
                 changed
             }
@@ -259,7 +262,7 @@ impl Library {
                 by_name,
                 parsed,
                 origin,
-                octets: None,
+                content: None,
             },
         );
         changed

@@ -1,5 +1,6 @@
 //! All files together, and what others have registered: which environments are to be in etcd. A name, prefix or header
-//! belongs to one environment only; who is registered keeps it, and of new rivals the first file by name gets it.
+//! belongs to one environment only; who is registered keeps it, and of new rivals the first by
+//! [`mayfly_core::claims::precedence`] gets it. Together they keep to a [`Quota`].
 //!
 //! An environment that loses, or has a fault, keeps its last good version: the one of the merge before, or of etcd. One
 //! that has ended is no candidate and claims nothing, until its file asks for something else. A protected one, and one that
@@ -15,14 +16,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use mayfly_core::claims::precedence;
 use mayfly_core::file::Subject;
 use mayfly_core::names::{DnsPrefix, EnvironmentName, HeaderValue};
 use mayfly_core::records::Environment;
 use mayfly_core::yaml::Mark;
 
+mod quota;
 mod refusal;
 mod update;
 
+pub use quota::Quota;
+use quota::{Account, Beyond, bytes};
 pub use refusal::{Cause, Refusal};
 pub use update::{Changes, update};
 
@@ -37,6 +42,8 @@ pub struct Terms {
     pub now: SystemTime,
     /// Whether a protected environment is deleted when no file names it.
     pub force: bool,
+    /// How much the accepted environments may take of etcd.
+    pub quota: Quota,
 }
 
 /// How often a merge looks again at what it has refused.
@@ -62,6 +69,10 @@ pub struct Merged {
     outdated: BTreeMap<EnvironmentName, String>,
     /// Every name, prefix and header that a refused environment wants.
     wanted: HashSet<String>,
+    /// What the accepted environments take of etcd, in bytes.
+    bytes: usize,
+    /// Whether one was refused because of the quota: it waits for any that goes.
+    is_full: bool,
 }
 
 impl Merged {
@@ -81,6 +92,12 @@ impl Merged {
         &self.takeovers
     }
 
+    /// The accepted environments that have the prefix or header of this one.
+    pub fn holders<'a>(&'a self, environment: &Environment) -> impl Iterator<Item = &'a EnvironmentName> {
+        let prefix = self.prefixes.get(&environment.prefix);
+        prefix.into_iter().chain(self.headers.get(&environment.header))
+    }
+
     /// Whether an accepted environment has this prefix or header.
     pub fn has_keys_of(&self, environment: &Environment) -> bool {
         self.prefixes.contains_key(&environment.prefix) || self.headers.contains_key(&environment.header)
@@ -97,6 +114,7 @@ impl Merged {
             names.reserve_exact(usize::from(names.is_empty()));
             names.insert(place, name.clone());
         }
+        self.bytes += bytes(environment);
         self.accepted.insert(name.clone(), environment.clone());
     }
 
@@ -107,6 +125,7 @@ impl Merged {
         let Some(environment) = self.accepted.remove(name) else {
             return;
         };
+        self.bytes -= bytes(&environment);
         // The key may belong to its successor already.
         if self.prefixes.get(&environment.prefix) == Some(name) {
             self.prefixes.remove(&environment.prefix);
@@ -164,6 +183,8 @@ fn once(library: &Library, mirror: &Mirror, before: &Merged, terms: Terms) -> Me
             last_good: &last_good,
             pinned: &pinned,
             kept: BTreeSet::new(),
+            account: Account::new(terms.quota),
+            beyond: Beyond::default(),
             merged: Merged::default(),
         };
         match merge.run(library) {
@@ -254,6 +275,10 @@ struct Merge<'a> {
     pinned: &'a BTreeMap<EnvironmentName, Refusal>,
     /// The environments of which an older version was accepted.
     kept: BTreeSet<EnvironmentName>,
+    /// What is taken of the quota.
+    account: Account,
+    /// The new environments that it has no room for.
+    beyond: Beyond,
     merged: Merged,
 }
 
@@ -294,7 +319,9 @@ impl Merge<'_> {
                 tiers[tier].push((file, entry));
             }
         }
+        tiers[3].sort_by_key(|(file, entry)| precedence(&entry.environment, file));
         let [unchanged, others @ ..] = tiers;
+        self.open_account(library, &others);
         // What stays without a file is registered, and comes first; unless another file names it: then it is a candidate
         // there.
         let unnamed: Vec<_> = self
@@ -342,6 +369,16 @@ impl Merge<'_> {
                 self.stay(name, good);
             }
         }
+        let names = self.beyond.names.iter().map(ToString::to_string);
+        self.merged.wanted.extend(names);
+        self.merged
+            .refused
+            .extend(std::mem::take(&mut self.beyond).refusals());
+        self.merged.is_full = self
+            .merged
+            .refused
+            .iter()
+            .any(|refusal| refusal.cause == Cause::Quota);
         self.merged
             .refused
             .sort_by(|a, b| (&a.file, a.mark).cmp(&(&b.file, b.mark)));
@@ -444,6 +481,13 @@ impl Merge<'_> {
 
     fn consider(&mut self, file: &str, entry: &Entry) -> Result<(), Refusal> {
         let environment = &entry.environment;
+        let good = self.registered(&environment.name).cloned();
+        // Before anything else: what others claim meanwhile makes no difference to one that has no room.
+        if !self.merged.accepted.contains_key(&environment.name) {
+            if let Err(reason) = self.account.room_for(environment, good.as_deref()) {
+                return self.leave_out(file, entry, reason);
+            }
+        }
         let refusal = |conflict: Conflict| Refusal {
             file: file.to_owned(),
             environment: environment.name.clone(),
@@ -461,6 +505,7 @@ impl Merge<'_> {
         // Who is registered stays, even if somebody else has claimed the same since: that is only told.
         let bearable = registered && !taken && conflicts.iter().all(|conflict| conflict.foreign);
         if conflicts.is_empty() || bearable {
+            self.account.take(environment, good.as_deref());
             self.merged.refused.extend(conflicts.into_iter().map(refusal));
             self.merged.accept(environment);
             if taken {

@@ -167,6 +167,12 @@ fn is_ours(held: &Held) -> bool {
 }
 
 impl Plan {
+    /// The environments that are put, or perhaps, in no order.
+    pub fn writes(&self) -> impl Iterator<Item = &Environment> {
+        let doubts = self.doubts.iter().map(|doubt| &doubt.put);
+        self.puts.iter().chain(doubts).map(|put| &*put.environment)
+    }
+
     /// Plans for an accepted environment.
     fn consider(&mut self, name: &EnvironmentName, merged: &Merged, mirror: &Mirror, terms: Terms) {
         let Some(environment) = merged.accepted.get(name) else {

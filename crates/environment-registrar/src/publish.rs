@@ -107,7 +107,9 @@ async fn write_all(
     let mut writes = writes.into_iter();
     let mut failure: Option<StoreError> = None;
     loop {
-        let goes_on = failure.as_ref().is_none_or(StoreError::is_refusal);
+        let goes_on = failure
+            .as_ref()
+            .is_none_or(|error| error.is_refusal() && !error.is_full());
         while goes_on && under_way.len() < AT_ONCE {
             let Some(write) = writes.next() else { break };
             let store = store.clone();

@@ -171,6 +171,7 @@ mod tests {
             crate::merge::Terms {
                 now: std::time::SystemTime::now(),
                 force: false,
+                quota: crate::merge::Quota::default(),
             },
         );
         let entries = set_aside(&library, &merged, &mirror);

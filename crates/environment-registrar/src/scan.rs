@@ -1,5 +1,8 @@
 //! The directory as it is now: which of its entries are files of environments or definitions, whether they have changed, and their
 //! contents. A file is looked at before it is read, so that a huge one or one that is no file costs nothing.
+//!
+//! Of symbolic links only those are followed that end in the directory itself, as those of config maps do. Whoever may push
+//! a link into a work tree could else have the registrar read, and tell of, any file of the host that its account may read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
@@ -19,6 +22,7 @@ pub struct Fingerprint {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+    mode: u32,
 }
 
 impl Fingerprint {
@@ -29,7 +33,13 @@ impl Fingerprint {
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
+            mode: metadata.mode(),
         }
+    }
+
+    /// Who may read and write the file. Its owner always may: that is us, where we write it again.
+    pub fn mode(&self) -> u32 {
+        self.mode & 0o777 | 0o600
     }
 }
 
@@ -45,7 +55,7 @@ pub enum Content {
 /// A file as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// What tells this state from later ones; `None` for a link that leads nowhere.
+    /// What tells this state from later ones; `None` for a link that leads nowhere, or out of the directory.
     pub fingerprint: Option<Fingerprint>,
     /// What it holds.
     pub content: Content,
@@ -53,7 +63,16 @@ pub struct Found {
 
 /// Reads one entry of the directory; `None` when it is not there or no file.
 pub fn look(directory: &Path, name: &str) -> Option<Found> {
-    let path = directory.join(name);
+    let entry = directory.join(name);
+    let path = match followed(directory, &entry) {
+        Ok(path) => path,
+        Err(content) => {
+            return Some(Found {
+                fingerprint: None,
+                content,
+            });
+        }
+    };
     match fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => Some(Found {
             fingerprint: Some(Fingerprint::of(&metadata)),
@@ -69,6 +88,22 @@ pub fn look(directory: &Path, name: &str) -> Option<Found> {
         }
         Err(_) => None,
     }
+}
+
+/// Where an entry of the directory really lies: itself, or what a link leads to, if that is in the directory. Else why it
+/// is not read.
+fn followed(directory: &Path, entry: &Path) -> Result<PathBuf, Content> {
+    if !entry.is_symlink() {
+        return Ok(entry.to_path_buf());
+    }
+    let real = |path: &Path| path.canonicalize().map_err(|error| unreadable(&error));
+    let target = real(entry)?;
+    if target.starts_with(real(directory)?) {
+        return Ok(target);
+    }
+    Err(Content::Unreadable(
+        "a link to a place outside of the directory is not followed: put the file itself here".to_owned(),
+    ))
 }
 
 /// Reads a file that has `octets` octets.
@@ -136,9 +171,14 @@ pub fn all(directory: &Path, known: &Known, quiet: Duration) -> io::Result<Scan>
             continue;
         }
         if entry.file_type()?.is_symlink() {
-            let target = fs::canonicalize(entry.path()).ok();
-            scan.targets
-                .extend(target.as_deref().and_then(Path::parent).map(Path::to_path_buf));
+            match followed(directory, &entry.path()) {
+                Ok(target) => scan.targets.extend(target.parent().map(Path::to_path_buf)),
+                Err(content) => {
+                    let fingerprint = None;
+                    scan.files.insert(name, Some(Found { fingerprint, content }));
+                    continue;
+                }
+            }
         }
         if known.writing.contains(&name) {
             scan.files.insert(name, None);
@@ -245,15 +285,60 @@ mod tests {
 
     #[test]
     fn targets_of_links_are_known() {
-        let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        fs::write(other.path().join("x"), "name: x").unwrap();
-        symlink(other.path().join("x"), directory.path().join("x.yaml")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let other = directory.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("x"), "name: x").unwrap();
+        symlink("other/x", directory.path().join("x.yaml")).unwrap();
         let scan = all(directory.path(), &Known::default(), AT_ONCE).unwrap();
+        assert_eq!(scan.targets, BTreeSet::from([other.canonicalize().unwrap()]));
+        assert_eq!(content(&scan, "x.yaml"), Content::Octets(b"name: x".to_vec()));
+    }
+
+    fn content(scan: &Scan, name: &str) -> Content {
+        scan.files[name].clone().unwrap().content
+    }
+
+    #[test]
+    fn links_out_of_the_directory_are_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("envs");
+        // What begins with the directory's path is not therefore in it.
+        for path in ["envs/own", "private", "envs-too"] {
+            fs::create_dir_all(root.path().join(path)).unwrap();
+            fs::write(root.path().join(path).join("x"), "secret: x").unwrap();
+        }
+        for (name, target) in [
+            ("beside.yaml", "../private/x"),
+            ("sibling.yaml", "../envs-too/x"),
+            ("round.yaml", "own/../../private/x"),
+            ("proc.yaml", "/proc/self/environ"),
+            ("directory.yaml", "../private"),
+            ("twice.yaml", "beside.yaml"),
+        ] {
+            symlink(target, directory.join(name)).unwrap();
+        }
+        symlink("../private", directory.join("way")).unwrap();
+        symlink("way/x", directory.join("way.yaml")).unwrap();
+        // The directory itself may be reached by a link.
+        symlink("envs", root.path().join("current")).unwrap();
+        symlink(directory.join("own/x"), directory.join("good.yaml")).unwrap();
+        let scan = all(&root.path().join("current"), &Known::default(), AT_ONCE).unwrap();
+        assert_eq!(
+            content(&scan, "good.yaml"),
+            Content::Octets(b"secret: x".to_vec())
+        );
         assert_eq!(
             scan.targets,
-            BTreeSet::from([other.path().canonicalize().unwrap()])
+            BTreeSet::from([directory.join("own").canonicalize().unwrap()])
         );
-        assert!(scan.files["x.yaml"].is_some());
+        for name in scan.files.keys().filter(|name| *name != "good.yaml") {
+            let Content::Unreadable(reason) = content(&scan, name) else {
+                panic!("{name} was read")
+            };
+            assert!(reason.contains("outside of the directory"), "{name}: {reason}");
+        }
+        assert_eq!(scan.files.len(), 8);
     }
 
     #[test]

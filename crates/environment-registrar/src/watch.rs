@@ -13,7 +13,7 @@ use mayfly_daemon::lease::Advertiser;
 use mayfly_daemon::retry::Backoff;
 use mayfly_daemon::shutdown::Shutdown;
 use mayfly_daemon::status::StatusReporter;
-use mayfly_daemon::store::Store;
+use mayfly_daemon::store::{Store, StoreError};
 use mayfly_daemon::tasks::Tasks;
 use mayfly_daemon::watch::{self, Watch, WatchOptions as EtcdWatchOptions};
 use prometheus_client::registry::Registry;
@@ -23,11 +23,12 @@ use tracing::{error, info, warn};
 
 use crate::archive::Archive;
 use crate::args::WatchOptions;
+use crate::backlog::Backlog;
 use crate::cabinet::Cabinet;
 use crate::definitions;
 use crate::filing::Filing;
 use crate::library::{Document, Library};
-use crate::merge::{Changes, Merged, Terms, merge, update};
+use crate::merge::{Changes, Merged, Quota, Terms, merge, update};
 use crate::mirror::Mirror;
 use crate::observe::{Look, Observer};
 use crate::plan::{Absences, next_end, plan};
@@ -99,6 +100,9 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
         scanned: false,
         directory_error: None,
         changes: Changes::default(),
+        backlog: Backlog::default(),
+        refused: None,
+        quota: options.quota(),
         again: None,
         backoff: Backoff::default(),
         store,
@@ -134,6 +138,11 @@ struct Registrar {
     directory_error: Option<String>,
     /// What has changed since etcd was last in step.
     changes: Changes,
+    /// What of the plans waits for the next round.
+    backlog: Backlog,
+    /// What etcd has refused since everything was planned last; the rest goes on.
+    refused: Option<StoreError>,
+    quota: Quota,
     /// When to go through the chain even if nothing changes.
     again: Option<Instant>,
     backoff: Backoff,
@@ -258,10 +267,15 @@ impl Registrar {
             let terms = Terms {
                 now: SystemTime::now(),
                 force: self.force,
+                quota: self.quota,
             };
-            let affected = update(&mut self.merged, &self.library, &self.mirror, &changes, terms);
-            if affected.is_none() {
+            let mut affected = update(&mut self.merged, &self.library, &self.mirror, &changes, terms);
+            if let Some(affected) = &mut affected {
+                affected.extend(self.backlog.take());
+            } else {
                 self.merged = merge(&self.library, &self.mirror, &self.merged, terms);
+                self.backlog.clear();
+                self.refused = None;
             }
             self.filing.takes_over(&self.library, &self.mirror, &self.merged);
             let (merged, absences, affected) = (&self.merged, &mut self.absences, affected.as_ref());
@@ -273,8 +287,20 @@ impl Registrar {
                 self.absences.begin_anew(Instant::now());
                 self.again = Some(Instant::now() + RECONSIDER);
             }
+            if self.backlog.put_off(&mut plan, &self.merged, &self.mirror) {
+                self.again = Some(Instant::now());
+            }
             outcome.conflict = false;
-            publish(&self.store, &mut self.mirror, plan, outcome).await?;
+            match publish(&self.store, &mut self.mirror, plan, outcome).await {
+                // That holds up nothing else; it is told, and tried again, once the rest is done.
+                Err(error) if error.is_refusal() && !error.is_full() && !self.backlog.is_empty() => {
+                    self.refused = self.refused.take().or(Some(error));
+                }
+                done => done?,
+            }
+            if let Some(error) = self.refused.take_if(|_| self.backlog.is_empty()) {
+                return Err(error.into());
+            }
             let next_end = next_end(&self.mirror, SystemTime::now(), Instant::now());
             self.again = self.again.into_iter().chain(next_end).min();
             // Somebody may wait for what is gone now.
@@ -289,7 +315,11 @@ impl Registrar {
 
     /// Whether everything that files say is in etcd, as far as it is not refused.
     fn is_in_step(&self) -> bool {
-        self.changes.is_empty() && self.scanned && self.mirror.is_listed() && self.library.is_complete()
+        self.changes.is_empty()
+            && self.backlog.is_empty()
+            && self.scanned
+            && self.mirror.is_listed()
+            && self.library.is_complete()
     }
 
     fn report(&mut self) {

@@ -15,7 +15,7 @@ use mayfly_core::records::{SetAside, Source};
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output::{self, Format, printable};
 use mayfly_daemon::shutdown::Shutdown;
-use mayfly_daemon::store::{LeaseId, Store};
+use mayfly_daemon::store::{FULL, LeaseId, Store};
 use mayfly_daemon::watch::{WatchOptions, watch};
 use serde::Serialize;
 
@@ -31,6 +31,7 @@ Examples:
 
 JSON, one object (with --watch one on each line):
   revision      the revision of etcd that it shows
+  etcd          what is wrong with etcd itself: that its database is full
   environments  name, prefix, header, routed, complete, parents, reasons (why it is not complete), set_aside,
                 services [service, selector, version, inherited_from, routes, outside, live, draining, missing],
                 protected, ends_at, idle, idle_until, description, source,
@@ -76,6 +77,8 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Report {
     revision: i64,
+    /// What is wrong with etcd itself.
+    etcd: Option<&'static str>,
     environments: Vec<EnvironmentReport>,
     ended: Vec<EnvironmentName>,
     shortage: Shortage,
@@ -151,7 +154,9 @@ async fn show(store: &Store, state: &State, args: &Args) -> anyhow::Result<Resul
         return Ok(Err(state.unknown(name)));
     }
     let now = SystemTime::now();
-    let report = Report::of(state, only, &idle_left(store, state, only).await, now);
+    let mut report = Report::of(state, only, &idle_left(store, state, only).await, now);
+    // No daemon can put it into its status record then. Who may not ask sees the rest.
+    report.etcd = store.is_full().await.unwrap_or_default().then_some(FULL);
     Ok(Ok(match (args.format, args.watch) {
         (Format::Json, true) => serde_json::to_string(&report)? + "\n",
         (Format::Json, false) => output::json(&report)?,
@@ -225,6 +230,7 @@ impl Report {
         };
         Self {
             revision: state.revision,
+            etcd: None,
             environments: environments.filter_map(report).collect(),
             ended: state.ended().filter(|name| wanted(name)).cloned().collect(),
             shortage: state.index.shortage(MOST_MISSING),

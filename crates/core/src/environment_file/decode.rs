@@ -14,6 +14,8 @@ use crate::yaml::{Mark, Node, Value};
 
 /// Longest description, in characters.
 const DESCRIPTION_LIMIT: usize = 1000;
+/// Most services that one environment names: each is a row of every router's tables. 20 times what is measured.
+const SERVICES_LIMIT: usize = 1000;
 
 /// What could be read of an environment. It is one only if there was no fault.
 #[derive(Default)]
@@ -182,6 +184,14 @@ fn services(node: &Node, place: Place<'_>, faults: &mut Faults) -> Vec<ServiceCh
         );
         return Vec::new();
     };
+    if items.len() > SERVICES_LIMIT {
+        let message = format!(
+            "{} services, at most {SERVICES_LIMIT} are taken: let it name fewer, and inherit the others (`extends`)",
+            items.len()
+        );
+        faults.add(node.mark, place, message);
+        return Vec::new();
+    }
     let (mut names, mut paths) = (BTreeMap::new(), BTreeMap::new());
     let mut services = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {

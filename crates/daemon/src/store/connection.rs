@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, WatchClient};
+use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, MaintenanceClient, WatchClient};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -35,6 +35,7 @@ pub(super) struct Clients {
     pub kv: KvClient,
     pub lease: LeaseClient,
     pub watch: WatchClient,
+    pub maintenance: MaintenanceClient,
     generation: u64,
     endpoint: Endpoint,
 }
@@ -215,6 +216,7 @@ impl Connection {
                     return Ok(Clients {
                         kv: client.kv_client().max_decoding_message_size(MESSAGE_LIMIT),
                         lease: client.lease_client(),
+                        maintenance: client.maintenance_client(),
                         watch: client.watch_client().max_decoding_message_size(MESSAGE_LIMIT),
                         generation,
                         endpoint: endpoint.clone(),

@@ -37,13 +37,20 @@ impl StoreError {
             | Cause::LoginRefused { .. }
             | Cause::LoginEnded(_)
             | Cause::Denied { .. } => Topic::Access,
-            Cause::LeaseLost | Cause::Compacted | Cause::Ended(_) | Cause::Refused(_) => Topic::Answer,
+            Cause::LeaseLost | Cause::Compacted | Cause::Ended(_) | Cause::Refused(_) | Cause::Full => {
+                Topic::Answer
+            }
         }
     }
 
     /// Whether etcd answered that it will not do this: something else it may do all the same.
     pub fn is_refusal(&self) -> bool {
-        matches!(self.cause, Cause::Refused(_) | Cause::Denied { .. })
+        matches!(self.cause, Cause::Refused(_) | Cause::Full | Cause::Denied { .. })
+    }
+
+    /// Whether etcd has no space left: then it takes no put and no lease, whatever they are about.
+    pub fn is_full(&self) -> bool {
+        self.cause == Cause::Full
     }
 }
 
@@ -57,6 +64,11 @@ pub(crate) enum Topic {
     /// etcd answered something else.
     Answer,
 }
+
+/// What to say where etcd has no space left.
+pub const FULL: &str = "etcd's database is full (alarm NOSPACE), and it takes nothing new until an operator acts: compact it \
+                        (etcdctl compact), give space back (etcdctl defrag), then let it go on (etcdctl alarm disarm); its \
+                        --quota-backend-bytes sets how much it holds";
 
 /// What the failure of a call comes from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +109,9 @@ pub enum Cause {
     /// etcd answered that it will not do it.
     #[error("etcd refused: {0}")]
     Refused(String),
+    /// It has raised the alarm NOSPACE, which stays until an operator disarms it.
+    #[error("{FULL}")]
+    Full,
     /// A file that the connection needs cannot be used.
     #[error("cannot connect to etcd: {0}")]
     Unprepared(String),
@@ -145,6 +160,7 @@ impl Cause {
                 }
                 match i32::from(status.code()) {
                     code::NOT_FOUND if message.contains("lease not found") => Self::LeaseLost,
+                    code::RESOURCE_EXHAUSTED if message.contains("database space exceeded") => Self::Full,
                     code::OUT_OF_RANGE if message.contains("compacted") => Self::Compacted,
                     code::CANCELLED | code::UNKNOWN | code::DEADLINE | code::INTERNAL | code::UNAVAILABLE => {
                         Self::of_transport(status, at(), access)
@@ -219,6 +235,7 @@ mod code {
     pub const UNKNOWN: i32 = 2;
     pub const DEADLINE: i32 = 4;
     pub const NOT_FOUND: i32 = 5;
+    pub const RESOURCE_EXHAUSTED: i32 = 8;
     pub const OUT_OF_RANGE: i32 = 11;
     pub const INTERNAL: i32 = 13;
     pub const UNAVAILABLE: i32 = 14;

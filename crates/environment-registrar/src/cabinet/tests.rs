@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 
 fn environment(version: u8) -> Arc<Environment> {
     let text = format!("name: a\nservices: [{{name: backend, version: 1.{version}}}]");
@@ -39,7 +40,7 @@ impl Case {
 
     fn archived(&self) -> String {
         let newest = self.cabinet.archive.newest(&"a".parse().unwrap()).unwrap();
-        String::from_utf8(newest.unwrap_or_default().0).unwrap()
+        String::from_utf8(newest.map(|newest| newest.octets).unwrap_or_default()).unwrap()
     }
 
     fn does(&self, task: &Task) -> bool {
@@ -106,36 +107,6 @@ fn the_file_of_an_ended_environment_moves_away_only_as_it_was() {
 }
 
 #[test]
-fn what_few_may_read_is_read_by_few_in_the_archive_and_when_it_returns() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let case = Case::new();
-    let set = |mode| fs::set_permissions(case.path(), fs::Permissions::from_mode(mode)).unwrap();
-    let archived = || {
-        case.cabinet
-            .archive
-            .newest(&"a".parse().unwrap())
-            .unwrap()
-            .unwrap()
-            .1
-    };
-    let text = |version| format!("name: a\nservices: [{{name: backend, version: 1.{version}}}]\n");
-    fs::write(case.path(), text(1)).unwrap();
-    set(0o640);
-    case.does(&Task::Archive(environment(1), SystemTime::now(), None));
-    assert_eq!(archived(), 0o640);
-    fs::write(case.path(), text(2)).unwrap();
-    set(0o700);
-    assert!(case.does(&Task::MoveAway("a.yaml".to_owned(), environment(2))));
-    assert_eq!(archived(), 0o600, "no program");
-    assert!(case.does(&Task::Restore(environment(2))));
-    assert_eq!(mode_of(&case.path()), 0o600);
-    // A copy stays as private as somebody has made it.
-    fs::write(case.path(), copy(&environment(2)).unwrap()).unwrap();
-    assert!(case.does(&Task::Copy(environment(3))));
-    assert_eq!((mode_of(&case.path()), archived()), (0o600, 0o600));
-}
-
-#[test]
 fn the_file_of_a_revived_environment_returns() {
     let case = Case::new();
     let text = "# mine\nname: a\nservices: [{name: backend, version: 1.1}]\n";
@@ -158,6 +129,48 @@ fn the_file_of_a_revived_environment_returns() {
         assert!(case.does(&Task::Restore(Arc::new(hostile.clone()))));
         assert_eq!(case.file().unwrap(), to_yaml(&hostile).into_bytes(), "{file}");
     }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn who_may_read_a_file_may_read_its_archived_content_and_nobody_else() {
+    let case = Case::new();
+    let set = |mode| fs::set_permissions(case.path(), fs::Permissions::from_mode(mode)).unwrap();
+    let newest = || {
+        case.cabinet
+            .archive
+            .newest(&"a".parse().unwrap())
+            .unwrap()
+            .unwrap()
+    };
+    fs::write(
+        case.path(),
+        "name: a\nservices: [{name: backend, version: 1.1}]\n",
+    )
+    .unwrap();
+    set(0o640);
+    case.does(&Task::Archive(environment(1), SystemTime::now(), None));
+    assert_eq!(newest().mode, 0o640);
+    set(0o600);
+    assert!(case.does(&Task::MoveAway("a.yaml".to_owned(), environment(1))));
+    assert_eq!(newest().mode, 0o600);
+    // It comes back as it was; one that etcd had otherwise meanwhile, too.
+    for version in [1, 2] {
+        assert!(case.does(&Task::Restore(environment(version))));
+        assert_eq!(mode(&case.path()), 0o600, "{version}");
+        fs::remove_file(case.path()).unwrap();
+    }
+    // So does a copy of what somebody else made of it, and it keeps what a person gives it.
+    assert!(case.does(&Task::Copy(environment(3))));
+    assert_eq!(mode(&case.path()), 0o600);
+    set(0o660);
+    assert!(case.does(&Task::Copy(environment(4))));
+    assert_eq!((mode(&case.path()), newest().mode), (0o660, 0o660));
+    assert!(case.does(&Task::DeleteCopy("a".parse().unwrap())));
+    assert_eq!(newest().mode, 0o660);
 }
 
 #[derive(Debug, Clone)]

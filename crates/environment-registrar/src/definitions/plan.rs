@@ -6,11 +6,17 @@ use std::time::{Duration, Instant};
 
 use mayfly_core::definition::Definition;
 use mayfly_core::names::ServiceName;
+use mayfly_core::records;
 use mayfly_core::yaml::Mark;
 use mayfly_daemon::store::Guard;
 
 use super::library::Library;
 use super::mirror::Mirror;
+
+/// Most definitions of one registrar, and most bytes of their records together: 20 for each of the 50 services that are
+/// measured, each of 16 kB. Who may push files must not fill etcd with them.
+const MOST: usize = 1000;
+const MOST_BYTES: usize = 16 << 20;
 
 /// What to do, and what not.
 #[derive(Debug, Default)]
@@ -72,6 +78,10 @@ pub fn plan(
 ) -> Plan {
     let mut plan = Plan::default();
     plan.merge(library, mirror, before);
+    let mut sizes: BTreeMap<Option<&str>, usize> = BTreeMap::new();
+    for definition in plan.accepted.values() {
+        *sizes.entry(file_of(definition)).or_default() += 1;
+    }
     for (name, definition) in &plan.accepted {
         let guard = match mirror.definitions().get(name) {
             None => Guard::Absent,
@@ -80,6 +90,9 @@ pub fn plan(
         };
         plan.puts.push((definition.clone(), guard));
     }
+    // A small file is not to wait for a large one.
+    plan.puts
+        .sort_by_key(|(definition, _)| sizes[&file_of(definition)]);
     let missing = mirror
         .ours()
         .filter(|(name, _)| !plan.accepted.contains_key(*name));
@@ -116,8 +129,13 @@ impl Plan {
         let mut last_good: BTreeMap<&ServiceName, &Definition> = registered.collect();
         last_good.extend(before);
         let names: BTreeSet<&ServiceName> = candidates.keys().chain(last_good.keys()).copied().collect();
-        for name in names {
+        // What is registered comes first, and stays.
+        let (registered, new): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|name| last_good.contains_key(name));
+        let mut bytes: usize = last_good.values().map(|good| bytes(good)).sum();
+        for name in registered.into_iter().chain(new) {
             let files = candidates.get(name).map_or(&[][..], Vec::as_slice);
+            let good = last_good.get(name).copied();
             if let Some(owner) = mirror.other(name) {
                 let reason = format!(
                     "service {name} is defined by {owner}, and stays so: name another service, or delete the one of the two"
@@ -125,7 +143,6 @@ impl Plan {
                 self.refuse(name, files, None, &reason);
                 continue;
             }
-            let good = last_good.get(name).copied();
             let home = good.and_then(file_of);
             let at_home = files.iter().find(|(file, ..)| Some(*file) == home);
             let document = home.and_then(|file| library.get(file));
@@ -135,14 +152,30 @@ impl Plan {
                 (None, Some(good)) if is_faulty => Some(good),
                 (None, _) => files.first().map(|(_, definition, _)| *definition),
             };
-            if let Some(accepted) = accepted {
-                let file = file_of(accepted).unwrap_or_default();
+            let had = good.map_or(0, self::bytes);
+            let Some(accepted) = accepted else {
+                bytes -= had;
+                continue;
+            };
+            let needed = self::bytes(accepted);
+            let is_full = good.is_none() && self.accepted.len() >= MOST;
+            if is_full || (needed > had && bytes - had + needed > MOST_BYTES) {
                 let reason = format!(
-                    "service {name} is registered from {file}: a service is defined once, so delete the one of the two"
+                    "there is no room for the definition of service {name}: a registrar has at most {MOST}, and of their \
+                     records at most {MOST_BYTES} bytes: delete what is not needed"
                 );
-                self.refuse(name, files, Some(file), &reason);
-                self.accepted.insert(name.clone(), accepted.clone());
+                self.refuse(name, files, None, &reason);
+                self.accepted
+                    .extend(good.map(|good| (name.clone(), good.clone())));
+                continue;
             }
+            bytes = bytes - had + needed;
+            let file = file_of(accepted).unwrap_or_default();
+            let reason = format!(
+                "service {name} is registered from {file}: a service is defined once, so delete the one of the two"
+            );
+            self.refuse(name, files, Some(file), &reason);
+            self.accepted.insert(name.clone(), accepted.clone());
         }
     }
 
@@ -164,6 +197,11 @@ impl Plan {
     }
 }
 
+/// How much of etcd a definition takes.
+fn bytes(definition: &Definition) -> usize {
+    records::to_json(definition).len()
+}
+
 /// The file that a definition of ours comes from.
 pub fn file_of(definition: &Definition) -> Option<&str> {
     definition.source.as_ref().map(|source| source.file.as_str())
@@ -174,7 +212,6 @@ mod tests {
     use super::*;
     use crate::scan::{Content, Found};
     use mayfly_core::keys::KeySpace;
-    use mayfly_core::records;
     use mayfly_daemon::store::{Entry, LeaseId};
     use mayfly_daemon::watch::{Batch, Change};
     use proptest::prelude::*;
@@ -411,6 +448,34 @@ mod tests {
             world.tell(Change::Put(entry(world.revision, lease)));
             assert_eq!(world.plan().puts.len(), puts);
         }
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_and_what_is_registered_stays() {
+        let mut world = World::new();
+        world.save("z.yaml", "z:80");
+        world.round();
+        let flood: String = (0..2000).map(|number| format!("s{number}:80 ")).collect();
+        world.save("flood.yaml", &flood);
+        for _ in 0..2 {
+            let refused = world.round();
+            assert_eq!((refused.len(), world.mirror.ours().count()), (2001 - MOST, MOST));
+            assert!(
+                refused[0].starts_with("flood.yaml:s")
+                    && refused[0].contains("there is no room for the definition"),
+                "{}",
+                refused[0]
+            );
+            assert!(world.ours().ends_with("z:80@z.yaml"));
+            world.before.clear();
+        }
+        // A change of what is there, and what comes once there is room.
+        world.save("z.yaml", "z:81 y:80");
+        assert!(world.round().iter().any(|it| it.starts_with("z.yaml:y there")));
+        assert!(world.ours().ends_with("z:81@z.yaml"));
+        world.save("flood.yaml", "s1:80");
+        world.after_the_grace();
+        assert_eq!(world.ours(), "s1:80@flood.yaml y:80@z.yaml z:81@z.yaml");
     }
 
     proptest! {

@@ -41,6 +41,8 @@ pub enum Cause {
     Over,
     /// No file names it, and it stays all the same.
     Unnamed,
+    /// All environments together would take more of etcd than they may.
+    Quota,
 }
 
 impl Refusal {

@@ -13,6 +13,7 @@ use crate::plan::{Absences, Plan, plan};
 use crate::scan::{Content, Found};
 
 mod histories;
+mod quotas;
 mod refusals;
 
 struct Case {
@@ -48,6 +49,7 @@ impl Case {
             terms: Terms {
                 now: "2030-01-31T12:00:00Z".parse::<Moment>().unwrap().time(),
                 force: false,
+                quota: Quota::default(),
             },
         }
     }
@@ -94,6 +96,7 @@ impl Case {
             );
             assert_eq!((&updated.files, &updated.unnamed), (&full.files, &full.unnamed));
             assert_eq!(updated.outdated, full.outdated);
+            assert_eq!(updated.bytes, full.bytes);
         }
         self.short = affected.is_some();
         self.merged = if affected.is_some() { updated } else { full };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::Environment;
 
+use super::quota::{Quota, bytes};
 use super::refusal::barred;
 use super::{Merged, Terms, file_of, stays};
 use crate::library::{Entry, Library};
@@ -134,6 +135,16 @@ pub fn update(
         return None;
     }
 
+    let going = changes
+        .files
+        .iter()
+        .filter_map(|file| merged.files.get(file))
+        .flatten();
+    let going: Vec<_> = going.filter(|name| !stated.contains(name)).collect();
+    if !fits(merged, &entries, &going, terms.quota) {
+        return None;
+    }
+
     for file in &changes.files {
         for name in merged.files.get(file).cloned().unwrap_or_default() {
             if !stated.contains(&name) {
@@ -146,4 +157,21 @@ pub fn update(
         merged.accept(&entry.environment);
     }
     Some(affected)
+}
+
+/// Whether the quota has room for these entries once others go, with nobody waiting for that room.
+fn fits(merged: &Merged, entries: &[&Entry], going: &[&EnvironmentName], quota: Quota) -> bool {
+    let accepted = |name: &EnvironmentName| merged.accepted.get(name).map(|it| bytes(it));
+    let (mut environments, mut total) = (merged.accepted.len() - going.len(), merged.bytes);
+    total -= going.iter().filter_map(|name| accepted(name)).sum::<usize>();
+    let (mut grows, mut shrinks) = (false, !going.is_empty());
+    for entry in entries {
+        let (had, needed) = (accepted(&entry.environment.name), bytes(&entry.environment));
+        environments += usize::from(had.is_none());
+        total = total - had.unwrap_or_default() + needed;
+        grows |= Some(needed) > had;
+        shrinks |= Some(needed) < had;
+    }
+    let has_room = environments <= quota.environments && total <= quota.bytes;
+    (!grows || has_room) && (!shrinks || !merged.is_full)
 }

@@ -130,11 +130,13 @@ async fn linked() {
     fs::write(case.path("one"), "one").unwrap();
     fs::hard_link(case.path("one"), case.path("envs/hard.yaml")).unwrap();
     case.until("hard.yaml", Some("one")).await;
-    symlink(case.path("one"), case.path("envs/soft.yaml")).unwrap();
+    fs::create_dir(case.path("envs/other")).unwrap();
+    fs::write(case.path("envs/other/one"), "one").unwrap();
+    symlink("other/one", case.path("envs/soft.yaml")).unwrap();
     case.until("soft.yaml", Some("one")).await;
     // The file behind the link is changed in another directory. Looking through everything learns of that directory.
     case.observer.scan(Known::default()).await.unwrap();
-    fs::write(case.path("one"), "two").unwrap();
+    fs::write(case.path("envs/other/one"), "two").unwrap();
     case.until("soft.yaml", Some("two")).await;
 }
 

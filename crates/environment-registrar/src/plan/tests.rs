@@ -205,6 +205,7 @@ fn terms() -> Terms {
     Terms {
         now: noon(),
         force: false,
+        quota: crate::merge::Quota::default(),
     }
 }
 

@@ -184,6 +184,7 @@ fn a_copy_that_a_person_changed_takes_the_environment_over() {
     let terms = crate::merge::Terms {
         now: std::time::SystemTime::UNIX_EPOCH,
         force: false,
+        quota: crate::merge::Quota::default(),
     };
     let merge = |files: &[(&str, &[u8])]| {
         crate::merge::merge(&library(files), &mirror, &crate::merge::Merged::default(), terms)

@@ -34,6 +34,7 @@ pub(super) fn again(text: &str, format: Format) -> String {
 /// All tables that have something to say.
 pub(super) fn text(report: &Report, one: bool, now: SystemTime) -> String {
     let mut parts = Vec::new();
+    parts.extend(report.etcd.map(|wrong| format!("{wrong}\n")));
     match report.environments.first() {
         Some(environment) if one => parts.push(services(environment, now)),
         None => parts.push("no environments\n".to_owned()),
