@@ -27,7 +27,10 @@ Exit codes: 0 no fault; 1 there are faults; 2 the command line is wrong.";
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Files of environments, directories with *.yaml and *.yml files, or `-` for standard input
-    #[arg(required_unless_present_any = ["services", "before"], value_name = "FILE")]
+    #[arg(
+        required_unless_present_any = ["services", "before", "beside", "services_beside"],
+        value_name = "FILE"
+    )]
     pub files: Vec<PathBuf>,
 
     /// A file of service definitions, or a directory with *.yaml and *.yml files; may be given again

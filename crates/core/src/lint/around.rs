@@ -1,5 +1,5 @@
-//! What is around the files of a check: files that are there already, whose names are taken, and files
-//! as they were before, of which some environments must not go.
+//! What is around the files of a check: files that are there already, whose names are taken, and
+//! files as they were before, of which some environments must not go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,8 +21,8 @@ pub struct Around<'a> {
     pub before: &'a [(String, Parsed)],
 }
 
-/// The files of before that hold environments which must not go: those that others extend, and protected
-/// ones. `now` is all that is there afterwards.
+/// The files of before that hold environments which must not go: those that others extend, and
+/// protected ones. `now` is all that is there afterwards.
 pub(super) fn lost(before: &[(String, Parsed)], now: &[&(String, Parsed)]) -> Vec<CheckedFile> {
     let mut there = BTreeSet::new();
     let mut heirs: BTreeMap<_, Vec<String>> = BTreeMap::new();
