@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes a bare git repository whose branch main is what the environment registrar watches. See --help.
+# Makes a bare git repository whose branch main is what the environment registrar watches. See
+# --help.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -8,27 +9,40 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
     cat <<TEXT
-usage: scripts/git/init-environments-repo.sh [--branch NAME] [--lint MAYFLY] REPOSITORY DIRECTORY [SERVICES]
+usage: scripts/git/init-environments-repo.sh [--branch NAME] [--lint MAYFLY] REPOSITORY
+                                             [DIRECTORY [SERVICES]]
 
-Makes the bare git repository REPOSITORY, or brings the hooks of one that is there up to date, so that a push to its
-branch main puts the environment files into DIRECTORY, which an environment-registrar watches, and the service definitions
-of its folder services into SERVICES (default: services beside DIRECTORY):
+Makes the bare git repository REPOSITORY. A push to its branch main puts the environment files
+into DIRECTORY, which an environment-registrar watches, and the service definitions of its folder
+services into SERVICES (default: services beside DIRECTORY):
 
-  pre-receive    refuses a push to main with a bad file: file, line and reason stand in the pusher's terminal, names,
-                 prefixes and headers that two files claim, and services that two define, included. Other branches are
-                 checked too, but not refused.
-  post-receive   puts the files of main into the directories, each as a whole, and deletes those that main no longer has.
+  pre-receive    refuses a push to main with a bad file. File, line and reason appear in the
+                 pusher's terminal. Files are also compared with each other and with those of the
+                 directories: a name, prefix, header or service that two files claim is refused.
+                 So is a push that deletes a protected environment, or one that others extend
+                 (git push -o force deletes it). Other branches are checked too, but not refused.
+  post-receive   puts the files of main into the directories, each as a whole, and deletes those
+                 that main no longer has.
 
-Only *.yaml and *.yml at the top of the tree and in the folder services count. Files of the directories that did not come
-by a push are left alone, and so is what the registrar writes or archives there, until the file changes in git. An interrupted deployment is
-completed by the next push, or at once by: REPOSITORY/hooks/post-receive --all
+Of a repository that is there it renews the hooks and the settings. DIRECTORY, SERVICES, --branch
+and --lint then stay as they are unless they are given. Run it after each upgrade of Mayfly: the
+hooks tell the pusher when they are older than these scripts.
+
+A push may change 20 branches and tags. A tree may have 2,000 files at its top and in services, of
+64 MiB together and 1 MiB each. What is beyond that is refused on every branch. git takes 64 MiB at
+once (git config receive.maxInputSize in REPOSITORY).
+
+Only *.yaml and *.yml at the top of the tree and in the folder services count. Files of the
+directories that did not come by a push are left alone, and so is what the registrar writes or
+archives there, until the file changes in git. An interrupted deployment is completed by the next
+push, or at once by: REPOSITORY/hooks/post-receive --all
 
   --branch NAME   the branch that is deployed (default: main)
   --lint MAYFLY   the program mayfly (default: MAYFLY_LINT, else the one in PATH)
   --help          this text
 
-Who pushes needs the right to write into the directories: with one account for git and for the files, as here, nobody needs
-root.
+Whoever pushes needs the right to write into the directories. With one account for git and for the
+files, as here, nobody needs root.
 
 Example:
   scripts/git/init-environments-repo.sh /srv/git/environments.git /etc/mayfly/environments
@@ -37,8 +51,16 @@ Example:
 TEXT
 }
 
+# setting NAME: what the repository was set up with, if it is there.
+setting() { git --git-dir="$repository" config --get "mayfly.$1" 2>/dev/null || true; }
+
+# for_account: why a directory can't be used.
+for_account() {
+    printf 'cannot be written by %s: run this as the account that receives pushes' "$(id -un)"
+}
+
 main() {
-    local branch=main lint=${MAYFLY_LINT:-} arguments=()
+    local branch='' lint=${MAYFLY_LINT:-} arguments=()
     while [ $# -gt 0 ]; do
         case $1 in
         -h | --help)
@@ -57,34 +79,46 @@ main() {
         esac
         shift
     done
-    [ ${#arguments[@]} -eq 2 ] || [ ${#arguments[@]} -eq 3 ] ||
-        usage_error "a repository, a directory and perhaps one for service definitions are wanted"
-    local repository=${arguments[0]} directory=${arguments[1]} services=${arguments[2]:-} hook
+    case ${#arguments[@]} in
+    1 | 2 | 3) ;;
+    *) usage_error "give a repository, a directory, and perhaps one for service definitions" ;;
+    esac
+    local repository=${arguments[0]} directory=${arguments[1]:-} services=${arguments[2]:-} hook
     have git || die "git is needed: install it (Debian: apt-get install git)"
     have flock || die "flock is needed: install it (Debian: apt-get install util-linux)"
+
+    # What is not given stays as it was.
+    [ -n "$directory" ] || directory=$(setting environments)
+    [ -n "$directory" ] ||
+        usage_error "'$repository' has not been set up yet: give the directory of environments, too"
+    [ -n "$branch" ] || branch=$(setting branch)
+    [ -n "$branch" ] || branch=main
     git check-ref-format "refs/heads/$branch" || usage_error "'$branch' is no name of a branch"
 
-    [ -n "$lint" ] || lint=$(command -v mayfly) ||
+    [ -n "$lint" ] || lint=$(command -v -- "$(setting lint)") || lint=$(command -v mayfly) ||
         die "the program mayfly is needed to check pushes: name it with --lint, or put it into PATH"
     lint=$(command -v "$lint") || die "the program of --lint or MAYFLY_LINT cannot be run"
     lint=$(realpath "$lint")
 
     mkdir -p -- "$directory" || die "cannot make the directory '$directory'"
     directory=$(cd -- "$directory" && pwd)
-    [ -w "$directory" ] || die "'$directory' cannot be written by $(id -un): run this as the account that receives pushes"
+    [ -w "$directory" ] || die "'$directory' $(for_account)"
     if [ -n "$services" ]; then
         mkdir -p -- "$services" || die "cannot make the directory '$services'"
         services=$(cd -- "$services" && pwd)
-        [ -w "$services" ] || die "'$services' cannot be written by $(id -un): run this as the account that receives pushes"
+        [ -w "$services" ] || die "'$services' $(for_account)"
     else
         # Nobody has to have definitions: who pushes one where this fails is told so then.
-        services=${directory%/*}/services
+        services=$(setting services)
+        [ -n "$services" ] || services=${directory%/*}/services
         mkdir -- "$services" 2>/dev/null || true
     fi
-    [ "$services" != "$directory" ] || die "'$services' is for the environments: name another directory for service definitions"
+    [ "$services" != "$directory" ] ||
+        die "'$services' is for the environments: name another directory for service definitions"
 
     # An existing repository keeps everything but the hooks and the settings here.
-    git init --quiet --bare --initial-branch="$branch" -- "$repository" || die "cannot make the repository '$repository'"
+    git init --quiet --bare --initial-branch="$branch" -- "$repository" ||
+        die "cannot make the repository '$repository'"
     repository=$(cd -- "$repository" && pwd)
     for hook in pre-receive post-receive environments.sh; do
         install -m 755 "$HERE/hooks/$hook" "$repository/hooks/$hook"
@@ -93,9 +127,21 @@ main() {
     git -C "$repository" config mayfly.services "$services"
     git -C "$repository" config mayfly.branch "$branch"
     git -C "$repository" config mayfly.lint "$lint"
+    # With which the hooks compare themselves.
+    git -C "$repository" config mayfly.scripts "$HERE"
+    # git itself looks at what is pushed: names with slashes, two entries of one name.
+    git -C "$repository" config receive.fsckObjects true
+    # An operator's own limit stays.
+    git -C "$repository" config --get receive.maxInputSize >/dev/null ||
+        git -C "$repository" config receive.maxInputSize 64m
+    # For `git push -o force`.
+    git -C "$repository" config receive.advertisePushOptions true
+    # The hooks set the same for themselves.
+    git -C "$repository" config core.useReplaceRefs false
 
     say "pushes to '$branch' of $repository go to $directory, service definitions to $services"
-    [ -w "$services" ] || detail "service definitions are refused until there is $services, for $(id -un) to write into"
+    [ -w "$services" ] ||
+        detail "service definitions are refused until $(id -un) can write into $services"
     detail "checked by $lint"
     detail "try: git clone '$repository' environments"
 }

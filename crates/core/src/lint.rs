@@ -2,8 +2,11 @@
 //! several files can't have together, which is a name, prefix or header twice, a service defined twice, and environments
 //! that extend each other in a circle or over too many levels. Reading the files is left to the caller.
 
+mod around;
+
 use std::collections::BTreeMap;
 
+pub use around::Around;
 use serde::Serialize;
 
 use crate::claims::precedence;
@@ -90,6 +93,16 @@ impl Checked {
 /// Checks files that have been read, given with their names as they are to be shown: those of environments, and those of
 /// definitions.
 pub fn check(files: &[(String, Parsed)], definitions: &[(String, definition_file::Parsed)]) -> Checked {
+    check_among(files, definitions, Around::default())
+}
+
+/// As [`check`], with what is around the files: what that has is taken, and some of what it had must not go. Its own faults
+/// are not told.
+pub fn check_among(
+    files: &[(String, Parsed)],
+    definitions: &[(String, definition_file::Parsed)],
+    around: Around<'_>,
+) -> Checked {
     let mut checked = Vec::with_capacity(files.len() + definitions.len());
     for (file, parsed) in files {
         let names = parsed.entries.iter().map(|found| found.environment.name.clone());
@@ -107,12 +120,20 @@ pub fn check(files: &[(String, Parsed)], definitions: &[(String, definition_file
             faults: parsed.faults.clone(),
         });
     }
-    for (file, fault) in across(files) {
-        checked[file].faults.push(fault);
+    // What is beside them comes first, and so has what it has.
+    let all: Vec<_> = around.beside.iter().chain(files).collect();
+    for (file, fault) in across(&all) {
+        if let Some(file) = file.checked_sub(around.beside.len()) {
+            checked[file].faults.push(fault);
+        }
     }
-    for (file, fault) in defined_twice(definitions) {
-        checked[files.len() + file].faults.push(fault);
+    let all_definitions: Vec<_> = around.definitions_beside.iter().chain(definitions).collect();
+    for (file, fault) in defined_twice(&all_definitions) {
+        if let Some(file) = file.checked_sub(around.definitions_beside.len()) {
+            checked[files.len() + file].faults.push(fault);
+        }
     }
+    checked.extend(around::lost(around.before, &all));
     for file in &mut checked {
         file.faults.sort_by_key(|fault| fault.mark);
     }
@@ -127,7 +148,7 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 /// The faults that only several files of environments together have, each with the position of the file in which it is reported.
-fn across(files: &[(String, Parsed)]) -> Vec<(usize, Fault)> {
+fn across(files: &[&(String, Parsed)]) -> Vec<(usize, Fault)> {
     let mut faults = Vec::new();
     let mut taken: [BTreeMap<String, (usize, usize)>; 3] = Default::default();
     let mut parents: BTreeMap<&EnvironmentName, &EnvironmentName> = BTreeMap::new();
@@ -174,7 +195,7 @@ fn across(files: &[(String, Parsed)]) -> Vec<(usize, Fault)> {
 }
 
 /// The services that several files of definitions define, each with the position of the file in which it is reported.
-fn defined_twice(files: &[(String, definition_file::Parsed)]) -> Vec<(usize, Fault)> {
+fn defined_twice(files: &[&(String, definition_file::Parsed)]) -> Vec<(usize, Fault)> {
     let mut faults = Vec::new();
     let mut taken: BTreeMap<&ServiceName, (usize, usize)> = BTreeMap::new();
     let mut all: Vec<_> = files.iter().enumerate().collect();

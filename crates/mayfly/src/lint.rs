@@ -1,10 +1,11 @@
 //! `mayfly lint`: what the registrar would say of files, by the same code, without etcd.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use mayfly_core::{definition_file, environment_file, lint};
+use mayfly_core::lint::{self, Around};
+use mayfly_core::{definition_file, environment_file};
 use mayfly_daemon::{input, output};
 
 const EXAMPLES: &str = "\
@@ -26,12 +27,29 @@ Exit codes: 0 no fault; 1 there are faults; 2 the command line is wrong.";
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Files of environments, directories with *.yaml and *.yml files, or `-` for standard input
-    #[arg(required_unless_present = "services", value_name = "FILE")]
+    #[arg(
+        required_unless_present_any = ["services", "before", "beside", "services_beside"],
+        value_name = "FILE"
+    )]
     pub files: Vec<PathBuf>,
 
     /// A file of service definitions, or a directory with *.yaml and *.yml files; may be given again
     #[arg(long, value_name = "PATH")]
     pub services: Vec<PathBuf>,
+
+    /// A file or directory of environments that is there already, and not checked: its names, prefixes and headers are
+    /// taken; may be given again
+    #[arg(long, value_name = "PATH")]
+    pub beside: Vec<PathBuf>,
+
+    /// The same for service definitions: the services that it defines are taken
+    #[arg(long, value_name = "PATH")]
+    pub services_beside: Vec<PathBuf>,
+
+    /// The directory of environments as it was before: a protected environment that has gone is a fault, and so is one that
+    /// others still extend
+    #[arg(long, value_name = "DIRECTORY")]
+    pub before: Option<PathBuf>,
 
     /// How to print the outcome
     #[arg(long, value_enum, default_value_t)]
@@ -53,9 +71,21 @@ pub enum Format {
 /// # Errors
 /// When the outcome can't be printed.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let checked = lint::check(
+    let mut before = input::read(args.before.as_slice(), environment_file::parse);
+    for (file, _) in &mut before {
+        // By the name that the file had, wherever what was before is kept.
+        if let Some(name) = Path::new(file).file_name() {
+            *file = name.to_string_lossy().into_owned();
+        }
+    }
+    let checked = lint::check_among(
         &input::read(&args.files, environment_file::parse),
         &input::read(&args.services, definition_file::parse),
+        Around {
+            beside: &input::read(&args.beside, environment_file::parse),
+            definitions_beside: &input::read(&args.services_beside, definition_file::parse),
+            before: &before,
+        },
     );
     match args.format {
         Format::Text => output::print(&checked.text())?,

@@ -1,5 +1,9 @@
 //! A repository of environment files and service definitions whose branch main is deployed by `git push`.
 
+mod beside;
+mod hostile;
+mod setup;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,18 +20,29 @@ struct Repository {
     bare: PathBuf,
     clone: PathBuf,
     deployed: PathBuf,
+    /// Where what the check writes goes.
+    temporary: PathBuf,
+    /// Where a git other than the usual one is.
+    git: Option<PathBuf>,
 }
 
 impl Repository {
     async fn new(world: &World) -> Self {
+        Self::with_git(world, None).await
+    }
+
+    async fn with_git(world: &World, git: Option<PathBuf>) -> Self {
         // Blanks and quotes may stand in any path.
         let it = Self {
             bare: world.directory().join("it's a repository.git"),
             clone: world.directory().join("clone"),
             deployed: world.environments(),
+            temporary: world.directory().join("temporary"),
+            git,
         };
+        fs::create_dir(&it.temporary).unwrap();
         it.init().await.ok().unwrap();
-        let mut clone = it.command("git");
+        let mut clone = it.git_command();
         clone.arg("init").arg("--initial-branch=main").arg(&it.clone);
         finish(&clone).await.ok().unwrap();
         it.git("remote add origin @bare").await.ok().unwrap();
@@ -38,11 +53,14 @@ impl Repository {
         self.init_with(&[]).await
     }
 
+    /// The script that sets a repository up.
+    fn script() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/git/init-environments-repo.sh")
+    }
+
     /// With further arguments: a directory for service definitions.
     async fn init_with(&self, arguments: &[&Path]) -> Finished {
-        let script =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/git/init-environments-repo.sh");
-        let mut command = self.command(script);
+        let mut command = self.command(Self::script());
         command.arg("--lint").arg(binary("mayfly").unwrap());
         command.arg(&self.bare).arg(&self.deployed).args(arguments);
         finish(&command).await
@@ -51,7 +69,13 @@ impl Repository {
     /// A command that no setting of the developer reaches.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
+        if let Some(git) = &self.git {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let path = std::iter::once(git.clone()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(path).unwrap());
+        }
         command
+            .env("TMPDIR", &self.temporary)
             .env("HOME", self.bare.parent().unwrap())
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_AUTHOR_NAME", "test")
@@ -61,9 +85,20 @@ impl Repository {
         command
     }
 
+    /// A command of git: the program is looked for where the test's own PATH says, so it is named in full.
+    fn git_command(&self) -> Command {
+        self.command(self.git.as_ref().map_or("git".into(), |git| git.join("git")))
+    }
+
+    /// Runs the deployment of all files on the server.
+    async fn deploy_all(&self) -> Finished {
+        let hook = self.bare.join("hooks/post-receive");
+        finish(self.command(hook).arg("--all")).await
+    }
+
     /// Runs git in the clone; the arguments are words, and `@bare` is the repository.
     async fn git(&self, line: &str) -> Finished {
-        let mut command = self.command("git");
+        let mut command = self.git_command();
         command.current_dir(&self.clone);
         for word in line.split_whitespace() {
             if word == "@bare" {
@@ -209,7 +244,9 @@ async fn a_bad_push_is_refused_with_file_line_and_reason() {
     std::os::unix::fs::symlink("/etc/passwd", repository.clone.join("link.yaml")).unwrap();
     repository.refused(&["link.yaml: a link is not taken"]).await;
     repository.write("odd\nname.yaml", "name: odd\n");
-    repository.refused(&["the name holds control characters"]).await;
+    repository
+        .refused(&["odd\\nname.yaml': a name with slashes, control or direction characters"])
+        .await;
 
     // Another branch is work in progress: it is told, and not deployed.
     repository.write("bad.yaml", "name: Bad\n");
@@ -324,10 +361,7 @@ async fn an_interrupted_deployment_is_completed_by_the_next_push() {
 
     // Several at once wait for each other, and `--all` puts back what is missing. A push back in history is one, too.
     world.remove("a.yaml");
-    let all = repository.bare.join("hooks/post-receive");
-    let mut command = repository.command(&all);
-    command.arg("--all");
-    let (first, second) = tokio::join!(finish(&command), finish(&command));
+    let (first, second) = tokio::join!(repository.deploy_all(), repository.deploy_all());
     for finished in [first, second] {
         assert!(finished.stderr.contains("3 written, 0 deleted"), "{finished:?}");
     }
@@ -386,7 +420,7 @@ async fn a_pushed_definition_is_registered_until_its_file_is_deleted_by_a_push()
         (
             "services/odd\nname.yaml",
             definition("odd", 1),
-            &["the name holds control characters"],
+            &["odd\\nname.yaml': a name with slashes, control or direction characters"],
         ),
     ] {
         repository.write(file, &text);
@@ -444,9 +478,9 @@ async fn definitions_go_to_a_directory_of_their_own_which_only_they_need() {
     assert_eq!(repository.names(), ["dev.yaml"]);
     // Interrupted with the file still to come, and what was written beside it.
     fs::remove_file(own.join("backend.yaml")).unwrap();
-    fs::write(own.join(".mayfly-push.Xy1234"), "name").unwrap();
-    let all = repository.bare.join("hooks/post-receive");
-    finish(repository.command(&all).arg("--all")).await.ok().unwrap();
+    fs::create_dir(own.join(".mayfly-push.Xy1234")).unwrap();
+    fs::write(own.join(".mayfly-push.Xy1234/backend.yaml"), "name").unwrap();
+    repository.deploy_all().await.ok().unwrap();
     let names: Vec<_> = Repository::files(&own).into_keys().collect();
     assert_eq!(names, ["backend.yaml"]);
 
