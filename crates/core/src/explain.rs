@@ -1,6 +1,7 @@
 //! How a request finds its way, step by step: the look-ups of the router's configuration in its order, over the same
 //! tables. A test holds it against a real HAProxy, so that what is explained is what happens.
 
+mod dots;
 mod hints;
 
 use std::collections::BTreeSet;
@@ -24,6 +25,9 @@ pub struct Settings {
     /// Whether clients outside may choose their environment by `x-mayfly`.
     #[serde(default)]
     pub allow_header_at_edge: bool,
+    /// The path that HAProxy itself answers at the edge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_path: Option<String>,
 }
 
 /// Where a request comes in.
@@ -157,6 +161,12 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn run(&mut self) -> Result<Answer, Refusal> {
         let host = bare_host(&self.request.host);
+        if self.request.side == Side::Edge && self.settings.health_path.as_ref() == Some(&self.request.path) {
+            return Err((
+                200,
+                "the health path of the edge, which HAProxy answers for every host.".to_owned(),
+            ));
+        }
         let value = match self.request.side {
             Side::Edge => self.value_at_the_edge(&host)?,
             Side::Internal => self.value_inside()?,
@@ -183,19 +193,45 @@ impl<'a> Walk<'a> {
         });
     }
 
+    /// What `x-mayfly` says: equal values are one, and an empty one is none.
+    fn said(&mut self) -> Result<Option<String>, Refusal> {
+        let said = self.request.value.as_deref().unwrap_or_default();
+        let believed = self.request.side == Side::Internal || self.settings.allow_header_at_edge;
+        if !said.contains(',') || !believed {
+            return Ok(Some(said.to_owned()).filter(|value| !value.is_empty()));
+        }
+        let mut values = said.split([',', ' ', '\t']).filter(|value| !value.is_empty());
+        let first = values.next();
+        if values.any(|value| Some(value) != first) {
+            self.step(
+                "x-mayfly",
+                said,
+                None,
+                Some("different values in one header".to_owned()),
+            );
+            return Err((
+                400,
+                format!(
+                    "x-mayfly has more than one value ({said}); a service must forward the one of the request that it serves."
+                ),
+            ));
+        }
+        Ok(first.map(str::to_owned))
+    }
+
     fn value_at_the_edge(&mut self, host: &str) -> Result<String, Refusal> {
-        if let Some(value) = self.request.value.as_deref().filter(|value| !value.is_empty()) {
+        if let Some(value) = self.said()? {
             if self.settings.allow_header_at_edge {
                 self.step(
                     "x-mayfly",
-                    value,
-                    Some(value.to_owned()),
+                    &value,
+                    Some(value.clone()),
                     Some("the routers let clients choose".to_owned()),
                 );
-                return Ok(value.to_owned());
+                return Ok(value);
             }
             let note = "from outside it is removed; the host decides";
-            self.step("x-mayfly", value, None, Some(note.to_owned()));
+            self.step("x-mayfly", &value, None, Some(note.to_owned()));
         }
         let label = host.split('.').next().unwrap_or_default();
         self.step(
@@ -226,9 +262,9 @@ impl<'a> Walk<'a> {
     }
 
     fn value_inside(&mut self) -> Result<String, Refusal> {
-        if let Some(value) = self.request.value.as_deref().filter(|value| !value.is_empty()) {
-            self.step("x-mayfly", value, Some(value.to_owned()), None);
-            return Ok(value.to_owned());
+        if let Some(value) = self.said()? {
+            self.step("x-mayfly", &value, Some(value.clone()), None);
+            return Ok(value);
         }
         self.step(
             "x-mayfly",
@@ -271,6 +307,16 @@ impl<'a> Walk<'a> {
     /// The longest route on whole segments; the nearest environment's where two are as long.
     fn route(&mut self, chain: &[&str]) -> Result<String, Refusal> {
         let path = &self.request.path;
+        if dots::climbs(path) {
+            let note = "a server that resolves `..` would take it for another path";
+            self.step("route", path, None, Some(note.to_owned()));
+            return Err((
+                400,
+                format!(
+                    "the path {path} has a segment `..`, which would leave the route that it belongs to; ask for the path that is meant."
+                ),
+            ));
+        }
         let mut best: Option<(usize, &str, String)> = None;
         for environment in chain {
             let key = format!("{environment}{path}/");
@@ -312,17 +358,24 @@ impl<'a> Walk<'a> {
     fn service(&mut self, host: &str) -> Result<String, Refusal> {
         let domain = self.settings.domain.as_str();
         let label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let service = host.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.'));
+        // A search domain makes `backend` the same as `backend.service`, and the host stays as it
+        // was typed.
+        let is_short = !host.contains('.');
+        let service = match is_short {
+            true => Some(host),
+            false => host.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')),
+        };
         let service = service
             .filter(|name| !name.is_empty() && name.bytes().all(label))
             .map(str::to_owned);
-        self.step("service", host, service.clone(), None);
+        let note = (is_short && service.is_some()).then(|| format!("short for {host}.{domain}"));
+        self.step("service", host, service.clone(), note);
         service.ok_or_else(|| {
             let host = if host.is_empty() { "-" } else { host };
             (
                 404,
                 format!(
-                    "the host {host} is not a service: the internal side answers for <service>.{domain}."
+                    "the host {host} is not a service: the internal side answers for <service>.{domain} and <service>."
                 ),
             )
         })
@@ -357,6 +410,30 @@ impl<'a> Walk<'a> {
         ))
     }
 
+    /// Whether the name of a server outside routes back here: certainly, or, as its note says,
+    /// perhaps.
+    fn goes_round(&mut self, backend: &str, environment: &str) -> Result<Option<String>, Refusal> {
+        let Some(host) = self.routing.look_up(Table::Hosts, backend) else {
+            return Ok(None);
+        };
+        let host = bare_host(host);
+        if host.ends_with(&format!(".{}", self.settings.domain)) {
+            let note = "a name of Mayfly's own domain, which resolves to the routers";
+            self.step("address", &host, None, Some(note.to_owned()));
+            return Err((
+                508,
+                format!(
+                    "the address of {backend} routes back to this router (environment {environment}); choose a version of that service, not an address."
+                ),
+            ));
+        }
+        let label = host.split('.').next().unwrap_or_default();
+        let prefix = self.routing.look_up(Table::Edge, label);
+        Ok(prefix.map(|_| {
+            format!("{label} is the prefix of an environment: where {host} resolves to a router, the request comes back, and 508 ends it if it goes outside again")
+        }))
+    }
+
     fn servers(
         &mut self,
         environment: &str,
@@ -364,6 +441,7 @@ impl<'a> Walk<'a> {
         backend: &str,
         origin: String,
     ) -> Result<Answer, Refusal> {
+        let about_its_name = self.goes_round(backend, environment)?;
         let id = backend.parse::<BackendId>().ok();
         let all = id.as_ref().and_then(|id| self.routing.servers(id));
         let (mut servers, mut others) = (Vec::new(), Vec::new());
@@ -387,7 +465,7 @@ impl<'a> Walk<'a> {
             .parse()
             .ok()
             .and_then(|service| self.index.lack_of(&service, backend));
-        let notes: Vec<String> = lack.into_iter().chain(others).collect();
+        let notes: Vec<String> = lack.into_iter().chain(others).chain(about_its_name).collect();
         let note = (!notes.is_empty()).then(|| notes.join("; "));
         let found = (!servers.is_empty()).then(|| servers.join(", "));
         self.step("instances", backend, found, note);

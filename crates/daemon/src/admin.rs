@@ -29,7 +29,8 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 /// How long a listening socket that a former process still holds is waited for.
 const BIND_TRIES: u32 = 5;
 
-/// Whether the daemon has been in step with etcd since it started. Cheap to clone.
+/// Whether the daemon has been in step with etcd since it started, and can do its work. Cheap to
+/// clone.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     ready: Arc<AtomicBool>,
@@ -48,7 +49,12 @@ impl Readiness {
         }
     }
 
-    /// Whether [`Readiness::set_ready`] has been called.
+    /// What it needs is gone: /readyz says so until [`Readiness::set_ready`] is called again.
+    pub fn set_not_ready(&self) {
+        self.ready.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether [`Readiness::set_ready`] has been called last.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
     }
@@ -164,7 +170,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: the first sync with etcd is not done\n",
+            "not ready: not in sync with etcd yet, or what it drives is gone; see its log and `mayfly status`\n",
         )
             .into_response()
     }

@@ -1,10 +1,11 @@
 //! The command line. Whatever reaches haproxy.cfg is checked by its type while it is read, so that a mistake is told
 //! before anything starts.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use mayfly_core::names::{EnvironmentName, Hostname};
 use mayfly_daemon::args::{CommonArgs, interval};
@@ -12,7 +13,7 @@ use mayfly_daemon::args::{CommonArgs, interval};
 use crate::advertise::Advertised;
 use crate::render::{AnsweredBy, Renderer, Settings, TEMPLATE};
 use crate::slots::MOST_SLOTS;
-use crate::text::{Bind, CaFile, ConfigPath, Millis};
+use crate::text::{Bind, CaFile, ConfigPath, HealthPath, Millis, Pseudonym};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,14 +77,29 @@ pub struct Options {
     )]
     pub edge_bind: Vec<Bind>,
 
-    /// Where HAProxy takes traffic between services; several with commas
+    /// The path at which HAProxy itself answers 200 at the edge while it serves, whatever the host:
+    /// for the balancer before it
+    #[arg(
+        long,
+        env = "MAYFLY_EDGE_HEALTH_PATH",
+        value_name = "PATH",
+        default_value = "/.mayfly/health",
+        global = true
+    )]
+    pub edge_health_path: HealthPath,
+
+    /// Where HAProxy takes traffic between services; several with commas [default: port 8080 at the
+    /// address of --advertise, which is followed as it changes]
+    ///
+    /// Whoever reaches it chooses an environment by x-mayfly, and reaches services that have no
+    /// route. In a container whose host is advertised, give `*:8080` and publish the port where
+    /// only services get.
     #[arg(
         long,
         visible_alias = "internal",
         env = "MAYFLY_INTERNAL_BIND",
         value_name = "ADDRESS",
         value_delimiter = ',',
-        default_value = "*:8080",
         global = true
     )]
     pub internal_bind: Vec<Bind>,
@@ -136,10 +152,16 @@ pub struct Options {
     pub default_environment: Option<EnvironmentName>,
 
     /// Let clients outside choose their environment by x-mayfly; without it the header is removed at the edge
+    ///
+    /// A page of another origin cannot use it by itself: its browser asks before (CORS preflight)
+    /// without the header, so the host decides who answers that, and HAProxy's own refusals carry
+    /// no CORS headers.
     #[arg(long, env = "MAYFLY_ALLOW_HEADER_AT_EDGE", global = true)]
     pub allow_header_at_edge: bool,
 
-    /// Another proxy stands before the edge: believe its x-forwarded-* headers and add to them
+    /// Another proxy stands before the edge: believe its x-forwarded-* headers and add to them.
+    /// Without it, whatever a client says in forwarded, x-forwarded-*, x-real-ip, x-original-url
+    /// and the like is removed
     #[arg(long, env = "MAYFLY_BEHIND_PROXY", global = true)]
     pub behind_proxy: bool,
 
@@ -246,6 +268,11 @@ pub struct Options {
     pub guard: Window,
 }
 
+/// The internal side at an address.
+pub fn internal_bind(address: IpAddr) -> Bind {
+    Bind::at(address, 8080)
+}
+
 /// The window of the guard, if there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window(pub Option<Duration>);
@@ -256,6 +283,30 @@ fn guard(text: &str) -> Result<Window, String> {
         _ => interval(text)
             .map(|window| Window(Some(window)))
             .map_err(|error| format!("{error}, or `off`")),
+    }
+}
+
+impl Arguments {
+    /// The template with the settings that these arguments are.
+    ///
+    /// # Errors When there is no name for this node, the template cannot be read, or what it makes
+    /// lacks something that Mayfly relies on.
+    pub fn renderer(&self) -> anyhow::Result<Renderer> {
+        self.options.renderer(self.pseudonym()?)
+    }
+
+    /// Without `--internal-bind` the internal side listens where it is advertised: whether it is
+    /// so.
+    pub fn listens_where_advertised(&self) -> bool {
+        self.options.internal_bind.is_empty()
+    }
+
+    /// Node and prefix tell the routers of one team apart, and the listeners those of two teams
+    /// that chose the same.
+    fn pseudonym(&self) -> anyhow::Result<Pseudonym> {
+        let own = [self.common.node()?.to_string(), self.common.prefix.to_string()];
+        let binds = self.options.edge_bind.iter().chain(&self.options.internal_bind);
+        Ok(Pseudonym::of(own.into_iter().chain(binds.map(Bind::to_string))))
     }
 }
 
@@ -292,16 +343,21 @@ impl Options {
             .map_or_else(|| Ok(self.dir()?.join("run/master.sock")), Ok)
     }
 
-    /// The template with the settings that these options are.
+    /// The template with the settings that these options are, for a router of this name.
     ///
     /// # Errors
     /// When the template cannot be read, or what it makes lacks something that Mayfly relies on.
-    pub fn renderer(&self) -> anyhow::Result<Renderer> {
+    fn renderer(&self, pseudonym: Pseudonym) -> anyhow::Result<Renderer> {
+        if self.internal_bind.is_empty() {
+            bail!("cannot tell where the internal side listens: give --internal-bind");
+        }
         let settings = Settings {
             runtime_socket: self.runtime_socket()?,
             maps: self.dir()?.join("maps"),
             edge: self.edge_bind.clone(),
+            health_path: self.edge_health_path.clone(),
             internal: self.internal_bind.clone(),
+            pseudonym,
             domain: self.domain.clone(),
             default_environment: self.default_environment.clone(),
             allow_header_at_edge: self.allow_header_at_edge,
@@ -343,7 +399,19 @@ mod tests {
             options.master_socket().unwrap().as_str(),
             "/var/lib/mayfly/haproxy/run/master.sock"
         );
-        options.renderer().unwrap();
+        let mut arguments = parse("").unwrap();
+        assert!(arguments.listens_where_advertised());
+        arguments.options.internal_bind = vec![internal_bind("10.0.0.5".parse().unwrap())];
+        let config = arguments
+            .renderer()
+            .unwrap()
+            .render(4, &Default::default())
+            .unwrap();
+        let binds = config.text.lines().filter(|line| line.starts_with("    bind "));
+        assert_eq!(
+            binds.collect::<Vec<_>>(),
+            ["    bind *:80", "    bind 10.0.0.5:8080"]
+        );
     }
 
     #[test]
@@ -376,6 +444,7 @@ mod tests {
         for flag in [
             "--edge-bind=*:80\n",
             "--internal-bind=80",
+            "--edge-health-path=health",
             "--runtime-socket=/a\"b",
             "--domain=a;b",
             "--default-environment=A",

@@ -135,7 +135,7 @@ pub fn server_options(id: &ServerId, weight: u16, ca_file: &CaFile) -> String {
         }
     }
     let checks = "check inter 2s fastinter 500ms downinter 1s fall 3 rise 1 observe layer4 error-limit 3 on-error mark-down";
-    format!("weight {weight} {checks} pool-max-conn -1 pool-purge-delay 1s{protocol}")
+    format!("weight {weight} {checks} pool-max-conn -1 pool-purge-delay 500ms{protocol}")
 }
 
 /// How lines begin that HAProxy says when it took a command; most often it says nothing.
@@ -308,7 +308,7 @@ mod tests {
             };
             let options = server_options(&id, 100, &CaFile::default());
             let end = options
-                .split_once("pool-purge-delay 1s")
+                .split_once("pool-purge-delay 500ms")
                 .expect("the last of the others");
             end.1.to_owned()
         };

@@ -27,7 +27,7 @@ use crate::plan::{Plan, Scope, Wanted, plan};
 use crate::render::Renderer;
 use crate::runtime::{Runtime, Trouble};
 use crate::slots::{self, Pool};
-use crate::text::{ConfigPath, ServerName, Slot, Word};
+use crate::text::{Bind, ConfigPath, ServerName, Slot, Word};
 
 use reload::Refusal;
 
@@ -180,7 +180,14 @@ impl Engine {
             domain: settings.domain.clone(),
             default_environment: settings.default_environment.clone(),
             allow_header_at_edge: settings.allow_header_at_edge,
+            health_path: Some(settings.health_path.to_string()),
         }
+    }
+
+    /// The internal side is to listen here from now on: the next round sees to it.
+    pub fn listen_at(&mut self, internal: Bind) {
+        self.parts.renderer.listen_at(internal);
+        self.known = false;
     }
 
     /// The shared directory.

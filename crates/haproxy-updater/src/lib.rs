@@ -31,6 +31,7 @@ pub mod text;
 pub mod updater;
 pub mod uses;
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -39,13 +40,15 @@ use mayfly_core::index::Index;
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
 use mayfly_daemon::lease::Advertiser;
 use mayfly_daemon::output;
+use mayfly_daemon::retry::Backoff;
 use mayfly_daemon::shutdown::Shutdown;
 use mayfly_daemon::status::StatusReporter;
 use mayfly_daemon::tasks::Tasks;
 use mayfly_daemon::watch::{self, WatchOptions};
 use prometheus_client::registry::Registry;
+use tracing::warn;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, internal_bind};
 use engine::{Engine, Parts};
 use files::Files;
 use follow::Follower;
@@ -63,22 +66,39 @@ const TTL: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// When the command line asks for something that cannot be, or a background task ends.
-pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
+pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
+    if let Some(Command::Template) = arguments.command {
+        output::print(render::TEMPLATE)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let listens = match arguments.listens_where_advertised() {
+        false => None,
+        true => {
+            let found = where_advertised(&arguments, &shutdown).await?;
+            let Some(address) = found else {
+                return Ok(ExitCode::SUCCESS);
+            };
+            arguments.options.internal_bind = vec![internal_bind(address)];
+            Some(address)
+        }
+    };
+    let renderer = arguments.renderer()?;
     let Arguments {
         common,
         options,
         command,
     } = arguments;
-    if let Some(Command::Template) = command {
-        output::print(render::TEMPLATE)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let renderer = options.renderer()?;
     if let Some(Command::Render) = command {
         output::print(&renderer.render(options.slots, &Default::default())?.text)?;
         return Ok(ExitCode::SUCCESS);
     }
 
+    for bind in options.internal_bind.iter().filter(|bind| bind.is_everywhere()) {
+        warn!(
+            "the internal side listens on every address of its host ({bind}): whoever reaches it chooses an environment by \
+             x-mayfly and reaches services without a route; give one address with --internal-bind"
+        );
+    }
     let (tasks, store, readiness) = (Tasks::new(), common.store()?, Readiness::new());
     let mut registry = Registry::default();
     let common_metrics =
@@ -112,6 +132,7 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
         readiness: readiness.clone(),
         node,
         advertised: options.advertise.clone(),
+        listens,
         endpoints: common.etcd.clone(),
     };
     admin::start(&tasks, common.admin, &readiness, registry).await?;
@@ -125,6 +146,27 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
     let updater = Updater::new(guard, engine, follower, reporter, voice, times);
     tasks.supervise(updater.run(watch, &shutdown)).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The address to advertise, which the internal side then has, too. A daemon waits until it is
+/// known, and HAProxy goes on with the configuration that it has; nothing is found when it is told
+/// to end meanwhile.
+async fn where_advertised(arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Option<IpAddr>> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        let error = match arguments.options.advertise.locate(&arguments.common.etcd).await {
+            Ok(address) => return Ok(Some(address)),
+            Err(error) => error.context("cannot tell where the internal side listens: give --internal-bind"),
+        };
+        if arguments.command.is_some() {
+            return Err(error);
+        }
+        warn!("{error:#}; trying again");
+        tokio::select! {
+            () = shutdown.begun() => return Ok(None),
+            () = backoff.rest() => {}
+        }
+    }
 }
 
 /// A word that no other haproxy-updater has told HAProxy.

@@ -11,7 +11,7 @@ use mayfly_core::names::{EnvironmentName, Hostname};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::text::{Bind, CaFile, ConfigPath, Millis, ServerName, Slot};
+use crate::text::{Bind, CaFile, ConfigPath, HealthPath, Millis, Pseudonym, ServerName, Slot};
 
 /// The template that is used unless the operator gives another.
 pub const TEMPLATE: &str = include_str!("../templates/haproxy.cfg.tera");
@@ -38,8 +38,12 @@ pub struct Settings {
     pub maps: ConfigPath,
     /// Listeners for traffic from outside.
     pub edge: Vec<Bind>,
+    /// Where HAProxy itself says at the edge that it serves.
+    pub health_path: HealthPath,
     /// Listeners for traffic between services.
     pub internal: Vec<Bind>,
+    /// How this router knows again what it has sent outside.
+    pub pseudonym: Pseudonym,
     /// The domain of the services' names.
     pub domain: Hostname,
     /// The environment of internal requests that name none.
@@ -139,6 +143,12 @@ impl Renderer {
         &self.settings
     }
 
+    /// The internal side is to listen here from now on.
+    pub fn listen_at(&mut self, internal: Bind) {
+        self.settings.internal = vec![internal];
+        self.fingerprints = Mutex::default();
+    }
+
     /// Renders the configuration with `total` slots.
     ///
     /// # Errors
@@ -186,6 +196,8 @@ impl Renderer {
                 ("internal", binds(&settings.internal)),
             ]),
         );
+        context.insert("health_path", &settings.health_path);
+        context.insert("pseudonym", &settings.pseudonym);
         context.insert("domain", settings.domain.as_str());
         context.insert("domain_pattern", &settings.domain.as_str().replace('.', "\\."));
         context.insert("default_environment", &settings.default_environment);

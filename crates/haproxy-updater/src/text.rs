@@ -3,7 +3,7 @@
 //! way into a [`crate::command::Command`].
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -248,6 +248,20 @@ impl fmt::Display for CaFile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Bind(String);
 
+impl Bind {
+    /// A port at the address of one host.
+    pub fn at(ip: IpAddr, port: u16) -> Self {
+        Self(SocketAddr::new(ip, port).to_string())
+    }
+
+    /// Whether it takes connections to every address of the host.
+    pub fn is_everywhere(&self) -> bool {
+        let host = self.0.rsplit_once(':').map_or("", |(host, _)| host);
+        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        host == "*" || ip.is_ok_and(|ip| ip.is_unspecified())
+    }
+}
+
 impl FromStr for Bind {
     type Err = TextError;
 
@@ -272,6 +286,55 @@ impl FromStr for Bind {
 }
 
 impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The path at which HAProxy itself says that it serves: letters, digits and `/_.~-`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HealthPath(String);
+
+impl FromStr for HealthPath {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.~-".contains(&byte);
+        if text.starts_with('/') && (2..=128).contains(&text.len()) && text.bytes().all(allowed) {
+            return Ok(Self(text.to_owned()));
+        }
+        error(text, "a path as /.mayfly/health, of letters, digits and /_.~-")
+    }
+}
+
+impl fmt::Display for HealthPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The name of a router in `Via`, of letters, digits and `-`: the same over restarts and reloads,
+/// another one for every other router, and no name of a host that anybody could read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pseudonym(String);
+
+impl Pseudonym {
+    /// Made of all that tells this router from others.
+    pub fn of<T: fmt::Display>(parts: impl IntoIterator<Item = T>) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            // The line ends it: none of the parts has one.
+            hash.update(format!("{part}\n"));
+        }
+        let digits = hash.finalize()[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>();
+        Self(format!("mayfly-{digits}"))
+    }
+}
+
+impl fmt::Display for Pseudonym {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
@@ -360,6 +423,41 @@ mod tests {
         ] {
             assert!(bad.parse::<Bind>().is_err(), "{bad}");
         }
+        for (ip, text) in [("10.0.0.1", "10.0.0.1:8080"), ("fd00::1", "[fd00::1]:8080")] {
+            let bind = Bind::at(ip.parse().unwrap(), 8080);
+            assert_eq!(bind, text.parse().unwrap());
+            assert!(!bind.is_everywhere());
+        }
+        for everywhere in ["*:80", "0.0.0.0:80", "[::]:80", "[0:0::0]:80"] {
+            assert!(
+                everywhere.parse::<Bind>().unwrap().is_everywhere(),
+                "{everywhere}"
+            );
+        }
+    }
+
+    #[test]
+    fn health_paths() {
+        for good in ["/.mayfly/health", "/up", "/a~b_c-1.txt"] {
+            assert_eq!(good.parse::<HealthPath>().unwrap().to_string(), good);
+        }
+        for bad in ["", "/", "up", "/a b", "/a?b", "/a\n", "/a\"", "/%41", "/{a}"] {
+            assert!(bad.parse::<HealthPath>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pseudonyms_tell_routers_apart() {
+        let name = Pseudonym::of(["router-1", "/mayfly"]);
+        assert_eq!(name, Pseudonym::of(["router-1", "/mayfly"]));
+        assert_eq!(name.to_string().len(), "mayfly-0123456789abcdef".len());
+        for other in [
+            ["router-2", "/mayfly"],
+            ["router-1", "/other"],
+            ["router-1/", "mayfly"],
+        ] {
+            assert_ne!(name, Pseudonym::of(other), "{other:?}");
+        }
     }
 
     #[test]
@@ -400,6 +498,7 @@ mod tests {
                 text.parse::<Bind>().map(|bind| bind.to_string()),
                 text.parse::<CaFile>().map(|file| file.to_string()),
                 text.parse::<Slot>().map(|slot| slot.to_string()),
+                text.parse::<HealthPath>().map(|path| path.to_string()),
             ];
             for text in passed.into_iter().flatten() {
                 let syntax = |c: char| c.is_whitespace() || c.is_control() || "\"{};\\".contains(c);

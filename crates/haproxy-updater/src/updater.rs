@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
 use crate::advertise::Advertised;
+use crate::args::internal_bind;
 use crate::engine::{Engine, write};
 use crate::follow::Follower;
 use crate::guard::{Guard, Health};
@@ -63,6 +64,8 @@ pub struct Voice {
     pub node: NodeName,
     /// Where the internal side is.
     pub advertised: Advertised,
+    /// The address that the internal side listens at, where it follows the one that is advertised.
+    pub listens: Option<IpAddr>,
     /// Where etcd is, to find the interface that leads there.
     pub endpoints: Vec<Endpoint>,
 }
@@ -296,6 +299,7 @@ impl Updater {
     async fn look(&mut self) {
         if let Err(Trouble::Away(_)) = self.engine.look().await {
             let since = *self.away_since.get_or_insert_with(Instant::now);
+            self.voice.readiness.set_not_ready();
             if self.is_advertised && since.elapsed() > AWAY_GRACE {
                 warn!("haproxy is away: this router is no longer advertised");
                 self.is_advertised = false;
@@ -414,7 +418,16 @@ impl Updater {
 
     async fn relocate(&mut self) {
         match self.voice.advertised.locate(&self.voice.endpoints).await {
-            Ok(address) if self.address.replace(address) != Some(address) => self.publish(),
+            Ok(address) if self.address.replace(address) != Some(address) => {
+                if let Some(before) = self.voice.listens.filter(|before| *before != address) {
+                    info!("the internal side moves from {before} to {address}, which is to be advertised");
+                    self.voice.listens = Some(address);
+                    self.engine.listen_at(internal_bind(address));
+                    self.next_try = Instant::now();
+                    self.mark_stale();
+                }
+                self.publish();
+            }
             Ok(_) => {}
             Err(error) => warn!("{error:#}"),
         }

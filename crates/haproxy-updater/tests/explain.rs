@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::net::SocketAddr;
+
 use mayfly_core::explain::{Answer, Request, Settings, Side};
 use mayfly_e2e::http;
 use mayfly_e2e::instance::Service;
@@ -19,10 +21,16 @@ use support::Router;
 const WORLDS: usize = 25;
 const REQUESTS: usize = 60;
 
-fn an_environment() -> impl Strategy<Value = Value> {
+/// `outside` is where a server outside answers.
+fn an_environment(outside: SocketAddr) -> impl Strategy<Value = Value> {
+    let version = prop_oneof![
+        8 => "[12]|1\\.5|9|latest|\\^1|\\*",
+        1 => Just(format!("http://{outside}")),
+        1 => Just("http://own.service:80".to_owned()),
+    ];
     let service = (
         "[st]",
-        "[12]|1\\.5|9|latest|\\^1|\\*",
+        version,
         proptest::collection::vec("/|/[ab]|/[ab]/[ab]|/a/b/a", 0..3),
     )
         .prop_map(|(name, version, routes)| json!({"name": name, "version": version, "routes": routes}));
@@ -40,17 +48,20 @@ fn an_environment() -> impl Strategy<Value = Value> {
         })
 }
 
+/// Segments that a server may take for `..`, and those that none does.
+const A_CLIMBING_PATH: &str = "(/|\\\\|%2[fF]|%5c|%25(25)?2f)?/?(a|b)?(/|\\\\|%2f|%5C|%252F)(\\.|%2[eE]|%252e){1,3}(/|\\\\|;|;x|%2f|%5c|%3b|%00|%3F|%23|a|%)?(a|/b)?";
+
 fn a_request() -> impl Strategy<Value = Request> {
     let outside = (
         prop_oneof![3 => "www-[a-e]\\.x", 1 => "(www-[a-f]|WWW-[A-E]|a|)(\\.example\\.com)?\\.?(:80)?"],
-        "(/[ab]){0,4}(/|/ab|//a)?",
-        proptest::option::of("[a-e]"),
+        prop_oneof![6 => "(/[ab]){0,4}(/|/ab|//a)?", 1 => A_CLIMBING_PATH],
+        proptest::option::of("[a-e]|[a-e](,|, )[a-e]"),
     )
         .prop_map(|(host, path, value)| (Side::Edge, host, path, value));
     let inside = (
-        "[st]\\.service|[stu]\\.service(:80)?|S\\.Service\\.|s|s\\.t\\.service|s\\.example\\.com",
+        "[st]\\.service|[stu]\\.service(:80)?|S\\.Service\\.|[stu]|S:80|service|s\\.t\\.service|s\\.example\\.com",
         "/",
-        proptest::option::weighted(0.8, "[a-e]|[a-f]|h-[a-e]"),
+        proptest::option::weighted(0.8, "[a-e]|[a-f]|h-[a-e]|[ab](,|, | ,)[ab]|[a-e],|,+[a-e],,"),
     )
         .prop_map(|(host, path, value)| (Side::Internal, host, path.to_owned(), value));
     prop_oneof![outside, inside].prop_map(|(side, host, path, value)| Request {
@@ -88,7 +99,7 @@ async fn ask(router: &Router, request: &Request) -> String {
 }
 
 async fn agree(flags: &[&str], settings: &Settings) {
-    let mut router = Router::new(&[&["--slots", "16", "--answered-by", "everywhere"], flags].concat());
+    let mut router = Router::new(&[&["--slots", "32", "--answered-by", "everywhere"], flags].concat());
     let mut instances = Vec::new();
     for backend in ["s@1", "s@2", "t@1", "t@1.5"] {
         let (name, version) = backend.split_once('@').unwrap();
@@ -96,9 +107,17 @@ async fn agree(flags: &[&str], settings: &Settings) {
         router.instance(backend, instance.address());
         instances.push(instance);
     }
+    let outside = Service::start("outside", "0").await.unwrap();
     let draining = instances[1].address();
     router.instance_with("t@3", draining, json!({"state": "draining"}));
     router.instance_with("s@9", draining, json!({"weight": 0}));
+    // What no environment names any more keeps its slot until its connections have ended.
+    let address = format!("http://{}", outside.address());
+    let services = ["s", "t"].map(|name| json!({"name": name, "version": address}));
+    router.put(
+        "environments/keeper",
+        &json!({"name": "keeper", "prefix": "keeper", "header": "keeper", "services": services}),
+    );
     router.run().await;
     let mut runner = TestRunner::deterministic();
     let (mut answered, mut refused) = (0, 0);
@@ -106,7 +125,7 @@ async fn agree(flags: &[&str], settings: &Settings) {
         for name in ["a", "b", "c", "d", "e"] {
             router.delete(&format!("environments/{name}"));
         }
-        let world = proptest::collection::vec(an_environment(), 3..9);
+        let world = proptest::collection::vec(an_environment(outside.address()), 3..9);
         let world = world.new_tree(&mut runner).unwrap().current();
         for environment in &world {
             let key = format!("environments/{}", environment["name"].as_str().unwrap());
@@ -142,6 +161,7 @@ async fn what_is_explained_is_what_haproxy_does() {
         domain: "service".parse().unwrap(),
         default_environment: None,
         allow_header_at_edge: false,
+        health_path: None,
     };
     agree(&[], &settings).await;
 }
@@ -152,6 +172,7 @@ async fn with_other_settings_too() {
         domain: "service".parse().unwrap(),
         default_environment: Some("a".parse().unwrap()),
         allow_header_at_edge: true,
+        health_path: None,
     };
     agree(
         &["--default-environment", "a", "--allow-header-at-edge"],

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser as _;
-use haproxy_updater::args::Arguments;
+use haproxy_updater::args::{Arguments, internal_bind};
 use haproxy_updater::files::{Stale, run_check, texts};
 use haproxy_updater::plan::Wanted;
 use haproxy_updater::slots::{Pool, allot};
@@ -42,7 +42,9 @@ fn cases(folder: &str) -> Vec<PathBuf> {
 
 fn arguments(case: &Path) -> Arguments {
     let flags = fs::read_to_string(case.join("flags")).unwrap_or_default();
-    let mut line: Vec<String> = vec!["haproxy-updater".to_owned()];
+    let mut line: Vec<String> = ["haproxy-updater", "--node", "router-1"]
+        .map(str::to_owned)
+        .into();
     line.extend(
         flags
             .lines()
@@ -54,7 +56,11 @@ fn arguments(case: &Path) -> Arguments {
     if template.exists() {
         line.extend(["--template".to_owned(), template.to_str().unwrap().to_owned()]);
     }
-    Arguments::try_parse_from(line).unwrap()
+    let mut arguments = Arguments::try_parse_from(line).unwrap();
+    if arguments.listens_where_advertised() {
+        arguments.options.internal_bind = vec![internal_bind(IpAddr::from([10, 0, 0, 1]))];
+    }
+    arguments
 }
 
 /// Compares a file with what it should be, or writes it.
@@ -73,8 +79,9 @@ fn compare(path: &Path, text: &str) {
 #[test]
 fn flags_and_records_make_the_files() {
     for case in cases("tests/golden") {
-        let options = arguments(&case).options;
-        let renderer = options.renderer().unwrap();
+        let arguments = arguments(&case);
+        let renderer = arguments.renderer().unwrap();
+        let options = arguments.options;
         let (mut index, mut pool) = (Index::new(KeySpace::default()), Pool::new(options.slots));
         let records = fs::read_to_string(case.join("records.json")).unwrap_or_else(|_| "{}".to_owned());
         let records: serde_json::Map<String, Value> = serde_json::from_str(&records).unwrap();
@@ -137,7 +144,7 @@ fn flags_and_records_make_the_files() {
 #[test]
 fn templates_without_what_mayfly_relies_on_are_refused() {
     for case in cases("tests/golden/fails") {
-        let error = arguments(&case).options.renderer().unwrap_err();
+        let error = arguments(&case).renderer().unwrap_err();
         compare(&case.join("reason"), &format!("{error:#}\n"));
     }
 }

@@ -8,6 +8,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use mayfly_e2e::http::Request;
 use mayfly_e2e::instance::Service;
 use mayfly_e2e::tls::{Authority, Terminator};
 use mayfly_e2e::{eventually, port};
@@ -172,4 +173,120 @@ async fn the_authorities_of_the_system_are_those_by_default() {
     let config = std::fs::read_to_string(router.path("haproxy.cfg")).unwrap();
     assert_eq!(config.contains("ca-file @system-ca"), loaded);
     assert!(!config.contains("backend authorities"));
+}
+
+/// A router whose environments `a` and `b` are as told, each a name of `www-a.x` and `www-b.x` at
+/// this edge or another.
+async fn roundabout(at: SocketAddr, router: &mut Router, services: &[(&str, String)]) {
+    for (name, version) in services {
+        router.put(
+            &format!("environments/{name}"),
+            &json!({"name": name, "prefix": format!("www-{name}"), "header": format!("h-{name}"),
+                "services": [{"name": "s", "version": version, "routes": ["/"]}]}),
+        );
+    }
+    router.run().await;
+    for name in ["www-a.x", "www-b.x"] {
+        resolved(router, name, &[at.ip()]);
+    }
+    router.apply().await;
+}
+
+/// How many requests the process has taken.
+async fn requests(router: &Router) -> u64 {
+    let info = router.ask("show info").await.unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix("CumReq: "));
+    line.unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_comes_back_and_goes_outside_again_ends_at_once() {
+    let named = |host: &str, at: SocketAddr| format!("http://{host}:{}", at.port());
+    // One environment that names itself, and two that name each other.
+    let mut router = Router::new(&["--slots", "8", "--node", "n"]);
+    let at = router.edge;
+    let services = [
+        ("a", named("www-b.x", at)),
+        ("b", named("www-a.x", at)),
+        ("c", format!("http://{at}")),
+    ];
+    roundabout(at, &mut router, &services).await;
+    for request in [
+        Request::get("www-a.x", "/").send(router.edge),
+        Request::get("s.service", "/")
+            .header("x-mayfly", "h-a")
+            .send(router.internal),
+    ] {
+        let before = requests(&router).await;
+        let answer = request.await.unwrap();
+        assert_eq!(answer.status, 508, "{answer:?}");
+        assert!(answer.body.contains("routes back to this router"), "{answer:?}");
+        assert!(requests(&router).await - before < 5);
+    }
+    // Inside `c` there is no environment of that host: it is no loop.
+    assert_eq!(router.outside("www-c.x", "/").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_loop_over_two_routers_ends_and_two_teams_may_call_each_other() {
+    let named = |host: &str, at: SocketAddr| format!("http://{host}:{}", at.port());
+    // The same node, as of two teams.
+    let mut one = Router::new(&["--slots", "4", "--node", "n"]);
+    let mut two = Router::new(&["--slots", "4", "--node", "n"]);
+    let (there, back) = (two.edge, one.edge);
+    let service = Service::start("s", "1").await.unwrap();
+    let outside = format!("http://{}", service.address());
+    roundabout(
+        there,
+        &mut one,
+        &[("a", named("www-a.x", there)), ("b", named("www-b.x", there))],
+    )
+    .await;
+    roundabout(back, &mut two, &[("a", named("www-a.x", back)), ("b", outside)]).await;
+    // Each was started while the other one was not there.
+    for host in ["www-a.x", "www-b.x"] {
+        eventually(LIMIT, "each has found the other", async || {
+            one.outside(host, "/").await.status != 503
+        })
+        .await;
+    }
+    let before = requests(&one).await + requests(&two).await;
+    assert_eq!(one.outside("www-a.x", "/").await.status, 508);
+    assert!(requests(&one).await + requests(&two).await - before < 8);
+    // Outside from one, in at the other, and outside again.
+    let echo = one.outside("www-b.x", "/").await.echo().unwrap();
+    let marks = &echo.headers["via"];
+    let marks: Vec<&str> = marks.iter().flat_map(|line| line.split(", ")).collect();
+    assert!(marks.len() == 2 && marks[0] != marks[1], "{marks:?}");
+    for mark in marks {
+        let digits = mark.strip_prefix("1.1 mayfly-").unwrap();
+        assert!(
+            digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{mark}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_instance_learns_nothing_of_it_and_a_server_outside_the_name_that_was_asked_for() {
+    let (inside, outside) = (
+        Service::start("s", "1").await.unwrap(),
+        Service::start("o", "1").await.unwrap(),
+    );
+    let mut router = Router::new(&["--slots", "4"]);
+    router.instance("s@1", inside.address());
+    let outside = format!("http://{}", outside.address());
+    router.put(
+        "environments/prod",
+        &environment(&[("s", "1".to_owned()), ("o", outside)]),
+    );
+    router.run().await;
+    let echo = router.inside("s", "h-prod").await.echo().unwrap();
+    assert_eq!(
+        (echo.header("via"), echo.header("x-forwarded-host")),
+        (String::new(), String::new())
+    );
+    let echo = router.inside("o", "h-prod").await.echo().unwrap();
+    assert_eq!(echo.header("x-forwarded-host"), "o.service");
+    assert!(echo.header("via").starts_with("1.1 mayfly-"), "{echo:?}");
 }

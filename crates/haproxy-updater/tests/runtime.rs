@@ -357,6 +357,31 @@ async fn a_refused_configuration_leaves_the_old_one_serving() {
 }
 
 #[tokio::test]
+async fn the_internal_side_moves_with_the_address_that_is_advertised() {
+    let mut router = Router::new(&["--slots", "4"]);
+    let instance = Service::start("a", "1").await.unwrap();
+    router.instance("a@1", instance.address());
+    router.environment("prod", None, &["a@1/"]);
+    router.run().await;
+    let before = router.internal;
+    router.internal = port::free_at(port::another_ip().into());
+    router
+        .engine
+        .listen_at(router.internal.to_string().parse().unwrap());
+    assert!(!router.engine.in_step());
+    router.apply().await;
+    assert_eq!((router.engine.refusal(), router.reloads()), (None, 1));
+    assert_eq!(router.inside("a", "h-prod").await.backend().unwrap(), "a@1");
+    let request = Request::get("a.service", "/").header("x-mayfly", "h-prod");
+    request.send(before).await.unwrap_err();
+    let config = std::fs::read_to_string(router.path("haproxy.cfg")).unwrap();
+    assert!(
+        config.contains(&format!("    bind {}\n", router.internal)),
+        "{config}"
+    );
+}
+
+#[tokio::test]
 async fn a_template_that_haproxy_cannot_read_does_not_reach_the_disk() {
     let flags = ["--slots", "4"];
     let mut router = Router::new(&flags);

@@ -205,6 +205,10 @@ async fn haproxy_killed_is_in_step_again_within_a_second_of_its_return() {
             .await;
         system.answers("prod", "a@2").await;
         system.router.kill().await;
+        eventually(LIMIT, "without HAProxy it is not ready", async || {
+            system.ready().await == 503
+        })
+        .await;
         system
             .environment(
                 &format!("new-{round}"),
@@ -220,6 +224,7 @@ async fn haproxy_killed_is_in_step_again_within_a_second_of_its_return() {
             "{:?}",
             returned.elapsed()
         );
+        eventually(LIMIT, "it is ready again", async || system.ready().await == 200).await;
         system
             .environment("prod", json!([{"name": "a", "version": "1", "routes": ["/"]}]))
             .await;

@@ -32,16 +32,30 @@ async fn router(flags: &[&str]) -> (Router, Service) {
 #[tokio::test]
 async fn requests_on_both_sides_are_noted_until_they_are_forgotten() {
     let (mut router, _service) = router(&[]).await;
+    router.environment("b", None, &["s0@1/x", "none@1/gone"]);
+    router.environment("d", None, &["s0@1/x"]);
+    router.apply().await;
     assert_eq!(router.engine.uses().await.unwrap(), Some(names(&[])));
     for _ in 0..3 {
         assert_eq!(router.outside("www-c.x", "/").await.status, 200);
     }
-    assert_eq!(router.outside("www-b.x", "/no-route").await.status, 404);
     assert_eq!(router.inside("s0", "h-a").await.status, 200);
+    // An instance would have got it.
+    assert_eq!(router.outside("www-b.x", "/gone").await.status, 503);
+    // Bots that are refused keep nothing alive.
+    assert_eq!(router.outside("www-d.x", "/no-route").await.status, 404);
+    assert_eq!(router.outside("www-d.x", "/x/../y").await.status, 400);
+    assert_eq!(router.inside("nobody", "h-d").await.status, 404);
+    let mut stream = TcpStream::connect(router.edge).await.unwrap();
+    let connect = b"CONNECT www-d.x:80 HTTP/1.1\r\nHost: www-d.x\r\n\r\n";
+    stream.write_all(connect).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 405");
     assert_eq!(router.outside("www-nobody.x", "/").await.status, 404);
     assert_eq!(router.engine.uses().await.unwrap(), Some(names(&["a", "b", "c"])));
     // Neither a change nor a look at everything takes it for something to repair.
-    router.environment("d", None, &["s0@1/"]);
+    router.environment("e", None, &["s0@1/"]);
     router.apply().await;
     router.engine.verify().await.unwrap();
     assert_eq!(router.engine.metrics().drift_repairs.get(), 0);

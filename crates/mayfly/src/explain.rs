@@ -169,7 +169,8 @@ fn settings(state: &State, args: &Args) -> anyhow::Result<Settings> {
     Ok(Settings {
         domain,
         default_environment: args.default_environment.clone().or(theirs),
-        allow_header_at_edge: told.is_some_and(|told| told.allow_header_at_edge),
+        allow_header_at_edge: told.as_ref().is_some_and(|told| told.allow_header_at_edge),
+        health_path: told.and_then(|told| told.health_path),
     })
 }
 
@@ -177,7 +178,8 @@ fn request(state: &State, args: &Args, settings: &Settings) -> anyhow::Result<Re
     let Some(service) = &args.service else {
         let (host, path) = host_and_path(&args.target)?;
         let suffix = format!(".{}", settings.domain);
-        let side = match bare_host(&host).ends_with(&suffix) {
+        let bare = bare_host(&host);
+        let side = match bare.ends_with(&suffix) || is_short(state, &bare, args.header.is_some()) {
             true => Side::Internal,
             false => Side::Edge,
         };
@@ -203,6 +205,18 @@ fn request(state: &State, args: &Args, settings: &Settings) -> anyhow::Result<Re
         path: "/".to_owned(),
         value: Some(args.header.clone().unwrap_or(own)),
     })
+}
+
+/// Whether a host is a service by its short name, as services with a search domain call it;
+/// prefixes come first.
+fn is_short(state: &State, host: &str, has_header: bool) -> bool {
+    let mut environments = state.index.environments();
+    let is_prefix = environments.any(|environment| environment.prefix.as_str() == host);
+    let mut services = state
+        .index
+        .environments()
+        .flat_map(|environment| &environment.services);
+    !host.contains('.') && !is_prefix && (has_header || services.any(|service| service.name.as_str() == host))
 }
 
 /// The host, with its port, and the path of a URL, with or without a scheme.

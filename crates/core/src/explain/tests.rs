@@ -11,6 +11,7 @@ fn index() -> Index {
             "environments/prod",
             r#"{"name": "prod", "prefix": "www", "header": "p", "services": [
                 {"name": "legacy", "version": "http://billing.internal:8080"}, {"name": "lost", "version": "https://lost.test:443"},
+                {"name": "round", "version": "http://www-qa.example.com:8000"}, {"name": "own", "version": "http://own.service:80"},
                 {"name": "web", "version": "^1", "routes": ["/"]}, {"name": "api", "version": "2", "routes": ["/api"]}]}"#,
         ),
         ("environments/qa", r#"{"name": "qa", "prefix": "www-qa", "header": "qa", "extends": "prod"}"#),
@@ -37,6 +38,7 @@ fn check(side: Side, host: &str, path: &str, value: Option<&str>, expected: &str
         domain: "service".parse().unwrap(),
         default_environment: None,
         allow_header_at_edge: false,
+        health_path: Some("/.mayfly/health".to_owned()),
     };
     let explanation = index().explain(&settings, &request);
     let mut lines: Vec<String> = Vec::new();
@@ -154,5 +156,77 @@ fn host_names_are_the_routers_to_resolve() {
          version lost: lost@https://lost.test:443 (own)
          instances lost@https://lost.test:443: - (lost cannot be reached: no address is known of lost.test)
          503: no instance of lost@https://lost.test:443 answers (environment prod, service lost, version https://lost.test:443).",
+    );
+}
+
+#[test]
+fn what_only_a_router_knows_is_said_as_far_as_it_is_known() {
+    check(
+        Side::Edge,
+        "10.0.0.5",
+        "/.mayfly/health",
+        None,
+        "200: the health path of the edge, which HAProxy answers for every host.",
+    );
+    check(
+        Side::Internal,
+        "web",
+        "/",
+        Some("qa, qa"),
+        "x-mayfly qa: qa
+         environment qa: qa
+         parents qa: prod
+         service web: web (short for web.service)
+         version web: web@1.2.0 (inherited from prod; chosen by ^1)
+         instances web@1.2.0: 10.0.0.1:80 (10.0.0.2:80 is draining)
+         web@1.2.0, inherited from prod, [\"10.0.0.1:80\"]",
+    );
+    check(
+        Side::Internal,
+        "web.service",
+        "/",
+        Some("qa,p"),
+        "x-mayfly qa,p: - (different values in one header)
+         400: x-mayfly has more than one value (qa,p); a service must forward the one of the request that it serves.",
+    );
+    check(
+        Side::Edge,
+        "www-qa.x",
+        "/api/..%2fx",
+        None,
+        "host www-qa.x: www-qa (its first label decides)
+         prefix www-qa: x-mayfly qa
+         environment qa: qa
+         parents qa: prod
+         route /api/..%2fx: - (a server that resolves `..` would take it for another path)
+         400: the path /api/..%2fx has a segment `..`, which would leave the route that it belongs to; ask for the path that is meant.",
+    );
+}
+
+#[test]
+fn an_address_that_routes_back_is_told() {
+    check(
+        Side::Internal,
+        "own.service",
+        "/",
+        Some("p"),
+        "x-mayfly p: p
+         environment p: prod
+         service own.service: own
+         version own: own@http://own.service:80 (own)
+         address own.service: - (a name of Mayfly's own domain, which resolves to the routers)
+         508: the address of own@http://own.service:80 routes back to this router (environment prod); choose a version of that service, not an address.",
+    );
+    check(
+        Side::Internal,
+        "round.service",
+        "/",
+        Some("p"),
+        "x-mayfly p: p
+         environment p: prod
+         service round.service: round
+         version round: round@http://www-qa.example.com:8000 (own)
+         instances round@http://www-qa.example.com:8000: www-qa.example.com:8000 (www-qa is the prefix of an environment: where www-qa.example.com resolves to a router, the request comes back, and 508 ends it if it goes outside again)
+         round@http://www-qa.example.com:8000, own, [\"www-qa.example.com:8000\"]",
     );
 }

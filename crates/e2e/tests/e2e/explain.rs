@@ -41,6 +41,21 @@ async fn what_is_explained_is_what_is_answered() {
             Some("heir"),
         ),
         (&["web.svc.local"], "web.svc.local", "/", None),
+        (&["web", "--header", "inherits"], "web", "/", Some("inherits")),
+        (&["http://web/x"], "web", "/x", None),
+        (&["www-qa.x/shop/%2e./y"], "www-qa.x", "/shop/%2e./y", None),
+        (
+            &["web.svc.local", "--header", "qa, qa"],
+            "web.svc.local",
+            "/",
+            Some("qa, qa"),
+        ),
+        (
+            &["web.svc.local", "--header", "qa, inherits"],
+            "web.svc.local",
+            "/",
+            Some("qa, inherits"),
+        ),
     ] {
         let explained = world
             .run("mayfly", &[&["explain", "--format", "json"], arguments].concat())

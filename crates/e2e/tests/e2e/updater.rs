@@ -420,6 +420,20 @@ async fn render_prints_a_configuration_without_touching_anything() {
         .unwrap();
     assert!(config.contains("bind 127.0.0.1:8000"), "{config}");
     assert!(!directory.join("haproxy.cfg").exists());
+    // Without a word of it the internal side is where it is advertised, and nowhere else.
+    let told = ["--advertise", "192.0.2.7", "render"];
+    let config = world.run("haproxy-updater", &told).await.unwrap().ok().unwrap();
+    let binds: Vec<&str> = config
+        .lines()
+        .filter(|line| line.starts_with("    bind "))
+        .collect();
+    assert_eq!(binds, ["    bind *:80", "    bind 192.0.2.7:8080"]);
+    let nowhere = ["--advertise", "no-such-host.invalid", "render"];
+    let finished = world.run("haproxy-updater", &nowhere).await.unwrap();
+    assert!(
+        finished.code == Some(1) && finished.stderr.contains("give --internal-bind"),
+        "{finished:?}"
+    );
     for wrong in [
         &["--edge-bind", "127.0.0.1:80\n    evil"][..],
         &["--slots", "0"],

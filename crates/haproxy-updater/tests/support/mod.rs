@@ -40,7 +40,7 @@ pub struct Router {
     pub engine: Engine,
     pub edge: SocketAddr,
     pub internal: SocketAddr,
-    options: haproxy_updater::args::Options,
+    arguments: Arguments,
     haproxy: Option<Process>,
     revision: i64,
 }
@@ -59,14 +59,14 @@ impl Router {
         let mut arguments = vec!["haproxy-updater", "--dir", &path, "--edge-bind", &edge_text];
         arguments.extend(["--internal-bind", &internal_text, "--haproxy", &haproxy]);
         arguments.extend(flags);
-        let options = Arguments::try_parse_from(arguments).unwrap().options;
-        let engine = engine(&options, "first");
+        let arguments = Arguments::try_parse_from(arguments).unwrap();
+        let engine = engine(&arguments, "first");
         Self {
             dir,
             engine,
             edge,
             internal,
-            options,
+            arguments,
             haproxy: None,
             revision: 0,
         }
@@ -82,8 +82,8 @@ impl Router {
         arguments.extend(["--internal-bind".to_owned(), self.internal.to_string()]);
         arguments.extend(["--haproxy".to_owned(), program()]);
         arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
-        self.options = Arguments::try_parse_from(arguments).unwrap().options;
-        self.engine = engine(&self.options, "second");
+        self.arguments = Arguments::try_parse_from(arguments).unwrap();
+        self.engine = engine(&self.arguments, "second");
     }
 
     /// Tells the engine of a record.
@@ -246,10 +246,11 @@ impl Router {
     }
 }
 
-fn engine(options: &haproxy_updater::args::Options, token: &str) -> Engine {
+fn engine(arguments: &Arguments, token: &str) -> Engine {
+    let options = &arguments.options;
     let dir: ConfigPath = options.dir().unwrap();
     let parts = Parts {
-        renderer: options.renderer().unwrap(),
+        renderer: arguments.renderer().unwrap(),
         files: Files::open(&dir, Path::new(&options.haproxy)).unwrap(),
         runtime: Runtime::new(&options.runtime_socket().unwrap(), dir.join("maps")),
         master: options.master_socket().unwrap(),

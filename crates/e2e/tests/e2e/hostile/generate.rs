@@ -1,6 +1,7 @@
 //! Requests that no good client sends. A connection carries a good request, a hostile one and another good one, so that
 //! what is left over of one is taken for the beginning of the next, if it is.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use super::oracle::{ALL, Allowed, MARK, Side, by_host, by_value, decoded, members};
@@ -157,8 +158,14 @@ fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
             "x_mayfly",
             "X_MAYFLY",
             "X_Mayfly",
-            "forwarded",
+            "x!mayfly",
             "x.mayfly",
+            "forwarded",
+            "X-Forwarded-For",
+            "x_forwarded_host",
+            "x-forwarded.proto",
+            "X-Original-URL",
+            "x~real~ip",
             "x-mayfly-answered-by",
         ]);
         let value = value(dice);
@@ -208,8 +215,9 @@ fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
             .filter_map(|host| by_host(up_to_line_feed(host)))
             .collect(),
         Side::Internal => {
-            // An empty header says nothing.
-            if values.iter().any(String::is_empty) || values.is_empty() {
+            let said: BTreeSet<&str> = values.iter().flat_map(|value| said(value)).collect();
+            // An empty header says nothing, and several values nothing that could be believed.
+            if said.is_empty() {
                 // HAProxy 2.6 takes a NUL for the end of what it decodes.
                 named.extend(
                     named
@@ -217,10 +225,13 @@ fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
                         .iter()
                         .filter_map(|value| Some(value.split_once('\0')?.0.to_owned())),
                 );
-                values.extend(named.iter().map(|value| decoded(value)));
+                let mut values: Vec<String> = named.iter().map(|value| decoded(value)).collect();
                 values.extend(named);
+                values.iter().filter_map(|value| by_value(value)).collect()
+            } else {
+                let one = said.first().filter(|_| said.len() == 1);
+                one.and_then(|value| by_value(value)).into_iter().collect()
             }
-            values.iter().filter_map(|value| by_value(value)).collect()
         }
     };
     let mut allowed = Allowed {
@@ -253,6 +264,12 @@ fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
             }
         }
     }
+}
+
+/// The values in a line, however they are separated.
+fn said(line: &str) -> impl Iterator<Item = &str> {
+    let values = line.split([',', ' ', '\t', '\r', '\u{b}', '\u{c}']);
+    values.filter(|value| !value.is_empty())
 }
 
 /// As HAProxy reads a value: a line feed alone ends it.

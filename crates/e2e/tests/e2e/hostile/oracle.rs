@@ -115,6 +115,40 @@ pub fn decoded(encoded: &str) -> String {
     String::from_utf8_lossy(&octets).into_owned()
 }
 
+/// What only the edge says.
+const OURS: [&str; 4] = [
+    "x-mayfly",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// Whether a name is one that services take for the edge's word, and is not the edge's.
+fn claims(name: &str) -> bool {
+    let fold = |letter: char| {
+        if letter.is_ascii_alphanumeric() {
+            letter
+        } else {
+            '_'
+        }
+    };
+    let folded: String = name.to_ascii_lowercase().chars().map(fold).collect();
+    let believed = ["x_mayfly", "x_real_ip", "x_original_url", "forwarded"].contains(&folded.as_str());
+    (believed || folded.starts_with("x_forwarded_")) && !OURS.contains(&name)
+}
+
+/// Whether a server that decodes twice and knows either slash would climb.
+fn climbs(target: &str) -> bool {
+    let path = target.split_once("://").map_or(target, |(_, rest)| rest);
+    // What is no path, as `*`, has the route `/`.
+    if !path.starts_with('/') && path.len() == target.len() {
+        return false;
+    }
+    let path = decoded(&decoded(path.split('?').next().unwrap_or_default()));
+    let mut segments = path.split(['/', '\\']).skip(1);
+    segments.any(|segment| segment.split(';').next() == Some(".."))
+}
+
 /// A side of HAProxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -195,11 +229,20 @@ pub fn judge(
             if by_host(host) != Some(environment) {
                 return Err(format!("{backend} has answered for {host:?}"));
             }
-            let strange = ["x_mayfly", "forwarded"]
-                .into_iter()
-                .find(|name| !of(name).is_empty());
-            if let Some(name) = strange {
+            let names = || seen.iter().map(|(name, _)| name.as_str());
+            if let Some(name) = names().find(|name| claims(name)) {
                 return Err(format!("{backend} saw {name}"));
+            }
+            if let Some(name) = OURS
+                .iter()
+                .find(|name| names().filter(|seen| seen == *name).count() > 1)
+            {
+                return Err(format!("{backend} saw {name} twice"));
+            }
+            let request = text(&answer.body);
+            let target = request.split(' ').nth(1).unwrap_or_default();
+            if climbs(target) {
+                return Err(format!("{backend} saw the path {target}"));
             }
         }
         Side::Internal => {

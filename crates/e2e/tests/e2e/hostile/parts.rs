@@ -159,7 +159,11 @@ pub fn path(dice: &mut Dice) -> String {
         ".",
         "/../",
         "/..;/",
+        "/%2e%2e/",
         "%2e%2e",
+        "%252e.",
+        "%5c..",
+        "\\..\\",
         "%2f",
         "%2Fsecret",
         "\\",
@@ -229,7 +233,11 @@ pub fn value(dice: &mut Dice) -> String {
     let value = environment_value(dice);
     match dice.below(4) {
         0 => format!("{}{value}{}", spoilt(dice), spoilt(dice)),
-        1 => format!("{value},{}", environment_value(dice)),
+        1 => format!(
+            "{value}{}{}",
+            dice.of(&[",", ", ", " , "]),
+            environment_value(dice)
+        ),
         _ => value.to_owned(),
     }
 }
