@@ -124,7 +124,8 @@ impl Pool {
 }
 
 /// Gives slots to the backends that have instances and none yet, and takes them from those that have no instance and
-/// that no environment names: among the touched ones and those that wait, or among all. What changes is touched; who
+/// that no environment names (of services outside from those without a server, since one that is refused is still
+/// named): among the touched ones and those that wait, or among all. What changes is touched; who
 /// finds no slot waits. A slot that is not empty still holds servers of its former backend, and is not given on.
 pub fn allot(
     pool: &mut Pool,
@@ -142,7 +143,8 @@ pub fn allot(
     }
     for backend in backends {
         if routing.servers(&backend).is_none() {
-            if !routing.is_named(&backend) && pool.release(&backend).is_some() {
+            let is_over = backend.version.is_outside() || !routing.is_named(&backend);
+            if is_over && pool.release(&backend).is_some() {
                 touched.backends.insert(backend);
             }
         } else if pool.slot(&backend).is_none() {
@@ -156,6 +158,9 @@ pub fn allot(
 
 /// More slots than anybody needs; a limit against filling the memory when something registers without end.
 pub const MOST_SLOTS: u32 = 65_536;
+
+/// How many of them services outside can have: whatever environments name, half is left for instances.
+pub const MOST_OUTSIDE: u32 = MOST_SLOTS / 2;
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 //! way into a [`crate::command::Command`].
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use mayfly_core::records::Protocol;
@@ -246,6 +246,17 @@ impl fmt::Display for CaFile {
 /// Where a listener binds: `*:80`, `10.0.0.1:8080` or `[fd00::1]:8080`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Bind(String);
+
+impl Bind {
+    /// The address, unless it is every one of the host, and the port.
+    pub fn place(&self) -> (Option<IpAddr>, u16) {
+        let (host, port) = self.0.rsplit_once(':').unwrap_or_default();
+        let ip = host.trim_matches(['[', ']']).parse().ok();
+        // It was checked when this was made.
+        let port = port.parse().unwrap_or_default();
+        (ip.filter(|ip: &IpAddr| !ip.is_unspecified()), port)
+    }
+}
 
 impl FromStr for Bind {
     type Err = TextError;

@@ -25,6 +25,7 @@ use crate::advertise::Advertised;
 use crate::engine::{Engine, write};
 use crate::follow::Follower;
 use crate::guard::{Guard, Health};
+use crate::reach::Reach;
 use crate::runtime::Trouble;
 use crate::uses::report::Reporter;
 
@@ -65,6 +66,8 @@ pub struct Voice {
     pub advertised: Advertised,
     /// Where etcd is, to find the interface that leads there.
     pub endpoints: Vec<Endpoint>,
+    /// Which addresses outside are asked, depending on where this router is.
+    pub reach: Reach,
 }
 
 /// The loop's state.
@@ -373,6 +376,8 @@ impl Updater {
             "host_names": self.follower.len(),
             "host_names_failing": failing,
             "host_names_without_address": nameless,
+            "host_names_refused": self.engine.index.refused_host_names(),
+            "address_rule": self.engine.index.rule(),
             "missing": missing,
             "guard": self.alarm,
             "settings": self.engine.settings(),
@@ -417,6 +422,12 @@ impl Updater {
             Ok(address) if self.address.replace(address) != Some(address) => self.publish(),
             Ok(_) => {}
             Err(error) => warn!("{error:#}"),
+        }
+        // Interfaces come and go, too.
+        let rule = self.voice.reach.rule(self.address);
+        if *self.engine.index.rule() != rule {
+            self.engine.index.set_rule(rule);
+            self.changed(Instant::now()).await;
         }
     }
 
