@@ -217,6 +217,38 @@ mod tests {
         assert_eq!(pool.free(), 3);
     }
 
+    /// Environments that name other addresses again and again, or more than count, would else take all slots in the end.
+    #[test]
+    fn an_address_that_is_refused_gives_its_slot_back_though_it_is_named() {
+        use mayfly_core::index::Index;
+        use mayfly_core::outside::AddressRule;
+        let mut index = Index::default();
+        let (mut pool, mut waiting) = (Pool::new(8), BTreeSet::new());
+        let mut slots = |index: &mut Index| {
+            let mut touched = index.resolve();
+            allot(
+                &mut pool,
+                index.routing(),
+                &mut touched,
+                &mut waiting,
+                false,
+                |_| true,
+            );
+            let all = pool.assigned().map(|(backend, _)| backend.to_string());
+            all.collect::<Vec<_>>()
+        };
+        let record = r#"{"name":"a","prefix":"a","header":"a","services":[{"name":"s","version":"1"},
+            {"name":"x","version":"http://10.0.0.1:80"},{"name":"y","version":"http://10.0.0.2:80"}]}"#;
+        index.put("/mayfly/environments/a", record.as_bytes(), 1);
+        index.put("/mayfly/backends/s/1/i", br#"{"address":"10.0.0.3:80"}"#, 2);
+        assert_eq!(slots(&mut index).len(), 3);
+        index.set_rule(AddressRule::new(Vec::new(), BTreeSet::new(), 1));
+        assert_eq!(slots(&mut index), ["s@1", "x@http://10.0.0.1:80"]);
+        index.delete("/mayfly/backends/s/1/i");
+        assert_eq!(slots(&mut index).len(), 2, "an instance may come back");
+        assert!(MOST_OUTSIDE * 2 <= MOST_SLOTS);
+    }
+
     proptest! {
         /// Whatever happens, each slot is either free once or assigned once.
         #[test]
