@@ -14,6 +14,7 @@ pub use write::{list_to_yaml, to_yaml};
 use crate::file::{self, Faults, Place, RECORD_LIMIT, Subject, Taken};
 use crate::names::EnvironmentName;
 use crate::records::{self, Environment};
+use crate::upstream::Upstream;
 use crate::yaml::{Mark, Node};
 
 /// An environment of a file, without a source, and where the file says what must be unique over all environments.
@@ -27,6 +28,19 @@ pub struct Found {
     pub prefix: Mark,
     /// The place of its header; of its name, if the header is the default.
     pub header: Mark,
+    /// The addresses of services outside, in the order of the file.
+    pub addresses: Vec<NamedAddress>,
+}
+
+/// Where a file names the address of a service outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedAddress {
+    /// The address.
+    pub upstream: Upstream,
+    /// Its place.
+    pub mark: Mark,
+    /// The path of fields to it.
+    pub field: String,
 }
 
 /// What an environment file says.

@@ -5,8 +5,10 @@
 //! `extends` counts when the parent is there and at most three levels lie above; otherwise the environment has only
 //! what it names itself. A selector that moves follows the versions that have a live instance. A service outside has
 //! its server for as long as some environment names it; where a host name stands for an address, the index says that it
-//! needs the name ([`Index::host_names`]) and is told what it leads to ([`Index::resolved`]).
+//! needs the name ([`Index::host_names`]) and is told what it leads to ([`Index::resolved`]). Which addresses it may have at
+//! all, and how many, says the [`AddressRule`].
 
+mod addresses;
 mod hosts;
 mod missing;
 mod servers;
@@ -20,10 +22,12 @@ pub use view::{EnvironmentView, ServiceView};
 
 use crate::keys::{Key, KeySpace};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, ServiceName};
+use crate::outside::AddressRule;
 use crate::records::{self, Environment, Instance, ServiceChoice, SetAside};
 use crate::routing::{Choices, Routing, Row, RowKey, Touched};
-use crate::version::{Selector, Version};
+use crate::version::{BackendId, Selector, Version};
 
+use addresses::Addresses;
 use hosts::Hosts;
 use services::Services;
 
@@ -36,13 +40,16 @@ type Claim = (i64, EnvironmentName);
 type Instances = BTreeMap<String, Instance>;
 
 /// All records that routing depends on, and the routing that follows from them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Index {
     space: KeySpace,
+    /// Which addresses outside are asked.
+    rule: AddressRule,
     environments: BTreeMap<EnvironmentName, Registered>,
     instances: BTreeMap<ServiceName, BTreeMap<Version, Instances>>,
     /// The keys of instances that take no new requests, because somebody is about to stop them.
     drains: BTreeSet<String>,
+    addresses: Addresses,
     hosts: Hosts,
     /// Environments that choose a version of a service by a selector that moves.
     followers: BTreeMap<ServiceName, BTreeSet<EnvironmentName>>,
@@ -88,14 +95,39 @@ struct Outcome {
     rows: Vec<Row>,
     choices: Choices,
     faults: Vec<String>,
+    /// The addresses of services outside that count, where it names any.
+    outside: Option<Vec<BackendId>>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self::new(KeySpace::default())
+    }
 }
 
 impl Index {
-    /// An empty index for the keys below a prefix.
+    /// An empty index for the keys below a prefix, with the rule of a router without a flag.
     pub fn new(space: KeySpace) -> Self {
+        let rule = AddressRule::default();
         Self {
             space,
-            ..Self::default()
+            addresses: Addresses::new(rule.most()),
+            rule,
+            environments: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            drains: BTreeSet::new(),
+            hosts: Hosts::default(),
+            followers: BTreeMap::new(),
+            children: BTreeMap::new(),
+            prefixes: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            routing: Routing::default(),
+            touched: Touched::default(),
+            missing: Missing::default(),
+            unsettled: Touched::default(),
         }
     }
 
@@ -160,19 +192,16 @@ impl Index {
             .flat_map(|(_, outcome)| outcome.rows.iter().map(|row| row.key.clone()))
             .collect();
         let mut left = Vec::new();
-        // Services outside that are named anew, or perhaps no longer.
-        let mut outside = BTreeSet::new();
         for (name, outcome) in outcomes {
             self.faults.remove(&name);
             if !outcome.faults.is_empty() {
                 self.faults.insert(name.clone(), outcome.faults);
             }
-            let (new, old) = self.routing.choose(&name, outcome.choices, &mut touched);
-            outside.extend(new.into_iter().filter(|backend| backend.version.is_outside()));
-            left.extend(old);
+            left.extend(self.routing.choose(&name, outcome.choices, &mut touched));
             let Some(registered) = self.environments.get_mut(&name) else {
                 continue;
             };
+            self.addresses.set(&name, registered.revision, outcome.outside);
             let keys = outcome.rows.iter().map(|row| row.key.clone()).collect();
             let old = std::mem::replace(&mut registered.resolved.rows, keys);
             for key in old.iter().filter(|key| !staying.contains(key)) {
@@ -184,11 +213,8 @@ impl Index {
         }
         for backend in left {
             self.routing.unname_backend(&backend, &mut touched);
-            if backend.version.is_outside() {
-                outside.insert(backend);
-            }
         }
-        for backend in outside {
+        for backend in self.addresses.settle() {
             self.refresh_backend(&backend, false, &mut touched);
         }
         self.hosts.forget_orphans();
@@ -203,6 +229,7 @@ impl Index {
             let services = registered.services.expand(&self.routing.symbols);
             let mut outcome = self.rows_of(registered, &services);
             let choices = self.choices(&services, &mut outcome.faults);
+            outcome.outside = addresses::counting(&self.rule, &services, &mut outcome.faults);
             outcome.choices = self.routing.choices_of(&choices);
             outcome
         } else {
@@ -242,8 +269,8 @@ impl Index {
     }
 
     /// What is left out or incomplete, and why, in the order of the keys: values that do not parse, environments that
-    /// lost their prefix or header to an earlier one, broken `extends`, selectors that nothing fits, and environments
-    /// whose newest version their registrar refused, so that an older one stands here.
+    /// lost their prefix or header to an earlier one, broken `extends`, selectors that nothing fits, addresses outside that
+    /// are refused or too many, and environments whose newest version their registrar refused, so that an older one stands here.
     pub fn set_aside(&self) -> Vec<SetAside> {
         let unreadable = self.unreadable.iter().map(|(key, reason)| SetAside {
             key: key.clone(),
@@ -256,7 +283,12 @@ impl Index {
                 reason: reason.clone(),
             })
         });
-        let mut all: Vec<SetAside> = unreadable.chain(faults).collect();
+        let beyond = self.addresses.beyond().map(|(name, reason)| SetAside {
+            key: self.space.text(&Key::Environment(name.clone())),
+            reason,
+        });
+        let mut all: Vec<SetAside> = unreadable.chain(faults).chain(beyond).collect();
+        all.extend(self.refused_names());
         for (name, backends) in self.hosts.without_address() {
             all.extend(
                 backends
@@ -331,13 +363,11 @@ impl Index {
         for key in &old.resolved.rows {
             self.routing.remove_row(key, &mut touched);
         }
-        let (_, left) = self.routing.choose(name, Choices::default(), &mut touched);
-        for backend in left {
+        for backend in self.routing.choose(name, Choices::default(), &mut touched) {
             self.routing.unname_backend(&backend, &mut touched);
-            if backend.version.is_outside() {
-                self.refresh_backend(&backend, false, &mut touched);
-            }
         }
+        // What has no other user goes with the next round.
+        self.addresses.set(name, old.revision, None);
         self.touched = touched;
     }
 

@@ -5,7 +5,7 @@
 //! environments and service definitions ([`yaml`], [`mod@file`], [`environment_file`], [`definition_file`]; [`lint`] tells
 //! what is wrong with several files together, and [`claims`] whose fault that is); etcd keys
 //! and values become typed records ([`keys`], [`records`]); records become routing tables ([`index`], which keeps
-//! [`routing`] in step with each change).
+//! [`routing`] in step with each change; [`outside`] says which addresses of services outside it may lead to).
 
 pub mod address;
 pub mod check;
@@ -23,6 +23,7 @@ pub mod lifetime;
 pub mod lint;
 pub mod names;
 pub mod nearest;
+pub mod outside;
 pub mod records;
 pub mod routing;
 mod symbols;

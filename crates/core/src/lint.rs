@@ -1,6 +1,6 @@
 //! What is wrong with files of environments and of service definitions, without etcd: the faults of each file, and what
 //! several files can't have together, which is a name, prefix or header twice, a service defined twice, and environments
-//! that extend each other in a circle or over too many levels. Reading the files is left to the caller.
+//! that extend each other in a circle or over too many levels; and the addresses that routers would refuse. Reading the files is left to the caller.
 
 mod around;
 
@@ -11,10 +11,11 @@ use serde::Serialize;
 
 use crate::claims::precedence;
 use crate::definition_file;
-use crate::environment_file::Parsed;
+use crate::environment_file::{Found, NamedAddress, Parsed};
 use crate::file::{Fault, Subject};
 use crate::index::EXTENDS_LIMIT;
 use crate::names::{EnvironmentName, ServiceName};
+use crate::outside::{AddressRule, MOST_OF_ONE};
 use crate::yaml::Mark;
 
 /// The outcome of a check.
@@ -91,9 +92,13 @@ impl Checked {
 }
 
 /// Checks files that have been read, given with their names as they are to be shown: those of environments, and those of
-/// definitions.
-pub fn check(files: &[(String, Parsed)], definitions: &[(String, definition_file::Parsed)]) -> Checked {
-    check_among(files, definitions, Around::default())
+/// definitions. The rule is that of the routers for addresses outside.
+pub fn check(
+    files: &[(String, Parsed)],
+    definitions: &[(String, definition_file::Parsed)],
+    rule: &AddressRule,
+) -> Checked {
+    check_among(files, definitions, Around::default(), rule)
 }
 
 /// As [`check`], with what is around the files: what that has is taken, and some of what it had must not go. Its own faults
@@ -102,6 +107,7 @@ pub fn check_among(
     files: &[(String, Parsed)],
     definitions: &[(String, definition_file::Parsed)],
     around: Around<'_>,
+    rule: &AddressRule,
 ) -> Checked {
     let mut checked = Vec::with_capacity(files.len() + definitions.len());
     for (file, parsed) in files {
@@ -126,6 +132,13 @@ pub fn check_among(
         if let Some(file) = file.checked_sub(around.beside.len()) {
             checked[file].faults.push(fault);
         }
+    }
+    for (file, (_, parsed)) in files.iter().enumerate() {
+        let faults = parsed
+            .entries
+            .iter()
+            .flat_map(|found| refused_addresses(found, rule));
+        checked[file].faults.extend(faults);
     }
     let all_definitions: Vec<_> = around.definitions_beside.iter().chain(definitions).collect();
     for (file, fault) in defined_twice(&all_definitions) {
@@ -192,6 +205,30 @@ fn across(files: &[&(String, Parsed)]) -> Vec<(usize, Fault)> {
         }
     }
     faults
+}
+
+/// The addresses of an environment that routers would set aside, whatever they resolve to, and the first of too many.
+fn refused_addresses(found: &Found, rule: &AddressRule) -> Vec<Fault> {
+    let fault = |address: &NamedAddress, message: String| Fault {
+        field: address.field.clone(),
+        ..fault(&found.environment.name, address.mark, "", message)
+    };
+    let (refused, counting): (Vec<_>, Vec<_>) = found
+        .addresses
+        .iter()
+        .map(|address| (address, rule.refuses(&address.upstream)))
+        .partition(|(_, reason)| reason.is_some());
+    let refused = refused
+        .into_iter()
+        .filter_map(|(address, reason)| Some(fault(address, reason?)));
+    let over = counting.get(MOST_OF_ONE).map(|(address, _)| {
+        let message = format!(
+            "of one environment {MOST_OF_ONE} addresses count, and this is one more of {}: name fewer",
+            found.addresses.len()
+        );
+        fault(address, message)
+    });
+    refused.chain(over).collect()
 }
 
 /// The services that several files of definitions define, each with the position of the file in which it is reported.
@@ -272,7 +309,7 @@ mod tests {
             .iter()
             .map(|(name, text)| (name.to_string(), environment_file::parse(text.as_bytes())))
             .collect();
-        check(&files, &[])
+        check(&files, &[], &AddressRule::default())
     }
 
     #[test]
@@ -365,6 +402,45 @@ mod tests {
     }
 
     #[test]
+    fn addresses_that_routers_refuse_are_faults() {
+        let text = "name: a\nservices:\n- {name: s, address: '127.0.0.1:2379'}\n- {name: t, address: 'b.internal:80'}\n";
+        let checked = check_texts(&[("a.yaml", text)]);
+        let expected = "a.yaml:3:22: services[0].address: 127.0.0.1:2379 is a loopback address: routers ask none of \
+                        them unless --allow-address has it, or a network within 127.0.0.0/8\n1 fault in 1 of 1 file\n";
+        assert_eq!(checked.text(), expected);
+        let files = [("a.yaml".to_owned(), environment_file::parse(text.as_bytes()))];
+        let faults = |allowed: &[&str]| {
+            let allowed = allowed.iter().map(|entry| entry.parse().unwrap()).collect();
+            check(&files, &[], &AddressRule::new(allowed, [].into(), 9)).faults
+        };
+        assert_eq!(
+            faults(&["127.0.0.1"]),
+            0,
+            "what the name resolves to is not known here"
+        );
+        assert_eq!(faults(&["127.0.0.1", "*.example"]), 0);
+        assert_eq!(faults(&["*.example"]), 2);
+        assert_eq!(check(&files, &[], &AddressRule::off()).faults, 0);
+    }
+
+    #[test]
+    fn too_many_addresses_are_a_fault() {
+        let services = |count: usize| -> String {
+            (0..count)
+                .map(|n| format!("\n- {{name: s{n}, address: '10.0.0.1:{}'}}", n + 1))
+                .collect()
+        };
+        let text = |count| format!("name: a\nservices:{}", services(count));
+        assert_eq!(check_texts(&[("a.yaml", &text(100))]).faults, 0);
+        let checked = check_texts(&[("a.yaml", &text(300))]);
+        assert_eq!(
+            checked.text().lines().next().unwrap(),
+            "a.yaml:103:25: services[100].address: of one environment 100 addresses count, and this is one more of 300: name fewer"
+        );
+        assert_eq!(checked.faults, 1);
+    }
+
+    #[test]
     fn a_service_may_be_defined_once() {
         let definition = |name: &str| format!("{{name: {name}, image: 'a:{{{{ version }}}}', port: 80}}");
         let texts = [
@@ -377,7 +453,7 @@ mod tests {
         ];
         let parsed = texts.map(|(file, text)| (file.to_owned(), definition_file::parse(text.as_bytes())));
         let environments = [("a.yaml".to_owned(), environment_file::parse(b"name: a"))];
-        let checked = check(&environments, &parsed);
+        let checked = check(&environments, &parsed, &AddressRule::default());
         let text = checked.text();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(

@@ -412,20 +412,21 @@ impl Routing {
         numbers.collect()
     }
 
-    /// Puts the choices of an environment in the place of those that it had. Backends that it chooses anew are named from now
-    /// on; those that it chooses no more are returned, and have to be unnamed when all environments have their new ones.
+    /// Puts the choices of an environment in the place of those that it had. Backends that it chooses for the first time are
+    /// named from now on; those that it chooses no more are returned, and have to be unnamed when all environments have
+    /// their new ones.
     pub(crate) fn choose(
         &mut self,
         environment: &EnvironmentName,
         choices: Choices,
         touched: &mut Touched,
-    ) -> (Vec<BackendId>, Vec<BackendId>) {
+    ) -> Vec<BackendId> {
         let (name, before) = match self.choices.get_key_value(environment.as_str()) {
             Some((name, before)) => (name.clone(), &before[..]),
             None => (environment.as_str().into(), &[][..]),
         };
         if *before == *choices {
-            return (Vec::new(), Vec::new());
+            return Vec::new();
         }
         let backends = |choices: &[(Symbol, Symbol)], others: &[(Symbol, Symbol)]| {
             let all = choices.iter().filter(|choice| !others.contains(choice));
@@ -434,8 +435,8 @@ impl Routing {
                 .collect::<Vec<BackendId>>()
         };
         let (new, old) = (backends(&choices, before), backends(before, &choices));
-        for backend in &new {
-            *self.named.entry(backend.clone()).or_default() += 1;
+        for backend in new {
+            *self.named.entry(backend).or_default() += 1;
         }
         self.chosen += choices.len();
         let before = match choices.is_empty() {
@@ -445,7 +446,7 @@ impl Routing {
         let before = before.unwrap_or_default();
         self.chosen -= before.len();
         touched.choices.entry(name).or_insert(before);
-        (new, old)
+        old
     }
 
     /// Notes that an environment chooses a backend no more; says whether it was the last one.

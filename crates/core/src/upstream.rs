@@ -2,7 +2,7 @@
 //! Host names are resolved by the routers, which follow them as they change.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use crate::address::Address;
@@ -124,7 +124,7 @@ impl FromStr for Upstream {
         let bare = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
         let ip = match bare {
             Some(inner) => Some(inner.parse::<std::net::Ipv6Addr>().map_err(|_| error())?.into()),
-            None => host.parse::<std::net::Ipv4Addr>().ok().map(IpAddr::from),
+            None => host.parse::<Ipv4Addr>().ok().map(IpAddr::from),
         };
         if let Some(ip) = ip {
             let address = Address::new(ip, port).map_err(|_| error())?;
@@ -133,10 +133,20 @@ impl FromStr for Upstream {
                 ..address.into()
             });
         }
-        // `10.0.0.300` has the form of a host name; nobody means it as one.
-        let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
         let name: Hostname = host.to_ascii_lowercase().parse().map_err(|_| error())?;
-        if port == 0 || name.as_str().rsplit('.').next().is_none_or(numeric) {
+        if is_number(name.as_str()) {
+            return Err(match as_libc_reads(name.as_str()) {
+                Some(ip) => NameError::new(
+                    text,
+                    "an address",
+                    format!(
+                        "an IP address has four decimal numbers, as {ip} has, which some programs read here"
+                    ),
+                ),
+                None => error(),
+            });
+        }
+        if port == 0 {
             return Err(error());
         }
         Ok(Self {
@@ -145,6 +155,35 @@ impl FromStr for Upstream {
             port,
         })
     }
+}
+
+/// Whether a text has the form of a host name, and of a number to resolvers: `10.0.0.300`, `0x7f000001`, `127.1`. Nobody
+/// means it as a name, and no domain ends like that (RFC 3696, section 2).
+pub(crate) fn is_number(host: &str) -> bool {
+    let label = host.rsplit('.').next().unwrap_or_default();
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    digits(label) || label.strip_prefix("0x").is_some_and(hex)
+}
+
+/// The address that `inet_aton` of libc reads in such a number: up to four parts, decimal, octal or hexadecimal, of which
+/// the last fills what is left.
+fn as_libc_reads(host: &str) -> Option<Ipv4Addr> {
+    let number = |part: &str| match part.strip_prefix("0x") {
+        Some("") => Some(0),
+        Some(hex) => u32::from_str_radix(hex, 16).ok(),
+        None if part.starts_with('0') => u32::from_str_radix(part, 8).ok(),
+        None => part.parse().ok(),
+    };
+    let parts: Vec<u32> = host.split('.').map(number).collect::<Option<_>>()?;
+    let (last, first) = parts.split_last().filter(|(_, first)| first.len() < 4)?;
+    let mut address = u64::from(*last);
+    for (place, part) in (1u32..).zip(first) {
+        address += u64::from(u8::try_from(*part).ok()?) << (32 - 8 * place);
+    }
+    let room = 1u64 << (32 - 8 * first.len());
+    let fits = u64::from(*last) < room;
+    Some(Ipv4Addr::from(u32::try_from(address).ok().filter(|_| fits)?))
 }
 
 impl fmt::Display for Upstream {
@@ -227,6 +266,46 @@ mod tests {
     }
 
     #[test]
+    fn what_only_libc_reads_as_a_number_is_no_name() {
+        for (bad, meant) in [
+            ("0x7f000001:2379", "127.0.0.1"),
+            ("0X7F000001:2379", "127.0.0.1"),
+            ("017700000001:2379", "127.0.0.1"),
+            ("2130706433:2379", "127.0.0.1"),
+            ("127.1:80", "127.0.0.1"),
+            ("127.0.1:80", "127.0.0.1"),
+            ("127.0x1:80", "127.0.0.1"),
+            ("0251.0376.0xa9fe:80", "169.254.169.254"),
+            ("http://0xa9.0xfe.0xa9.0xfe", "169.254.169.254"),
+            ("https://0:443", "0.0.0.0"),
+            ("0x:80", "0.0.0.0"),
+            ("127.0.0.1.:80", "127.0.0.1"),
+        ] {
+            let error = bad.parse::<Upstream>().unwrap_err();
+            assert!(error.rule().contains(meant), "{bad}: {error}");
+        }
+        for bad in [
+            "10.0.0.300:80",
+            "1.2.3.4.5:80",
+            "a.0x7f:80",
+            "08:80",
+            "256.1:80",
+            "0x1ffffffff:80",
+        ] {
+            let error = bad.parse::<Upstream>().unwrap_err();
+            assert!(error.rule().starts_with("a host and a port"), "{bad}: {error}");
+        }
+        for good in [
+            "0x7g:80",
+            "7f.internal:80",
+            "0x7f.example:80",
+            "127.0.0.1.example:80",
+        ] {
+            assert!(good.parse::<Upstream>().unwrap().name().is_some(), "{good}");
+        }
+    }
+
+    #[test]
     fn a_client_leaves_out_the_port_of_the_scheme() {
         for (text, authority) in [
             ("https://billing.internal", "billing.internal"),
@@ -242,8 +321,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_an_address_without_syntax_or_an_error(text in "(https?://)?[a-z0-9.\\[\\]:-]{0,20}(:[0-9]{1,5})?/?|\\PC{0,20}|[ -~\\n]{0,20}") {
+        fn any_text_is_an_address_without_syntax_or_an_error(text in "(https?://)?[a-z0-9.\\[\\]:-]{0,20}(:[0-9]{1,5})?/?|(0x?[0-9a-f]{0,9}\\.?){1,4}:80|\\PC{0,20}|[ -~\\n]{0,20}") {
             if let Ok(upstream) = text.parse::<Upstream>() {
+                prop_assert!(upstream.name().is_none_or(|name| as_libc_reads(name.as_str()).is_none()));
                 for written in [upstream.to_string(), upstream.url()] {
                     prop_assert_eq!(&written.parse::<Upstream>().unwrap(), &upstream);
                     prop_assert!(written.is_ascii() && !written.contains(|c: char| c.is_whitespace() || c.is_control() || "\"{};\\<>@#,".contains(c)), "{:?}", written);

@@ -43,7 +43,8 @@ impl Version {
 
     /// Whether this stands in for the version of a service outside.
     pub fn is_outside(&self) -> bool {
-        self.0.contains("://")
+        // Asked of every service of every environment, and a version begins like that only with a URL behind.
+        self.0.starts_with("http") && self.0.contains("://")
     }
 
     /// The version read as a semantic one (semver.org 2.0.0), with an optional leading `v` and missing minor or patch

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use clap::Args;
 use mayfly_core::keys::KeySpace;
 use mayfly_core::names::NodeName;
+use mayfly_core::outside::Allowed;
 
 use crate::logs::LogFormat;
 use crate::store::Store;
@@ -68,6 +69,22 @@ pub struct CommonArgs {
     /// How a line of the log looks
     #[arg(long, env = "MAYFLY_LOG_FORMAT", value_enum, default_value_t, global = true)]
     pub log_format: LogFormat,
+}
+
+/// Which addresses outside an environment may name. Flatten this into the arguments of a program that has to know.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AddressArgs {
+    /// The services outside that environments may name by `address`: host names (billing.example, *.internal) and addresses
+    /// or networks (10.0.0.5, 10.0.0.0/8, fd00::/8), several with commas. Loopback, link-local and what else is the
+    /// host's own need an entry of their own, such as 127.0.0.0/8 [default: any but those]
+    #[arg(
+        long,
+        env = "MAYFLY_ALLOW_ADDRESS",
+        value_name = "NAME|NETWORK",
+        value_delimiter = ',',
+        global = true
+    )]
+    pub allow_address: Vec<Allowed>,
 }
 
 impl CommonArgs {

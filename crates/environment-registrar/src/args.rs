@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mayfly_core::definition::Memory;
-use mayfly_daemon::args::{CommonArgs, duration, interval};
+use mayfly_daemon::args::{AddressArgs, CommonArgs, duration, interval};
 
 use crate::merge::Quota;
 
@@ -71,6 +71,10 @@ pub enum Command {
         /// A file of service definitions, or a directory with *.yaml and *.yml files; may be given again
         #[arg(long, value_name = "PATH")]
         services: Vec<PathBuf>,
+
+        /// What routers allow.
+        #[command(flatten)]
+        addresses: AddressArgs,
     },
     /// List the environments that are registered in etcd, and what they lack
     List(ListOptions),

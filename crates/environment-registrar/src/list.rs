@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use mayfly_core::environment_file::list_to_yaml;
 use mayfly_core::index::Index;
 use mayfly_core::keys::Key;
+use mayfly_core::outside::AddressRule;
 use mayfly_core::records::{self, Environment};
 use mayfly_daemon::output::printable;
 use mayfly_daemon::store::Store;
@@ -55,7 +56,10 @@ impl Listed {
 pub async fn run(store: &Store, options: &ListOptions) -> anyhow::Result<ExitCode> {
     // Instances too: they tell what is missing.
     let listing = store.list(&store.keyspace().routing()).await?;
-    let mut index = Index::new(store.keyspace().clone()).with_least_instances(options.min_instances);
+    // What addresses the routers allow, only they know: `mayfly status` asks them.
+    let mut index = Index::new(store.keyspace().clone())
+        .with_least_instances(options.min_instances)
+        .with_rule(AddressRule::off());
     let mut environments = Vec::new();
     for entry in listing.entries {
         index.put(&entry.key, &entry.value, entry.create_revision);

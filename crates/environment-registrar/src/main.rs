@@ -14,7 +14,11 @@ fn main() -> ExitCode {
         async move {
             match command {
                 Command::Watch(options) => watch::run(&common, options, shutdown).await,
-                Command::Check { files, services } => check::run(&files, &services),
+                Command::Check {
+                    files,
+                    services,
+                    addresses,
+                } => check::run(&files, &services, addresses),
                 Command::List(options) => list::run(&common.store()?, &options).await,
             }
         }

@@ -8,11 +8,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use mayfly_core::names::{EnvironmentName, Hostname};
-use mayfly_daemon::args::{CommonArgs, interval};
+use mayfly_core::outside::MOST;
+use mayfly_daemon::args::{AddressArgs, CommonArgs, interval};
 
 use crate::advertise::Advertised;
+use crate::reach::Reach;
 use crate::render::{AnsweredBy, Renderer, Settings, TEMPLATE};
-use crate::slots::MOST_SLOTS;
+use crate::slots::{MOST_OUTSIDE, MOST_SLOTS};
 use crate::text::{Bind, CaFile, ConfigPath, HealthPath, Millis, Pseudonym};
 
 const EXAMPLES: &str = "\
@@ -221,7 +223,23 @@ pub struct Options {
     )]
     pub ca_file: CaFile,
 
-    /// How often to resolve the host names of servers again, with the resolver of this system
+    /// What environments may name.
+    #[command(flatten)]
+    pub addresses: AddressArgs,
+
+    /// How many addresses outside to take of all environments, of those that were registered first; 100 at most of one
+    #[arg(
+        long,
+        env = "MAYFLY_MAX_ADDRESSES",
+        value_name = "N",
+        default_value_t = MOST as u32,
+        value_parser = clap::value_parser!(u32).range(0..=i64::from(MOST_OUTSIDE)),
+        global = true
+    )]
+    pub max_addresses: u32,
+
+    /// How often to resolve the host names of servers again, with the resolver of this system; one that fails, or takes
+    /// more than a second, less often each time, but every 5 minutes
     #[arg(long, env = "MAYFLY_RESOLVE", value_name = "TIME", default_value = "10s", value_parser = interval, global = true)]
     pub resolve: Duration,
 
@@ -343,6 +361,16 @@ impl Options {
             .map_or_else(|| Ok(self.dir()?.join("run/master.sock")), Ok)
     }
 
+    /// Which addresses outside are asked, by what is known of where this router listens.
+    pub fn reach(&self) -> Reach {
+        let binds = self.edge_bind.iter().chain(&self.internal_bind);
+        Reach::new(
+            self.addresses.allow_address.clone(),
+            self.max_addresses as usize,
+            binds,
+        )
+    }
+
     /// The template with the settings that these options are, for a router of this name.
     ///
     /// # Errors
@@ -449,6 +477,9 @@ mod tests {
             "--domain=a;b",
             "--default-environment=A",
             "--slots=0",
+            "--max-addresses=32769",
+            "--allow-address=*",
+            "--allow-address=10.0.0.1/8",
             "--tunnel-timeout=0s",
             "--look=0s",
             "--advertise=a b",

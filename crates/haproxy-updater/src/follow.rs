@@ -1,7 +1,11 @@
 //! Follows host names: asks the system's resolver for those that servers stand under, at once for a new one and again
 //! from time to time, and tells only what has changed. A name that cannot be resolved for a while keeps its last
-//! addresses, and a file remembers them for the next haproxy-updater: a restart takes no server away. A resolver that hangs
-//! holds up nobody, since it is waited for on threads of its own.
+//! addresses, and a file remembers them for the next haproxy-updater: a restart takes no server away.
+//!
+//! Names are anybody's who may push a file, and so are their name servers. None holds up another for long: what has been
+//! due longest is asked first; a lookup that takes longer than a second gives its place to another, and goes on aside; and a
+//! name that fails or is slow is asked less and less often. So 64 names that never answer cost others nothing, and
+//! those of a whole router at once ([`MOST`](mayfly_core::outside::MOST)) a minute, once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,10 +22,17 @@ use tracing::{info, warn};
 
 /// How long an answer may take until it counts as a failure; one that comes later is taken all the same.
 const LIMIT: Duration = Duration::from_secs(5);
-/// How many names are asked for at the same time.
+/// How many names are asked for at the same time,
 const AT_ONCE: usize = 16;
-/// How many addresses of one name are taken: a guard against a name server that says anything.
-const MOST_ADDRESSES: usize = 32;
+/// but for those that take longer than this,
+const SLOW: Duration = Duration::from_secs(1);
+/// of which there may be some more: each is a thread that waits.
+const MOST_AT_ONCE: usize = 128;
+/// How long a name that fails or is slow waits at most until it is asked for again.
+const LONGEST: Duration = Duration::from_secs(300);
+/// How many addresses of one name are taken: a guard against a name server that says anything. HAProxy checks each of them
+/// every other second.
+const MOST_ADDRESSES: usize = 8;
 
 /// What names lead to.
 pub type Addresses = BTreeMap<Hostname, BTreeSet<IpAddr>>;
@@ -53,6 +64,8 @@ struct Followed {
     addresses: BTreeSet<IpAddr>,
     /// Why it could not be resolved the last time.
     failure: Option<String>,
+    /// How often in a row it has failed, or was slow.
+    troubles: u32,
     state: State,
 }
 
@@ -115,6 +128,7 @@ impl Follower {
                 Followed {
                     addresses,
                     failure: None,
+                    troubles: 0,
                     state: State::Due(Instant::now()),
                 }
             });
@@ -178,10 +192,12 @@ impl Follower {
         loop {
             self.ask_what_is_due();
             self.save();
-            // While as many are asked for as may be, what is due has to wait for one to end.
-            let has_room = self.lookups.len() < AT_ONCE;
+            // While as many are asked for as may be, what is due has to wait for one to end or become slow.
+            let now = Instant::now();
+            let has_room = self.room(now) > 0;
             let next = self.names.values().filter_map(|followed| match followed.state {
                 State::Due(at) => has_room.then_some(at),
+                State::Asked(at) if at + SLOW > now => Some(at + SLOW),
                 State::Asked(at) => Some(at + LIMIT),
                 State::Overdue => None,
             });
@@ -207,13 +223,27 @@ impl Follower {
         }
     }
 
+    /// How many more names may be asked for now.
+    fn room(&self, now: Instant) -> usize {
+        let fresh = |followed: &&Followed| matches!(followed.state, State::Asked(at) if at + SLOW > now);
+        let fresh = self.names.values().filter(fresh).count();
+        let all = MOST_AT_ONCE.saturating_sub(self.lookups.len());
+        all.min(AT_ONCE.saturating_sub(fresh))
+    }
+
+    /// Asks for what is due, what has been so longest first.
     fn ask_what_is_due(&mut self) {
         let now = Instant::now();
-        let is_due = |followed: &Followed| matches!(followed.state, State::Due(at) if at <= now);
-        for (name, followed) in self.names.iter_mut().filter(|(_, followed)| is_due(followed)) {
-            if self.lookups.len() >= AT_ONCE {
-                break;
+        let mut due: Vec<(Instant, &Hostname, &mut Followed)> = Vec::new();
+        let room = self.room(now);
+        for (name, followed) in &mut self.names {
+            match followed.state {
+                State::Due(at) if at <= now => due.push((at, name, followed)),
+                _ => {}
             }
+        }
+        due.sort_by_key(|(at, ..)| *at);
+        for (_, name, followed) in due.into_iter().take(room) {
             followed.state = State::Asked(now);
             let (name, resolve) = (name.clone(), self.resolve.clone());
             self.lookups.spawn_blocking(move || {
@@ -229,6 +259,7 @@ impl Follower {
         for (name, followed) in &mut self.names {
             if matches!(followed.state, State::Asked(at) if at + LIMIT <= now) {
                 followed.state = State::Overdue;
+                followed.troubles = followed.troubles.saturating_add(1);
                 if followed.fail(name, format!("no answer within {LIMIT:?}"), self.every) {
                     return Some(name.clone());
                 }
@@ -244,12 +275,24 @@ impl Follower {
         result: io::Result<BTreeSet<IpAddr>>,
     ) -> Option<Option<BTreeSet<IpAddr>>> {
         let followed = self.names.get_mut(name)?;
-        followed.state = State::Due(Instant::now() + self.every);
+        let now = Instant::now();
+        let is_slow = match followed.state {
+            State::Asked(at) => at + SLOW <= now,
+            // That was counted when it was overdue.
+            State::Due(_) | State::Overdue => false,
+        };
+        let is_overdue = followed.state == State::Overdue;
         let found = match result {
             Ok(found) if found.is_empty() => Err("it has no address".to_owned()),
             Ok(found) => Ok(found),
             Err(error) => Err(error.to_string()),
         };
+        followed.troubles = match is_slow || found.is_err() {
+            _ if is_overdue => followed.troubles,
+            true => followed.troubles.saturating_add(1),
+            false => 0,
+        };
+        followed.state = State::Due(now + followed.pause(self.every));
         let found = match found {
             Ok(found) => found,
             Err(reason) => return followed.fail(name, reason, self.every).then_some(None),
@@ -277,6 +320,12 @@ impl Follower {
 }
 
 impl Followed {
+    /// How long to wait until it is asked for again: longer with each trouble in a row.
+    fn pause(&self, every: Duration) -> Duration {
+        let doubled = self.troubles.saturating_sub(1).min(16);
+        every.saturating_mul(1 << doubled).min(LONGEST.max(every))
+    }
+
     /// Says that it fails, once; whether this is something new.
     fn fail(&mut self, name: &Hostname, reason: String, every: Duration) -> bool {
         let is_new = self.failure.is_none();
@@ -286,7 +335,10 @@ impl Followed {
             } else {
                 format!("staying with {}", list(&self.addresses))
             };
-            warn!("cannot resolve host name {name}: {reason}; {next}; trying again every {every:?}");
+            warn!(
+                "cannot resolve host name {name}: {reason}; {next}; trying again in {every:?}, then less and less often, but every {:?}",
+                LONGEST.max(every)
+            );
         }
         self.failure = Some(reason);
         is_new

@@ -8,7 +8,8 @@
 //! The other way round, [`uses`] reads from HAProxy which environments were used and lets those with an `idle` time live on
 //! in etcd.
 //!
-//! Beside the chain: [`follow`] finds out what the host names of servers lead to; [`render`] and [`files`] keep on disk
+//! Beside the chain: [`reach`] says which addresses outside it may lead to; [`follow`] finds out what the host names of
+//! servers resolve to; [`render`] and [`files`] keep on disk
 //! what HAProxy starts from; [`read`] understands its answers; [`text`] has the types without which no text reaches it;
 //! [`advertise`], [`metrics`] and [`args`] face the world.
 
@@ -23,6 +24,7 @@ pub mod master;
 pub mod metrics;
 pub mod model;
 pub mod plan;
+pub mod reach;
 pub mod read;
 pub mod render;
 pub mod runtime;
@@ -114,7 +116,10 @@ pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result
         token: token()?,
         metrics,
     };
-    let index = Index::new(store.keyspace().clone()).with_least_instances(options.min_instances);
+    let reach = options.reach();
+    let index = Index::new(store.keyspace().clone())
+        .with_least_instances(options.min_instances)
+        .with_rule(reach.rule(None));
     let engine = Engine::new(parts, index);
 
     let guard = Guard::new(store.keyspace().clone(), options.guard.0);
@@ -134,6 +139,7 @@ pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result
         advertised: options.advertise.clone(),
         listens,
         endpoints: common.etcd.clone(),
+        reach,
     };
     admin::start(&tasks, common.admin, &readiness, registry).await?;
 

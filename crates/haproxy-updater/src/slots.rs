@@ -124,7 +124,8 @@ impl Pool {
 }
 
 /// Gives slots to the backends that have instances and none yet, and takes them from those that have no instance and
-/// that no environment names: among the touched ones and those that wait, or among all. What changes is touched; who
+/// that no environment names (of services outside from those without a server, since one that is refused is still
+/// named): among the touched ones and those that wait, or among all. What changes is touched; who
 /// finds no slot waits. A slot that is not empty still holds servers of its former backend, and is not given on.
 pub fn allot(
     pool: &mut Pool,
@@ -142,7 +143,8 @@ pub fn allot(
     }
     for backend in backends {
         if routing.servers(&backend).is_none() {
-            if !routing.is_named(&backend) && pool.release(&backend).is_some() {
+            let is_over = backend.version.is_outside() || !routing.is_named(&backend);
+            if is_over && pool.release(&backend).is_some() {
                 touched.backends.insert(backend);
             }
         } else if pool.slot(&backend).is_none() {
@@ -156,6 +158,9 @@ pub fn allot(
 
 /// More slots than anybody needs; a limit against filling the memory when something registers without end.
 pub const MOST_SLOTS: u32 = 65_536;
+
+/// How many of them services outside can have: whatever environments name, half is left for instances.
+pub const MOST_OUTSIDE: u32 = MOST_SLOTS / 2;
 
 #[cfg(test)]
 mod tests {
@@ -210,6 +215,38 @@ mod tests {
         ]);
         assert_eq!(pool.assigned().collect::<Vec<_>>(), [(&backend("a@1"), Slot(2))]);
         assert_eq!(pool.free(), 3);
+    }
+
+    /// Environments that name other addresses again and again, or more than count, would else take all slots in the end.
+    #[test]
+    fn an_address_that_is_refused_gives_its_slot_back_though_it_is_named() {
+        use mayfly_core::index::Index;
+        use mayfly_core::outside::AddressRule;
+        let mut index = Index::default();
+        let (mut pool, mut waiting) = (Pool::new(8), BTreeSet::new());
+        let mut slots = |index: &mut Index| {
+            let mut touched = index.resolve();
+            allot(
+                &mut pool,
+                index.routing(),
+                &mut touched,
+                &mut waiting,
+                false,
+                |_| true,
+            );
+            let all = pool.assigned().map(|(backend, _)| backend.to_string());
+            all.collect::<Vec<_>>()
+        };
+        let record = r#"{"name":"a","prefix":"a","header":"a","services":[{"name":"s","version":"1"},
+            {"name":"x","version":"http://10.0.0.1:80"},{"name":"y","version":"http://10.0.0.2:80"}]}"#;
+        index.put("/mayfly/environments/a", record.as_bytes(), 1);
+        index.put("/mayfly/backends/s/1/i", br#"{"address":"10.0.0.3:80"}"#, 2);
+        assert_eq!(slots(&mut index).len(), 3);
+        index.set_rule(AddressRule::new(Vec::new(), BTreeSet::new(), 1));
+        assert_eq!(slots(&mut index), ["s@1", "x@http://10.0.0.1:80"]);
+        index.delete("/mayfly/backends/s/1/i");
+        assert_eq!(slots(&mut index).len(), 2, "an instance may come back");
+        assert!(MOST_OUTSIDE * 2 <= MOST_SLOTS);
     }
 
     proptest! {

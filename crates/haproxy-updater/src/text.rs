@@ -256,9 +256,16 @@ impl Bind {
 
     /// Whether it takes connections to every address of the host.
     pub fn is_everywhere(&self) -> bool {
-        let host = self.0.rsplit_once(':').map_or("", |(host, _)| host);
-        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
-        host == "*" || ip.is_ok_and(|ip| ip.is_unspecified())
+        self.place().0.is_none()
+    }
+
+    /// The address, unless it is every one of the host, and the port.
+    pub fn place(&self) -> (Option<IpAddr>, u16) {
+        let (host, port) = self.0.rsplit_once(':').unwrap_or_default();
+        let ip = host.trim_matches(['[', ']']).parse().ok();
+        // It was checked when this was made.
+        let port = port.parse().unwrap_or_default();
+        (ip.filter(|ip: &IpAddr| !ip.is_unspecified()), port)
     }
 }
 

@@ -26,6 +26,7 @@ use crate::args::internal_bind;
 use crate::engine::{Engine, write};
 use crate::follow::Follower;
 use crate::guard::{Guard, Health};
+use crate::reach::Reach;
 use crate::runtime::Trouble;
 use crate::uses::report::Reporter;
 
@@ -68,6 +69,8 @@ pub struct Voice {
     pub listens: Option<IpAddr>,
     /// Where etcd is, to find the interface that leads there.
     pub endpoints: Vec<Endpoint>,
+    /// Which addresses outside are asked, depending on where this router is.
+    pub reach: Reach,
 }
 
 /// The loop's state.
@@ -377,6 +380,8 @@ impl Updater {
             "host_names": self.follower.len(),
             "host_names_failing": failing,
             "host_names_without_address": nameless,
+            "host_names_refused": self.engine.index.refused_host_names(),
+            "address_rule": self.engine.index.rule(),
             "missing": missing,
             "guard": self.alarm,
             "settings": self.engine.settings(),
@@ -430,6 +435,12 @@ impl Updater {
             }
             Ok(_) => {}
             Err(error) => warn!("{error:#}"),
+        }
+        // Interfaces come and go, too.
+        let rule = self.voice.reach.rule(self.address);
+        if *self.engine.index.rule() != rule {
+            self.engine.index.set_rule(rule);
+            self.changed(Instant::now()).await;
         }
     }
 

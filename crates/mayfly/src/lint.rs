@@ -1,11 +1,14 @@
 //! `mayfly lint`: what the registrar would say of files, by the same code, without etcd.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 use mayfly_core::lint::{self, Around};
+use mayfly_core::outside::{AddressRule, MOST};
 use mayfly_core::{definition_file, environment_file};
+use mayfly_daemon::args::AddressArgs;
 use mayfly_daemon::{input, output};
 
 const EXAMPLES: &str = "\
@@ -13,6 +16,7 @@ Examples:
   mayfly lint temp-1.yaml                       one file
   mayfly lint environments/                     its *.yaml and *.yml, also against each other
   mayfly lint environments/ --services services/    and service definitions
+  mayfly lint --allow-address '*.internal' environments/    as routers with this flag
   git show main:temp-1.yaml | mayfly lint -     standard input
   mayfly lint --format json environments/       for programs
 
@@ -22,7 +26,9 @@ Exit codes: 0 no fault; 1 there are faults; 2 the command line is wrong.";
 /// Check files without etcd: what a registrar would say, exit code 1 if there is a fault
 ///
 /// Besides the faults of each file it finds what the files can't have together: a name, prefix or header twice, a service
-/// that is defined twice, and environments that extend each other in a circle or over too many levels.
+/// that is defined twice, and environments that extend each other in a circle or over too many levels. And it finds the
+/// addresses outside that routers refuse, as far as that is known without resolving a name: give it the `--allow-address`
+/// of the routers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -50,6 +56,10 @@ pub struct Args {
     /// others still extend
     #[arg(long, value_name = "DIRECTORY")]
     pub before: Option<PathBuf>,
+
+    /// What routers allow.
+    #[command(flatten)]
+    pub addresses: AddressArgs,
 
     /// How to print the outcome
     #[arg(long, value_enum, default_value_t)]
@@ -86,6 +96,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             definitions_beside: &input::read(&args.services_beside, definition_file::parse),
             before: &before,
         },
+        &AddressRule::new(args.addresses.allow_address.clone(), BTreeSet::new(), MOST),
     );
     match args.format {
         Format::Text => output::print(&checked.text())?,

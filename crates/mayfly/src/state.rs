@@ -2,12 +2,14 @@
 //! themselves, and the revisions that tell whether they are in step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use mayfly_core::explain;
 use mayfly_core::index::Index;
 use mayfly_core::keys::{Daemon, Key, KeySpace};
 use mayfly_core::launching::Launching;
 use mayfly_core::names::{EnvironmentName, Hostname, NodeName};
+use mayfly_core::outside::AddressRule;
 use mayfly_core::records::{self, Router, Status};
 use mayfly_core::version::BackendId;
 use mayfly_daemon::store::{Entry, LeaseId, Store, StoreError};
@@ -16,6 +18,9 @@ use serde::Serialize;
 
 use crate::launchers::{Launchers, Leader};
 use crate::registry;
+
+/// What host names resolve to.
+type Addresses = BTreeMap<Hostname, BTreeSet<IpAddr>>;
 
 /// What stands in etcd at one revision.
 #[derive(Debug)]
@@ -118,10 +123,38 @@ impl State {
             }
         }
         self.revision = batch.revision;
-        // Host names are the routers' to resolve; what one of them has no address of is not in force.
-        let statuses = self.statuses.values().flatten();
-        self.index.resolve_unseen(&statuses.flat_map(nameless).collect());
+        // Host names are the routers' to resolve; what one of them has no address of, or refuses, is not in force.
+        self.index.set_rule(self.rule());
+        let routers = || self.statuses.values().flatten();
+        let refused: Addresses = routers().flat_map(refused).collect();
+        let nameless = routers().flat_map(nameless);
+        let unknown = nameless.chain(refused.keys().cloned()).collect();
+        self.index.resolve_unseen(&unknown);
+        for (name, addresses) in refused {
+            self.index.resolved(&name, addresses);
+        }
+        self.index.resolve();
         self.index.settle();
+    }
+
+    /// Which addresses outside the routers ask: as the first says, but none where any of them listens.
+    fn rule(&self) -> AddressRule {
+        let routers = self
+            .statuses
+            .iter()
+            .filter(|((daemon, _), _)| *daemon == Daemon::HaproxyUpdater);
+        let rules = routers.map(|(_, status)| {
+            let said = status
+                .as_ref()
+                .ok()
+                .and_then(|status| status.detail.get("address_rule"));
+            // One that does not say it is older, and refuses none.
+            said.and_then(|rule| serde_json::from_value(rule.clone()).ok())
+                .unwrap_or_else(AddressRule::off)
+        });
+        rules
+            .reduce(|first, other| first.with_own_of(&other))
+            .unwrap_or_default()
     }
 
     fn put(&mut self, entry: &Entry) {
@@ -331,6 +364,13 @@ impl State {
 /// The host names that a router needs and has no address of, as its status says.
 fn nameless(status: &Status) -> BTreeSet<Hostname> {
     let names = status.detail.get("host_names_without_address");
+    let names = names.and_then(|names| serde_json::from_value(names.clone()).ok());
+    names.unwrap_or_default()
+}
+
+/// The host names of which a router refuses something, with all that they resolve to, as its status says.
+fn refused(status: &Status) -> Addresses {
+    let names = status.detail.get("host_names_refused");
     let names = names.and_then(|names| serde_json::from_value(names.clone()).ok());
     names.unwrap_or_default()
 }

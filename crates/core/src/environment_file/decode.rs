@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Found, expiry};
+use super::{Found, NamedAddress, expiry};
 use crate::file::decode::{checked, scalar, text, wanted};
 use crate::file::{Faults, Place, fields};
 use crate::lifetime::{Expiry, Idle};
@@ -29,6 +29,7 @@ pub(super) struct Draft {
     protected: bool,
     description: Option<String>,
     services: Vec<ServiceChoice>,
+    addresses: Vec<NamedAddress>,
 }
 
 impl Draft {
@@ -42,6 +43,7 @@ impl Draft {
             protected,
             description,
             services,
+            addresses,
             ..
         } = self;
         let environment = Environment {
@@ -62,6 +64,7 @@ impl Draft {
             name: name_mark,
             prefix: prefix_mark,
             header: header_mark,
+            addresses,
         })
     }
 }
@@ -153,7 +156,8 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
         draft.description = self::description(node, place.field("description"), faults);
     }
     if let Some(node) = services {
-        draft.services = self::services(node, place.field("services"), faults);
+        let place = place.field("services");
+        draft.services = self::services(node, place, &mut draft.addresses, faults);
     }
     draft
 }
@@ -175,7 +179,12 @@ fn protected(node: &Node, place: Place<'_>, faults: &mut Faults) -> bool {
     false
 }
 
-fn services(node: &Node, place: Place<'_>, faults: &mut Faults) -> Vec<ServiceChoice> {
+fn services(
+    node: &Node,
+    place: Place<'_>,
+    addresses: &mut Vec<NamedAddress>,
+    faults: &mut Faults,
+) -> Vec<ServiceChoice> {
     let Value::Sequence(items) = &node.value else {
         faults.add(
             node.mark,
@@ -196,7 +205,8 @@ fn services(node: &Node, place: Place<'_>, faults: &mut Faults) -> Vec<ServiceCh
     let mut services = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
         let place = place.index(index);
-        services.extend(service(item, place, &mut names, &mut paths, faults));
+        let service = service(item, place, &mut names, &mut paths, addresses, faults);
+        services.extend(service);
     }
     services
 }
@@ -207,6 +217,7 @@ fn service(
     place: Place<'_>,
     names: &mut BTreeMap<String, usize>,
     paths: &mut BTreeMap<String, usize>,
+    addresses: &mut Vec<NamedAddress>,
     faults: &mut Faults,
 ) -> Option<ServiceChoice> {
     let (name, version, routes) = match &node.value {
@@ -222,7 +233,7 @@ fn service(
                 );
                 return None;
             };
-            let version = choice(version, address, place, faults);
+            let version = choice(version, address, place, addresses, faults);
             let mut found = Vec::new();
             if let Some(node) = route {
                 found.extend(self::route(node, place.field("route"), paths, faults));
@@ -252,14 +263,29 @@ fn service(
 }
 
 /// The choice of a version, or of an address outside.
-fn choice(version: Option<&Node>, address: Option<&Node>, place: Place<'_>, faults: &mut Faults) -> Selector {
+fn choice(
+    version: Option<&Node>,
+    address: Option<&Node>,
+    place: Place<'_>,
+    addresses: &mut Vec<NamedAddress>,
+    faults: &mut Faults,
+) -> Selector {
     if let (Some(version), Some(_)) = (version, address) {
         let message = "a service outside has no version: leave this out, or `address`";
         faults.add(version.mark, place.field("version"), message);
     }
     if let Some(node) = address {
-        let upstream: Option<(Upstream, Mark)> = text(node, place.field("address"), faults);
-        return upstream.map_or(Selector::Latest, |(upstream, _)| Selector::outside(&upstream));
+        let place = place.field("address");
+        let upstream: Option<(Upstream, Mark)> = text(node, place, faults);
+        return upstream.map_or(Selector::Latest, |(upstream, mark)| {
+            let selector = Selector::outside(&upstream);
+            addresses.push(NamedAddress {
+                upstream,
+                mark,
+                field: place.to_string(),
+            });
+            selector
+        });
     }
     let chosen = version.and_then(|node| text(node, place.field("version"), faults));
     let Some((selector, mark)): Option<(Selector, Mark)> = chosen else {

@@ -1,11 +1,15 @@
 //! The host names that servers stand under: which backend needs which, and the addresses that each has at present. Who
-//! follows the names is told which are needed; what a name leads to is forgotten when nobody needs it any more.
+//! follows the names is told which are needed; what a name leads to is forgotten when nobody needs it any more. All that it
+//! resolves to is kept, and judged by the rule whenever it is used: so a name that changes, or that a file remembers, leads
+//! nowhere else than the rule allows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::address::Address;
 use crate::names::Hostname;
+use crate::outside::AddressRule;
 use crate::upstream::Upstream;
 use crate::version::BackendId;
 
@@ -17,6 +21,10 @@ pub(super) struct Hosts {
     addresses: BTreeMap<Hostname, BTreeSet<IpAddr>>,
     /// Names that lost their last user. One that finds another before the next round keeps its addresses.
     orphans: BTreeSet<Hostname>,
+    /// What of the names of a backend is refused, in words, with the name.
+    refused: BTreeMap<BackendId, Vec<(Hostname, String)>>,
+    /// Names that nobody has resolved have an address that stands in for theirs.
+    pub(super) unseen: bool,
 }
 
 impl Hosts {
@@ -81,17 +89,95 @@ impl Hosts {
         true
     }
 
-    /// Where a server can be reached at present; nowhere when its name has no address yet.
-    pub(super) fn addresses(&self, upstream: &Upstream) -> Vec<Address> {
+    /// Where a server can be reached at present; nowhere when its name has no address yet, or none that the rule allows.
+    pub(super) fn addresses(&self, upstream: &Upstream, rule: &AddressRule) -> Vec<Address> {
         match upstream.name() {
             None => upstream.address().into_iter().collect(),
             Some(name) => {
-                let found = self.addresses.get(name).into_iter().flatten();
-                // A name can lead to what nobody can be at, such as 0.0.0.0.
-                found
-                    .filter_map(|ip| Address::new(*ip, upstream.port()).ok())
+                let judged = self.judged(name, upstream, rule);
+                judged
+                    .filter(|(_, refusal)| refusal.is_none())
+                    .map(|(address, _)| address)
                     .collect()
             }
         }
     }
+
+    /// All that a name resolves to, and why it is refused.
+    fn judged<'a>(
+        &'a self,
+        name: &Hostname,
+        upstream: &'a Upstream,
+        rule: &'a AddressRule,
+    ) -> impl Iterator<Item = (Address, Option<String>)> + 'a {
+        let found = self.addresses.get(name).into_iter().flatten();
+        // A name can lead to what nobody can be at, such as 0.0.0.0.
+        let found = found.filter_map(|ip| Address::new(*ip, upstream.port()).ok());
+        found.map(|address| {
+            let known = !(self.unseen && is_stand_in(address.ip()));
+            let refusal = known.then(|| rule.refuses_address(&upstream.host, address));
+            (address, refusal.flatten())
+        })
+    }
+
+    /// Notes what the rule refuses of that to which the names of a backend resolve.
+    pub(super) fn judge(&mut self, backend: &BackendId, upstreams: &[Upstream], rule: &AddressRule) {
+        let mut all = Vec::new();
+        for upstream in upstreams {
+            let Some(name) = upstream.name() else { continue };
+            let judged = self.judged(name, upstream, rule);
+            let mut refused = judged.filter_map(|(address, reason)| Some((address.ip(), reason?)));
+            if let Some((ip, what)) = refused.next() {
+                let more = match refused.count() {
+                    0 => String::new(),
+                    more => format!(" ({more} more of its addresses are refused, too)"),
+                };
+                all.push((
+                    name.clone(),
+                    format!("{name} resolves to {ip}, which is {what}{more}"),
+                ));
+            }
+        }
+        match all.is_empty() {
+            true => drop(self.refused.remove(backend)),
+            false => drop(self.refused.insert(backend.clone(), all)),
+        }
+    }
+
+    /// What is refused, by backend.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&BackendId, &Vec<(Hostname, String)>)> {
+        self.refused.iter()
+    }
+
+    /// What is refused of one backend.
+    pub(super) fn refused_of(&self, backend: &BackendId) -> impl Iterator<Item = &str> {
+        let all = self.refused.get(backend).into_iter().flatten();
+        all.map(|(_, reason)| reason.as_str())
+    }
+
+    /// The names of which something is refused, with all that they resolve to.
+    pub(super) fn refused_names(&self) -> BTreeMap<&Hostname, &BTreeSet<IpAddr>> {
+        let names = self.refused.values().flatten();
+        names
+            .filter_map(|(name, _)| self.addresses.get_key_value(name))
+            .collect()
+    }
+
+    /// The backends that need names.
+    pub(super) fn needers(&self) -> impl Iterator<Item = &BackendId> {
+        self.needs.keys()
+    }
+}
+
+const FOR_EXAMPLES: u128 = 0x2001_0db8 << 96;
+
+/// An address that stands in for those that a host name leads to: another for each name, and none that is anybody's.
+pub(super) fn stand_in(name: &Hostname) -> IpAddr {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    Ipv6Addr::from(FOR_EXAMPLES | u128::from(hasher.finish())).into()
+}
+
+fn is_stand_in(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if u128::from(ip) >> 96 == FOR_EXAMPLES >> 96)
 }

@@ -85,7 +85,8 @@ impl Missing {
         let mut turned = Vec::new();
         for backend in &touched.backends {
             let short = routing.is_named(backend) && self.is_short(routing, backend);
-            if self.note_short(backend, short) {
+            // Looking for who chooses a backend that nobody names would be looking at every environment.
+            if self.note_short(backend, short) && routing.is_named(backend) {
                 turned.push(backend);
             }
         }
@@ -325,6 +326,9 @@ impl Index {
         if !nameless.is_empty() {
             let names: Vec<&str> = nameless.iter().map(|name| name.as_str()).collect();
             reason += &format!(": no address is known of {}", names.join(", "));
+        }
+        for refusal in self.why_refused(&backend) {
+            reason += &format!(": {refusal}");
         }
         Some((live, reason))
     }

@@ -1,21 +1,50 @@
 //! The servers of the backends: from the instances, from services outside that environments name, and from what host
 //! names lead to.
 
-use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use crate::address::InstanceId;
 use crate::keys::Key;
 use crate::names::Hostname;
+use crate::outside::AddressRule;
 use crate::records::{Instance, InstanceState, Protocol, SetAside, Weight};
 use crate::routing::{Row, RowKey, ServerId, ServerState, Servers, Touched};
 use crate::upstream::Upstream;
 use crate::version::BackendId;
 
-use super::{Index, Instances};
+use super::hosts::stand_in;
+use super::{Index, Instances, addresses};
 
 impl Index {
+    /// The index with another rule for addresses outside.
+    #[must_use]
+    pub fn with_rule(mut self, rule: AddressRule) -> Self {
+        self.set_rule(rule);
+        self
+    }
+
+    /// Which addresses outside are asked.
+    pub fn rule(&self) -> &AddressRule {
+        &self.rule
+    }
+
+    /// Judges by another rule from now on, what is known already too; in force with the next [`Index::resolve`].
+    pub fn set_rule(&mut self, rule: AddressRule) {
+        if self.rule == rule {
+            return;
+        }
+        let needers: Vec<BackendId> = self.hosts.needers().cloned().collect();
+        let live: Vec<bool> = needers
+            .iter()
+            .map(|backend| self.is_live_backend(backend))
+            .collect();
+        self.addresses.limit(rule.most());
+        self.rule = rule;
+        self.dirty.extend(self.addresses.environments().cloned());
+        self.refresh_backends(&needers, live);
+    }
+
     /// The host names that servers stand under, as of the last [`Index::resolve`].
     pub fn host_names(&self) -> impl Iterator<Item = &Hostname> + Clone {
         self.hosts.names()
@@ -32,11 +61,20 @@ impl Index {
         if !self.hosts.set(name, addresses) {
             return;
         }
+        self.refresh_backends(&users, live);
+    }
+
+    fn refresh_backends(&mut self, backends: &[BackendId], were_live: Vec<bool>) {
         let mut touched = std::mem::take(&mut self.touched);
-        for (backend, was_live) in users.iter().zip(live) {
+        for (backend, was_live) in backends.iter().zip(were_live) {
             self.refresh_backend(backend, was_live, &mut touched);
         }
         self.touched = touched;
+    }
+
+    /// The host names that resolve to something that is refused, with all that they resolve to.
+    pub fn refused_host_names(&self) -> BTreeMap<&Hostname, &BTreeSet<IpAddr>> {
+        self.hosts.refused_names()
     }
 
     /// The host names that servers stand under and that have no address yet.
@@ -47,6 +85,7 @@ impl Index {
     /// As [`Index::resolve`], for who resolves no host names: each is taken to lead to one server, except for those that
     /// are said to have no address. What the servers' addresses are means nothing then.
     pub fn resolve_unseen(&mut self, without_address: &BTreeSet<Hostname>) {
+        self.hosts.unseen = true;
         self.resolve();
         let names: Vec<Hostname> = self.host_names().cloned().collect();
         for name in names {
@@ -148,17 +187,19 @@ impl Index {
         let names = upstreams.iter().filter_map(|upstream| upstream.name().cloned());
         let names: BTreeSet<Hostname> = names.collect();
         self.hosts.need(backend, names);
-        let servers = match backend.version.upstream() {
-            Some(upstream) if self.routing.is_named(backend) => {
+        self.hosts.judge(backend, &upstreams, &self.rule);
+        let servers = match backend.version.is_outside() {
+            true => {
                 let state = ServerState {
                     state: InstanceState::Up,
                     weight: Weight::default(),
                 };
-                let ids = self.server_ids(&upstream, Protocol::Http);
+                let ids = upstreams
+                    .iter()
+                    .flat_map(|upstream| self.server_ids(upstream, Protocol::Http));
                 ids.map(|id| (id, state)).collect()
             }
-            Some(_) => Servers::new(),
-            None => self
+            false => self
                 .instances_of(backend)
                 .map(|instances| self.servers_of(instances))
                 .unwrap_or_default(),
@@ -174,10 +215,13 @@ impl Index {
         }
     }
 
-    /// Where a backend's servers are said to be.
+    /// Where a backend's servers are said to be. Who runs an instance, or registers a server for good, has said what it is;
+    /// whoever may push a file has not.
     fn upstreams(&self, backend: &BackendId) -> Vec<Upstream> {
         match backend.version.upstream() {
-            Some(upstream) if self.routing.is_named(backend) => vec![upstream],
+            Some(upstream) if self.routing.is_named(backend) && self.addresses.in_force(backend) => {
+                vec![upstream]
+            }
             Some(_) => Vec::new(),
             None => {
                 let instances = self.instances_of(backend).into_iter().flatten();
@@ -199,14 +243,14 @@ impl Index {
     pub(super) fn is_live(&self, instances: &Instances) -> bool {
         instances.iter().any(|(key, instance)| {
             self.state_of(key, instance) == InstanceState::Up
-                && !self.hosts.addresses(&instance.address).is_empty()
+                && !self.hosts.addresses(&instance.address, &self.rule).is_empty()
         })
     }
 
     /// The servers that a place stands for: one for each address that its host name leads to.
     fn server_ids(&self, upstream: &Upstream, protocol: Protocol) -> impl Iterator<Item = ServerId> + use<> {
         let tls = upstream.tls.then(|| upstream.host.clone());
-        let addresses = self.hosts.addresses(upstream).into_iter();
+        let addresses = self.hosts.addresses(upstream, &self.rule).into_iter();
         addresses.map(move |address| ServerId {
             address,
             protocol,
@@ -234,15 +278,31 @@ impl Index {
 
     /// The entries that lead to a server whose host name has no address yet.
     pub(super) fn waiting_for(&self, name: &Hostname, backend: &BackendId) -> Vec<SetAside> {
+        self.told_of(name, backend, |who| {
+            format!("{who} has no address yet: the host name {name} was not resolved so far")
+        })
+    }
+
+    /// The entries that lead to a server whose host name resolves to what is refused.
+    pub(super) fn refused_names(&self) -> impl Iterator<Item = SetAside> {
+        self.hosts.refused().flat_map(|(backend, all)| {
+            all.iter()
+                .flat_map(|(name, reason)| self.told_of(name, backend, |who| format!("{who}: {reason}")))
+        })
+    }
+
+    /// What is to be said of who names a host name for a backend: its environments, or its instances.
+    fn told_of(
+        &self,
+        name: &Hostname,
+        backend: &BackendId,
+        reason: impl Fn(&str) -> String,
+    ) -> Vec<SetAside> {
         let aside = |key: String, who: &str| SetAside {
             key,
-            reason: format!("{who} has no address yet: the host name {name} was not resolved so far"),
+            reason: reason(who),
         };
-        let environments = match backend.version.is_outside() {
-            true => self.routing.choosers(backend).collect(),
-            false => Vec::new(),
-        };
-        let environments = environments.into_iter().map(|environment| {
+        let environments = self.addresses.users(backend).map(|environment| {
             let key = self.space.text(&Key::Environment(environment.clone()));
             aside(key, &format!("the service outside {}", backend.service))
         });
@@ -252,14 +312,23 @@ impl Index {
             .map(|(key, _)| aside(key.clone(), "the instance"));
         environments.chain(instances).collect()
     }
-}
 
-/// An address that stands in for those that a host name leads to: another for each name, and none that is anybody's.
-fn stand_in(name: &Hostname) -> IpAddr {
-    const FOR_EXAMPLES: u128 = 0x2001_0db8 << 96;
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    Ipv6Addr::from(FOR_EXAMPLES | u128::from(hasher.finish())).into()
+    /// Why a service outside has no server, or some of the host names of a backend lead nowhere, as far as the rule is
+    /// the reason.
+    pub(super) fn why_refused(&self, backend: &BackendId) -> Vec<String> {
+        if backend.version.is_outside() && !self.addresses.in_force(backend) {
+            let reason = addresses::refusal(&self.rule, backend).unwrap_or_else(|| {
+                format!(
+                    "routers take {} addresses of one environment, and {} in all (--max-addresses), those of environments \
+                     that were registered first",
+                    crate::outside::MOST_OF_ONE,
+                    self.rule.most()
+                )
+            });
+            return vec![reason];
+        }
+        self.hosts.refused_of(backend).map(str::to_owned).collect()
+    }
 }
 
 /// The place whose Host the servers of a backend expect, where it is the same for all. An address in clear text says

@@ -21,6 +21,21 @@ enum Change {
     Delete(String),
     /// A host name leads elsewhere: in the world, whether or not anybody needs it.
     Resolve(Hostname, BTreeSet<IpAddr>),
+    /// The router has another rule: so many addresses, `--allow-address`, and where it listens.
+    Rule(usize, &'static str, &'static str),
+}
+
+/// `2`, `*.internal,10.0.0.0/8` and `10.0.0.3:80`
+fn rule(most: usize, allowed: &str, own: &str) -> AddressRule {
+    fn words(text: &str) -> impl Iterator<Item = &str> {
+        text.split(',').filter(|word| !word.is_empty())
+    }
+    let own = words(own).map(|place| {
+        let (network, port) = place.rsplit_once(':').unwrap();
+        (network.parse().unwrap(), port.parse().unwrap())
+    });
+    let allowed = words(allowed).map(|entry| entry.parse().unwrap());
+    AddressRule::new(allowed.collect(), own.collect(), most)
 }
 
 fn put(key: &str, value: &str) -> Change {
@@ -115,6 +130,7 @@ fn index_after(changes: &[Change]) -> Index {
                 created.remove(key);
                 index.delete(key);
             }
+            Change::Rule(most, allowed, own) => index.set_rule(rule(*most, allowed, own)),
         }
         tell(&mut index, &world);
         index.settle();
@@ -393,10 +409,10 @@ fn any_change() -> impl Strategy<Value = Change> {
         proptest::collection::vec(
             (
                 "[st]",
-                "[12]|latest|\\^1|\\*|https?://h[12]:80|http://10\\.0\\.0\\.1:80",
+                "[12]|latest|\\^1|\\*|https?://h[12]:80|http://1(0|27)\\.0\\.0\\.[12]:80",
                 proptest::bool::ANY,
             ),
-            0..3,
+            0..4,
         ),
     )
         .prop_map(|(name, extends, prefix, header, services)| {
@@ -415,8 +431,10 @@ fn any_change() -> impl Strategy<Value = Change> {
         "10\\.0\\.0\\.[1-3]:80|(https://)?h[12]:80",
         proptest::bool::ANY,
     );
-    let addresses =
-        proptest::collection::btree_set((1..4u8).prop_map(|last| IpAddr::from([10, 0, 0, last])), 0..3);
+    let addresses = proptest::collection::btree_set(
+        (1..4u8).prop_map(|last| IpAddr::from([10 + 117 * (last / 3), 0, 0, last])),
+        0..3,
+    );
     prop_oneof![
         4 => an_environment,
         2 => name.prop_map(|name| delete(&format!("environments/{name}"))),
@@ -432,6 +450,10 @@ fn any_change() -> impl Strategy<Value = Change> {
         }),
         2 => ("h[12]", addresses).prop_map(|(name, addresses)| Change::Resolve(name.parse().unwrap(), addresses)),
         1 => name.prop_map(|name| put(&format!("environments/{name}"), "{}")),
+        1 => (0..4usize, 0..5usize, proptest::bool::ANY).prop_map(|(most, allowed, listens)| {
+            let allowed = ["", "h1", "10.0.0.0/8", "127.0.0.0/8,10.0.0.0/8", "*.internal,127.0.0.1"][allowed];
+            Change::Rule(most, allowed, if listens { "10.0.0.1:80,127.0.0.3:80" } else { "" })
+        }),
     ]
 }
 
@@ -451,7 +473,7 @@ fn survivors(changes: &[Change]) -> Vec<(String, String, i64)> {
             Change::Delete(key) => {
                 held.remove(key);
             }
-            Change::Resolve(..) => {}
+            Change::Resolve(..) | Change::Rule(..) => {}
         }
     }
     held.into_iter()
@@ -467,6 +489,7 @@ proptest! {
     #[test]
     fn the_way_does_not_matter(changes in proptest::collection::vec(any_change(), 1..40)) {
         let mut stepwise = Index::default();
+        let mut last_rule = AddressRule::default();
         let mut created: BTreeMap<String, i64> = BTreeMap::new();
         let mut world = World::new();
         for (at, change) in changes.iter().enumerate() {
@@ -482,6 +505,10 @@ proptest! {
                 }
                 Change::Resolve(name, addresses) => {
                     world.insert(name.clone(), addresses.clone());
+                }
+                Change::Rule(most, allowed, own) => {
+                    last_rule = rule(*most, allowed, own);
+                    stepwise.set_rule(last_rule.clone());
                 }
             }
             let touched = tell(&mut stepwise, &world);
@@ -503,7 +530,7 @@ proptest! {
         }
         let mut records = survivors(&changes);
         records.reverse();
-        let mut at_once = Index::default();
+        let mut at_once = Index::default().with_rule(last_rule);
         for (key, value, revision) in &records {
             at_once.put(key, value.as_bytes(), *revision);
         }
@@ -515,7 +542,8 @@ proptest! {
         // Only values that did not parse are remembered by one and not by the other.
         let waiting = |index: &Index| {
             let all = index.set_aside().into_iter();
-            all.filter(|aside| aside.reason.contains("no address")).collect::<Vec<_>>()
+            let texts = ["no address", "cannot be reached", "resolves to"];
+            all.filter(|aside| texts.iter().any(|text| aside.reason.contains(text))).collect::<Vec<_>>()
         };
         prop_assert_eq!(waiting(&stepwise), waiting(&at_once));
         let readable = |index: &Index| index.faults.clone();

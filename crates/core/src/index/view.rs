@@ -97,12 +97,8 @@ impl Index {
     pub fn set_aside_of(&self, name: &EnvironmentName) -> Vec<String> {
         let key = self.space.text(&Key::Environment(name.clone()));
         let faults = self.faults.get(name).into_iter().flatten();
-        self.unreadable
-            .get(&key)
-            .into_iter()
-            .chain(faults)
-            .cloned()
-            .collect()
+        let told = self.unreadable.get(&key).into_iter().chain(faults).cloned();
+        told.chain(self.addresses.beyond_of(name)).collect()
     }
 
     /// What an environment resolves to, as of the last [`Index::resolve`]; `None` when there is none of that name.

@@ -88,6 +88,7 @@ mod tests {
     use super::*;
     use crate::environment_file;
     use crate::lint::{Checked, check_among};
+    use crate::outside::AddressRule;
 
     fn parsed(texts: &[(&str, &str)]) -> Vec<(String, Parsed)> {
         let read = |(name, text): &(&str, &str)| (name.to_string(), environment_file::parse(text.as_bytes()));
@@ -100,7 +101,7 @@ mod tests {
             before: &parsed(before),
             ..Around::default()
         };
-        check_among(&parsed(files), &[], around)
+        check_among(&parsed(files), &[], around, &AddressRule::off())
     }
 
     #[test]
@@ -131,7 +132,7 @@ mod tests {
             definitions_beside: &parse("/etc/z/services/z.yaml"),
             ..Around::default()
         };
-        let checked = check_among(&[], &parse("services/a.yaml"), around);
+        let checked = check_among(&[], &parse("services/a.yaml"), around, &AddressRule::off());
         let expected = "services/a.yaml:1:8: name: service \"a\" is taken at /etc/z/services/z.yaml:1";
         assert!(checked.text().starts_with(expected), "{}", checked.text());
     }

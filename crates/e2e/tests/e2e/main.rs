@@ -34,6 +34,7 @@ mod no_reload;
 mod outages;
 mod outside;
 mod protocols;
+mod refused;
 mod registrar_docker;
 mod robustness;
 mod status;

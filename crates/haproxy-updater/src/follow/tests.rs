@@ -11,8 +11,8 @@ const EVERY: Duration = Duration::from_secs(10);
 struct Zone {
     answers: Mutex<BTreeMap<String, Option<Vec<&'static str>>>>,
     asked: Mutex<u32>,
-    /// While it is true, no answer comes.
-    held: (Mutex<bool>, Condvar),
+    /// While there is one, no answer comes for names that begin so.
+    held: (Mutex<Option<&'static str>>, Condvar),
 }
 
 impl Zone {
@@ -21,7 +21,7 @@ impl Zone {
         self.answers.lock().unwrap().insert(name.to_owned(), answer);
     }
 
-    fn hold(&self, held: bool) {
+    fn hold(&self, held: Option<&'static str>) {
         *self.held.0.lock().unwrap() = held;
         self.held.1.notify_all();
     }
@@ -35,7 +35,8 @@ impl Zone {
         let resolve = move |name: &Hostname| {
             *zone.asked.lock().unwrap() += 1;
             let held = zone.held.0.lock().unwrap();
-            drop(zone.held.1.wait_while(held, |held| *held).unwrap());
+            let is_held = |held: &mut Option<&str>| held.is_some_and(|held| name.as_str().starts_with(held));
+            drop(zone.held.1.wait_while(held, is_held).unwrap());
             match zone.answers.lock().unwrap().get(name.as_str()) {
                 Some(Some(ips)) => Ok(ips.iter().map(|ip| ip.parse().unwrap()).collect()),
                 _ => Err(io::Error::other("no such name")),
@@ -136,7 +137,7 @@ async fn an_answer_that_hangs_is_a_failure_and_is_taken_when_it_comes() {
     let zone = Arc::new(Zone::default());
     let mut follower = zone.follower();
     zone.set("a", Some(&["10.0.0.1"]));
-    zone.hold(true);
+    zone.hold(Some(""));
     follower.need(names(&["a"]).iter());
     follower.ask_what_is_due();
     mayfly_e2e::eventually(LIMIT, "the resolver is asked", async || {
@@ -149,7 +150,7 @@ async fn an_answer_that_hangs_is_a_failure_and_is_taken_when_it_comes() {
     assert_eq!(next(&mut follower).await, ("a".to_owned(), None));
     assert_eq!(follower.failures().next().unwrap().1, "no answer within 5s");
     assert_eq!(*zone.asked.lock().unwrap(), 1, "nor is it asked for again");
-    zone.hold(false);
+    zone.hold(None);
     assert_eq!(next(&mut follower).await, leads("a", &["10.0.0.1"]));
 }
 
@@ -164,6 +165,80 @@ async fn many_names_are_asked_for_some_at_a_time() {
         assert!(next(&mut follower).await.1.is_some());
         assert!(follower.lookups.len() <= AT_ONCE);
     }
+}
+
+/// Puts the beginning of all lookups back: the clock is not the test's while threads are at work.
+fn let_them_wait(follower: &mut Follower, span: Duration) {
+    let begun = Instant::now().checked_sub(span).unwrap();
+    for followed in follower.names.values_mut() {
+        if matches!(followed.state, State::Asked(_)) {
+            followed.state = State::Asked(begun);
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_that_never_answer_hold_up_nobody() {
+    let zone = Arc::new(Zone::default());
+    let mut follower = zone.follower();
+    let mut all: Vec<String> = (0..64).map(|number| format!("never{number}")).collect();
+    zone.hold(Some("never"));
+    zone.set("zzz", Some(&["10.0.0.1"]));
+    follower.need(names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter());
+    follower.ask_what_is_due();
+    assert_eq!(follower.lookups.len(), AT_ONCE);
+    all.push("zzz".to_owned());
+    follower.need(names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter());
+    for second in 1..=4 {
+        let_them_wait(&mut follower, SLOW);
+        follower.ask_what_is_due();
+        assert_eq!(follower.lookups.len(), (AT_ONCE * (second + 1)).min(65));
+    }
+    assert_eq!(next(&mut follower).await, leads("zzz", &["10.0.0.1"]));
+    // Nor does it become ever more threads.
+    let more: Vec<String> = (0..200).map(|number| format!("never{number}")).collect();
+    follower.need(names(&more.iter().map(String::as_str).collect::<Vec<_>>()).iter());
+    for _ in 0..20 {
+        let_them_wait(&mut follower, SLOW);
+        follower.ask_what_is_due();
+    }
+    assert_eq!(follower.lookups.len(), MOST_AT_ONCE);
+    zone.hold(None);
+}
+
+#[tokio::test]
+async fn what_has_been_due_longest_is_asked_first() {
+    let zone = Arc::new(Zone::default());
+    let mut follower = zone.follower();
+    let all: Vec<String> = (10..40).map(|number| format!("n{number}")).collect();
+    zone.hold(Some(""));
+    follower.need(names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter());
+    let name: Hostname = "n39".parse().unwrap();
+    let before = Instant::now().checked_sub(Duration::from_millis(1)).unwrap();
+    follower.names.get_mut(&name).unwrap().state = State::Due(before);
+    follower.ask_what_is_due();
+    assert!(matches!(follower.names[&name].state, State::Asked(_)));
+    assert_eq!(follower.lookups.len(), AT_ONCE);
+    zone.hold(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_fails_is_asked_for_less_and_less_often() {
+    let zone = Arc::new(Zone::default());
+    let mut follower = zone.follower();
+    follower.need(names(&["a"]).iter());
+    assert_eq!(next(&mut follower).await, ("a".to_owned(), None));
+    // After 10, 20, 40, 80, 160, 300 and 300 s.
+    let seconds = |seconds| Duration::from_secs(seconds);
+    assert!(tokio::time::timeout(seconds(911), follower.next()).await.is_err());
+    assert_eq!(*zone.asked.lock().unwrap(), 8);
+    zone.set("a", Some(&["10.0.0.1"]));
+    assert_eq!(next(&mut follower).await, leads("a", &["10.0.0.1"]));
+    // What answers is asked as often as before.
+    zone.set("a", Some(&["10.0.0.2"]));
+    let begun = Instant::now();
+    assert_eq!(next(&mut follower).await, leads("a", &["10.0.0.2"]));
+    assert!(begun.elapsed() <= EVERY + seconds(1));
 }
 
 #[test]

@@ -258,7 +258,8 @@ fn engine(arguments: &Arguments, token: &str) -> Engine {
         token: token.parse().unwrap(),
         metrics: Metrics::register(&mut Registry::default()),
     };
-    Engine::new(parts, Index::new(KeySpace::default()))
+    let index = Index::new(KeySpace::default()).with_rule(options.reach().rule(None));
+    Engine::new(parts, index)
 }
 
 fn service(text: &str) -> Value {

@@ -131,3 +131,43 @@ fn daemons_lag_behind_what_they_watch() {
             .contains("mayfly keep ended")
     );
 }
+
+#[test]
+fn addresses_are_refused_as_the_routers_say() {
+    let services = r#"[{"name": "own", "version": "http://10.0.0.2:80"}, {"name": "evil", "version": "http://evil.test:80"},
+        {"name": "store", "version": "http://127.0.0.1:2379"}, {"name": "fine", "version": "http://fine.test:80"}]"#;
+    let environment = format!(r#"{{"name": "a", "prefix": "a", "header": "a", "services": {services}}}"#);
+    let router = |allowed: &str, own: &str| {
+        let rule = format!(r#"{{"allowed": [{allowed}], "own": [["{own}", 80]], "most": 1000}}"#);
+        format!(
+            r#"{{"applied_revision": 9, "detail": {{"address_rule": {rule}, "host_names_refused": {{"evil.test": ["127.0.0.1"]}}}}}}"#
+        )
+    };
+    let refused = |routers: &[(&str, String)]| -> Vec<String> {
+        let mut changes = vec![entry("environments/a", &environment, 9)];
+        for (node, status) in routers {
+            changes.push(entry(&format!("status/haproxy-updater/{node}"), status, 10));
+        }
+        let view = state(changes).index.view(&"a".parse().unwrap()).unwrap();
+        let missing = view
+            .services
+            .into_iter()
+            .filter(|service| service.missing.is_some());
+        missing.map(|service| service.service.to_string()).collect()
+    };
+    // By the rule of routers without a flag, where none is there; names are then taken to be reached.
+    assert_eq!(refused(&[]), ["store"]);
+    assert_eq!(refused(&[("r1", router("", "10.0.0.1"))]), ["evil", "store"]);
+    let both = [("r1", router("", "10.0.0.1")), ("r2", router("", "10.0.0.2"))];
+    assert_eq!(
+        refused(&both),
+        ["evil", "own", "store"],
+        "one of them listens there"
+    );
+    let allowing = router(r#""127.0.0.1", "*.test""#, "10.0.0.1");
+    assert_eq!(refused(&[("r1", allowing)]), ["own"], "only what is allowed");
+    assert_eq!(
+        refused(&[("old", r#"{"applied_revision": 9}"#.to_owned())]),
+        [""; 0]
+    );
+}

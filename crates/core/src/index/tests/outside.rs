@@ -1,4 +1,5 @@
-//! Services outside and host names: which servers follow, and what is told of names without an address.
+//! Services outside and host names: which servers follow, what is told of names without an address, and which addresses
+//! the rule refuses.
 
 use super::*;
 
@@ -138,4 +139,178 @@ fn a_new_address_touches_only_who_follows_the_name() {
     assert_eq!(backends, ["legacy@http://billing:80"]);
     index.resolved(&"unknown".parse().unwrap(), ["10.0.0.2".parse().unwrap()].into());
     assert!(index.resolve().is_empty(), "nobody needs that name");
+}
+
+/// The servers of an index, and what is set aside.
+fn servers_and_asides(changes: &[Change]) -> Vec<String> {
+    let mut all = dump(&index_after(changes));
+    all.retain(|line| line.contains(" Up") || line.starts_with("aside"));
+    all
+}
+
+#[test]
+fn an_address_of_the_host_is_set_aside_and_nothing_else_is() {
+    let dev = environment(
+        "dev store=http://127.0.0.1:2379 meta=http://169.254.169.254:80 six=http://[::ffff:127.0.0.1]:80 self=http://10.0.0.7:8080 ok=http://10.0.0.7:80",
+    );
+    let mut changes = vec![Change::Rule(9, "", "10.0.0.7:8080"), dev];
+    assert_eq!(
+        servers_and_asides(&changes),
+        [
+            "ok@http://10.0.0.7:80: 10.0.0.7:80 Up",
+            "aside /mayfly/environments/dev: meta cannot be reached: 169.254.169.254:80 is a link-local address, as the metadata of a cloud has: routers ask none of them unless --allow-address has it, or a network within 169.254.0.0/16",
+            "aside /mayfly/environments/dev: self cannot be reached: 10.0.0.7:8080 is where the router itself listens, so it would ask itself: choose a version of that service, or allow exactly this address (--allow-address 10.0.0.7)",
+            "aside /mayfly/environments/dev: six cannot be reached: [::ffff:127.0.0.1]:80 is a loopback address: routers ask none of them unless --allow-address has it, or a network within 127.0.0.0/8",
+            "aside /mayfly/environments/dev: store cannot be reached: 127.0.0.1:2379 is a loopback address: routers ask none of them unless --allow-address has it, or a network within 127.0.0.0/8",
+        ]
+    );
+    let index = index_after(&changes);
+    let lack = index
+        .lack(&"store".parse().unwrap(), "store@http://127.0.0.1:2379")
+        .unwrap();
+    assert!(
+        lack.1
+            .starts_with("store cannot be reached: 127.0.0.1:2379 is a loopback address"),
+        "{lack:?}"
+    );
+    let view = index.view(&"dev".parse().unwrap()).unwrap();
+    assert_eq!(view.reasons().len(), 4, "each is told once: {:?}", view.reasons());
+    changes.push(Change::Rule(9, "127.0.0.1,10.0.0.0/8", "10.0.0.7:8080"));
+    let now = servers_and_asides(&changes);
+    let up = now.iter().filter(|line| line.ends_with(" Up")).count();
+    assert!(
+        up == 3 && now[3].contains("meta") && now[4].contains("allow exactly this"),
+        "{now:#?}"
+    );
+}
+
+#[test]
+fn what_a_name_resolves_to_is_judged_whenever_it_is_used() {
+    let named = "aside /mayfly/environments/dev: the service outside evil: e.example resolves to 127.0.0.1, which is a loopback address: routers ask none of them unless --allow-address has it, or a network within 127.0.0.0/8";
+    let mut changes = vec![
+        environment("dev evil=http://e.example:80"),
+        resolve("e.example 10.0.0.1"),
+    ];
+    assert_eq!(
+        servers_and_asides(&changes),
+        ["evil@http://e.example:80: 10.0.0.1:80 Up"]
+    );
+    changes.push(resolve("e.example 127.0.0.1"));
+    assert_eq!(servers_and_asides(&changes), [named], "rebound");
+    let lack = index_after(&changes)
+        .lack(&"evil".parse().unwrap(), "evil@http://e.example:80")
+        .unwrap();
+    assert!(
+        lack.1
+            .starts_with("evil cannot be reached: e.example resolves to 127.0.0.1"),
+        "{lack:?}"
+    );
+    changes.push(resolve("e.example 127.0.0.1 10.0.0.1"));
+    assert_eq!(
+        servers_and_asides(&changes),
+        ["evil@http://e.example:80: 10.0.0.1:80 Up", named],
+        "only what is refused is left out"
+    );
+    changes.push(Change::Rule(9, "e.example", ""));
+    assert_eq!(
+        servers_and_asides(&changes)[0],
+        "evil@http://e.example:80: 10.0.0.1:80 Up"
+    );
+    assert_eq!(
+        servers_and_asides(&changes)[1],
+        named,
+        "a name allows no address of the host"
+    );
+    changes.push(Change::Rule(9, "127.0.0.0/8", ""));
+    let now = servers_and_asides(&changes);
+    assert_eq!(now[0], "evil@http://e.example:80: 127.0.0.1:80 Up");
+    assert!(now[1].ends_with("e.example resolves to 10.0.0.1, which is not allowed: routers ask only 127.0.0.0/8 (--allow-address)"), "{now:?}");
+    changes.push(Change::Rule(9, "*.internal", ""));
+    let now = servers_and_asides(&changes);
+    assert!(now.len() == 1 && now[0].ends_with("evil cannot be reached: e.example:80 is not allowed: routers ask only *.internal (--allow-address)"), "{now:?}");
+    assert_eq!(
+        index_after(&changes).host_names().count(),
+        0,
+        "nor is it resolved"
+    );
+}
+
+/// Whoever registers an instance says where it is; who registers a name for good does not say what it resolves to.
+#[test]
+fn of_instances_only_what_a_name_resolves_to_is_judged() {
+    let changes = [
+        instance("a 1 127.0.0.1:80"),
+        instance("b 1 b.example:80"),
+        resolve("b.example 127.0.0.2"),
+    ];
+    let now = servers_and_asides(&changes);
+    assert_eq!(now[0], "a@1: 127.0.0.1:80 Up");
+    assert!(
+        now.len() == 2
+            && now[1].starts_with(
+                "aside /mayfly/backends/b/1/b.example:80: the instance: b.example resolves to 127.0.0.2"
+            ),
+        "{now:?}"
+    );
+}
+
+#[test]
+fn of_one_environment_a_hundred_addresses_count() {
+    let services = |count: usize| -> String {
+        (0..count)
+            .map(|n| format!(" s{n}=http://10.0.{}.{}:80", n / 250, n % 250 + 1))
+            .collect()
+    };
+    let flood = environment(&format!("flood{}", services(1500)));
+    let now = servers_and_asides(&[flood.clone(), environment("good a=http://10.9.9.9:80")]);
+    assert_eq!(now.len(), 102);
+    assert!(now[0].starts_with("a@http://10.9.9.9:80") && now[100].starts_with("s99@"));
+    assert_eq!(
+        now[101],
+        "aside /mayfly/environments/flood: names 1500 addresses of services outside, and of one environment 100 count: s100 and 1399 more cannot be reached; name fewer"
+    );
+    // What is refused anyway counts for nothing, and is told shortly.
+    let refused: String = (0..200).map(|n| format!(" r{n}=http://127.0.0.{n}:80")).collect();
+    let mixed = environment(&format!("mixed{refused}{}", services(100)));
+    let now = servers_and_asides(&[mixed]);
+    assert_eq!(now.len(), 100 + 6);
+    assert!(
+        now[100].ends_with("195 more of its addresses are refused, too"),
+        "{}",
+        now[100]
+    );
+}
+
+#[test]
+fn a_router_takes_so_many_addresses_first_those_that_were_registered_first() {
+    let (a, b, c) = (
+        environment("c x=http://10.0.0.1:80 y=http://10.0.0.2:80"),
+        environment("a y=http://10.0.0.2:80 z=http://10.0.0.3:80"),
+        environment("b z=http://10.0.0.3:80 w=http://10.0.0.4:80"),
+    );
+    let mut changes = vec![Change::Rule(3, "", ""), a, b, c];
+    let up = |changes: &[Change]| {
+        let all = servers_and_asides(changes).into_iter();
+        all.filter_map(|line| Some(line.strip_suffix(":80 Up")?.split('@').next()?.to_owned()))
+            .collect::<String>()
+    };
+    assert_eq!(up(&changes), "xyz", "an address that two name counts once");
+    assert_eq!(
+        servers_and_asides(&changes)[3],
+        "aside /mayfly/environments/b: routers take 3 addresses of services outside in all, those of environments that were registered first (--max-addresses): w cannot be reached"
+    );
+    changes.push(delete("environments/c"));
+    assert_eq!(up(&changes), "wyz");
+    changes.push(environment(
+        "a z=http://10.0.0.3:80 p=http://10.0.0.5:80 q=http://10.0.0.6:80",
+    ));
+    assert_eq!(
+        up(&changes),
+        "pqz",
+        "who was there before has them, also new ones"
+    );
+    changes.push(Change::Rule(4, "", ""));
+    assert_eq!(up(&changes), "pqwz");
+    changes.push(Change::Rule(0, "", ""));
+    assert_eq!(up(&changes), "");
 }

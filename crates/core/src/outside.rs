@@ -1,0 +1,273 @@
+//! Which addresses outside Mayfly a router may send requests to. An environment file names them with `address:`, so whoever
+//! may push a file could let a router ask whatever it reaches: etcd, an engine, the metadata of a cloud.
+//!
+//! The rule judges an address, and the name that resolves to it. Some ranges are nobody's but the router's host
+//! ([`SPECIAL`]), and so is where the router itself listens: those pass only with an entry of `--allow-address` that is meant
+//! for them. Everything else passes where there is no entry at all; with entries, what one of them names. A rule is a value:
+//! routers judge by theirs, and tools by what a router says of its own.
+
+mod network;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::Address;
+use crate::names::{Hostname, NameError, checked_conversions};
+use crate::upstream::{Upstream, UpstreamHost, is_number};
+
+pub use network::Network;
+
+/// How many addresses of one environment count, in the order of its file.
+pub const MOST_OF_ONE: usize = 100;
+/// How many addresses a router takes in all unless an operator says otherwise.
+pub const MOST: usize = 1000;
+/// Entries of `--allow-address` that a message names at most.
+const MOST_TOLD: usize = 5;
+
+/// The ranges that pass only by an entry within them, and what each is.
+const SPECIAL: [(&str, &str); 10] = [
+    ("127.0.0.0/8", "a loopback address"),
+    ("::1", "a loopback address"),
+    (
+        "169.254.0.0/16",
+        "a link-local address, as the metadata of a cloud has",
+    ),
+    ("fe80::/10", "a link-local address"),
+    // Linux takes 0.0.0.0 for itself.
+    ("0.0.0.0/8", "an address of the host itself"),
+    // Metadata and agents of clouds at addresses that are not link-local: AWS, Google, Azure, Alibaba.
+    ("fd00:ec2::/32", "the metadata of a cloud"),
+    ("fd20:ce::254", "the metadata of a cloud"),
+    ("168.63.129.16", "the metadata of a cloud"),
+    ("100.100.100.200", "the metadata of a cloud"),
+    // An IPv4 address in another form; the common ones are judged as the address that they are.
+    ("::/96", "an IPv4 address in a form of IPv6 that nobody uses"),
+];
+
+/// One entry of `--allow-address`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Allowed {
+    /// This host name.
+    Name(Hostname),
+    /// Every host name below this one, `*.internal`.
+    Below(Hostname),
+    /// Every address of a network, or one address.
+    Network(Network),
+}
+
+impl Allowed {
+    fn names(&self, name: &Hostname) -> bool {
+        match self {
+            Self::Name(allowed) => allowed == name,
+            Self::Below(domain) => name
+                .as_str()
+                .strip_suffix(domain.as_str())
+                .is_some_and(|rest| rest.ends_with('.')),
+            Self::Network(_) => false,
+        }
+    }
+
+    fn network(&self) -> Option<&Network> {
+        match self {
+            Self::Network(network) => Some(network),
+            Self::Name(_) | Self::Below(_) => None,
+        }
+    }
+}
+
+impl FromStr for Allowed {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let rule = "a host name, `*.` and a domain, an IP address or a network, as billing.example, *.internal, 10.0.0.5 or \
+                    10.0.0.0/8";
+        if text.contains('/') || text.parse::<IpAddr>().is_ok() {
+            return text.parse().map(Self::Network);
+        }
+        let name = text.strip_prefix("*.").unwrap_or(text).to_ascii_lowercase();
+        let name: Hostname = name
+            .parse()
+            .ok()
+            .filter(|name: &Hostname| !is_number(name.as_str()))
+            .ok_or_else(|| NameError::new(text, "what addresses may be allowed by", rule))?;
+        Ok(match text.starts_with("*.") {
+            true => Self::Below(name),
+            false => Self::Name(name),
+        })
+    }
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Below(domain) => write!(f, "*.{domain}"),
+            Self::Network(network) => network.fmt(f),
+        }
+    }
+}
+checked_conversions!(Allowed);
+
+/// What a router asks outside, and what it refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRule {
+    /// The entries of `--allow-address`; none allows everything that is nobody's own.
+    allowed: Vec<Allowed>,
+    /// Where the router itself listens.
+    own: BTreeSet<(Network, u16)>,
+    /// How many addresses of environments are in force at most.
+    most: usize,
+    /// For who does not know what routers allow.
+    #[serde(default)]
+    off: bool,
+}
+
+impl Default for AddressRule {
+    /// The rule of a router without a flag.
+    fn default() -> Self {
+        Self::new(Vec::new(), BTreeSet::new(), MOST)
+    }
+}
+
+impl AddressRule {
+    /// A rule by the entries of `--allow-address`, where the router listens, and the limit of `--max-addresses`.
+    pub fn new(allowed: Vec<Allowed>, own: BTreeSet<(Network, u16)>, most: usize) -> Self {
+        Self {
+            allowed,
+            own,
+            most,
+            off: false,
+        }
+    }
+
+    /// The rule that refuses nothing, for who does not know what routers allow and decides nothing.
+    pub fn off() -> Self {
+        Self {
+            off: true,
+            ..Self::new(Vec::new(), BTreeSet::new(), usize::MAX)
+        }
+    }
+
+    /// How many addresses of environments are in force at most.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// The same rule for who listens in these places, too.
+    #[must_use]
+    pub fn with_own_of(mut self, other: &Self) -> Self {
+        self.own.extend(other.own.iter().copied());
+        self
+    }
+
+    /// Why a server is refused whatever its host may resolve to: its address, if it is one, or its name where only names
+    /// are allowed, and not this one.
+    pub fn refuses(&self, upstream: &Upstream) -> Option<String> {
+        let place = upstream.host_and_port();
+        match &upstream.host {
+            UpstreamHost::Ip(_) => {
+                let what = self.refuses_address(&upstream.host, upstream.address()?)?;
+                Some(format!("{place} is {what}"))
+            }
+            UpstreamHost::Name(name) if is_localhost(name) => {
+                let address = Address::new(Ipv4Addr::LOCALHOST.into(), upstream.port()).ok()?;
+                let what = self.refuses_address(&upstream.host, address)?;
+                Some(format!("{name} is {what}"))
+            }
+            UpstreamHost::Name(name) => {
+                let may_resolve = self.allowed.iter().any(|entry| entry.network().is_some());
+                let is_named = self.allowed.iter().any(|entry| entry.names(name));
+                let passes = self.off || self.allowed.is_empty() || may_resolve || is_named;
+                (!passes).then(|| format!("{place} is {}", self.not_allowed()))
+            }
+        }
+    }
+
+    /// What an address is that is refused, to be said after `is`; the host is where it comes from.
+    pub fn refuses_address(&self, host: &UpstreamHost, address: Address) -> Option<String> {
+        if self.off {
+            return None;
+        }
+        let (ip, port) = (bare(address.ip()), address.port());
+        let allowed = || self.allowed.iter().filter_map(Allowed::network);
+        let listens = |(network, own): &(Network, u16)| *own == port && network.contains(ip);
+        if self.own.iter().any(listens) {
+            let meant = allowed().any(|network| network.is_single() && network.contains(ip));
+            return (!meant).then(|| {
+                format!(
+                    "where the router itself listens, so it would ask itself: choose a version of that service, or allow \
+                     exactly this address (--allow-address {ip})"
+                )
+            });
+        }
+        if let Some((range, what)) = special(ip) {
+            let meant = allowed().any(|network| network.is_within(&range) && network.contains(ip));
+            return (!meant).then(|| {
+                format!(
+                    "{what}: routers ask none of them unless --allow-address has it, or a network within {range}"
+                )
+            });
+        }
+        let is_named = || match host {
+            UpstreamHost::Ip(_) => false,
+            UpstreamHost::Name(name) => self.allowed.iter().any(|entry| entry.names(name)),
+        };
+        let passes = self.allowed.is_empty() || allowed().any(|network| network.contains(ip)) || is_named();
+        (!passes).then(|| self.not_allowed())
+    }
+
+    fn not_allowed(&self) -> String {
+        let told: Vec<String> = self
+            .allowed
+            .iter()
+            .take(MOST_TOLD)
+            .map(ToString::to_string)
+            .collect();
+        let more = match self.allowed.len().saturating_sub(MOST_TOLD) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!(
+            "not allowed: routers ask only {}{more} (--allow-address)",
+            told.join(", ")
+        )
+    }
+}
+
+/// The special range that an address is in, and what that is.
+fn special(ip: IpAddr) -> Option<(Network, &'static str)> {
+    static RANGES: LazyLock<Vec<(Network, &str)>> = LazyLock::new(|| {
+        let all = SPECIAL.iter();
+        all.filter_map(|(range, what)| Some((range.parse().ok()?, *what)))
+            .collect()
+    });
+    RANGES.iter().find(|(range, _)| range.contains(ip)).copied()
+}
+
+/// The address that packets go to: IPv4 that is written as IPv6, as NAT64 has it too, is what it is.
+fn bare(ip: IpAddr) -> IpAddr {
+    const NAT64: u128 = 0x0064_ff9b << 96;
+    match ip.to_canonical() {
+        IpAddr::V6(six) if u128::from(six) >> 32 == NAT64 >> 32 => {
+            let [.., a, b, c, d] = six.octets();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        ip => ip,
+    }
+}
+
+/// Whether resolvers take a name for the host itself (RFC 6761, section 6.3).
+fn is_localhost(name: &Hostname) -> bool {
+    name.as_str()
+        .strip_suffix("localhost")
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+#[cfg(test)]
+mod tests;
