@@ -290,7 +290,7 @@ proptest! {
     #[test]
     fn the_bytes_of_a_record_are_about_right(environment in environment()) {
         let environment = Environment { description: None, ..environment };
-        let (counted, written) = (environment.bytes(), records::to_json(&environment).len());
+        let (counted, written) = (environment.bytes(), mayfly_core::records::to_json(&environment).len());
         prop_assert!(counted >= written && counted < written + 200, "{} {}", counted, written);
     }
 
