@@ -6,13 +6,13 @@ set -eu
 directory=${MAYFLY_HAPROXY_DIR:-/var/lib/mayfly/haproxy}
 trap 'exit 0' INT TERM USR1
 
-mkdir -p "$directory/run"
 if [ ! -s "$directory/haproxy.cfg" ]; then
     echo "haproxy: waiting for $directory/haproxy.cfg, which haproxy-updater writes" >&2
     while [ ! -s "$directory/haproxy.cfg" ]; do
         sleep 0.1
     done
 fi
+mkdir -p "$directory/run"
 # Sockets of a HAProxy that was killed would be taken for live ones.
 rm -f "$directory"/run/*.sock
 echo "haproxy: starting with $directory/haproxy.cfg" >&2
