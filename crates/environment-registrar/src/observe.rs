@@ -36,6 +36,8 @@ const SELDOM: Duration = Duration::from_secs(600);
 const SHARE: u32 = 5_000;
 /// How often to try again to read a file that could not be read: what was in the way may go without an event.
 const REREAD: Duration = Duration::from_secs(5);
+/// Most bytes of several files that are read before what they say is registered.
+const AT_ONCE: u64 = 1 << 20;
 /// A file that changed less than this ago may be half written, unless its writer is known to have closed it.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -196,17 +198,30 @@ impl Observer {
         }
     }
 
-    /// Reads some files.
+    /// Reads some files, the smallest first, and leaves what is too much for once to the next time: many large ones take
+    /// seconds to decode, and a small one is not to wait for them.
     pub async fn look(&mut self, names: BTreeSet<String>) -> Vec<(String, Option<scan::Found>)> {
         let directory = self.directory.clone();
         let read = move || {
-            names
-                .into_iter()
-                .map(|name| (name.clone(), scan::look(&directory, &name)))
-                .collect()
+            let size = |name: &String| std::fs::metadata(directory.join(name)).map_or(0, |it| it.len());
+            let mut names: Vec<_> = names.into_iter().map(|name| (size(&name), name)).collect();
+            names.sort_unstable();
+            let mut total = 0;
+            let later = names.iter().position(|(size, _)| {
+                total += size;
+                total > AT_ONCE
+            });
+            // At least one.
+            let later = names.split_off(later.map_or(names.len(), |later| later.max(1)));
+            let looked = names.into_iter().map(|(_, name)| {
+                let found = scan::look(&directory, &name);
+                (name, found)
+            });
+            (looked.collect(), later)
         };
-        let looked: Vec<(String, Option<Found>)> =
+        let (looked, later): (Vec<(String, Option<Found>)>, Vec<(u64, String)>) =
             tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        later.iter().for_each(|(_, name)| self.board.touched(name));
         self.note_unreadable(looked.iter().filter_map(|(_, found)| found.as_ref()));
         looked
     }

@@ -287,7 +287,8 @@ impl Registrar {
                 self.absences.begin_anew(Instant::now());
                 self.again = Some(Instant::now() + RECONSIDER);
             }
-            if self.backlog.put_off(&mut plan, &self.merged, &self.mirror) {
+            let goes_on = self.backlog.put_off(&mut plan, &self.merged, &self.mirror);
+            if goes_on {
                 self.again = Some(Instant::now());
             }
             outcome.conflict = false;
@@ -305,7 +306,8 @@ impl Registrar {
             self.again = self.again.into_iter().chain(next_end).min();
             // Somebody may wait for what is gone now.
             self.changes.names.extend(std::mem::take(&mut outcome.gone));
-            if !outcome.conflict && self.changes.is_empty() {
+            // Where more is to follow, files and etcd are looked at in between.
+            if !outcome.conflict && (goes_on || self.changes.is_empty()) {
                 return Ok(());
             }
             self.changes.all |= outcome.conflict;

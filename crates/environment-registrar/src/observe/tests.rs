@@ -235,3 +235,22 @@ fn a_look_without_a_reason_is_seldom_where_it_takes_long() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_small_file_is_read_before_many_large_ones() {
+    let mut case = Case::new().await;
+    let names = ["a.yaml", "b.yaml", "c.yaml", "z.yaml"];
+    for name in &names[..3] {
+        fs::write(case.path(&format!("envs/{name}")), "x".repeat(600_000)).unwrap();
+    }
+    fs::write(case.path("envs/z.yaml"), "small").unwrap();
+    let mut left: BTreeSet<String> = names.iter().map(ToString::to_string).collect();
+    let mut rounds = Vec::new();
+    while !left.is_empty() {
+        let looked = case.observer.look(left).await;
+        rounds.push(looked.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
+        left = case.observer.board.take_settled(Instant::now());
+        left.retain(|name| !rounds.iter().flatten().any(|done| done == name));
+    }
+    assert_eq!(rounds, [vec!["z.yaml", "a.yaml"], vec!["b.yaml"], vec!["c.yaml"]]);
+}
