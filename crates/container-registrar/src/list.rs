@@ -44,7 +44,7 @@ pub async fn run(common: &CommonArgs, list: &List) -> anyhow::Result<ExitCode> {
         }
         match read(&entry, key) {
             Ok(instance) => found.push(instance),
-            Err(reason) => eprintln!("warning: {}: {}", printable(&entry.key), printable(&reason)),
+            Err(reason) => output::complain(&format!("warning: {}: {reason}", printable(&entry.key))),
         }
     }
     output::print(&match list.format {

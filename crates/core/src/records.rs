@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::definition::Definition;
 use crate::lifetime::{Expiry, Idle, Life};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, NameError, NodeName, RoutePath, ServiceName};
+use crate::printable::printable;
 use crate::upstream::Upstream;
 use crate::version::Selector;
 
@@ -315,12 +316,7 @@ pub enum RecordError {
 
 /// What an error says. It can quote the value, which may be long and hold whatever a log or a terminal takes for more.
 fn in_one_line(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let escaped = text.chars().flat_map(|letter| match letter.is_control() {
-        true => letter.escape_default().collect(),
-        false => vec![letter],
-    });
-    escaped.take(1_000).collect()
+    printable(&error.to_string()).chars().take(1_000).collect()
 }
 
 /// Reads the value of a key.

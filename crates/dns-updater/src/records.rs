@@ -35,7 +35,7 @@ pub async fn delete(common: &CommonArgs, hosts: Vec<Hostname>) -> anyhow::Result
     let mut code = ExitCode::SUCCESS;
     for host in hosts {
         if !store.delete(&Key::Dns(host.clone())).await? {
-            eprintln!("error: there is no static record {host}");
+            output::complain(&format!("error: there is no static record {host}"));
             code = ExitCode::FAILURE;
         }
     }
@@ -69,7 +69,7 @@ pub async fn list(common: &CommonArgs, format: Format) -> anyhow::Result<ExitCod
         };
         match record {
             Ok(record) => found.push(record),
-            Err(reason) => eprintln!("warning: {}: {}", printable(&entry.key), printable(&reason)),
+            Err(reason) => output::complain(&format!("warning: {}: {reason}", printable(&entry.key))),
         }
     }
     output::print(&match format {
