@@ -22,9 +22,7 @@ pub enum LogFormat {
 /// # Errors
 /// When the filter cannot be read.
 pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| {
-        format!("cannot read the log filter '{filter}': try `info` or `info,mayfly_daemon=debug`")
-    })?;
+    let filter = self::filter(filter)?;
     let is_coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -46,6 +44,13 @@ pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         tracing::debug!("logging has been started before");
     }
     Ok(())
+}
+
+/// Reads a filter.
+pub(crate) fn filter(text: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(text).with_context(|| {
+        format!("cannot read the log filter '{text}': try `info` or `info,mayfly_daemon=debug`")
+    })
 }
 
 /// Makes each event one line, whatever stands in it: names of files, and what HAProxy, an engine or etcd says, can have
