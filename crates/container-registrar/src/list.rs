@@ -32,6 +32,9 @@ pub async fn run(common: &CommonArgs, list: &List) -> anyhow::Result<ExitCode> {
     let store = common.store()?;
     let keyspace = store.keyspace();
     let listing = store.list(&keyspace.instances(list.service.as_ref())).await?;
+    if listing.entries.is_empty() {
+        store.ensure_used().await?;
+    }
     let mut found = Vec::new();
     for entry in listing.entries {
         let key = keyspace.parse(&entry.key);

@@ -55,8 +55,12 @@ struct Found {
 /// When etcd does not answer.
 pub async fn list(common: &CommonArgs, format: Format) -> anyhow::Result<ExitCode> {
     let store = common.store()?;
+    let listing = store.list(&store.keyspace().dns()).await?;
+    if listing.entries.is_empty() {
+        store.ensure_used().await?;
+    }
     let mut found = Vec::new();
-    for entry in store.list(&store.keyspace().dns()).await?.entries {
+    for entry in listing.entries {
         let record = match store.keyspace().parse(&entry.key) {
             Ok(Key::Dns(host)) => records::parse::<DnsRecord>(&entry.value)
                 .map(|record| Found {

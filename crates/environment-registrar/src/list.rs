@@ -56,6 +56,9 @@ impl Listed {
 pub async fn run(store: &Store, options: &ListOptions) -> anyhow::Result<ExitCode> {
     // Instances too: they tell what is missing.
     let listing = store.list(&store.keyspace().routing()).await?;
+    if listing.entries.is_empty() {
+        store.ensure_used().await?;
+    }
     // What addresses the routers allow, only they know: `mayfly status` asks them.
     let mut index = Index::new(store.keyspace().clone())
         .with_least_instances(options.min_instances)

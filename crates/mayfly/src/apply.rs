@@ -78,6 +78,11 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
         };
         if done.is_empty() {
             warn_of_missing_parents(&registry, &wanted);
+            if registry.live.is_empty() && registry.ended.is_empty() {
+                if let Err(unused) = store.ensure_used().await {
+                    output::complain(&format!("note: {unused:#}"));
+                }
+            }
         }
         let mut again = false;
         for step in steps {
