@@ -10,7 +10,7 @@ PROGRAMS=(environment-registrar container-registrar container-launcher haproxy-u
 
 usage() {
     cat <<TEXT
-usage: scripts/etcd-roles.sh --passwords DIR [--prefix KEY] [--etcd URL,...] [--enable]
+usage: scripts/etcd-roles.sh --passwords DIR [--router NAME,...] [--prefix KEY] [--etcd URL,...] [--enable]
 
 Makes in etcd (3.4 or newer), by etcdctl, a role and a user for each of Mayfly's programs, or brings them up to date; run it again
 whenever you like, also after an update of Mayfly. The users, each with a role of its name:
@@ -18,7 +18,8 @@ whenever you like, also after an update of Mayfly. The users, each with a role o
   mayfly-environment-registrar   writes environments, their histories and service definitions
   mayfly-container-registrar     writes instances
   mayfly-container-launcher      reads environments, instances and definitions; writes drains, its lead and its confirmation
-  mayfly-haproxy-updater         reads instances, drains and environments; writes routers
+  mayfly-haproxy-updater         reads instances, drains and environments; writes all routers (see --router)
+  mayfly-haproxy-updater@NAME    the same for one router: writes only the records of the router NAME
   mayfly-dns-updater             reads what has a name; writes nothing else
   mayfly-operator                for mayfly, and for commands of the others that list, register for good or set names:
                                  reads everything of Mayfly; writes environments, confirmations, instances and static names
@@ -29,6 +30,9 @@ Each daemon writes its own kind of status records, too. No role covers a key out
                     and run this again to change it in etcd, then give it to the daemon: it takes a changed file by itself
                     (not root's, which this script logs in with: etcdctl user passwd root).
                     A password has no white space.
+  --router NAME,... makes a user mayfly-haproxy-updater@NAME for each router in place of the one for all; NAME is what its
+                    haproxy-updater has as --node. The password of one router's host then gives no access to the records of
+                    the others. May be repeated. Later runs keep the roles that were made so up to date without it
   --prefix KEY      the beginning of all keys, as the daemons' --prefix (default: MAYFLY_PREFIX, else /mayfly). It also names the users:
                     with /team/mayfly they begin with team+mayfly-
   --etcd URL,...    where etcd is (default: ETCDCTL_ENDPOINTS, else http://127.0.0.1:2379). For TLS set etcdctl's own variables
@@ -37,17 +41,22 @@ Each daemon writes its own kind of status records, too. No role covers a key out
                     anything yet: give all daemons their users first, they go on without a login until then
   --help            this text
 
+A role limits a kind of keys, not a host, except with --router: any host that registers containers may write the instances
+of all services, and any host of an environment-registrar all environments. These records do not belong to a host, so etcd
+cannot tell their writers apart.
+
 Where authentication is enabled already, DIR/root has to hold root's password. No password stands in the arguments of a program.
 
 Examples:
   scripts/etcd-roles.sh --passwords /etc/mayfly/passwords
+  scripts/etcd-roles.sh --passwords /etc/mayfly/passwords --router edge-1,edge-2
   haproxy-updater --etcd-user mayfly-haproxy-updater --etcd-password-file /etc/mayfly/passwords/mayfly-haproxy-updater
   scripts/etcd-roles.sh --passwords /etc/mayfly/passwords --enable
   ETCDCTL_CACERT=ca.pem scripts/etcd-roles.sh --passwords passwords --etcd https://etcd-1:2379
 TEXT
 }
 
-# permissions PROGRAM: what its role covers, a line "TYPE FIRST END" for each range of keys, END not included (`0` is the octet after
+# permissions PROGRAM[@NODE]: what its role covers, a line "TYPE FIRST END" for each range of keys, END not included (`0` is the octet after
 # `/`), or "TYPE KEY". Ranges that a program reads at once have to be one range here: crates/core/src/keys.rs names them.
 permissions() {
     local p=$PREFIX
@@ -66,6 +75,12 @@ permissions() {
         haproxy-updater)
             echo "read $p/backends/ $p/environments0"
             echo "readwrite $p/routers/ $p/routers0"
+            ;;
+        haproxy-updater@*)
+            echo "read $p/backends/ $p/environments0"
+            echo "readwrite $p/routers/${1#*@}"
+            echo "readwrite $p/status/haproxy-updater/${1#*@}"
+            return
             ;;
         dns-updater) echo "read $p/backends/ $p/routers0" ;;
         operator)
@@ -153,24 +168,37 @@ ensure_role() {
     done <<<"$present"
 }
 
+# routers BASE: the names of the routers that have a role of their own, by the arguments or by an earlier run.
+routers() {
+    local role
+    printf '%s\n' "${ROUTERS[@]}"
+    while read -r role; do
+        [[ $role != "$1-haproxy-updater@"* ]] || printf '%s\n' "${role#*@}"
+    done <<<"$ROLES"
+}
+
 main() {
-    local enable='' program name
+    local enable='' base program name router
+    local -a names
+    ROUTERS=()
     PREFIX=${MAYFLY_PREFIX:-/mayfly} PASSWORDS=
     while [ $# -gt 0 ]; do
         case $1 in
             -h | --help) usage && exit 0 ;;
             --enable) enable=1 ;;
-            --passwords | --prefix | --etcd)
+            --passwords | --prefix | --etcd | --router)
                 [ $# -gt 1 ] || usage_error "$1 needs a value"
                 case $1 in
                     --passwords) PASSWORDS=$2 ;;
                     --prefix) PREFIX=$2 ;;
+                    --router) IFS=, read -ra names <<<"$2" && ROUTERS+=("${names[@]}") ;;
                     --etcd) export ETCDCTL_ENDPOINTS=$2 ;;
                 esac
                 shift
                 ;;
             --passwords=*) PASSWORDS=${1#*=} ;;
             --prefix=*) PREFIX=${1#*=} ;;
+            --router=*) IFS=, read -ra names <<<"${1#*=}" && ROUTERS+=("${names[@]}") ;;
             --etcd=*) export ETCDCTL_ENDPOINTS=${1#*=} ;;
             *) usage_error "unknown argument '$1'" ;;
         esac
@@ -178,6 +206,9 @@ main() {
     done
     [ -n "$PASSWORDS" ] || usage_error "--passwords DIR is missing"
     [[ $PREFIX =~ ^(/[A-Za-z0-9][A-Za-z0-9_.-]*)+$ ]] || usage_error "--prefix $PREFIX is not a slash and a name, as /mayfly"
+    for router in "${ROUTERS[@]}"; do
+        [[ $router =~ ^[A-Za-z0-9_.-]{1,128}$ ]] || usage_error "--router $router is no name of a node: letters, digits, _ . -"
+    done
     have etcdctl || die "etcdctl is missing (Debian: etcd-client)"
     mkdir -p -m 700 "$PASSWORDS"
     export ETCDCTL_API=3
@@ -195,11 +226,21 @@ main() {
     ROLES=$(etcdctl_ role list)
 
     say "roles for the keys below $PREFIX, and users with passwords in $PASSWORDS"
-    for program in "${PROGRAMS[@]}"; do
-        name=${PREFIX#/}
-        name=${name//\//+}-$program
+    base=${PREFIX#/}
+    base=${base//\//+}
+    mapfile -t names < <(routers "$base" | sort -u | sed '/^$/d')
+    for program in "${PROGRAMS[@]}" "${names[@]/#/haproxy-updater@}"; do
+        name=$base-$program
+        if [ "$program" = haproxy-updater ] && [ ${#names[@]} -gt 0 ]; then
+            # The one for all routers is what the users of their own are to replace.
+            grep -qxF -- "$name" <<<"$USERS" || continue
+            detail "$name may still write all routers: when no host uses it any more, run \`etcdctl user delete $name\`"
+        fi
         ensure_role "$name" "$program"
-        ensure_user "$name" "$name"
+        # The password of a router from an earlier run may lie on its host only.
+        if [[ $program != *@* ]] || [[ " ${ROUTERS[*]} " == *" ${program#*@} "* ]] || [ -e "$PASSWORDS/$name" ]; then
+            ensure_user "$name" "$name"
+        fi
         good "$name"
     done
     [ -n "$enable" ] || return 0

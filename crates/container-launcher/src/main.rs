@@ -3,11 +3,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use container_launcher::args::Arguments;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = mayfly_daemon::args::parse();
     let common = arguments.common.clone();
     mayfly_daemon::run::main(&common, |shutdown| container_launcher::run(arguments, shutdown))
 }

@@ -32,6 +32,9 @@ pub async fn run(common: &CommonArgs, list: &List) -> anyhow::Result<ExitCode> {
     let store = common.store()?;
     let keyspace = store.keyspace();
     let listing = store.list(&keyspace.instances(list.service.as_ref())).await?;
+    if listing.entries.is_empty() {
+        store.ensure_used().await?;
+    }
     let mut found = Vec::new();
     for entry in listing.entries {
         let key = keyspace.parse(&entry.key);
@@ -44,7 +47,7 @@ pub async fn run(common: &CommonArgs, list: &List) -> anyhow::Result<ExitCode> {
         }
         match read(&entry, key) {
             Ok(instance) => found.push(instance),
-            Err(reason) => eprintln!("warning: {}: {}", printable(&entry.key), printable(&reason)),
+            Err(reason) => output::complain(&format!("warning: {}: {reason}", printable(&entry.key))),
         }
     }
     output::print(&match list.format {

@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use container_registrar::args::Arguments;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = mayfly_daemon::args::parse();
     if let Err(error) = arguments.check() {
         error.exit();
     }

@@ -138,6 +138,7 @@ async fn advertises_only_what_answers() {
         .unwrap();
     bench.until_registered(&address.to_string()).await;
     let metrics = Request::get("x", "/metrics").send(admin).await.unwrap().body;
+    mayfly_e2e::metrics::check(&metrics).unwrap();
     assert!(metrics.contains("\nmayfly_registered 1\n"), "{metrics}");
 }
 

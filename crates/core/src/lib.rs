@@ -24,6 +24,7 @@ pub mod lint;
 pub mod names;
 pub mod nearest;
 pub mod outside;
+pub mod printable;
 pub mod records;
 pub mod routing;
 mod symbols;

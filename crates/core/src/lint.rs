@@ -4,6 +4,7 @@
 
 mod around;
 
+use crate::printable::printable;
 use std::collections::BTreeMap;
 
 pub use around::Around;
@@ -66,6 +67,7 @@ impl Checked {
         let mut text = String::new();
         let mut bad_files = 0;
         for CheckedFile { file, holds, faults } in &self.files {
+            let file = printable(file);
             for Fault {
                 mark, field, message, ..
             } in faults

@@ -8,10 +8,12 @@ use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::definition::Definition;
 use crate::lifetime::{Expiry, Idle, Life};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, NameError, NodeName, RoutePath, ServiceName};
+use crate::printable::printable;
 use crate::upstream::Upstream;
 use crate::version::Selector;
 
@@ -315,12 +317,7 @@ pub enum RecordError {
 
 /// What an error says. It can quote the value, which may be long and hold whatever a log or a terminal takes for more.
 fn in_one_line(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let escaped = text.chars().flat_map(|letter| match letter.is_control() {
-        true => letter.escape_default().collect(),
-        false => vec![letter],
-    });
-    escaped.take(1_000).collect()
+    printable(&error.to_string()).chars().take(1_000).collect()
 }
 
 /// Reads the value of a key.
@@ -371,6 +368,46 @@ pub fn draining(value: &[u8]) -> Result<Vec<u8>, RecordError> {
     }))
 }
 
+/// The value of a key with what differs between two records, and with all else as it stands there: fields that only a
+/// newer Mayfly knows too.
+///
+/// # Errors
+/// As [`parse`].
+pub fn amended<Record: Serialize>(
+    value: &[u8],
+    before: &Record,
+    after: &Record,
+) -> Result<Vec<u8>, RecordError> {
+    let mut value: Value = parse(value)?;
+    amend(
+        &mut value,
+        &serde_json::to_value(before)?,
+        serde_json::to_value(after)?,
+    );
+    Ok(to_json(&value))
+}
+
+fn amend(value: &mut Value, before: &Value, after: Value) {
+    match (value, before, after) {
+        (Value::Object(fields), Value::Object(before), Value::Object(after)) => {
+            for name in before.keys().filter(|name| !after.contains_key(*name)) {
+                fields.remove(name);
+            }
+            for (name, after) in after {
+                let before = before.get(&name).unwrap_or(&Value::Null);
+                match fields.get_mut(&name) {
+                    Some(field) => amend(field, before, after),
+                    // What is left out is the default, and stays left out.
+                    None if *before == after => {}
+                    None => drop(fields.insert(name, after)),
+                }
+            }
+        }
+        (_, before, after) if *before == after => {}
+        (value, _, after) => *value = after,
+    }
+}
+
 /// Writes a record as the value of a key. Equal records give equal bytes.
 pub fn to_json<Record: Serialize>(record: &Record) -> Vec<u8> {
     // Every record is a struct of strings, numbers and maps with string keys, which JSON can always hold.
@@ -380,6 +417,35 @@ pub fn to_json<Record: Serialize>(record: &Record) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_amended_value_keeps_what_is_not_known() {
+        let value = br#"{"name": "a", "prefix": "a", "header": "a", "expires": "8h", "colour": "blue",
+            "services": [{"name": "s", "version": "1", "new": 1}],
+            "life": {"registered_at": "2030-01-31T11:00:00Z", "refused": "bad", "moon": "full"}}"#;
+        let before: Environment = parse(value).unwrap();
+        let life = before.life.clone().map(|life| Life {
+            kept_until: "2030-01-31T13:00:00Z".parse().ok(),
+            refused: None,
+            ..life
+        });
+        let after = Environment {
+            life,
+            ..before.clone()
+        };
+        let amended = amended(value, &before, &after).unwrap();
+        assert_eq!(parse::<Environment>(&amended).unwrap(), after);
+        let expected = serde_json::json!({
+            "name": "a", "prefix": "a", "header": "a", "expires": "8h", "colour": "blue",
+            "services": [{"name": "s", "version": "1", "new": 1}],
+            "life": {"registered_at": "2030-01-31T11:00:00Z", "kept_until": "2030-01-31T13:00:00Z", "moon": "full"},
+        });
+        assert_eq!(parse::<Value>(&amended).unwrap(), expected);
+        // Defaults that are left out stay so.
+        let short = br#"{"header":"a","name":"a","prefix":"a"}"#;
+        let before: Environment = parse(short).unwrap();
+        assert_eq!(super::amended(short, &before, &before).unwrap(), short);
+    }
 
     fn environment() -> Environment {
         Environment {

@@ -1,5 +1,9 @@
 //! The admin endpoint, off unless an address is given: /healthz (the process is alive), /readyz (503 until it was
-//! in step once) and /metrics (OpenMetrics text). It also holds the metrics that all daemons have.
+//! in step once) and /metrics (the text format of Prometheus; OpenMetrics for who asks for it). It also holds the
+//! metrics that all daemons have. [`serve`] limits the connections, [`text`] writes the text format.
+
+mod serve;
+mod text;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
@@ -25,6 +29,8 @@ use crate::systemd;
 use crate::tasks::Tasks;
 use crate::watch::WatchMetrics;
 
+/// What is in the Accept header of who wants OpenMetrics.
+const OPENMETRICS: &str = "application/openmetrics-text";
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How long a listening socket that a former process still holds is waited for.
 const BIND_TRIES: u32 = 5;
@@ -130,9 +136,8 @@ pub async fn start(
     info!("admin endpoint at http://{local}");
     let service = router(readiness.clone(), registry);
     tasks.spawn("admin endpoint", async move {
-        axum::serve(listener, service)
-            .await
-            .context("cannot serve the admin endpoint")
+        serve::serve(listener, service, serve::Limits::default()).await;
+        Ok(())
     });
     Ok(Some(local))
 }
@@ -176,10 +181,14 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     let mut text = String::new();
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let mut accepted = accepted.filter_map(|value| value.to_str().ok());
+    let is_open = accepted.any(|value| value.contains(OPENMETRICS));
     match encode(&mut text, &shared.registry) {
-        Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Ok(()) if is_open => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Ok(()) => ([(header::CONTENT_TYPE, text::CONTENT_TYPE)], text::classic(&text)).into_response(),
         Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the metrics\n").into_response(),
     }
 }
@@ -215,7 +224,19 @@ mod tests {
         assert_eq!(ask(address, "/").await.status, 404);
 
         metrics.applied_revision.set(42);
-        let answer = ask(address, "/metrics").await;
+        // As `curl` and `promtool` take it, and as a Prometheus asks.
+        let plain = ask(address, "/metrics").await;
+        assert_eq!(plain.headers["content-type"], text::CONTENT_TYPE);
+        mayfly_e2e::metrics::check(&plain.body).unwrap();
+        assert!(plain.body.contains("\nmayfly_applied_revision 42\n"));
+        let answer = Request::get("admin", "/metrics")
+            .header(
+                "accept",
+                "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2",
+            )
+            .send(address)
+            .await
+            .unwrap();
         assert_eq!(answer.headers["content-type"], CONTENT_TYPE);
         for line in [
             "mayfly_build_info{daemon=\"dns-updater\",version=\"1.2.3\"} 1",

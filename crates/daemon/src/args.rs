@@ -1,8 +1,10 @@
 //! The arguments that every daemon takes. Each is a flag with an environment variable, and each is checked by
-//! its type while the command line is read, so a mistake is told before anything starts.
+//! its type while the command line is read, so a mistake is told before anything starts. [`parse`] reads the command
+//! line of every program.
 
 mod access;
 mod endpoint;
+mod variables;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,10 +15,11 @@ use mayfly_core::keys::KeySpace;
 use mayfly_core::names::NodeName;
 use mayfly_core::outside::Allowed;
 
-use crate::logs::LogFormat;
+use crate::logs::{self, LogFormat};
 use crate::store::Store;
 pub use access::AccessArgs;
 pub use endpoint::{Endpoint, EndpointError};
+pub use variables::{parse, parse_as};
 
 /// Flatten this into the top-level arguments of a program; its flags may stand before or after a subcommand.
 #[derive(Debug, Clone, Args)]
@@ -62,6 +65,7 @@ pub struct CommonArgs {
         env = "MAYFLY_LOG",
         value_name = "FILTER",
         default_value = "info",
+        value_parser = log_filter,
         global = true
     )]
     pub log: String,
@@ -140,6 +144,13 @@ pub fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn log_filter(text: &str) -> Result<String, String> {
+    match logs::filter(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("a filter looks like `info` or `info,mayfly_daemon=debug`".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,5 +194,6 @@ mod tests {
         assert!(!host.as_str().is_empty());
         assert!(Program::try_parse_from(["x", "--node", "a b"]).is_err());
         assert!(Program::try_parse_from(["x", "--prefix", "mayfly"]).is_err());
+        assert!(Program::try_parse_from(["x", "--log", "info,=,="]).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Which of several daemons of a kind works: the one whose name stands under the key of the leader, under a lease. Another
 //! takes over when that lease ends. A leader that cannot keep its lease alive gives up before the lease can have run out,
-//! by its own clock, so that no two ever lead at once.
+//! by its own clock, so that no two ever lead at once. No leader writes that key without a lease: such a record is
+//! overwritten, by the leader at once, by the others when no leader has done so for the life of a lease.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::retry::Backoff;
-use crate::store::{Guard, Lease, LeaseId, Store, StoreError};
+use crate::store::{Entry, Guard, Lease, LeaseId, Store, StoreError};
 use crate::tasks::Tasks;
 
 /// How often a candidate looks whether there is a leader.
@@ -50,6 +51,7 @@ impl Election {
             ttl,
             told,
             resign,
+            unleased: None,
         };
         tasks.spawn("election", candidate.run());
         Self { standing, resigning }
@@ -82,6 +84,8 @@ struct Candidate {
     ttl: Duration,
     told: watch::Sender<Standing>,
     resign: watch::Receiver<bool>,
+    /// The revision of a record without a lease under the key, and when it was seen first.
+    unleased: Option<(i64, Instant)>,
 }
 
 impl Candidate {
@@ -115,24 +119,36 @@ impl Candidate {
     }
 
     /// Takes the lead if nobody has it: gives the lease, and until when it lives at least.
-    async fn campaign(&self) -> Result<Option<(Lease, Instant)>, StoreError> {
+    async fn campaign(&mut self) -> Result<Option<(Lease, Instant)>, StoreError> {
+        let mut guard = Guard::Absent;
         if let Some(entry) = self.store.get(&self.key).await? {
-            let leader = String::from_utf8_lossy(&entry.value).into_owned();
-            self.tell(Standing::Following(leader));
-            return Ok(None);
+            if !self.is_abandoned(&entry) {
+                let leader = String::from_utf8_lossy(&entry.value).into_owned();
+                self.tell(Standing::Following(leader));
+                return Ok(None);
+            }
+            guard = Guard::ModRevision(entry.mod_revision);
         }
         let asked = Instant::now();
         let lease = self.store.grant(self.ttl).await?;
         let name = self.node.as_str().as_bytes().to_vec();
-        let put = self
-            .store
-            .put_if(&self.key, name, Some(lease.id), Guard::Absent)
-            .await;
+        let put = self.store.put_if(&self.key, name, Some(lease.id), guard).await;
         if !matches!(put, Ok(Some(_))) {
             // Whether it stands there or not: without its lease it does not.
             let _ = self.store.revoke(lease.id).await;
         }
         Ok(put?.map(|_| (lease, asked + lease.ttl)))
+    }
+
+    /// Whether a record has no lease, and no leader has overwritten it for so long that there is none.
+    fn is_abandoned(&mut self, entry: &Entry) -> bool {
+        let now = Instant::now();
+        let seen = self
+            .unleased
+            .filter(|(revision, _)| *revision == entry.mod_revision);
+        let (_, since) = seen.unwrap_or((entry.mod_revision, now));
+        self.unleased = entry.lease.is_none().then_some((entry.mod_revision, since));
+        self.unleased.is_some() && now - since > self.ttl
     }
 
     /// Leads until the lease is lost, or may be.
@@ -183,8 +199,16 @@ impl Candidate {
             Err(error) if error.is_lease_lost() => return Ok(false),
             kept => kept?,
         }
-        let entry = self.store.get(&self.key).await?;
-        Ok(entry.is_some_and(|entry| entry.lease == Some(lease)))
+        match self.store.get(&self.key).await? {
+            Some(entry) if entry.lease.is_none() => {
+                warn!("the leader's key was overwritten by a record without a lease: putting it again");
+                let name = self.node.as_str().as_bytes().to_vec();
+                let guard = Guard::ModRevision(entry.mod_revision);
+                let put = self.store.put_if(&self.key, name, Some(lease), guard).await?;
+                Ok(put.is_some())
+            }
+            entry => Ok(entry.is_some_and(|entry| entry.lease == Some(lease))),
+        }
     }
 
     fn tell(&self, standing: Standing) {

@@ -24,8 +24,23 @@ pub async fn register(
     before: Option<LeaseId>,
     now: SystemTime,
 ) -> Result<Option<i64>, StoreError> {
+    let value = records::to_json(environment);
+    register_value(store, (environment, value), guard, before, now).await
+}
+
+/// As [`register`], with a value that says the same as the environment, and may say more.
+///
+/// # Errors
+/// As [`register`].
+pub async fn register_value(
+    store: &Store,
+    (environment, value): (&Environment, Vec<u8>),
+    guard: Guard,
+    before: Option<LeaseId>,
+    now: SystemTime,
+) -> Result<Option<i64>, StoreError> {
     let lease = lease_for(store, environment, now).await?.map(|lease| lease.id);
-    let (name, value) = (environment.name.clone(), records::to_json(environment));
+    let name = environment.name.clone();
     let key = Key::Environment(name.clone());
     let writes = vec![
         Write::Put(key.clone(), value.clone(), lease),

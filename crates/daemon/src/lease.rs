@@ -1,6 +1,10 @@
 //! Keeps a set of keys alive in etcd under one lease, whatever happens to the lease, the keys or etcd: grants
 //! again when the lease is lost, and looks with every keep-alive whether its keys are still there. The latest
 //! value of a key wins; values in between may never be written.
+//!
+//! A record of a running daemon always has a lease. So a key of ours with a record of another lease belongs to a
+//! second daemon of the same name: the newer one has it, and the older one waits until it ends. A record without a
+//! lease comes from a tool or from an attacker, and is overwritten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,6 +70,7 @@ impl Advertiser {
             written: written_sender,
             held: BTreeMap::new(),
             foreign,
+            unleased: BTreeSet::new(),
         };
         tasks.spawn("advertiser", keeper.run());
         Self {
@@ -171,6 +176,8 @@ struct Keeper {
     held: BTreeMap<Key, Vec<u8>>,
     /// Keys that somebody else has taken over.
     foreign: watch::Sender<BTreeSet<Key>>,
+    /// Those of them that had a record without a lease when they were looked at last.
+    unleased: BTreeSet<Key>,
 }
 
 /// Why one step of the keeper did not work out.
@@ -362,30 +369,44 @@ impl Keeper {
         for key in wanted {
             if present.contains(&self.store.keyspace().text(&key)) {
                 self.note_foreign(&key, false);
-            } else {
+            } else if self.held.contains_key(&key) || self.is_foreign(&key) {
+                // A key that was never put has no successor: what stands there is from a predecessor.
                 self.look_after(&key, lease).await?;
             }
         }
         Ok(())
     }
 
-    /// Finds out what became of a key that may not be ours any more: one that is missing is forgotten, so that it is put
-    /// again; one that another writer took over is left to it.
+    /// Finds out what became of a key that may not be ours any more. One that is missing, or that has a record without
+    /// a lease, is forgotten, so that it is put again; one that another writer took over is left to it.
+    ///
+    /// Two writers cannot loop here without a pause: this runs with a keep-alive, or with a changed value of ours.
     async fn look_after(&mut self, key: &Key, lease: LeaseId) -> Result<(), Trouble> {
-        let found = self.store.get(key).await?;
-        if found.as_ref().is_some_and(|entry| entry.lease == Some(lease)) {
+        let found = self.store.get(key).await?.map(|entry| entry.lease);
+        if found == Some(Some(lease)) {
             self.note_foreign(key, false);
             return Ok(());
         }
         let text = self.store.keyspace().text(key);
         let was_held = self.held.remove(key).is_some();
-        if found.is_none() {
-            self.note_foreign(key, false);
-            if was_held {
-                warn!("{text} is missing in etcd: putting it again");
-            }
-        } else if self.note_foreign(key, true) {
+        // The daemon that took the key over puts it again within the same time. If this one did so too, both would
+        // work until the next look; so it waits for a second look.
+        let is_unleased = found == Some(None);
+        let is_left_to_the_other = is_unleased && self.is_foreign(key) && self.unleased.insert(key.clone());
+        if is_left_to_the_other {
+            return Ok(());
+        }
+        self.unleased.remove(key);
+        let is_foreign = found.is_some() && !is_unleased;
+        let is_news = self.note_foreign(key, is_foreign);
+        if is_foreign && is_news {
             warn!("{text} has been taken over by another writer: leaving it alone until it is gone");
+        } else if is_unleased {
+            warn!(
+                "{text} was overwritten by a record without a lease, which no daemon writes: putting it again"
+            );
+        } else if found.is_none() && was_held {
+            warn!("{text} is missing in etcd: putting it again");
         }
         Ok(())
     }

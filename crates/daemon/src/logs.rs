@@ -1,9 +1,9 @@
 //! Logs go to stderr: stdout belongs to the output of commands such as `list`. Colours only on a terminal.
 
-use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 
 use anyhow::Context as _;
+use mayfly_core::printable::{printable, printable_json};
 use tracing_subscriber::EnvFilter;
 
 /// How a line of the log looks.
@@ -22,13 +22,16 @@ pub enum LogFormat {
 /// # Errors
 /// When the filter cannot be read.
 pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| {
-        format!("cannot read the log filter '{filter}': try `info` or `info,mayfly_daemon=debug`")
-    })?;
+    let filter = self::filter(filter)?;
+    let is_coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| OneLine(io::stderr()))
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+        .with_writer(move || OneLine {
+            inner: io::stderr(),
+            format,
+            is_coloured,
+        })
+        .with_ansi(is_coloured);
     let started = match format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder
@@ -43,48 +46,91 @@ pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes each event one line, whatever stands in it: names of files, and what HAProxy, an engine or etcd says, can have line
-/// feeds, and what comes after one would pass for an event. (Other control characters are escaped by the formatter.)
-struct OneLine<Inner>(Inner);
+/// Reads a filter.
+pub(crate) fn filter(text: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(text).with_context(|| {
+        format!("cannot read the log filter '{text}': try `info` or `info,mayfly_daemon=debug`")
+    })
+}
+
+/// Makes each event one line, whatever stands in it: names of files, and what HAProxy, an engine or etcd says, can have
+/// line feeds, and what comes after one would pass for an event. Other hidden characters are escaped as well.
+struct OneLine<Inner> {
+    inner: Inner,
+    format: LogFormat,
+    /// Whether the formatter writes colours, by sequences that begin with ESC. It escapes those of an event itself.
+    is_coloured: bool,
+}
 
 impl<Inner: Write> Write for OneLine<Inner> {
     /// Takes a whole event, as the formatter gives it.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.0.write_all(&one_line(event))?;
+        let text = event.strip_suffix(b"\n").unwrap_or(event);
+        if text.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+            self.inner.write_all(event)?;
+            return Ok(event.len());
+        }
+        let text = String::from_utf8_lossy(text);
+        let mut line = match self.format {
+            LogFormat::Json => printable_json(&text),
+            LogFormat::Text if self.is_coloured => {
+                let pieces: Vec<_> = text.split('\x1b').map(printable).collect();
+                pieces.join("\x1b")
+            }
+            LogFormat::Text => printable(&text),
+        };
+        line.extend(event.ends_with(b"\n").then_some('\n'));
+        self.inner.write_all(line.as_bytes())?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.inner.flush()
     }
-}
-
-fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
-    let (text, end) = event
-        .strip_suffix(b"\n")
-        .map_or((event, &b""[..]), |text| (text, b"\n"));
-    if !text.iter().any(|octet| b"\n\r".contains(octet)) {
-        return Cow::Borrowed(event);
-    }
-    let escaped = text.iter().flat_map(|octet| match octet {
-        b'\n' => b"\\n",
-        b'\r' => b"\\r",
-        octet => std::slice::from_ref(octet),
-    });
-    Cow::Owned(escaped.chain(end).copied().collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn written(format: LogFormat, is_coloured: bool, events: &[&str]) -> String {
+        let mut inner = Vec::new();
+        for event in events {
+            let mut writer = OneLine {
+                inner: &mut inner,
+                format,
+                is_coloured,
+            };
+            writer.write_all(event.as_bytes()).unwrap();
+        }
+        String::from_utf8(inner).unwrap()
+    }
+
     #[test]
     fn an_event_is_a_line() {
-        let mut log = Vec::new();
-        for event in ["one\n", "t\nw\r\no\n", "three"] {
-            OneLine(&mut log).write_all(event.as_bytes()).unwrap();
-        }
-        assert_eq!(String::from_utf8(log).unwrap(), "one\nt\\nw\\r\\no\nthree");
+        let events = ["one\n", "t\nw\r\no\n", "a\u{202e}b\u{2028}ü\n", "three"];
+        assert_eq!(
+            written(LogFormat::Text, false, &events),
+            "one\nt\\nw\\r\\no\na\\u{202e}b\\u{2028}ü\nthree"
+        );
+        let coloured = ["\x1b[32m INFO\x1b[0m a\u{202e}\n"];
+        assert_eq!(
+            written(LogFormat::Text, true, &coloured),
+            "\x1b[32m INFO\x1b[0m a\\u{202e}\n"
+        );
+        assert_eq!(
+            written(LogFormat::Text, false, &coloured),
+            "\\u{1b}[32m INFO\\u{1b}[0m a\\u{202e}\n"
+        );
+    }
+
+    #[test]
+    fn an_event_of_json_means_the_same() {
+        let event = serde_json::json!({"message": "a\u{202e}b\n\u{e0041}\u{9b}"});
+        let line = written(LogFormat::Json, false, &[&format!("{event}\n")]);
+        assert!(line.is_ascii() && line.lines().count() == 1, "{line}");
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read, event);
     }
 
     #[test]

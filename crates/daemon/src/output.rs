@@ -1,9 +1,11 @@
 //! What commands such as `list` print on stdout: a table for people or JSON for programs. A reader that goes away
 //! (`| head`) is no error.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
+pub use mayfly_core::printable::printable;
+use mayfly_core::printable::{printable_json, printable_lines};
 
 /// How a command prints what it found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -29,7 +31,7 @@ impl Table {
         }
     }
 
-    /// Adds a row. Control characters are shown escaped, so that no value can play tricks on a terminal.
+    /// Adds a row. Hidden characters are shown escaped, so that no value can play tricks on a terminal.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows
             .push(cells.into_iter().map(|cell| printable(&cell)).collect());
@@ -56,34 +58,52 @@ impl Table {
     }
 }
 
-/// The text with control characters escaped.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            if c.is_control() {
-                c.escape_default().collect()
-            } else {
-                vec![c]
-            }
-        })
-        .collect()
-}
-
 /// A value as indented JSON, ending in a newline.
 ///
 /// # Errors
 /// When the value cannot be JSON.
 pub fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
-    let mut text = serde_json::to_string_pretty(value).context("cannot write the answer as JSON")?;
-    text.push('\n');
-    Ok(text)
+    let text = serde_json::to_string_pretty(value).context("cannot write the answer as JSON")?;
+    Ok(printable_json(&text) + "\n")
 }
 
-/// Prints text on stdout.
+/// The same as one line.
+///
+/// # Errors
+/// As [`json`].
+pub fn json_line(value: &impl serde::Serialize) -> anyhow::Result<String> {
+    let text = serde_json::to_string(value).context("cannot write the answer as JSON")?;
+    Ok(printable_json(&text) + "\n")
+}
+
+/// Prints text on stdout, in lines, with hidden characters escaped.
 ///
 /// # Errors
 /// When stdout cannot be written to, other than by its reader having gone.
 pub fn print(text: &str) -> anyhow::Result<()> {
+    write(&printable_lines(text))
+}
+
+/// As [`print`], in place of what was printed before: on a terminal the screen is cleared, elsewhere a blank line parts
+/// the two.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_again(text: &str) -> anyhow::Result<()> {
+    let text = printable_lines(text);
+    match std::io::stdout().is_terminal() {
+        // Home, and clear to the end of the screen.
+        true => write(&format!("\x1b[H\x1b[2J{text}")),
+        false => write(&format!("{text}\n")),
+    }
+}
+
+/// Prints a line, or several, on stderr, with hidden characters escaped.
+pub fn complain(text: &str) {
+    eprintln!("{}", printable_lines(text.trim_end()));
+}
+
+fn write(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),

@@ -10,6 +10,7 @@ use tokio::runtime::Builder;
 use tracing::debug;
 
 use crate::args::CommonArgs;
+use crate::output::complain;
 use crate::shutdown::Shutdown;
 use crate::{clock, logs, systemd};
 
@@ -48,7 +49,7 @@ where
     match start(common, runtime, run) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -204,6 +204,41 @@ impl Store {
         }
     }
 
+    /// Fails when nothing of Mayfly is in etcd below the prefix: then a command that finds nothing is more likely to
+    /// have the wrong one. Everything that a daemon does leaves something there.
+    ///
+    /// # Errors
+    /// When there is nothing, or etcd does not answer. One that does not permit the question is taken for used.
+    pub async fn ensure_used(&self) -> anyhow::Result<()> {
+        let range = self.keyspace.everything();
+        let options = GetOptions::new()
+            .with_range(range.end.as_str())
+            .with_keys_only()
+            .with_limit(1);
+        let ask = |client: connection::Clients| {
+            let (start, options) = (range.start.clone(), options.clone());
+            async move { client.kv.clone().get(start, Some(options)).await }
+        };
+        match self
+            .connection
+            .call(|| format!("list {}", range.start), ask)
+            .await
+        {
+            Ok(answer) if answer.kvs().is_empty() => Err(self.unused()),
+            Err(error) if !error.is_refusal() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// That nothing of Mayfly is below the prefix.
+    pub fn unused(&self) -> anyhow::Error {
+        let prefix = &self.keyspace;
+        anyhow::anyhow!(
+            "etcd has nothing of Mayfly below {prefix}: check --prefix and --etcd; no daemon runs there, and nothing is \
+             registered"
+        )
+    }
+
     /// Reads one entry.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ pub async fn delete(common: &CommonArgs, hosts: Vec<Hostname>) -> anyhow::Result
     let mut code = ExitCode::SUCCESS;
     for host in hosts {
         if !store.delete(&Key::Dns(host.clone())).await? {
-            eprintln!("error: there is no static record {host}");
+            output::complain(&format!("error: there is no static record {host}"));
             code = ExitCode::FAILURE;
         }
     }
@@ -55,8 +55,12 @@ struct Found {
 /// When etcd does not answer.
 pub async fn list(common: &CommonArgs, format: Format) -> anyhow::Result<ExitCode> {
     let store = common.store()?;
+    let listing = store.list(&store.keyspace().dns()).await?;
+    if listing.entries.is_empty() {
+        store.ensure_used().await?;
+    }
     let mut found = Vec::new();
-    for entry in store.list(&store.keyspace().dns()).await?.entries {
+    for entry in listing.entries {
         let record = match store.keyspace().parse(&entry.key) {
             Ok(Key::Dns(host)) => records::parse::<DnsRecord>(&entry.value)
                 .map(|record| Found {
@@ -69,7 +73,7 @@ pub async fn list(common: &CommonArgs, format: Format) -> anyhow::Result<ExitCod
         };
         match record {
             Ok(record) => found.push(record),
-            Err(reason) => eprintln!("warning: {}: {}", printable(&entry.key), printable(&reason)),
+            Err(reason) => output::complain(&format!("warning: {}: {reason}", printable(&entry.key))),
         }
     }
     output::print(&match format {

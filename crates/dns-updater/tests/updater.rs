@@ -315,6 +315,7 @@ async fn a_file_that_somebody_changed_or_removed_is_mended() {
         200
     );
     let metrics = Request::get("x", "/metrics").send(admin).await.unwrap().body;
+    mayfly_e2e::metrics::check(&metrics).unwrap();
     assert!(
         metrics.contains("mayfly_hosts_writes_total") && metrics.contains("\nmayfly_etcd_connected 1\n"),
         "{metrics}"

@@ -22,6 +22,7 @@ pub mod instance;
 pub mod launching;
 pub mod load;
 pub mod mayfly;
+pub mod metrics;
 pub mod names;
 pub mod network;
 pub mod poll;

@@ -196,6 +196,12 @@ impl World {
                 "mayfly" => "mayfly-operator".to_owned(),
                 daemon => format!("mayfly-{daemon}"),
             };
+            // One for this node alone, where there is one.
+            let of_node = format!("{user}@test");
+            let user = match passwords.join(&of_node).exists() {
+                true => of_node,
+                false => user,
+            };
             command.args(["--etcd-user", &user, "--etcd-password-file"]);
             command.arg(passwords.join(&user));
         }

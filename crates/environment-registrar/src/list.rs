@@ -11,7 +11,7 @@ use mayfly_core::index::Index;
 use mayfly_core::keys::Key;
 use mayfly_core::outside::AddressRule;
 use mayfly_core::records::{self, Environment};
-use mayfly_daemon::output::printable;
+use mayfly_daemon::output::{self, Table, printable};
 use mayfly_daemon::store::Store;
 use serde::Serialize;
 
@@ -56,6 +56,9 @@ impl Listed {
 pub async fn run(store: &Store, options: &ListOptions) -> anyhow::Result<ExitCode> {
     // Instances too: they tell what is missing.
     let listing = store.list(&store.keyspace().routing()).await?;
+    if listing.entries.is_empty() {
+        store.ensure_used().await?;
+    }
     // What addresses the routers allow, only they know: `mayfly status` asks them.
     let mut index = Index::new(store.keyspace().clone())
         .with_least_instances(options.min_instances)
@@ -75,7 +78,7 @@ pub async fn run(store: &Store, options: &ListOptions) -> anyhow::Result<ExitCod
         };
         match record {
             Ok(environment) => environments.push(environment),
-            Err(reason) => eprintln!("{:?} is set aside: {reason}", entry.key),
+            Err(reason) => output::complain(&format!("{} is set aside: {reason}", printable(&entry.key))),
         }
     }
     // Whether host names lead somewhere is the routers' business.
@@ -86,17 +89,15 @@ pub async fn run(store: &Store, options: &ListOptions) -> anyhow::Result<ExitCod
             .map(|environment| Listed::of(&index, environment))
             .collect()
     };
-    let text = match options.format {
-        Format::Table => table(&listed(environments)),
-        Format::Json => {
-            serde_json::to_string_pretty(&listed(environments)).context("cannot write JSON")? + "\n"
-        }
-        Format::Yaml => list_to_yaml(&environments),
-    };
-    io::stdout()
-        .lock()
-        .write_all(text.as_bytes())
-        .context("cannot print the list")?;
+    match options.format {
+        Format::Table => output::print(&table(&listed(environments)))?,
+        Format::Json => output::print(&output::json(&listed(environments))?)?,
+        // As it is: it may become a file again, in which an escape would mean itself.
+        Format::Yaml => io::stdout()
+            .lock()
+            .write_all(list_to_yaml(&environments).as_bytes())
+            .context("cannot print the list")?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -105,11 +106,9 @@ fn table(environments: &[Listed]) -> String {
     if environments.is_empty() {
         return "no environments\n".to_owned();
     }
-    let header = [
+    let mut table = Table::new([
         "NAME", "PREFIX", "HEADER", "EXTENDS", "EXPIRES", "SERVICES", "SOURCE", "STATE",
-    ]
-    .map(str::to_owned);
-    let mut rows = vec![header];
+    ]);
     for listed in environments {
         let environment = &listed.environment;
         let or_dash = |text: Option<String>| {
@@ -122,36 +121,18 @@ fn table(environments: &[Listed]) -> String {
             .map(|s| format!("{}:{}", s.name, s.version))
             .collect();
         let source = environment.source.as_ref();
-        rows.push([
+        table.row([
             environment.name.to_string(),
             environment.prefix.to_string(),
             environment.header.to_string(),
             or_dash(environment.extends.as_ref().map(ToString::to_string)),
             or_dash(environment.expires.map(|expires| expires.to_string())),
             or_dash(Some(services.join(" "))),
-            // The name of a file can hold anything that a terminal would act upon.
-            or_dash(source.map(|s| format!("{} ({})", s.file.escape_debug(), s.registrar))),
-            printable(&listed.state()),
+            or_dash(source.map(|s| format!("{} ({})", s.file, s.registrar))),
+            listed.state(),
         ]);
     }
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<_> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        text += cells.join("  ").trim_end();
-        text.push('\n');
-    }
-    text
+    table.render()
 }
 
 #[cfg(test)]

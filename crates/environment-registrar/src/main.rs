@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use environment_registrar::args::{Arguments, Command};
 use environment_registrar::{check, list, watch};
 use mayfly_daemon::run;
 
 fn main() -> ExitCode {
-    let Arguments { common, command } = Arguments::parse();
+    let Arguments { common, command } = mayfly_daemon::args::parse();
     run::with_one_thread(&common, |shutdown| {
         let common = common.clone();
         async move {

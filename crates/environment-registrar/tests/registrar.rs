@@ -285,6 +285,7 @@ async fn the_admin_endpoint_tells_readiness_and_numbers() {
     let get = async |path: &'static str| mayfly_e2e::http::Request::get("admin", path).send(admin).await;
     assert_eq!(get("/readyz").await.unwrap().status, 200);
     let metrics = get("/metrics").await.unwrap().body;
+    mayfly_e2e::metrics::check(&metrics).unwrap();
     for line in [
         "mayfly_environments 1",
         "mayfly_environment_files 2",

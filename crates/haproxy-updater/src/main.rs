@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use haproxy_updater::args::Arguments;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = mayfly_daemon::args::parse();
     let common = arguments.common.clone();
     mayfly_daemon::run::with_one_thread(&common, |shutdown| haproxy_updater::run(arguments, shutdown))
 }

@@ -90,7 +90,7 @@ impl Metrics {
             "Time from a batch of changes to its last command",
             metrics.apply_seconds.clone(),
         );
-        ours.register("slots_total", "Slots in the pool", metrics.slots_total.clone());
+        ours.register("slots", "Slots in the pool", metrics.slots_total.clone());
         ours.register(
             "slots_free",
             "Slots that no backend has",

@@ -161,6 +161,7 @@ async fn it_says_what_is_applied_and_what_is_set_aside() {
         .await
         .unwrap()
         .body;
+    mayfly_e2e::metrics::check(&metrics).unwrap();
     for line in [
         "mayfly_haproxy_reloads_total 0",
         "mayfly_haproxy_slots_free 15",

@@ -68,7 +68,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
             Ok(steps) => steps,
             Err(refusals) => {
                 for line in &refusals {
-                    eprintln!("{line}");
+                    output::complain(line);
                 }
                 bail!(match done.len() {
                     0 => "nothing was registered".to_owned(),
@@ -78,6 +78,11 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
         };
         if done.is_empty() {
             warn_of_missing_parents(&registry, &wanted);
+            if registry.live.is_empty() && registry.ended.is_empty() {
+                if let Err(unused) = store.ensure_used().await {
+                    output::complain(&format!("note: {unused:#}"));
+                }
+            }
         }
         let mut again = false;
         for step in steps {
@@ -102,7 +107,7 @@ fn wanted(common: &CommonArgs, files: Vec<(String, Parsed)>) -> anyhow::Result<V
     // What routers refuse they say themselves: `mayfly status` has it.
     let checked = lint::check(&files, &[], &AddressRule::off());
     if checked.faults > 0 {
-        eprint!("{}", checked.text());
+        output::complain(&checked.text());
         bail!("nothing was registered");
     }
     let mut wanted = Vec::new();
@@ -262,7 +267,7 @@ fn warn_of_missing_parents(registry: &Registry, wanted: &[Environment]) {
     let known = parents(registry, wanted);
     for Environment { name, extends, .. } in wanted {
         if let Some(parent) = extends.as_ref().filter(|parent| !known.contains_key(*parent)) {
-            eprintln!("note: {name} extends {parent}, which is not registered");
+            output::complain(&format!("note: {name} extends {parent}, which is not registered"));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The command line: what every command takes, and the list of commands. Each command's own arguments stand in its
 //! module.
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use mayfly_daemon::args::CommonArgs;
 
 use crate::{apply, completions, confirm, delete, explain, keep, lint, man, schema, status, wait};
@@ -69,8 +69,7 @@ pub enum Command {
 impl Arguments {
     /// Reads the command line; ends the process where it is wrong or asks for help.
     pub fn from_command_line() -> Self {
-        let matches = command().get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        mayfly_daemon::args::parse_as(command())
     }
 }
 
@@ -84,6 +83,7 @@ pub fn command() -> clap::Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::FromArgMatches as _;
 
     #[test]
     fn the_command_line_is_sound() {

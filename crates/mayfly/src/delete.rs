@@ -47,7 +47,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
         match delete(&store, name, args.force).await {
             Ok(line) => output::print(&line)?,
             Err(error) => {
-                eprintln!("error: {error:#}");
+                output::complain(&format!("error: {error:#}"));
                 code = ExitCode::FAILURE;
             }
         }

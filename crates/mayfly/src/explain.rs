@@ -9,7 +9,7 @@ use mayfly_core::launching::{Backend, Phase};
 use mayfly_core::names::{EnvironmentName, Hostname, ServiceName};
 use mayfly_core::version::BackendId;
 use mayfly_daemon::args::CommonArgs;
-use mayfly_daemon::output::{self, Format, Table, printable};
+use mayfly_daemon::output::{self, Format, Table, complain, printable};
 use serde::Serialize;
 
 use crate::launchers::{self, Launchers};
@@ -77,13 +77,18 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
     let mut routers = state.daemons();
     routers.retain(|daemon| daemon.daemon == "haproxy-updater");
     if routers.is_empty() {
-        eprintln!("note: no router is there that would do so");
+        complain("note: no router is there that would do so");
     }
     for DaemonView { node, error, lag, .. } in &routers {
         match (error, lag) {
-            (Some(error), _) => eprintln!("note: router {node} may do otherwise: {}", printable(error)),
+            (Some(error), _) => complain(&format!(
+                "note: router {node} may do otherwise: {}",
+                printable(error)
+            )),
             (None, 0) => {}
-            (None, _) => eprintln!("note: router {node} lags behind, and may do otherwise for a moment"),
+            (None, _) => complain(&format!(
+                "note: router {node} lags behind, and may do otherwise for a moment"
+            )),
         }
     }
     Ok(match told.explanation.answer.is_good() {

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{bail, ensure};
-use mayfly_core::lifetime::{Idle, Life, Moment};
+use mayfly_core::keys::Key;
+use mayfly_core::lifetime::{Expiry, Idle, Life, Moment};
 use mayfly_core::names::EnvironmentName;
-use mayfly_core::records::Environment;
+use mayfly_core::records::{self, Environment};
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::store::Guard;
 use mayfly_daemon::{environments, output};
@@ -19,7 +20,8 @@ Examples:
   mayfly keep temp-1 8h           it lives 8 h from now at least
   mayfly keep temp-1 2days
 
-It never shortens a life: what expires later, or is in use, stays as long as it would have.";
+An environment that has ended, and that has neither `expires` nor `idle`, comes back with `expires` set to the end of that
+time. It never shortens a life: what expires later, or is in use, stays as long as it would have.";
 
 /// Let an environment live on, or bring one back that has ended
 ///
@@ -48,17 +50,25 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
     for _ in 0..5 {
         let registry = Registry::read(&store).await?;
         let now = SystemTime::now();
-        let (environment, guard, lease) = match registry.live.get(&args.name) {
+        // The value too: it may hold more than this version of Mayfly knows.
+        let (before, value, environment, guard, lease) = match registry.live.get(&args.name) {
             Some(Live { entry, record }) => {
                 let record = record.as_ref().map_err(|reason| {
                     anyhow::anyhow!("what is registered as {} is no environment: {reason}", args.name)
                 })?;
                 let guard = Guard::ModRevision(entry.mod_revision);
-                (kept(record, args.time, now)?, guard, entry.lease)
+                let kept = kept(record, args.time, now)?;
+                (record.clone(), entry.value.clone(), kept, guard, entry.lease)
             }
-            None => (revived(&registry, args, now)?, Guard::Absent, None),
+            None => {
+                let (before, back) = revived(&registry, args, now)?;
+                let history = store.get(&Key::History(args.name.clone())).await?;
+                let Some(entry) = history else { continue };
+                (before.clone(), entry.value, back, Guard::Absent, None)
+            }
         };
-        let written = environments::register(&store, &environment, guard, lease, now).await?;
+        let value = records::amended(&value, &before, &environment)?;
+        let written = environments::register_value(&store, (&environment, value), guard, lease, now).await?;
         if written.is_some() {
             output::print(&told(&environment, guard == Guard::Absent))?;
             return Ok(ExitCode::SUCCESS);
@@ -78,15 +88,25 @@ fn kept(environment: &Environment, time: Idle, now: SystemTime) -> anyhow::Resul
     Ok(prolonged(environment, time, now, false))
 }
 
-/// An environment that has ended, as it comes back.
-fn revived(registry: &Registry, args: &Args, now: SystemTime) -> anyhow::Result<Environment> {
+/// An environment that has ended, as it was and as it comes back.
+fn revived<'a>(
+    registry: &'a Registry,
+    args: &Args,
+    now: SystemTime,
+) -> anyhow::Result<(&'a Environment, Environment)> {
     let Some(environment) = registry.ended.get(&args.name) else {
         let known = registry.live.keys().chain(registry.ended.keys());
         bail!("{}", unknown(&args.name, known));
     };
     let clashes = clashes(registry, &[environment]);
     ensure!(clashes.is_empty(), "it can't come back: {}", clashes.join("; "));
-    Ok(prolonged(environment, args.time, now, true))
+    let mut back = prolonged(environment, args.time, now, true);
+    // Nothing would end it otherwise, and the time that was asked for would mean nothing.
+    if back.expires.is_none() && back.idle.is_none() && !back.protected {
+        let until = Moment::of(now).after(args.time.span());
+        back.expires = Some(Expiry::At(until.time()));
+    }
+    Ok((environment, back))
 }
 
 fn prolonged(environment: &Environment, time: Idle, now: SystemTime, revived: bool) -> Environment {
@@ -122,6 +142,7 @@ fn told(environment: &Environment, back: bool) -> String {
         (None, Some(idle), Some(kept)) => {
             format!("lives until {kept}, and from then on while it is used at least every {idle}")
         }
+        _ if environment.protected => "is protected, so it lives until it is deleted".to_owned(),
         _ => "lives until it is deleted".to_owned(),
     };
     if back {
@@ -249,14 +270,30 @@ mod tests {
         registry
             .ended
             .insert(args.name.clone(), refused(json!({"expires": "30m"})));
-        let back = revived(&registry, &args, noon).unwrap();
+        let (_, back) = revived(&registry, &args, noon).unwrap();
         let life = back.life.clone().unwrap();
         assert!(life.revived && life.refused.is_none());
         assert_eq!(
             told(&back, true),
             "a is back; it lives until 2030-01-31T13:00:00Z\n"
         );
-        let unending = environment(json!({}));
-        assert_eq!(told(&unending, true), "a is back; it lives until it is deleted\n");
+        // One that nothing ended by itself lives for the time that was asked for.
+        for (fields, expected) in [
+            (json!({"life": null}), "lives until 2030-01-31T13:00:00Z"),
+            (
+                json!({"protected": true}),
+                "is protected, so it lives until it is deleted",
+            ),
+        ] {
+            registry
+                .ended
+                .insert(args.name.clone(), environment(fields.clone()));
+            let (_, back) = revived(&registry, &args, noon).unwrap();
+            assert_eq!(
+                told(&back, true),
+                format!("a is back; it {expected}\n"),
+                "{fields}"
+            );
+        }
     }
 }

@@ -12,7 +12,7 @@ use mayfly_core::names::{EnvironmentName, Hostname, NodeName};
 use mayfly_core::outside::AddressRule;
 use mayfly_core::records::{self, Router, Status};
 use mayfly_core::version::BackendId;
-use mayfly_daemon::store::{Entry, LeaseId, Store, StoreError};
+use mayfly_daemon::store::{Entry, LeaseId, Store};
 use mayfly_daemon::watch::{Batch, Change};
 use serde::Serialize;
 
@@ -101,9 +101,12 @@ impl State {
     /// Reads everything once.
     ///
     /// # Errors
-    /// When etcd does not answer.
-    pub async fn read(store: &Store, least: usize) -> Result<Self, StoreError> {
+    /// When etcd does not answer, or has nothing of Mayfly.
+    pub async fn read(store: &Store, least: usize) -> anyhow::Result<Self> {
         let listing = store.list(&store.keyspace().everything()).await?;
+        if listing.entries.is_empty() {
+            return Err(store.unused());
+        }
         let mut state = Self::new(store.keyspace(), least);
         let changes = listing.entries.into_iter().map(Change::Put).collect();
         state.take(Batch {

@@ -123,7 +123,7 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
         return match show(&store, &state, args).await? {
             Ok(text) => output::print(&text).map(|()| ExitCode::SUCCESS),
             Err(unknown) => {
-                eprintln!("error: {}", printable(&unknown));
+                output::complain(&format!("error: {unknown}"));
                 Ok(ExitCode::FAILURE)
             }
         };
@@ -141,7 +141,10 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
             .await?
             .unwrap_or_else(|unknown| printable(&unknown) + "\n");
         if text != shown {
-            output::print(&table::again(&text, args.format))?;
+            match args.format {
+                Format::Json => output::print(&text)?,
+                Format::Table => output::print_again(&text)?,
+            }
             shown = text;
         }
     }
@@ -158,7 +161,7 @@ async fn show(store: &Store, state: &State, args: &Args) -> anyhow::Result<Resul
     // No daemon can put it into its status record then. Who may not ask sees the rest.
     report.etcd = store.is_full().await.unwrap_or_default().then_some(FULL);
     Ok(Ok(match (args.format, args.watch) {
-        (Format::Json, true) => serde_json::to_string(&report)? + "\n",
+        (Format::Json, true) => output::json_line(&report)?,
         (Format::Json, false) => output::json(&report)?,
         (Format::Table, _) => table::text(&report, only.is_some(), now),
     }))

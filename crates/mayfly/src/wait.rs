@@ -9,7 +9,7 @@ use std::time::Duration;
 use mayfly_core::launching::{Backend, Phase};
 use mayfly_core::names::EnvironmentName;
 use mayfly_daemon::args::{CommonArgs, duration};
-use mayfly_daemon::output::{self, Format, printable};
+use mayfly_daemon::output::{self, Format, complain, printable};
 use mayfly_daemon::shutdown::Shutdown;
 use mayfly_daemon::watch::{WatchOptions, watch};
 use serde_json::json;
@@ -80,7 +80,7 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
             return conclude(args, &state, &now);
         }
         if now.reasons != standing.reasons {
-            eprintln!("waiting: {}", printable(&now.reasons.join("; ")));
+            complain(&format!("waiting: {}", printable(&now.reasons.join("; "))));
         }
         standing = now;
     }
@@ -109,8 +109,11 @@ fn conclude(args: &Args, state: &State, standing: &Standing) -> anyhow::Result<E
             format!("{name} is not in force after {limit}")
         }
     };
-    eprintln!("error: {what}: {}", printable(&standing.reasons.join("; ")));
-    eprint!("{}", launchers::outputs(&standing.launching));
+    let reasons = printable(&standing.reasons.join("; "));
+    complain(&format!(
+        "error: {what}: {reasons}\n{}",
+        launchers::outputs(&standing.launching)
+    ));
     Ok(ExitCode::FAILURE)
 }
 

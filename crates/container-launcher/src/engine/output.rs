@@ -6,22 +6,18 @@ use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::query_parameters::{LogsOptions, LogsOptionsBuilder};
 use futures_util::{Stream, StreamExt as _};
+use mayfly_core::printable::is_hidden;
 
 /// Longest line, in characters.
 const LIMIT: usize = 300;
 /// How long printed lines may take to come: they are told beside something that has failed, and hold it up.
 const TIME: Duration = Duration::from_secs(10);
 
-/// Text as one line of at most 300 characters, control characters and line feeds replaced by blanks.
+/// Text as one line of at most 300 characters, hidden characters and line feeds replaced by blanks.
 pub(super) fn line(text: &str) -> String {
-    // Beside control characters those that turn the direction of what stands around them.
-    let strange = |letter: char| {
-        letter.is_control()
-            || matches!(letter, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     let plain: String = text
         .chars()
-        .map(|letter| if strange(letter) { ' ' } else { letter })
+        .map(|letter| if is_hidden(letter) { ' ' } else { letter })
         .collect();
     let mut short: String = plain.trim().chars().take(LIMIT + 1).collect();
     if let Some((at, _)) = short.char_indices().nth(LIMIT) {
@@ -92,7 +88,7 @@ mod tests {
         fn any_text_becomes_one_short_harmless_line(text in "[ -~\n\r\t\u{1b}\u{85}\u{2028}\u{202e}\u{2066}é\u{0}]{0,700}|\\PC{0,40}") {
             let line = line(&text);
             prop_assert!(line.chars().count() <= LIMIT && line.lines().count() <= 1);
-            prop_assert!(!line.contains(|letter: char| letter.is_control() || "\u{2028}\u{202e}\u{2066}".contains(letter)), "{line:?}");
+            prop_assert!(!line.contains(|letter: char| is_hidden(letter)), "{line:?}");
         }
     }
 }

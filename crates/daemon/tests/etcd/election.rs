@@ -6,6 +6,7 @@ use mayfly_core::keys::{Daemon, Key, KeySpace};
 use mayfly_daemon::election::{Election, Standing};
 use mayfly_daemon::tasks::Tasks;
 use mayfly_e2e::etcd::Etcd;
+use mayfly_e2e::{eventually, poll::throughout};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -81,8 +82,39 @@ async fn a_leader_whose_key_is_gone_notices() {
     let mut standing = a.standing();
     becomes(&mut standing, Standing::Leading).await;
     let key = KeySpace::default().text(&Key::Leader(Daemon::ContainerLauncher));
-    etcd.put(&key, "b").await.unwrap();
+    let lease = etcd.grant(600).await.unwrap();
+    etcd.put_leased(&key, "b", &lease).await.unwrap();
     becomes(&mut standing, Standing::Following("b".to_owned())).await;
     etcd.delete(&key).await.unwrap();
     becomes(&mut standing, Standing::Leading).await;
+}
+
+#[tokio::test]
+async fn a_record_without_a_lease_is_no_leader() {
+    let etcd = Etcd::start().await.unwrap();
+    let [first, second] = [Tasks::new(), Tasks::new()];
+    let key = KeySpace::default().text(&Key::Leader(Daemon::ContainerLauncher));
+    let is_overwritten = async |by: &str| {
+        let (value, lease) = (etcd.get(&key).await, etcd.lease_of(&key).await);
+        value.is_ok_and(|value| value.as_deref() == Some(by)) && lease.is_ok_and(|lease| lease.is_some())
+    };
+    // Without a leader it is waited for, for the life of a lease.
+    etcd.put(&key, "forged").await.unwrap();
+    let a = stand(&etcd, &first, "a");
+    becomes(&mut a.standing(), Standing::Following("forged".to_owned())).await;
+    becomes(&mut a.standing(), Standing::Leading).await;
+    // A leader overwrites it and leads on; no other one leads at the same time.
+    let b = stand(&etcd, &second, "b");
+    becomes(&mut b.standing(), Standing::Following("a".to_owned())).await;
+    let mut changes = a.standing();
+    changes.mark_unchanged();
+    etcd.put(&key, "forged").await.unwrap();
+    eventually(SOON, "the leader overwrites it", async || {
+        is_overwritten("a").await
+    })
+    .await;
+    throughout(TTL, "it leads on, alone", async || {
+        *b.standing().borrow() != Standing::Leading && !changes.has_changed().unwrap_or(true)
+    })
+    .await;
 }

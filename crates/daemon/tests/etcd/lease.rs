@@ -203,6 +203,60 @@ async fn a_key_that_another_writer_took_over_is_left_to_it() {
 }
 
 #[tokio::test]
+async fn a_record_without_a_lease_does_not_take_a_key_over() {
+    let (etcd, tasks) = (Etcd::start().await.unwrap(), Tasks::new());
+    let advertiser = advertise(&etcd, &tasks).await;
+    let is_ours = async |expected: &str| {
+        let lease = etcd.lease_of(&text("dev")).await.ok().flatten();
+        lease.is_some() && value(&etcd, "dev").await.as_deref() == Some(expected)
+    };
+    etcd.put(&text("dev"), "forged").await.unwrap();
+    eventually(TTL, "overwritten by a keep-alive", async || is_ours("1").await).await;
+    etcd.put(&text("dev"), "forged").await.unwrap();
+    advertiser.set(environment("dev"), Some(b"2".to_vec()));
+    advertiser.flush(SOON).await.unwrap();
+    assert!(is_ours("2").await, "overwritten by a change");
+    assert!(advertiser.taken_over().borrow().is_empty());
+
+    // A lease of another writer takes the key over. It comes back when that lease ends, or is taken off.
+    for ends in [true, false] {
+        let lease = etcd.grant(600).await.unwrap();
+        etcd.put_leased(&text("dev"), "forged", &lease).await.unwrap();
+        let mut taken_over = advertiser.taken_over();
+        let told = taken_over.wait_for(|keys| !keys.is_empty());
+        timeout(SOON, told).await.unwrap().unwrap();
+        assert_eq!(value(&etcd, "dev").await.as_deref(), Some("forged"));
+        match ends {
+            true => etcd.revoke(&lease).await.unwrap(),
+            false => etcd.put(&text("dev"), "forged").await.unwrap(),
+        }
+        eventually(SOON, "it comes back", async || is_ours("2").await).await;
+        assert!(advertiser.taken_over().borrow().is_empty());
+    }
+    advertiser.shutdown(SOON).await.unwrap();
+    assert_eq!(value(&etcd, "dev").await, None);
+}
+
+#[tokio::test]
+async fn of_two_the_newer_one_overwrites_a_record_without_a_lease() {
+    let (etcd, tasks) = (Etcd::start().await.unwrap(), Tasks::new());
+    let first = advertise(&etcd, &tasks).await;
+    let second = Advertiser::start(&tasks, &store_of(&[&etcd]), TTL);
+    second.set(environment("dev"), Some(b"of the second".to_vec()));
+    second.flush(SOON).await.unwrap();
+    let mut taken_over = first.taken_over();
+    let told = taken_over.wait_for(|keys| !keys.is_empty());
+    timeout(SOON, told).await.unwrap().unwrap();
+    etcd.put(&text("dev"), "forged").await.unwrap();
+    throughout(2 * TTL, "the first one waits", async || {
+        value(&etcd, "dev").await.as_deref() != Some("1") && !first.taken_over().borrow().is_empty()
+    })
+    .await;
+    assert_eq!(value(&etcd, "dev").await.as_deref(), Some("of the second"));
+    assert!(second.taken_over().borrow().is_empty());
+}
+
+#[tokio::test]
 async fn the_status_record_says_what_is_applied_and_vanishes_with_its_daemon() {
     let (etcd, tasks) = (Etcd::start().await.unwrap(), Tasks::new());
     let advertiser = Advertiser::start(&tasks, &store_of(&[&etcd]), TTL);

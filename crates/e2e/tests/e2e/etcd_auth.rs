@@ -160,6 +160,66 @@ async fn the_roles_cover_what_each_program_needs_and_nothing_else() {
     }
 }
 
+#[tokio::test]
+async fn a_router_with_a_user_of_its_own_cannot_touch_the_others() {
+    let mut world = World::bare(&[]).unwrap();
+    world.etcd.set_arguments(&ETCD);
+    world.etcd.restart().await.unwrap();
+    let directory = world.directory().to_owned();
+    // The name of the node of a world, and another one.
+    roles(&world.etcd, &directory, &["--router", "test,edge-2", "--enable"]).await;
+    let made = passwords(&directory);
+    world.etcd.log_in(&made["root"]);
+    assert!(
+        !made.contains_key("mayfly-haproxy-updater"),
+        "one for all: {made:?}"
+    );
+
+    let user = "mayfly-haproxy-updater@edge-2";
+    let token = world.etcd.token(user, &made[user]).await.unwrap();
+    let text = |key: &str| format!("/mayfly/{key}");
+    let (from, to) = (text("backends/"), text("environments0"));
+    world.etcd.read_as(&token, &from, Some(&to)).await.unwrap();
+    for (key, may) in [
+        ("routers/edge-2", true),
+        ("status/haproxy-updater/edge-2", true),
+        ("routers/test", false),
+        ("routers/edge-20", false),
+        ("status/haproxy-updater/test", false),
+        ("status/environment-registrar/edge-2", false),
+        ("backends/a/1/x", false),
+        ("environments/a", false),
+        ("history/a", false),
+        ("confirmations/haproxy-updater", false),
+        ("leaders/container-launcher", false),
+    ] {
+        let put = world.etcd.put_as(&token, &text(key), "{}").await;
+        assert_eq!(put.is_ok(), may, "{key}: {put:?}");
+    }
+
+    // The real one works with its user, and routes.
+    world.passwords = Some(directory.join("passwords"));
+    world.start_updater().unwrap();
+    world.start_registrar(&[]).unwrap();
+    world.haproxy.start().await.unwrap();
+    let _one = world.instance("frontend", "0.0.1").await.unwrap();
+    choose(&world, "0.0.1").await;
+    eventually(SOON, "the router says where it is", async || {
+        world.etcd.get("/mayfly/routers/test").await.ok().flatten()
+    })
+    .await;
+    world.status("haproxy-updater").await.unwrap();
+
+    // A later run knows them, and one without passwords of the routers does not mind.
+    for name in ["test", "edge-2"] {
+        let file = format!("passwords/mayfly-haproxy-updater@{name}");
+        std::fs::rename(directory.join(&file), directory.join(name)).unwrap();
+    }
+    let again = roles(&world.etcd, &directory, &[]).await;
+    assert!(again.contains("ok: mayfly-haproxy-updater@edge-2"), "{again}");
+    assert!(!passwords(&directory).contains_key("mayfly-haproxy-updater"));
+}
+
 /// A whole Mayfly on an etcd that asks for users, which logs all that it can.
 async fn guarded() -> World {
     let mut world = World::bare(&[]).unwrap();

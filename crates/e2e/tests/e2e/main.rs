@@ -41,5 +41,6 @@ mod status;
 mod tool;
 mod two_users;
 mod updater;
+mod variables;
 mod wait;
 mod write_back;

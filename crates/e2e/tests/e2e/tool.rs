@@ -204,6 +204,73 @@ async fn what_is_applied_answers_until_it_is_deleted() {
 }
 
 #[tokio::test]
+async fn a_wrong_prefix_is_told_where_nothing_would_be_found() {
+    let world = etcd_alone().await;
+    let tools: [(&str, &[&str]); 5] = [
+        ("mayfly", &["status"]),
+        ("mayfly", &["explain", "temp", "frontend"]),
+        ("environment-registrar", &["list"]),
+        ("container-registrar", &["list"]),
+        ("dns-updater", &["list"]),
+    ];
+    for (tool, arguments) in tools {
+        let ended = world.run(tool, arguments).await.unwrap();
+        let told = "etcd has nothing of Mayfly below /mayfly: check --prefix";
+        assert_eq!(ended.code, Some(1), "{tool} {arguments:?}: {ended:?}");
+        assert!(
+            ended.stderr.contains(told) && ended.stdout.is_empty(),
+            "{ended:?}"
+        );
+    }
+    write(&world, "temp.yaml", "name: temp\n");
+    let applied = mayfly(&world, "apply -f @temp.yaml").await;
+    assert!(
+        applied.stderr.contains("note: etcd has nothing of Mayfly"),
+        "{applied:?}"
+    );
+    world.etcd.delete_all("/mayfly/").await.unwrap();
+
+    // A Mayfly in which only a daemon runs so far.
+    let status = r#"{"applied_revision": 1}"#;
+    world
+        .etcd
+        .put("/mayfly/status/dns-updater/n", status)
+        .await
+        .unwrap();
+    for (tool, arguments) in tools.iter().filter(|(_, arguments)| arguments[0] != "explain") {
+        let ended = world.run(tool, arguments).await.unwrap();
+        assert_eq!(ended.code, Some(0), "{tool} {arguments:?}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_keeps_what_only_a_newer_mayfly_knows() {
+    let world = etcd_alone().await;
+    let record = r#"{"name": "a", "prefix": "a", "header": "a", "expires": "8h", "colour": "blue"}"#;
+    for kind in ["environments", "history"] {
+        world
+            .etcd
+            .put(&format!("/mayfly/{kind}/a"), record)
+            .await
+            .unwrap();
+    }
+    mayfly(&world, "keep a 9h").await.ok().unwrap();
+    let kept = world.etcd.get_json(&key("a")).await.unwrap();
+    assert_eq!(
+        (&kept["colour"], &kept["expires"]),
+        (&"blue".into(), &"8h".into()),
+        "{kept}"
+    );
+    assert!(kept["life"]["kept_until"].is_string(), "{kept}");
+    // Of one that has ended, by its history.
+    world.etcd.delete(&key("a")).await.unwrap();
+    mayfly(&world, "keep a 10h").await.ok().unwrap();
+    let back = world.etcd.get_json(&key("a")).await.unwrap();
+    assert_eq!(back["colour"], "blue", "{back}");
+    assert_eq!(back["life"]["revived"], true, "{back}");
+}
+
+#[tokio::test]
 async fn what_is_kept_outlives_its_end_and_what_has_ended_comes_back() {
     let world = etcd_alone().await;
     write(
@@ -287,10 +354,16 @@ async fn what_belongs_to_a_registrar_or_is_protected_needs_force() {
         },
     )
     .await;
-    said(
-        &mayfly(&world, "keep dev 1h").await,
-        "dev is back; it lives until it is deleted\n",
-    );
+    let back = mayfly(&world, "keep dev 1h").await.ok().unwrap();
+    assert!(back.starts_with("dev is back; it lives until 2"), "{back}");
+    // Its file said nothing of an end; from now on it says this one.
+    eventually(SOON, "the end of dev is in force", async || {
+        let dev = world.etcd.get_json(&key("dev")).await.ok()?;
+        let file = fs::read_to_string(world.environments().join("dev.yaml")).ok()?;
+        let is_there = dev["expires"].is_string() && world.etcd.lease_of(&key("dev")).await.ok()?.is_some();
+        (is_there && file.contains("expires:")).then_some(())
+    })
+    .await;
     refused(
         &mayfly(&world, "delete prod").await,
         "prod is protected: delete it with --force",

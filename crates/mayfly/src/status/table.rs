@@ -1,7 +1,6 @@
 //! The report as tables.
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime};
 
 use mayfly_core::index::ServiceView;
@@ -9,7 +8,7 @@ use mayfly_core::keys::Daemon;
 use mayfly_core::launching::Launching;
 use mayfly_core::lifetime::Moment;
 use mayfly_core::records::SetAside;
-use mayfly_daemon::output::{Format, Table, printable};
+use mayfly_daemon::output::{Table, printable};
 
 use super::{EnvironmentReport, Report};
 use crate::launchers;
@@ -19,17 +18,6 @@ use crate::state::DaemonView;
 const MOST_REASONS: usize = 3;
 /// Entries set aside that are shown.
 const MOST_SET_ASIDE: usize = 20;
-
-/// The text so that it takes the place of the one before: on a terminal the screen is cleared, elsewhere a blank line
-/// parts the two.
-pub(super) fn again(text: &str, format: Format) -> String {
-    match (format, std::io::stdout().is_terminal()) {
-        (Format::Json, _) => text.to_owned(),
-        // Home, and clear to the end of the screen.
-        (Format::Table, true) => format!("\x1b[H\x1b[2J{text}"),
-        (Format::Table, false) => format!("{text}\n"),
-    }
-}
 
 /// All tables that have something to say.
 pub(super) fn text(report: &Report, one: bool, now: SystemTime) -> String {

@@ -57,6 +57,7 @@ async fn a_version_that_runs_nowhere_is_started_registered_and_routed() {
         .await
         .unwrap()
         .body;
+    mayfly_e2e::metrics::check(&metrics).unwrap();
     for line in [
         "mayfly_launcher_backends{phase=\"running\"} 1",
         "mayfly_launcher_started_total 1",
