@@ -15,6 +15,9 @@ use crate::version::Version;
 
 /// Longest reference, in octets: a name of 255, a tag of 128, a digest.
 const LIMIT: usize = 512;
+/// What an engine looks for among the ids of its images, and so finds whatever is there.
+const IS_AN_ID: &str = "a name with a tag, such as backend:{{ version }}: hexadecimal digits alone, or `sha256:` and digits, \
+     are the id of an image";
 const RULE: &str = "such as registry:5000/team/backend:{{ version }}; lower-case names, then a tag; ${NAME} stands for a variable of the launcher";
 
 /// An image with the version, and perhaps variables, left open. It names the version exactly because two versions of a
@@ -54,6 +57,14 @@ impl ImageTemplate {
         version: &Version,
         variables: &BTreeMap<VariableName, String>,
     ) -> Result<ImageReference, ImageError> {
+        Ok(self.fill(version, variables)?.parse()?)
+    }
+
+    fn fill(
+        &self,
+        version: &Version,
+        variables: &BTreeMap<VariableName, String>,
+    ) -> Result<String, ImageError> {
         let mut text = String::new();
         for part in &self.parts {
             text += match part {
@@ -64,7 +75,7 @@ impl ImageTemplate {
                     .ok_or_else(|| ImageError::NoVariable(name.clone()))?,
             };
         }
-        Ok(text.parse()?)
+        Ok(text)
     }
 }
 
@@ -114,8 +125,14 @@ impl FromStr for ImageTemplate {
             Part::Variable(name) => Some((name.clone(), "x".to_owned())),
             Part::Text(_) | Part::Version => None,
         });
-        let filled = template.reference(&"1".parse()?, &names.collect());
-        filled.map_err(|_| error(RULE))?;
+        let filled = template.fill(&"1".parse()?, &names.collect());
+        if filled.as_deref().is_ok_and(is_id) {
+            return Err(error(IS_AN_ID));
+        }
+        let is_good = filled.is_ok_and(|filled| is_reference(&filled));
+        if !is_good {
+            return Err(error(RULE));
+        }
         Ok(template)
     }
 }
@@ -127,13 +144,17 @@ impl fmt::Display for ImageTemplate {
 }
 checked_conversions!(ImageTemplate);
 
-/// An image as an engine takes it: `registry:5000/team/backend:0.0.3`, perhaps with a digest.
+/// An image as an engine takes it: `registry:5000/team/backend:0.0.3`, perhaps with a digest. Never the bare id of an image,
+/// by which any image of the engine could be had, whatever it is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageReference(Text);
 
 impl ImageReference {
     fn check(text: &str) -> Result<Text, NameError> {
+        if is_id(text) {
+            return Err(NameError::new(text, "an image", IS_AN_ID));
+        }
         if text.len() <= LIMIT && is_reference(text) {
             return Ok(text.into());
         }
@@ -170,6 +191,15 @@ fn split(text: &str) -> (&str, Option<&str>, Option<&str>) {
         Some(at) => (&rest[..at], Some(&rest[at + 1..]), digest),
         None => (rest, None, digest),
     }
+}
+
+/// Whether an engine would look for an image of this id, or of one that begins so.
+fn is_id(text: &str) -> bool {
+    let (algorithm, hex) = text.split_once(':').unwrap_or(("sha256", text));
+    // Digests are of these algorithms: an image of such a name would be an id.
+    ["sha256", "sha384", "sha512"].contains(&algorithm)
+        && !hex.is_empty()
+        && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn is_reference(text: &str) -> bool {
@@ -256,6 +286,9 @@ mod tests {
             ("Backend:{{ version }}", "lower-case"),
             ("a b:{{ version }}", "lower-case"),
             ("", "{{ version }}"),
+            ("{{ version }}", "id of an image"),
+            ("sha256:{{ version }}", "id of an image"),
+            ("be{{ version }}", "id of an image"),
         ] {
             let error = image(template, "1").unwrap_err();
             assert!(error.contains(part), "{template}: {error}");
@@ -264,6 +297,42 @@ mod tests {
         assert!(error.contains("--variable OTHER="), "{error}");
         // A version is good as a tag and not everywhere else.
         assert!(image("backend-{{ version }}", "UPPER").is_err());
+    }
+
+    /// An engine takes the beginning of an id for a name, and no registry is asked for it.
+    #[test]
+    fn an_id_is_no_reference() {
+        let id = "0f".repeat(32);
+        let with_algorithm = format!("sha256:{id}");
+        for bad in [
+            id.as_str(),
+            &with_algorithm,
+            &id[..12],
+            "c0ffee",
+            "1",
+            "sha256:0",
+            "sha512:ab",
+        ] {
+            let error = bad.parse::<ImageReference>().unwrap_err().to_string();
+            assert!(error.contains("id of an image"), "{error}");
+        }
+        for good in [
+            "c0ffee:1",
+            "team/c0ffee",
+            "x1",
+            "sha256/a",
+            "sha256:latest",
+            "localhost/0f",
+        ] {
+            assert!(good.parse::<ImageReference>().is_ok(), "{good}");
+        }
+        // Only the launcher knows what the variable is.
+        let variables = BTreeMap::from([("X".parse().unwrap(), "c0".to_owned())]);
+        let template: ImageTemplate = "${X}{{ version }}".parse().unwrap();
+        let error = template
+            .reference(&"ffee".parse().unwrap(), &variables)
+            .unwrap_err();
+        assert!(error.to_string().contains("id of an image"), "{error}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ const DENIED: [Denied; 5] = [
             "credentialspec",
             "isolation",
         ],
-        why: "a container has the engine's default privileges and no device",
+        why: "a container has few privileges, which only the launcher decides on, and no device",
     },
     Denied {
         fields: &[
@@ -103,10 +103,10 @@ mod tests {
     #[test]
     fn each_spelling_of_what_is_denied_is_known() {
         for (field, part) in [
-            ("privileged", "default privileges"),
-            ("cap_add", "default privileges"),
-            ("cap-add", "default privileges"),
-            ("capAdd", "default privileges"),
+            ("privileged", "few privileges"),
+            ("cap_add", "few privileges"),
+            ("cap-add", "few privileges"),
+            ("capAdd", "few privileges"),
             ("user", "user of its image"),
             ("network_mode", "`networks` names"),
             ("hostNetwork", "`networks` names"),

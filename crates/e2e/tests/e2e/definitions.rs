@@ -231,9 +231,9 @@ async fn a_fault_is_told_with_its_place_and_the_last_good_version_stays() {
 async fn what_may_not_be_had_is_refused_by_name_and_with_the_reason() {
     let world = world(&[]).await;
     for (field, reason) in [
-        ("privileged: true", "default privileges"),
-        ("cap_add: [SYS_ADMIN]", "default privileges"),
-        ("devices: [/dev/sda]", "default privileges"),
+        ("privileged: true", "few privileges"),
+        ("cap_add: [SYS_ADMIN]", "few privileges"),
+        ("devices: [/dev/sda]", "few privileges"),
         ("user: root", "user of its image"),
         ("network_mode: host", "no namespace"),
         ("pid: host", "no namespace"),
