@@ -134,7 +134,8 @@ impl<E: Engine> Crew<E> {
                     Err(error) => {
                         let output = engine.output(&launch.name, LINES).await;
                         // What may be left of it would be taken for another failure.
-                        if let Err(left) = engine.remove(&launch.name, Duration::ZERO).await {
+                        let (name, backend) = (&launch.name, &launch.backend);
+                        if let Err(left) = engine.remove(name, backend, Duration::ZERO).await {
                             debug!("{left:#}");
                         }
                         Outcome::Failed(format!("{error:#}"), output)
@@ -144,10 +145,10 @@ impl<E: Engine> Crew<E> {
         }
         for (backend, name, reason) in &plan.clears {
             let (engine, unit, reason) = (self.engine.clone(), name.clone(), reason.clone());
-            let grace = self.grace;
+            let (grace, of) = (self.grace, backend.clone());
             self.begin(backend, name.clone(), Doing::Clearing, async move {
                 let output = engine.output(&unit, LINES).await;
-                if let Err(error) = engine.remove(&unit, grace).await {
+                if let Err(error) = engine.remove(&unit, &of, grace).await {
                     warn!("cannot remove {unit}, which has failed ({reason}): {error:#}; trying again");
                     tokio::time::sleep(REST).await;
                     return Outcome::Stays;
@@ -158,8 +159,9 @@ impl<E: Engine> Crew<E> {
         for (backend, name) in &plan.removes {
             info!("{backend}: stopping and removing {name}");
             let (engine, unit, grace) = (self.engine.clone(), name.clone(), self.grace);
+            let of = backend.clone();
             self.begin(backend, name.clone(), Doing::Removing, async move {
-                match engine.remove(&unit, grace).await {
+                match engine.remove(&unit, &of, grace).await {
                     Ok(()) => Outcome::Removed,
                     Err(error) => {
                         warn!("cannot remove {unit}: {error:#}; trying again");

@@ -1,10 +1,11 @@
 //! The command line. Every argument is checked by its type while it is read.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use mayfly_core::definition::VariableName;
+use mayfly_core::definition::{Cpus, Memory, NetworkName, VariableName};
 use mayfly_daemon::args::{CommonArgs, duration};
 
 use crate::engine::Pull;
@@ -16,6 +17,7 @@ Examples:
   container-launcher --retire-after 30min --allow-image 'registry.example/team/*'
   container-launcher --engine swarm --docker tcp://127.0.0.1:2375
   container-launcher --variable DOCKER_ACCOUNT_NAME=team --volume-root /srv/mayfly
+  container-launcher --network mayfly --dns 10.0.0.53 --memory 2g --cpus 2
 
 Service definitions say how a container is started; environment-registrar brings them from /etc/mayfly/services to etcd.
 Exit codes: 0 fine, 1 failure, 2 wrong usage.";
@@ -82,7 +84,8 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_STARTS_AT_ONCE", value_name = "N", default_value_t = 8, value_parser = at_least_one)]
     pub starts_at_once: usize,
 
-    /// Start only images that have this form, as registry.example/team/*; may be repeated [default: any image]
+    /// Start only images that have this form, as registry.example/team/*; may be repeated [default: any image, from any
+    /// registry that the engine reaches]
     #[arg(
         long,
         env = "MAYFLY_ALLOW_IMAGE",
@@ -91,7 +94,12 @@ pub struct Arguments {
     )]
     pub allow_image: Vec<String>,
 
-    /// Let definitions join only networks of this form; may be repeated [default: any but the host's]
+    /// The network of the engine that containers join whose definition names none. A definition may name this one, and
+    /// others only by --allow-network
+    #[arg(long, env = "MAYFLY_NETWORK", value_name = "NAME", default_value = "mayfly")]
+    pub network: NetworkName,
+
+    /// Let definitions name networks of this form, such as team-*, beside --network; may be repeated [default: none]
     #[arg(
         long,
         env = "MAYFLY_ALLOW_NETWORK",
@@ -100,7 +108,27 @@ pub struct Arguments {
     )]
     pub allow_network: Vec<String>,
 
-    /// Let definitions mount, read-only, what lies below this directory of the host; may be repeated [default: nothing]
+    /// How much memory a container may use: bytes, or with k, m, g. A definition may ask for less; one that asks for more
+    /// is refused
+    #[arg(long, env = "MAYFLY_MEMORY", value_name = "AMOUNT", default_value = "512m")]
+    pub memory: Memory,
+
+    /// How many processors a container may use, such as 0.5. A definition may ask for less; one that asks for more is
+    /// refused
+    #[arg(long, env = "MAYFLY_CPUS", value_name = "N", default_value = "1")]
+    pub cpus: Cpus,
+
+    /// How many processes and threads a container may have
+    #[arg(long, env = "MAYFLY_PROCESSES", value_name = "N", default_value_t = 1024, value_parser = processes)]
+    pub processes: u32,
+
+    /// The address of a name server that containers ask, such as the dnsmasq that resolves *.service; may be repeated
+    /// [default: those of the engine]
+    #[arg(long, env = "MAYFLY_DNS", value_name = "ADDRESS", value_delimiter = ',')]
+    pub dns: Vec<IpAddr>,
+
+    /// Let definitions mount, read-only, what lies below this directory of the host; may be repeated [default: nothing].
+    /// Nobody but operators may write below it: a link there may point to anything on the host
     #[arg(long, env = "MAYFLY_VOLUME_ROOT", value_name = "DIRECTORY", value_delimiter = ',', value_parser = absolute)]
     pub volume_root: Vec<String>,
 
@@ -174,7 +202,12 @@ impl Arguments {
             max_containers: self.max_containers,
             starts_at_once: self.starts_at_once,
             allowed_images: self.allow_image.clone(),
+            network: self.network.clone(),
             allowed_networks: self.allow_network.clone(),
+            memory: self.memory,
+            cpus: self.cpus,
+            processes: self.processes,
+            dns: self.dns.clone(),
             volume_roots: self.volume_root.clone(),
             variables: self.variable.iter().map(value).collect::<anyhow::Result<_>>()?,
             pull: self.pull,
@@ -207,6 +240,14 @@ fn ttl(text: &str) -> Result<Duration, String> {
     Err("it has to be from 2s to 1h".to_owned())
 }
 
+fn processes(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        // Fewer start no program of any size, and more are no limit.
+        Ok(number @ 16..=1_000_000) => Ok(number),
+        _ => Err("it has to be a number from 16 to 1000000".to_owned()),
+    }
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),
@@ -236,6 +277,10 @@ mod tests {
         assert_eq!(terms.retire_after, Duration::from_secs(3600));
         assert_eq!((terms.max_containers, terms.pull), (200, Pull::Missing));
         assert!(terms.allowed_images.is_empty() && terms.volume_roots.is_empty());
+        assert!(terms.allowed_networks.is_empty() && terms.dns.is_empty());
+        let limits = (terms.memory.to_string(), terms.cpus.to_string(), terms.processes);
+        assert_eq!(limits, ("512m".to_owned(), "1".to_owned(), 1024));
+        assert_eq!(terms.network.as_str(), "mayfly");
     }
 
     #[test]
@@ -258,6 +303,11 @@ mod tests {
             ("--starts-at-once 0", "from 1 on"),
             ("--ttl 1s", "2s to 1h"),
             ("--pull sometimes", "missing"),
+            ("--memory lots", "such as 256m"),
+            ("--cpus 0", "such as 2 or 0.5"),
+            ("--processes 3", "from 16"),
+            ("--network host", "host's network"),
+            ("--dns dnsmasq", "dnsmasq"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

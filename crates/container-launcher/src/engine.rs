@@ -11,6 +11,7 @@ mod containers;
 pub mod docker;
 mod events;
 mod labels;
+mod log;
 mod output;
 mod parts;
 mod pull;
@@ -18,6 +19,7 @@ pub mod swarm;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,13 +49,18 @@ pub trait Engine: Send + Sync + 'static {
         told: impl Fn(Progress) + Send + Sync,
     ) -> impl Future<Output = anyhow::Result<()>> + Send;
 
-    /// Stops a unit, after which it has `grace` to end by itself, and removes it. One that is not there is no error; one
-    /// that does not carry the labels of this launcher is never touched. (Swarm goes by the grace that it was told when
-    /// the unit was made: [`Swarm::new`].)
+    /// Stops a unit of a backend, after which it has `grace` to end by itself, and removes it. One that is not there is
+    /// no error; one that does not carry the labels of this launcher, or is another backend's, is never touched. (Swarm
+    /// goes by the grace that it was told when the unit was made: [`Swarm::new`].)
     ///
     /// # Errors
     /// When the engine refuses or does not answer in time, and for one of that name that is not ours.
-    fn remove(&self, name: &str, grace: Duration) -> impl Future<Output = anyhow::Result<()>> + Send;
+    fn remove(
+        &self,
+        name: &str,
+        backend: &BackendId,
+        grace: Duration,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// The last lines that a unit printed, at most `lines`, the newest last, each shortened and without control
     /// characters. Nothing, where there is nothing to be had.
@@ -129,6 +136,8 @@ pub enum Pull {
 pub struct Launch {
     /// Its name.
     pub name: String,
+    /// The backend.
+    pub backend: BackendId,
     /// All its labels: what a container-registrar reads, and what tells that it is ours.
     pub labels: BTreeMap<String, String>,
     /// What its definition came to, also one of the labels.
@@ -137,6 +146,11 @@ pub struct Launch {
     pub image: ImageReference,
     /// When to pull it.
     pub pull: Pull,
-    /// Command, variables, networks, limits and volumes.
+    /// Command, variables, networks, limits and volumes: all of it as it is to be, with nothing left to a default of the
+    /// engine.
     pub definition: Arc<Definition>,
+    /// How many processes and threads it may have.
+    pub processes: u32,
+    /// The name servers that it asks; those of the engine, where there is none.
+    pub dns: Vec<IpAddr>,
 }

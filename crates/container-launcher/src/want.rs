@@ -1,12 +1,16 @@
-//! How a backend is started: its definition against what this launcher allows, as a [`Launch`] that an engine takes. Pure.
-//! Everyone who may push a file may write a definition, so it is checked here again with what only the launcher knows: the
-//! images and directories that it allows.
+//! How a backend is started: its definition against what this launcher allows, as a [`Launch`] that an engine takes. Pure
+//! but for a look at where the links of a volume point. Everyone who may push a file may write a definition, so it is checked
+//! here again with what only the launcher knows: the images, networks and directories that it allows, and how much a
+//! container may use. What a definition leaves open is filled in here, so nothing is left to a default of the engine.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mayfly_core::definition::{Definition, VariableName};
+use mayfly_core::definition::{Cpus, Definition, Memory, NetworkName, VariableName, Volume};
 use mayfly_core::keys::KeySpace;
 use mayfly_core::labels::{self, Labelled};
 use mayfly_core::records::{self, Weight};
@@ -36,8 +40,18 @@ pub struct Terms {
     pub starts_at_once: usize,
     /// Patterns of the images that may be started, `*` standing for any text; any image, where there is none.
     pub allowed_images: Vec<String>,
-    /// Patterns of the networks that may be joined; any, where there is none.
+    /// The network of a definition that names none.
+    pub network: NetworkName,
+    /// Patterns of the networks that may be joined beside that one.
     pub allowed_networks: Vec<String>,
+    /// The most memory of a container, and what one has whose definition does not say.
+    pub memory: Memory,
+    /// Likewise, of processors.
+    pub cpus: Cpus,
+    /// How many processes and threads a container may have.
+    pub processes: u32,
+    /// The name servers that containers ask; those of the engine, where there is none.
+    pub dns: Vec<IpAddr>,
     /// The directories of the host below which volumes may lie.
     pub volume_roots: Vec<String>,
     /// What `${NAME}` in an image stands for.
@@ -78,37 +92,14 @@ impl Recipe {
                 patterns.join(", ")
             ));
         }
-        let patterns = &terms.allowed_networks;
-        let may_join =
-            |network: &str| patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, network));
-        if let Some(network) = definition
-            .networks
-            .iter()
-            .find(|network| !may_join(network.as_str()))
-        {
-            return Err(format!(
-                "network {network} is not allowed here: allowed is {} (--allow-network)",
-                patterns.join(", ")
-            ));
-        }
-        let below = |source: &str, root: &String| {
-            let rest = source.strip_prefix(root.trim_end_matches('/'));
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        let definition = Definition {
+            networks: networks(definition, terms)?,
+            memory: Some(at_most("memory", definition.memory, terms.memory)?),
+            cpus: Some(at_most("cpus", definition.cpus, terms.cpus)?),
+            ..Definition::clone(definition)
         };
-        let volumes = definition.volumes.iter();
-        let mut outside =
-            volumes.filter(|volume| !terms.volume_roots.iter().any(|root| below(volume.source(), root)));
-        if let Some(volume) = outside.next() {
-            let roots = match terms.volume_roots.as_slice() {
-                [] => "this launcher allows no volumes".to_owned(),
-                roots => format!("allowed is what lies below {}", roots.join(", ")),
-            };
-            return Err(format!(
-                "volume {} is not allowed here: {roots} (--volume-root)",
-                volume.source()
-            ));
-        }
-        let digest = digest(definition, image.as_str());
+        volumes(&definition, &terms.volume_roots)?;
+        let digest = digest(&definition, image.as_str(), terms);
         let labelled = Labelled {
             backend: backend.clone(),
             port: definition.port,
@@ -123,11 +114,14 @@ impl Recipe {
             instances: definition.instances.count(),
             launch: Launch {
                 name: String::new(),
+                backend: backend.clone(),
                 labels,
                 digest,
                 image,
                 pull: terms.pull,
-                definition: definition.clone(),
+                definition: Arc::new(definition),
+                processes: terms.processes,
+                dns: terms.dns.clone(),
             },
         })
     }
@@ -146,9 +140,73 @@ impl Recipe {
     }
 }
 
+/// The networks of a definition; the launcher's own, where it names none.
+fn networks(definition: &Definition, terms: &Terms) -> Result<Vec<NetworkName>, String> {
+    let Terms {
+        network,
+        allowed_networks: patterns,
+        ..
+    } = terms;
+    let may_join = |name: &NetworkName| {
+        name == network || patterns.iter().any(|pattern| matches(pattern, name.as_str()))
+    };
+    if let Some(name) = definition.networks.iter().find(|name| !may_join(name)) {
+        let own = [network.to_string()];
+        let allowed: Vec<&str> = own.iter().chain(patterns).map(String::as_str).collect();
+        return Err(format!(
+            "network {name} is not allowed here: allowed is {} (--network, --allow-network)",
+            allowed.join(", ")
+        ));
+    }
+    match definition.networks.as_slice() {
+        [] => Ok(vec![network.clone()]),
+        named => Ok(named.to_vec()),
+    }
+}
+
+/// What a definition asks for, or the most there is, where it does not say.
+fn at_most<T: Copy + Ord + Display>(field: &str, asked: Option<T>, most: T) -> Result<T, String> {
+    match asked {
+        Some(asked) if asked > most => Err(format!(
+            "{field} {asked} is more than a container may have here: at most {most} (--{field})"
+        )),
+        asked => Ok(asked.unwrap_or(most)),
+    }
+}
+
+/// Whether the volumes of a definition lie below the roots: as they are written, and where this launcher sees the files of
+/// the engine's host, also where links take them.
+fn volumes(definition: &Definition, roots: &[String]) -> Result<(), String> {
+    let allowed = || match roots {
+        [] => "this launcher allows no volumes".to_owned(),
+        roots => format!("allowed is what lies below {}", roots.join(", ")),
+    };
+    // Beside the engine both see the same files; in a container, or for an engine elsewhere, nothing is found.
+    let real = |path: &str| std::fs::canonicalize(path).ok();
+    for source in definition.volumes.iter().map(Volume::source) {
+        if !roots.iter().any(|root| Path::new(source).starts_with(root)) {
+            return Err(format!(
+                "volume {source} is not allowed here: {} (--volume-root)",
+                allowed()
+            ));
+        }
+        let Some(target) = real(source) else {
+            continue;
+        };
+        let is_below = |root: &String| target.starts_with(real(root).unwrap_or_else(|| root.into()));
+        if !roots.iter().any(is_below) {
+            return Err(format!(
+                "volume {source} is not allowed here: by a link it is somewhere else, and {} (--volume-root)",
+                allowed()
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The digest of all that makes a container what it is. How many there are, which versions are allowed and where the
 /// definition comes from does not.
-fn digest(definition: &Definition, image: &str) -> String {
+fn digest(definition: &Definition, image: &str, terms: &Terms) -> String {
     let essence = Definition {
         versions: None,
         instances: Default::default(),
@@ -157,6 +215,7 @@ fn digest(definition: &Definition, image: &str) -> String {
     };
     let mut octets = records::to_json(&essence);
     octets.extend(image.as_bytes());
+    octets.extend(format!("{} {:?}", terms.processes, terms.dns).into_bytes());
     naming::digest(&octets)
 }
 
@@ -187,7 +246,12 @@ pub(crate) mod tests {
             max_containers: 200,
             starts_at_once: 8,
             allowed_images: Vec::new(),
+            network: "mayfly".parse().unwrap(),
             allowed_networks: Vec::new(),
+            memory: "512m".parse().unwrap(),
+            cpus: "1".parse().unwrap(),
+            processes: 1024,
+            dns: Vec::new(),
             volume_roots: Vec::new(),
             variables: BTreeMap::new(),
             pull: Pull::Missing,
@@ -231,6 +295,83 @@ pub(crate) mod tests {
         ] {
             assert_ne!(digest(other), plain, "{other}");
         }
+        // What it asks for is what it would have anyway.
+        for same in [
+            r#", "networks": ["mayfly"]"#,
+            r#", "memory": "512m", "cpus": "1""#,
+        ] {
+            assert_eq!(digest(same), plain, "{same}");
+        }
+        for other in [
+            Terms {
+                processes: 9,
+                ..terms()
+            },
+            Terms {
+                network: "other".parse().unwrap(),
+                ..terms()
+            },
+            Terms {
+                dns: vec!["10.0.0.53".parse().unwrap()],
+                ..terms()
+            },
+        ] {
+            assert_ne!(recipe("", "1", &other).unwrap().digest(), plain, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_definition_leaves_open_is_the_launcher_s() {
+        let launch = recipe("", "1", &terms()).unwrap().unit("n".to_owned());
+        let Definition {
+            networks,
+            memory,
+            cpus,
+            ..
+        } = &*launch.definition;
+        assert_eq!(networks, &["mayfly".parse().unwrap()]);
+        assert_eq!(
+            (memory.unwrap().to_string(), cpus.unwrap().to_string()),
+            ("512m".into(), "1".into())
+        );
+        assert_eq!(
+            (launch.processes, launch.backend.to_string()),
+            (1024, "x@1".to_owned())
+        );
+        let less = recipe(r#", "memory": "64m", "cpus": "0.5""#, "1", &terms()).unwrap();
+        assert_eq!(less.launch.definition.memory.unwrap().to_string(), "64m");
+        assert_eq!(less.launch.definition.cpus.unwrap().to_string(), "0.5");
+    }
+
+    #[test]
+    fn a_volume_that_a_link_takes_out_of_its_root_is_refused() {
+        let directory = std::env::temp_dir().join(format!("mayfly-want-{}", std::process::id()));
+        let root = directory.join("root");
+        std::fs::create_dir_all(root.join("inside")).unwrap();
+        std::fs::create_dir_all(directory.join("secret")).unwrap();
+        std::os::unix::fs::symlink("../secret", root.join("out")).unwrap();
+        std::os::unix::fs::symlink("inside", root.join("in")).unwrap();
+        std::os::unix::fs::symlink("root", directory.join("alias")).unwrap();
+        let asked = |root: &str, below: &str| {
+            let root = directory.join(root).display().to_string();
+            let terms = Terms {
+                volume_roots: vec![root.clone()],
+                ..terms()
+            };
+            recipe(&format!(r#", "volumes": ["{root}/{below}:/x"]"#), "1", &terms).map(drop)
+        };
+        let all = [
+            ("root", "inside"),
+            ("root", "in"),
+            ("root", "not-there"),
+            ("alias", "in"),
+            ("root", "out"),
+        ];
+        let told = all.map(|(root, below)| asked(root, below));
+        std::fs::remove_dir_all(&directory).unwrap();
+        let [fine @ .., refused] = told;
+        assert_eq!(fine, [const { Ok(()) }; 4]);
+        assert!(refused.unwrap_err().contains("by a link it is somewhere else"));
     }
 
     #[test]
@@ -263,8 +404,21 @@ pub(crate) mod tests {
                 r#", "networks": ["mayfly", "etcd"]"#,
                 "1",
                 &fenced,
-                "network etcd is not allowed here: allowed is mayfly* (--allow-network)",
+                "network etcd is not allowed here: allowed is mayfly, mayfly* (--network, --allow-network)",
             ),
+            (
+                r#", "networks": ["bridge"]"#,
+                "1",
+                &terms(),
+                "network bridge is not allowed here: allowed is mayfly (--network",
+            ),
+            (
+                r#", "memory": "513m""#,
+                "1",
+                &terms(),
+                "memory 513m is more than a container may have here: at most 512m (--memory)",
+            ),
+            (r#", "cpus": "1.001""#, "1", &terms(), "at most 1 (--cpus)"),
             (r#", "volumes": ["/etc:/x"]"#, "1", &terms(), "allows no volumes"),
         ] {
             let error = recipe(more, version, terms).unwrap_err();

@@ -51,13 +51,13 @@ pub struct Definition {
     /// Environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<VariableName, Argument>,
-    /// The networks of the engine that it joins; the engine's default where there is none.
+    /// The networks of the engine that it joins; that of the launcher where there is none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<NetworkName>,
-    /// How much memory it may use.
+    /// How much memory it may use; as much as the launcher gives, where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
-    /// How many processors it may use.
+    /// How many processors it may use; likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Cpus>,
     /// Directories and files of the host that it may read.

@@ -21,6 +21,12 @@ pub(super) async fn labelled(client: &bollard::Docker) -> anyhow::Result<Vec<Con
     listed.map_err(failed("list the containers of the engine"))
 }
 
+/// The name of a listed container, without the slash that an engine puts before it.
+pub(super) fn name_of(listed: &ContainerSummary) -> &str {
+    let name = listed.names.iter().flatten().next();
+    name.map(|name| name.trim_start_matches('/')).unwrap_or_default()
+}
+
 /// What there is to know of a container; `None` where it is gone.
 pub(super) async fn inspect(
     client: &bollard::Docker,

@@ -11,12 +11,13 @@ use anyhow::bail;
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{RemoveContainerOptionsBuilder, StopContainerOptionsBuilder};
 use mayfly_core::labels::SERVICE;
+use mayfly_core::version::BackendId;
 use tracing::debug;
 
 use super::connect::{Connection, WORK, failed, reason, status, within};
-use super::containers::{inspect, labelled, other};
+use super::containers::{inspect, labelled, name_of, other};
 use super::events::Events;
-use super::labels::{self, Labels, Owner, SWARM_TASK};
+use super::labels::{self, Labels, Owner};
 use super::{Engine, Inventory, Launch, Progress, Unit, UnitState, output, pull};
 
 /// How long [`Engine::changed`] waits at most: an event may be lost.
@@ -59,11 +60,6 @@ impl Docker {
     pub fn pull_silence(mut self, limit: Duration) -> Self {
         self.silence = limit;
         self
-    }
-
-    /// Whether a launcher with this prefix has made it as a container, and not as a service of a swarm.
-    fn owns(&self, name: &str, labels: &Labels) -> bool {
-        self.owner.owns(name, labels) && !labels.contains_key(SWARM_TASK)
     }
 
     /// A listed container as a unit; `None` where it is gone or cannot be told.
@@ -112,19 +108,14 @@ impl Docker {
     }
 }
 
-/// The name of a listed container, without the slash that an engine puts before it.
-fn name_of(listed: &ContainerSummary) -> &str {
-    let name = listed.names.iter().flatten().next();
-    name.map(|name| name.trim_start_matches('/')).unwrap_or_default()
-}
-
 impl Engine for Docker {
     async fn inventory(&self) -> anyhow::Result<Inventory> {
         let client = self.connection.client().await?;
         let mut inventory = Inventory::default();
         for container in labelled(&client).await? {
             let labels = container.labels.clone().unwrap_or_default();
-            if self.owns(name_of(&container), &labels) {
+            // Those of a service of a swarm have other names than the service, which is the unit.
+            if self.owner.owns(name_of(&container), &labels) {
                 inventory
                     .units
                     .extend(self.unit(&client, &container, &labels).await);
@@ -148,14 +139,14 @@ impl Engine for Docker {
         self.create(&client, launch).await
     }
 
-    async fn remove(&self, name: &str, grace: Duration) -> anyhow::Result<()> {
+    async fn remove(&self, name: &str, backend: &BackendId, grace: Duration) -> anyhow::Result<()> {
         let client = self.connection.client().await?;
         let Some(found) = Self::named(&client, name).await? else {
             return Ok(());
         };
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
-        if !self.owns(name, &labels) {
-            bail!("container {name} is not one that this launcher has made: it is left alone");
+        if let Some(whose) = self.owner.stranger(name, &labels, backend) {
+            bail!("cannot remove container {name}: {whose}; it is left alone");
         }
         // By its id from here on: the name may be another container's in the next moment.
         let id = found.id.unwrap_or_default();

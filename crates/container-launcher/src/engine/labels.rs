@@ -9,7 +9,7 @@ use mayfly_core::version::BackendId;
 use super::Launch;
 
 /// The label that Swarm puts on the containers of its services.
-pub(super) const SWARM_TASK: &str = "com.docker.swarm.task.id";
+const SWARM_TASK: &str = "com.docker.swarm.task.id";
 
 /// The labels of a container, as an engine tells them.
 pub(super) type Labels = HashMap<String, String>;
@@ -34,6 +34,18 @@ impl Owner {
         has(LAUNCHER, &self.prefix) && has(UNIT, name)
     }
 
+    /// What speaks against something of this name being our unit of a backend: it is another one's.
+    pub(super) fn stranger(&self, name: &str, labels: &Labels, backend: &BackendId) -> Option<String> {
+        if !self.owns(name, labels) {
+            return Some("this launcher has not made it".to_owned());
+        }
+        match unit(labels) {
+            Ok((found, _)) if found == *backend => None,
+            Ok((found, _)) => Some(format!("it is of {found} and not of {backend}")),
+            Err(reason) => Some(format!("what it is cannot be told: {reason}")),
+        }
+    }
+
     /// Whether the launcher of another Mayfly has made it, whose environments are none of ours.
     pub(super) fn is_anothers(&self, labels: &Labels) -> bool {
         labels.get(LAUNCHER).is_some_and(|prefix| *prefix != self.prefix)
@@ -53,6 +65,16 @@ impl Owner {
     pub(super) fn filter(&self) -> String {
         format!("{LAUNCHER}={}", self.prefix)
     }
+}
+
+/// Whether Swarm has made this container for a task: it names it after the task's id. The label alone does not say so,
+/// since any image can have it.
+pub(super) fn is_task(name: &str, labels: &Labels) -> bool {
+    let task = labels.get(SWARM_TASK).filter(|task| !task.is_empty());
+    task.is_some_and(|task| {
+        name.strip_suffix(task.as_str())
+            .is_some_and(|rest| rest.ends_with('.'))
+    })
 }
 
 /// The backend and the digest of the definition of a unit.
@@ -77,4 +99,61 @@ pub(super) fn other(labels: &Labels, image: &str, exposed: &[u16]) -> Option<Bac
     let pairs = labels.iter().map(|(name, text)| (name.as_str(), text.as_str()));
     let read = labels::read(pairs, image, exposed).ok().flatten();
     read.map(|labelled| labelled.backend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(text: &str) -> Labels {
+        let pairs = text.split(' ').filter_map(|pair| pair.split_once('='));
+        pairs
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn a_label_of_an_image_hides_no_unit_and_makes_no_task() {
+        let owner = Owner::new("/mayfly");
+        let unit = labels("mayfly.launcher=/mayfly mayfly.unit=n com.docker.swarm.task.id=1");
+        assert!(owner.owns("n", &unit));
+        assert!(!is_task("n", &unit) && !is_task("n", &labels("com.docker.swarm.task.id=")));
+        let task = labels("com.docker.swarm.task.id=0abc mayfly.unit=n mayfly.launcher=/mayfly");
+        assert!(is_task("n.1.0abc", &task) && !owner.owns("n.1.0abc", &task));
+    }
+
+    #[test]
+    fn one_of_our_name_may_be_a_stranger() {
+        let owner = Owner::new("/mayfly");
+        let backend = "x@1".parse().unwrap();
+        for (text, part) in [
+            (
+                "mayfly.launcher=/mayfly mayfly.unit=n mayfly.service=x mayfly.version=1",
+                "",
+            ),
+            (
+                "mayfly.launcher=/mayfly mayfly.unit=n mayfly.service=y mayfly.version=1",
+                "it is of y@1",
+            ),
+            (
+                "mayfly.launcher=/mayfly mayfly.unit=n mayfly.service=x mayfly.version=2",
+                "it is of x@2",
+            ),
+            (
+                "mayfly.launcher=/mayfly mayfly.unit=n mayfly.service=x",
+                "cannot be told",
+            ),
+            (
+                "mayfly.launcher=/other mayfly.unit=n mayfly.service=x mayfly.version=1",
+                "has not made it",
+            ),
+            ("", "has not made it"),
+        ] {
+            let told = owner.stranger("n", &labels(text), &backend).unwrap_or_default();
+            assert!(
+                told.contains(part) && told.is_empty() == part.is_empty(),
+                "{text}: {told}"
+            );
+        }
+    }
 }

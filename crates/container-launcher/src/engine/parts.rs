@@ -3,8 +3,32 @@
 use bollard::models::{Mount, MountBindOptions, MountType};
 use mayfly_core::definition::Definition;
 
-/// Most processes and threads of a container: no definition needs more, and a runaway one stops there.
-pub(super) const PIDS: i64 = 4096;
+use super::Launch;
+
+/// What a container may do as root, all else being dropped: what the entrypoints of ordinary images need to give their
+/// files to another user, become that user, and bind a port below 1024. Not among them is `NET_RAW`, by which a container
+/// answers ARP for its neighbours and reads what is meant for them.
+const CAPABILITIES: [&str; 7] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETGID",
+    "CAP_SETUID",
+];
+
+/// The capabilities to drop, and those to add again.
+pub(super) fn capabilities() -> (Vec<String>, Vec<String>) {
+    let added = CAPABILITIES.map(str::to_owned);
+    (vec!["ALL".to_owned()], added.into())
+}
+
+/// The name servers, as the API takes them; `None` for the engine's own.
+pub(super) fn name_servers(launch: &Launch) -> Option<Vec<String>> {
+    let all: Vec<String> = launch.dns.iter().map(ToString::to_string).collect();
+    Some(all).filter(|all| !all.is_empty())
+}
 
 /// The command in place of the image's; the entrypoint of the image stays.
 pub(super) fn command(definition: &Definition) -> Option<Vec<String>> {

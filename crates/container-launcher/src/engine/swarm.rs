@@ -13,14 +13,15 @@ use bollard::errors::Error;
 use bollard::models::{Service, Task, TaskState};
 use bollard::query_parameters::{ListServicesOptionsBuilder, ListTasksOptionsBuilder};
 use mayfly_core::definition::NetworkName;
+use mayfly_core::version::BackendId;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::connect::{Connection, QUESTION, WORK, failed, found, reason, status, within};
-use super::containers::{labelled, other};
+use super::containers::{labelled, name_of, other};
 use super::events::Events;
-use super::labels::{self, Labels, Owner, SWARM_TASK};
-use super::{Engine, Inventory, Launch, Progress, Unit, UnitState, output};
+use super::labels::{self, Labels, Owner, is_task};
+use super::{Engine, Inventory, Launch, Progress, Unit, UnitState, log, output};
 
 /// How often tasks are looked at while something is not as it should be. Swarm tells no events of them.
 const LOOK: Duration = Duration::from_secs(1);
@@ -163,7 +164,7 @@ impl Engine for Swarm {
         for container in labelled(&client).await? {
             let labels = container.labels.clone().unwrap_or_default();
             // Those of tasks are told by Swarm, wherever they run.
-            if !labels.contains_key(SWARM_TASK) && !self.owner.is_anothers(&labels) {
+            if !is_task(name_of(&container), &labels) && !self.owner.is_anothers(&labels) {
                 others.extend(other(&client, &container, &labels).await);
             }
         }
@@ -186,15 +187,17 @@ impl Engine for Swarm {
             networks.push(swarm_network(&client, network).await?);
         }
         let name = &launch.name;
-        let spec = spec::spec(launch, self.owner.labels(launch), networks, self.grace);
+        // Nodes of a swarm are believed to keep logs as this one does.
+        let log = log::limited(&client).await?;
+        let spec = spec::spec(launch, self.owner.labels(launch), networks, self.grace, log);
         match within(WORK, client.create_service(spec, None)).await {
             Ok(_) => {}
             Err(error) if status(&error) == Some(409) => {
                 let there = Self::named(&client, name).await?;
                 let there =
                     there.with_context(|| format!("cannot create service {name}: {}", reason(&error)))?;
-                if !self.owner.owns(name, &labels_of(&there)) {
-                    bail!("there is a service {name} that this launcher has not made");
+                if let Some(whose) = self.owner.stranger(name, &labels_of(&there), &launch.backend) {
+                    bail!("there is a service {name} already, and {whose}");
                 }
             }
             Err(error) => return Err(trouble(format!("create service {name}"))(error)),
@@ -202,13 +205,13 @@ impl Engine for Swarm {
         Self::follow(&client, name, &told).await
     }
 
-    async fn remove(&self, name: &str, grace: Duration) -> anyhow::Result<()> {
+    async fn remove(&self, name: &str, backend: &BackendId, grace: Duration) -> anyhow::Result<()> {
         let client = self.connection.client().await?;
         let Some(service) = Self::named(&client, name).await? else {
             return Ok(());
         };
-        if !self.owner.owns(name, &labels_of(&service)) {
-            bail!("service {name} is not one that this launcher has made: it is left alone");
+        if let Some(whose) = self.owner.stranger(name, &labels_of(&service), backend) {
+            bail!("cannot remove service {name}: {whose}; it is left alone");
         }
         // By its id from here on: the name may be another service's in the next moment.
         let id = service.id.as_deref().unwrap_or_default();
@@ -271,7 +274,11 @@ async fn swarm_network(client: &bollard::Docker, name: &NetworkName) -> anyhow::
     let inspected = within(QUESTION, client.inspect_network(name.as_str(), None)).await;
     let inspected = found(inspected).map_err(failed(format!("look for network {name}")))?;
     let exact = inspected.filter(|network| network.name.as_deref() == Some(name.as_str()));
-    let network = exact.with_context(|| format!("network {name} is not there"))?;
+    let network = exact.with_context(|| {
+        format!(
+            "network {name} is not there: create it with `docker network create --driver overlay --attachable {name}`"
+        )
+    })?;
     if network.scope.as_deref() != Some("swarm") {
         bail!("network {name} is not one of the swarm, such as an overlay network");
     }

@@ -114,7 +114,10 @@ async fn an_engine_that_is_restarted_ends_the_wait() {
     .await;
     assert!(took < Duration::from_secs(15), "{took:?}");
     let launch = launch("mayfly-backend-1", IMAGE, json!({ "networks": [NETWORK] }));
-    docker.remove(&launch.name, Duration::ZERO).await.unwrap();
+    docker
+        .remove(&launch.name, &launch.backend, Duration::ZERO)
+        .await
+        .unwrap();
     docker.start(&launch, |_| {}).await.unwrap();
     until(&docker, "it runs again", runs).await;
     quiet(&docker).await;

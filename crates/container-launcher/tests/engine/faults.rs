@@ -83,7 +83,7 @@ async fn one_that_exits_at_once_says_how_and_what_it_printed_last() {
     assert_eq!(docker.output("mayfly-backend-2", 3).await.len(), 3);
     assert_eq!(docker.output("nobody", 3).await, [""; 0]);
     for (launch, _) in launches {
-        docker.remove(&launch.name, GRACE).await.unwrap();
+        docker.remove(&launch.name, &launch.backend, GRACE).await.unwrap();
     }
     assert_eq!(containers(&engine).await, [""; 0]);
 }
@@ -108,7 +108,7 @@ async fn what_the_engine_cannot_start_is_not_taken_for_created() {
     );
     let error = docker.start(&launch, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("has ended and is still there"), "{error}");
-    docker.remove(&launch.name, GRACE).await.unwrap();
+    docker.remove(&launch.name, &launch.backend, GRACE).await.unwrap();
     assert_eq!(containers(&engine).await, [""; 0]);
 }
 

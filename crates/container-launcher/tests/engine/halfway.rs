@@ -90,7 +90,7 @@ async fn one_that_has_ended_has_to_be_removed_first() {
         error,
         "container mayfly-backend-1 has ended and is still there: exited with 137"
     );
-    docker.remove(&launch.name, GRACE).await.unwrap();
+    docker.remove(&launch.name, &launch.backend, GRACE).await.unwrap();
     docker.start(&launch, |_| {}).await.unwrap();
     assert_eq!(containers(&engine).await, ["mayfly-backend-1 running"]);
 }
@@ -102,7 +102,10 @@ async fn a_start_that_is_cut_off_anywhere_leaves_nothing_twice_and_nothing_half(
     let start = Instant::now();
     docker.start(&launch, |_| {}).await.unwrap();
     let whole = start.elapsed();
-    docker.remove(&launch.name, Duration::ZERO).await.unwrap();
+    docker
+        .remove(&launch.name, &launch.backend, Duration::ZERO)
+        .await
+        .unwrap();
     let mut cut = 0;
     for part in 0..12 {
         let limit = whole * part / 12;
@@ -117,7 +120,10 @@ async fn a_start_that_is_cut_off_anywhere_leaves_nothing_twice_and_nothing_half(
             ["mayfly-backend-1 running"],
             "after {limit:?}"
         );
-        docker.remove(&launch.name, Duration::ZERO).await.unwrap();
+        docker
+            .remove(&launch.name, &launch.backend, Duration::ZERO)
+            .await
+            .unwrap();
     }
     assert!(cut > 3, "cut off in {cut} places only");
 }
@@ -138,8 +144,8 @@ async fn two_that_start_the_same_at_once_make_one() {
         );
         // And two that remove the same.
         let (one, two) = tokio::join!(
-            docker.remove(&launch.name, GRACE),
-            other.remove(&launch.name, GRACE)
+            docker.remove(&launch.name, &launch.backend, GRACE),
+            other.remove(&launch.name, &launch.backend, GRACE)
         );
         one.unwrap();
         two.unwrap();

@@ -6,7 +6,10 @@ use mayfly_e2e::eventually;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-use crate::support::{GRACE, IMAGE, LIMIT, PREFIX, SHELL, Told, bench, containers, inspect, launch, script};
+use crate::support::{
+    CAPABILITIES, GRACE, IMAGE, LIMIT, PREFIX, SHELL, Told, bench, containers, inspect, is_confined, launch,
+    script,
+};
 
 #[tokio::test]
 async fn a_unit_is_started_seen_and_removed_without_a_trace() {
@@ -45,10 +48,10 @@ async fn a_unit_is_started_seen_and_removed_without_a_trace() {
     docker.start(&launch, |_| {}).await.unwrap();
     assert_eq!(docker.inventory().await.unwrap(), expected);
 
-    docker.remove(&launch.name, GRACE).await.unwrap();
+    docker.remove(&launch.name, &launch.backend, GRACE).await.unwrap();
     assert_eq!(docker.inventory().await.unwrap(), Inventory::default());
     assert_eq!(containers(&engine).await, [""; 0]);
-    docker.remove(&launch.name, GRACE).await.unwrap();
+    docker.remove(&launch.name, &launch.backend, GRACE).await.unwrap();
 }
 
 #[tokio::test]
@@ -58,9 +61,9 @@ async fn what_a_definition_says_and_no_privilege() {
     let data = engine.directory().join("shared");
     std::fs::create_dir_all(&data).unwrap();
     std::fs::write(data.join("price"), "7").unwrap();
-    let text = "read price < /data/price; echo price $price $LOG_LEVEL; echo 8 > /data/price || echo refused; \
+    let text = "while read line; do case $line in CapEff*) echo $line;; esac; done < /proc/self/status; read price < /data/price; echo price $price $LOG_LEVEL; echo 8 > /data/price || echo refused; \
                 echo in_root > /written && echo written; trap 'exit 0' TERM; while :; do /sleep 1; done";
-    let launch = launch(
+    let mut launch = launch(
         "mayfly-backend-1",
         SHELL,
         json!({
@@ -72,9 +75,10 @@ async fn what_a_definition_says_and_no_privilege() {
             "volumes": [format!("{}:/data", data.display())],
         }),
     );
+    launch.dns = vec!["10.9.9.53".parse().unwrap()];
     docker.start(&launch, |_| {}).await.unwrap();
 
-    let expected = ["price 7 info", "written", "refused"];
+    let expected = ["price 7 info", "written", "refused", CAPABILITIES];
     let printed = eventually(LIMIT, "all lines", async || {
         let printed = docker.output(&launch.name, 10).await;
         printed.iter().any(|line| line == "written").then_some(printed)
@@ -92,12 +96,14 @@ async fn what_a_definition_says_and_no_privilege() {
     let host = &container["HostConfig"];
     assert_eq!(host["Memory"], json!(64 << 20));
     assert_eq!(host["NanoCpus"], json!(500_000_000));
-    assert_eq!(host["PidsLimit"], json!(4096));
+    assert_eq!(host["PidsLimit"], json!(1024));
+    is_confined(host);
+    assert_eq!(host["Dns"], json!(["10.9.9.53"]));
     assert_eq!(host["Privileged"], json!(false));
     assert_eq!(host["Init"], json!(true));
     assert_eq!(host["SecurityOpt"], json!(["no-new-privileges"]));
     assert_eq!(host["RestartPolicy"]["Name"], json!("no"));
-    for nothing in ["Binds", "CapAdd", "Devices", "PortBindings", "ExtraHosts"] {
+    for nothing in ["Binds", "Devices", "PortBindings", "ExtraHosts"] {
         let said = &host[nothing];
         assert!(
             said.is_null() || *said == json!([]) || *said == json!({}),
@@ -154,7 +160,7 @@ async fn a_network_is_known_by_its_name_alone_and_a_volume_has_to_be_there() {
     for (fields, expected) in [
         (
             json!({ "networks": ["nowhere"] }),
-            "network nowhere is not there".to_owned(),
+            "network nowhere is not there: create it with".to_owned(),
         ),
         // The beginning of an id is as good as a name to an engine, and this is the network of the host.
         (
@@ -193,14 +199,17 @@ async fn a_container_has_its_grace_and_no_more() {
         .await;
     }
     let start = Instant::now();
-    docker.remove(&quick.name, Duration::from_secs(50)).await.unwrap();
+    docker
+        .remove(&quick.name, &quick.backend, Duration::from_secs(50))
+        .await
+        .unwrap();
     assert!(
         start.elapsed() < Duration::from_secs(40),
         "{:?}: it ends at the signal",
         start.elapsed()
     );
     let start = Instant::now();
-    docker.remove(&deaf.name, GRACE).await.unwrap();
+    docker.remove(&deaf.name, &deaf.backend, GRACE).await.unwrap();
     assert!(
         start.elapsed() >= GRACE,
         "{:?}: it was given its time",

@@ -6,7 +6,7 @@ use container_launcher::engine::{Docker, Engine as _};
 use mayfly_e2e::docker::NETWORK;
 use serde_json::json;
 
-use crate::support::{GRACE, IMAGE, bench, containers, inspect, launch};
+use crate::support::{GRACE, IMAGE, backend, bench, containers, inspect, launch};
 
 #[tokio::test]
 async fn ours_others_and_strangers() {
@@ -75,6 +75,23 @@ async fn ours_others_and_strangers() {
     let units = theirs.inventory().await.unwrap().units;
     assert_eq!(units.len(), 1);
     assert_eq!(units[0].name, "other-mayfly");
+
+    // What an image says of Swarm hides no container that the launcher has made of it.
+    let hidden = "team/hidden:0.0.1";
+    engine
+        .image_with(hidden, &["LABEL com.docker.swarm.task.id=1"])
+        .await
+        .unwrap();
+    let launch = launch("mayfly-hidden-1", hidden, json!({ "networks": [NETWORK] }));
+    docker.start(&launch, |_| {}).await.unwrap();
+    let inventory = docker.inventory().await.unwrap();
+    assert!(
+        inventory.units.iter().any(|unit| unit.name == launch.name),
+        "{inventory:?}"
+    );
+    assert_eq!(inventory.others[&backend()], 1, "and it is not counted twice");
+    docker.remove(&launch.name, &launch.backend, GRACE).await.unwrap();
+    assert_eq!(docker.inventory().await.unwrap().units.len(), 1);
 }
 
 #[tokio::test]
@@ -87,12 +104,16 @@ async fn what_is_not_ours_is_never_touched_whatever_its_name() {
     let error = docker.start(&launch, |_| {}).await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "there is a container mayfly-backend-1 that this launcher has not made"
+        "there is a container mayfly-backend-1 already, and this launcher has not made it"
     );
-    let error = docker.remove(&launch.name, GRACE).await.unwrap_err().to_string();
+    let error = docker
+        .remove(&launch.name, &launch.backend, GRACE)
+        .await
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         error,
-        "container mayfly-backend-1 is not one that this launcher has made: it is left alone"
+        "cannot remove container mayfly-backend-1: this launcher has not made it; it is left alone"
     );
 
     // An engine takes the beginning of an id for a name: ours, but not by that name.
@@ -105,8 +126,24 @@ async fn what_is_not_ours_is_never_touched_whatever_its_name() {
         .as_str()
         .unwrap()
         .to_owned();
-    docker.remove(&ours[..12], GRACE).await.unwrap();
-    docker.remove("heirs", GRACE).await.unwrap();
+    docker.remove(&ours[..12], &backend(), GRACE).await.unwrap();
+    docker.remove("heirs", &backend(), GRACE).await.unwrap();
+
+    // Ours by its labels, and of another backend: two whose names are the same.
+    let mut other = launch.clone();
+    other.backend = "other@0.0.1".parse().unwrap();
+    let why = "it is of backend@0.0.1 and not of other@0.0.1";
+    let error = docker.start(&other, |_| {}).await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!("there is a container {} already, and {why}", other.name)
+    );
+    let removed = docker.remove(&other.name, &other.backend, GRACE).await;
+    let error = removed.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!("cannot remove container {}: {why}; it is left alone", other.name)
+    );
 
     assert_eq!(
         containers(&engine).await,

@@ -103,7 +103,7 @@ async fn what_a_registry_does_not_have_and_what_has_changed_there() {
     push(&engine, &image).await;
     docker.start(&launch, |_| {}).await.unwrap();
     let first = inspect(&engine, &launch.name).await["Image"].clone();
-    docker.remove(&launch.name, GRACE).await.unwrap();
+    docker.remove(&launch.name, &launch.backend, GRACE).await.unwrap();
 
     engine.image_with(IMAGE, &["LABEL another=1"]).await.unwrap();
     engine.docker(&["rmi", &image]).await.unwrap();
@@ -123,6 +123,6 @@ async fn what_a_registry_does_not_have_and_what_has_changed_there() {
         docker.start(&launch, |_| {}).await.unwrap();
         let now = inspect(&engine, &launch.name).await["Image"].clone();
         assert_eq!(now == second, same, "{pull:?}");
-        docker.remove(&launch.name, GRACE).await.unwrap();
+        docker.remove(&launch.name, &launch.backend, GRACE).await.unwrap();
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use container_launcher::engine::{Docker, Launch, Progress, Pull, Swarm};
 use mayfly_core::labels::{DEFINITION, LAUNCHER, PORT, SERVICE, VERSION};
+use mayfly_core::version::BackendId;
 use mayfly_e2e::docker::DockerEngine;
 use mayfly_e2e::process;
 use serde_json::{Value, json};
@@ -64,11 +65,14 @@ pub fn launch(name: &str, image: &str, fields: Value) -> Launch {
     let version = image.rsplit_once(':').map_or("latest", |(_, tag)| tag);
     Launch {
         name: name.to_owned(),
+        backend: format!("backend@{version}").parse().unwrap(),
         labels: labels("backend", version),
         digest: "digest-1".to_owned(),
         image: image.parse().unwrap(),
         pull: Pull::Missing,
         definition: Arc::new(serde_json::from_value(definition).unwrap()),
+        processes: 1024,
+        dns: Vec::new(),
     }
 }
 
@@ -90,6 +94,22 @@ pub fn labels(service: &str, version: &str) -> BTreeMap<String, String> {
     pairs
         .map(|(name, text)| (name.to_owned(), text.to_owned()))
         .into()
+}
+
+/// The backend of [`IMAGE`].
+pub fn backend() -> BackendId {
+    "backend@0.0.1".parse().unwrap()
+}
+
+/// CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID and NET_BIND_SERVICE, as the kernel says it: no NET_RAW (13).
+pub const CAPABILITIES: &str = "CapEff: 00000000000004eb";
+
+/// What the engine says of a container's host is no more than a launched one may have.
+pub fn is_confined(host: &Value) {
+    assert_eq!(host["CapDrop"], json!(["ALL"]));
+    assert_eq!(host["CapAdd"].as_array().unwrap().len(), 7);
+    let log = json!({ "Type": "json-file", "Config": { "max-file": "2", "max-size": "10m" } });
+    assert_eq!(host["LogConfig"], log);
 }
 
 /// What was told while a unit was started.

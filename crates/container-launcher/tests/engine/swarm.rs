@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::support::{
-    GRACE, IMAGE, LIMIT, PREFIX, SHELL, containers, inspect, launch, swarm_bench, swarm_handle,
+    CAPABILITIES, GRACE, IMAGE, LIMIT, PREFIX, SHELL, backend, containers, inspect, is_confined, launch,
+    swarm_bench, swarm_handle,
 };
 
 const NAME: &str = "mayfly-backend-1";
@@ -79,7 +80,7 @@ async fn a_service_is_started_again_by_swarm_and_removed_without_a_trace() {
     };
     eventually(LIMIT, "Swarm has started another container", another).await;
 
-    swarm.remove(NAME, GRACE).await.unwrap();
+    swarm.remove(NAME, &backend(), GRACE).await.unwrap();
     assert_eq!(swarm.inventory().await.unwrap(), Inventory::default());
     assert_eq!(services(&engine).await, "");
     // Those of earlier tasks Swarm removes in its own time.
@@ -87,7 +88,7 @@ async fn a_service_is_started_again_by_swarm_and_removed_without_a_trace() {
         containers(&engine).await.is_empty()
     })
     .await;
-    swarm.remove(NAME, GRACE).await.unwrap();
+    swarm.remove(NAME, &backend(), GRACE).await.unwrap();
 }
 
 #[tokio::test]
@@ -99,8 +100,8 @@ async fn what_a_definition_says_and_no_privilege() {
         .unwrap();
     let data = engine.directory().join("shared");
     std::fs::create_dir_all(&data).unwrap();
-    let text = "echo $LOG_LEVEL; echo 8 > /data/price || echo refused; trap 'exit 0' TERM; while :; do /sleep 1; done";
-    let launch = in_swarm(json!({
+    let text = "echo $LOG_LEVEL; while read line; do case $line in CapEff*) echo $line;; esac; done < /proc/self/status; echo 8 > /data/price || echo refused; trap 'exit 0' TERM; while :; do /sleep 1; done";
+    let mut launch = in_swarm(json!({
         "command": ["/sh", "-c", text],
         "env": { "LOG_LEVEL": "info" },
         "networks": [SWARM_NETWORK, "second"],
@@ -108,10 +109,11 @@ async fn what_a_definition_says_and_no_privilege() {
         "cpus": "0.5",
         "volumes": [format!("{}:/data", data.display())],
     }));
+    launch.dns = vec!["10.9.9.53".parse().unwrap()];
     swarm.start(&launch, |_| {}).await.unwrap();
     eventually(LIMIT, "all lines", async || {
         let printed = swarm.output(NAME, 10).await;
-        let expected = ["info", "refused"];
+        let expected = ["info", "refused", CAPABILITIES];
         let all = expected
             .iter()
             .all(|line| printed.iter().any(|printed| printed == line));
@@ -131,10 +133,12 @@ async fn what_a_definition_says_and_no_privilege() {
     let host = &container["HostConfig"];
     assert_eq!(host["Memory"], json!(64 << 20));
     assert_eq!(host["NanoCpus"], json!(500_000_000));
-    assert_eq!(host["PidsLimit"], json!(4096));
+    assert_eq!(host["PidsLimit"], json!(1024));
+    is_confined(host);
+    assert_eq!(host["Dns"], json!(["10.9.9.53"]));
     assert_eq!(host["Privileged"], json!(false));
     assert_eq!(host["Init"], json!(true));
-    for nothing in ["Binds", "CapAdd", "Devices", "PortBindings"] {
+    for nothing in ["Binds", "Devices", "PortBindings"] {
         let said = &host[nothing];
         assert!(
             said.is_null() || *said == json!([]) || *said == json!({}),
@@ -161,11 +165,14 @@ async fn what_does_not_start_ends_with_the_reason_when_swarm_gives_up() {
         eventually(LIMIT, expected, async || state(&swarm).await == ended).await;
         assert!(told.map_or_else(|error| error.to_string() == expected, |()| !printed.is_empty()));
         assert_eq!(swarm.output(NAME, 5).await, printed);
-        swarm.remove(NAME, GRACE).await.unwrap();
+        swarm.remove(NAME, &backend(), GRACE).await.unwrap();
         assert_eq!(services(&engine).await, "");
     }
     for (network, expected) in [
-        ("nowhere", "network nowhere is not there"),
+        (
+            "nowhere",
+            "network nowhere is not there: create it with `docker network create --driver overlay --attachable nowhere`",
+        ),
         (
             NETWORK,
             "network mayfly is not one of the swarm, such as an overlay network",
@@ -215,15 +222,38 @@ async fn ours_others_and_strangers() {
     })
     .await;
 
-    let error = swarm.remove("others", GRACE).await.unwrap_err().to_string();
+    let error = swarm
+        .remove("others", &backend(), GRACE)
+        .await
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         error,
-        "service others is not one that this launcher has made: it is left alone"
+        "cannot remove service others: this launcher has not made it; it is left alone"
     );
     let mut launch = in_swarm(json!({}));
     launch.name = "others".to_owned();
     let error = swarm.start(&launch, |_| {}).await.unwrap_err().to_string();
-    assert_eq!(error, "there is a service others that this launcher has not made");
+    assert_eq!(
+        error,
+        "there is a service others already, and this launcher has not made it"
+    );
+    // Ours by its labels, and of another backend: two whose names are the same.
+    let mut launch = in_swarm(json!({}));
+    launch.backend = "other@0.0.1".parse().unwrap();
+    let error = swarm.start(&launch, |_| {}).await.unwrap_err().to_string();
+    let why = "it is of backend@0.0.1 and not of other@0.0.1";
+    assert_eq!(error, format!("there is a service {NAME} already, and {why}"));
+    let error = swarm
+        .remove(NAME, &launch.backend, GRACE)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        format!("cannot remove service {NAME}: {why}; it is left alone")
+    );
+    assert_eq!(swarm.inventory().await.unwrap().units.len(), 1);
     assert!(services(&engine).await.lines().any(|name| name == "others"));
 }
 
@@ -240,7 +270,7 @@ async fn a_start_that_is_cut_off_or_done_twice_makes_one_service() {
         two.unwrap();
         assert_eq!(services(&engine).await, NAME);
         assert_eq!(state(&swarm).await, Some(UnitState::Running));
-        swarm.remove(NAME, GRACE).await.unwrap();
+        swarm.remove(NAME, &backend(), GRACE).await.unwrap();
         eventually(LIMIT, "no container is left", async || {
             containers(&engine).await.is_empty()
         })

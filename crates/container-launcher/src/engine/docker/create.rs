@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Docker, body, state};
 use crate::engine::connect::{QUESTION, WORK, failed, found, reason, status, within};
 use crate::engine::containers::inspect;
-use crate::engine::{Launch, UnitState};
+use crate::engine::{Launch, UnitState, log};
 
 /// Pauses between tries while an engine says that the name is taken, by something that is not there: it reserves the name
 /// before others can see the container, and frees it after they no longer can.
@@ -25,10 +25,11 @@ impl Docker {
     pub(super) async fn create(&self, client: &bollard::Docker, launch: &Launch) -> anyhow::Result<()> {
         let name = &launch.name;
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let log = log::limited(client).await?;
         let start = Instant::now();
         while start.elapsed() < WORK {
             let options = CreateContainerOptionsBuilder::default().name(name).build();
-            let body = body::body(launch, self.owner.labels(launch));
+            let body = body::body(launch, self.owner.labels(launch), log.clone());
             match within(WORK, client.create_container(Some(options), body)).await {
                 Ok(created) => return bring_up(client, &created.id, launch).await,
                 Err(error) if status(&error) == Some(409) => {
@@ -57,8 +58,8 @@ impl Docker {
     ) -> anyhow::Result<bool> {
         let name = &launch.name;
         let labels = there.config.and_then(|config| config.labels).unwrap_or_default();
-        if !self.owns(name, &labels) {
-            bail!("there is a container {name} that this launcher has not made");
+        if let Some(whose) = self.owner.stranger(name, &labels, &launch.backend) {
+            bail!("there is a container {name} already, and {whose}");
         }
         let id = there.id.unwrap_or_default();
         match state::inspected(there.state.unwrap_or_default()) {
@@ -128,6 +129,6 @@ pub(super) async fn known_network(client: &bollard::Docker, name: &NetworkName) 
     let inspected = found(inspected).map_err(failed(format!("look for network {name}")))?;
     match inspected {
         Some(network) if network.name.as_deref() == Some(name.as_str()) => Ok(()),
-        _ => bail!("network {name} is not there"),
+        _ => bail!("network {name} is not there: create it with `docker network create {name}`"),
     }
 }

@@ -1,16 +1,18 @@
 //! What a service is created with: what its definition says, within limits that no definition can lift.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard::models::{
     EndpointSpec, EndpointSpecModeEnum, Limit, NetworkAttachmentConfig, ServiceSpec, ServiceSpecMode,
-    ServiceSpecModeReplicated, TaskSpec, TaskSpecContainerSpec, TaskSpecContainerSpecPrivileges,
-    TaskSpecResources, TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum,
+    ServiceSpecModeReplicated, TaskSpec, TaskSpecContainerSpec, TaskSpecContainerSpecDnsConfig,
+    TaskSpecContainerSpecPrivileges, TaskSpecLogDriver, TaskSpecResources, TaskSpecRestartPolicy,
+    TaskSpecRestartPolicyConditionEnum,
 };
 
 use crate::engine::Launch;
 use crate::engine::labels::Labels;
-use crate::engine::parts::{PIDS, command, mounts, signed, variables};
+use crate::engine::parts::{capabilities, command, mounts, name_servers, signed, variables};
 
 /// How long Swarm waits before it starts a container again.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -18,9 +20,17 @@ const PAUSE: Duration = Duration::from_secs(2);
 const ATTEMPTS: i64 = 2;
 const WINDOW: Duration = Duration::from_secs(120);
 
-/// The service of a launch in networks by their ids, whose container has `grace` to end by itself.
-pub(super) fn spec(launch: &Launch, labels: Labels, networks: Vec<String>, grace: Duration) -> ServiceSpec {
+/// The service of a launch in networks by their ids, whose container has `grace` to end by itself. `log` is a driver of
+/// logs and its limits, where the engine's own needs some.
+pub(super) fn spec(
+    launch: &Launch,
+    labels: Labels,
+    networks: Vec<String>,
+    grace: Duration,
+    log: Option<(String, HashMap<String, String>)>,
+) -> ServiceSpec {
     let definition = &launch.definition;
+    let (dropped, added) = capabilities();
     let networks = networks.into_iter().map(|id| NetworkAttachmentConfig {
         target: Some(id),
         ..NetworkAttachmentConfig::default()
@@ -46,6 +56,12 @@ pub(super) fn spec(launch: &Launch, labels: Labels, networks: Vec<String>, grace
                 mounts: Some(mounts(definition)),
                 init: Some(true),
                 stop_grace_period: Some(nanoseconds(grace)),
+                capability_drop: Some(dropped),
+                capability_add: Some(added),
+                dns_config: name_servers(launch).map(|servers| TaskSpecContainerSpecDnsConfig {
+                    nameservers: Some(servers),
+                    ..TaskSpecContainerSpecDnsConfig::default()
+                }),
                 // Engines of 20.10 to 24 do not know this one, and leave it out.
                 privileges: Some(TaskSpecContainerSpecPrivileges {
                     no_new_privileges: Some(true),
@@ -57,7 +73,7 @@ pub(super) fn spec(launch: &Launch, labels: Labels, networks: Vec<String>, grace
                 limits: Some(Limit {
                     nano_cpus: definition.cpus.map(|cpus| signed(cpus.nano())),
                     memory_bytes: definition.memory.map(|memory| signed(memory.octets())),
-                    pids: Some(PIDS),
+                    pids: Some(launch.processes.into()),
                 }),
                 ..TaskSpecResources::default()
             }),
@@ -68,6 +84,10 @@ pub(super) fn spec(launch: &Launch, labels: Labels, networks: Vec<String>, grace
                 window: Some(nanoseconds(WINDOW)),
             }),
             networks: Some(networks.collect()),
+            log_driver: log.map(|(driver, limits)| TaskSpecLogDriver {
+                name: Some(driver),
+                options: Some(limits),
+            }),
             ..TaskSpec::default()
         }),
         ..ServiceSpec::default()
