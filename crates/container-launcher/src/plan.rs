@@ -1,23 +1,30 @@
 //! What is needed against what runs, by the clock: which units to start, which to drain, which to remove, and what to say of
 //! each backend. Pure but for what it remembers: since when something has been so, and how often a start has failed.
 //!
-//! Of each backend three things are settled one after the other: what is wrong with its units ([`Planner::sort`]), which of the
-//! good ones are too many ([`surplus`]), and which are missing. What somebody else runs counts, and is never touched.
+//! Three things are settled one after the other: of each backend, what is wrong with its units ([`Planner::sort`]); of all
+//! together, how many places each has ([`places`]); and of each, which of its good units are too many ([`surplus`], [`above`])
+//! and which are missing. What somebody else runs counts, and is never touched.
 
+mod conclude;
+mod draft;
 mod memory;
+mod places;
+mod starts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use mayfly_core::keys::Key;
-use mayfly_core::launching::{Backend, Phase};
+use mayfly_core::launching::Backend;
 use mayfly_core::version::BackendId;
 
-use crate::engine::{Inventory, Launch, Progress, Unit, UnitState};
+use crate::engine::{Inventory, Launch, Progress, Unit};
 use crate::naming;
-use crate::observe::{Live, View};
+use crate::observe::View;
 use crate::want::{Recipe, Terms};
+use draft::{Case, Draft, Units};
 use memory::Memory;
+use places::{Wish, hand_out};
 
 /// The time by both clocks: that which never jumps, and that of people.
 #[derive(Debug, Clone, Copy)]
@@ -107,31 +114,6 @@ pub struct Planner {
     memory: BTreeMap<BackendId, Memory>,
 }
 
-/// One backend in a situation.
-struct Case<'a> {
-    backend: &'a BackendId,
-    /// Whether some environment resolves to it, and whether one of them asks for that very version.
-    needed: Option<bool>,
-    live: Live,
-    situation: &'a Situation<'a>,
-    now: Moment,
-}
-
-/// The units of one backend, sorted.
-#[derive(Default)]
-struct Units<'a> {
-    /// Those that run, or are brought up.
-    good: Vec<&'a Unit>,
-    /// Those that were made and never started.
-    made: Vec<&'a Unit>,
-    /// What is being done to start one.
-    starting: Vec<Progress>,
-    /// The names that are taken.
-    names: BTreeSet<&'a str>,
-    /// Whether one is being cleared or removed.
-    leaving: bool,
-}
-
 impl Planner {
     /// A planner that remembers nothing yet.
     pub fn new(terms: Terms) -> Self {
@@ -170,8 +152,8 @@ impl Planner {
         all.sort_by_key(|backend| self.memory.get(backend).map_or(0, Memory::failures) > 0);
 
         let mut plan = Plan::default();
-        for backend in all {
-            let mut memory = self.memory.remove(backend).unwrap_or_default();
+        let drafts = all.into_iter().map(|backend| {
+            let memory = self.memory.remove(backend).unwrap_or_default();
             let case = Case {
                 backend,
                 needed: needed.get(backend).copied(),
@@ -179,188 +161,68 @@ impl Planner {
                 situation,
                 now,
             };
-            self.plan_backend(&case, &mut memory, &mut plan);
-            if !memory.is_idle(now.at) {
-                self.memory.insert(backend.clone(), memory);
+            self.draft(case, memory, &mut plan)
+        });
+        let mut drafts: Vec<Draft> = drafts.collect();
+        let wishes: Vec<Wish> = drafts.iter().map(Draft::wish).collect();
+        let places = hand_out(&wishes, self.terms.max_containers);
+        for (draft, places) in drafts.iter_mut().zip(places) {
+            self.settle(draft, places, &mut plan);
+        }
+        self.start(&mut drafts, situation, &mut plan);
+        for mut draft in drafts {
+            self.conclude(&mut draft, &mut plan);
+            if !draft.memory.is_idle(now.at) {
+                self.memory.insert(draft.case.backend.clone(), draft.memory);
             }
         }
         plan
     }
 
-    fn plan_backend(&self, case: &Case, memory: &mut Memory, plan: &mut Plan) {
-        let Case {
-            backend,
-            needed,
-            live,
-            situation,
-            now,
-        } = case;
-        let units = self.sort(case, memory, plan);
+    /// Decides which units of a backend that has so many places are too many, and how many to start.
+    fn settle<'a>(&self, draft: &mut Draft<'a>, places: usize, plan: &mut Plan) {
+        let Draft {
+            case,
+            memory,
+            units,
+            recipe,
+            others,
+            lacks,
+            hindrance,
+            ..
+        } = draft;
+        let live = &case.live;
         let is_live = |unit: &Unit| unit.containers.iter().any(|id| live.containers.contains(id));
-        let answering = units.good.iter().filter(|unit| is_live(unit)).count();
-        let others = others(backend, live, situation.inventory);
-
-        let definition = situation.view.definition(&backend.service);
-        let recipe = definition.map(|definition| Recipe::new(backend, definition, &self.terms));
-        if let Some(Ok(recipe)) = &recipe {
-            memory.tried_by(recipe.digest());
-        }
-        let (victims, missing, trouble) = match (needed, &recipe) {
-            (None, _) => (self.unused(&units, memory, *now, plan), 0, None),
-            // What only follows what runs is kept, and not started.
-            (Some(false), _) => (Vec::new(), 0, None),
+        let number = |name: &str| self.number(case.backend, name);
+        let all = || units.good.iter().copied();
+        draft.victims = match (case.needed, &recipe) {
+            (None, _) => {
+                let unused = self.unused(units, memory, case.now, plan);
+                let above = above(all(), places, is_live, number);
+                unused.into_iter().chain(above).collect()
+            }
             (Some(true), Some(Ok(recipe))) => {
                 let has_answered = |unit: &Unit| memory.has_answered(&unit.name);
-                let number = |name: &str| self.number(backend, name);
-                let victims = surplus(&units.good, recipe, others, &is_live, has_answered, number);
-                let fresh = units.good.iter().filter(|unit| unit.digest == recipe.digest());
-                let there = others + fresh.count() + units.starting.len();
-                (victims, recipe.instances.saturating_sub(there), None)
+                let surplus = surplus(&units.good, recipe, *others, &is_live, has_answered, number);
+                // A unit and the one that replaces it have one place.
+                let is_fresh = |unit: &&Unit| unit.digest == recipe.digest();
+                let fresh = above(all().filter(is_fresh), places, is_live, number);
+                let stale = above(all().filter(|unit| !is_fresh(unit)), places, is_live, number);
+                surplus.into_iter().chain(fresh).chain(stale).collect()
             }
-            (Some(true), Some(Err(reason))) => {
-                let reason = reason.clone();
-                (Vec::new(), 0, Some(Phase::Failed { reason }))
-            }
-            (Some(true), None) => (Vec::new(), 0, Some(Phase::NoDefinition)),
+            // What only follows what runs is kept, and not started.
+            (Some(_), _) => above(all(), places, is_live, number),
         };
-        if needed.is_some() {
+        draft.victims.sort_by_key(|unit| &unit.name);
+        draft.victims.dedup_by_key(|unit| &unit.name);
+        if case.needed.is_some() {
             memory.unused_since = None;
         }
-        let retiring = self.retire(case, &victims, &units, memory, plan);
-        let hindrance = match &recipe {
-            Some(Ok(recipe)) if missing > 0 => self.start(case, missing, recipe, memory, &units, plan),
-            _ => {
-                memory.lacking_since = None;
-                None
-            }
-        };
-        // Half made by somebody who died; one whose name is used again is finished then.
-        for unit in &units.made {
-            if !plan.starts.iter().any(|(_, launch)| launch.name == unit.name) {
-                plan.removes.push(((*backend).clone(), unit.name.clone()));
-            }
+        if let (Some(Ok(recipe)), None) = (&recipe, &hindrance) {
+            let have = recipe.instances.saturating_sub(*lacks);
+            draft.missing = recipe.instances.min(places + *others).saturating_sub(have);
         }
-        if answering > 0 && missing == 0 {
-            if let Some(settles) = memory.settle(*now) {
-                plan.look_again(settles);
-            }
-        }
-
-        let wanted = match (needed, &recipe) {
-            (Some(true), Some(Ok(recipe))) => recipe.instances,
-            (Some(true), _) => 1,
-            (Some(false), _) => units.good.len(),
-            (None, _) => 0,
-        };
-        let live = live.containers.len() + live.elsewhere;
-        let of_ours =
-            !units.good.is_empty() || !units.made.is_empty() || !units.starting.is_empty() || units.leaving;
-        let starting = units
-            .starting
-            .iter()
-            .copied()
-            .max_by_key(|progress| match progress {
-                Progress::Pulling(_) => 0,
-                Progress::Starting => 1,
-            });
-        let phase = match (trouble, starting, hindrance) {
-            (Some(trouble), _, _) if live == 0 => trouble,
-            (_, Some(Progress::Pulling(percent)), _) => Phase::Pulling { percent },
-            (_, Some(Progress::Starting), _) => Phase::Starting,
-            (_, _, Some(hindrance)) => hindrance,
-            _ if needed.is_none() && of_ours => match memory.unused_since {
-                Some(since) if !retiring => Phase::Unused {
-                    retire_at: since.after(self.terms.retire_after).text(),
-                },
-                _ => Phase::Retiring,
-            },
-            _ if !of_ours && *needed == Some(true) && live == 0 && others > 0 => Phase::Foreign,
-            _ if !of_ours => return,
-            _ if answering < units.good.len() - victims.len().min(units.good.len()) => Phase::Checking,
-            _ if units.good.is_empty() && units.leaving => Phase::Retiring,
-            _ => Phase::Running,
-        };
-        plan.backends.insert(
-            (*backend).clone(),
-            Backend {
-                phase,
-                wanted,
-                live,
-                failures: memory.failures(),
-                failure: memory.reason(),
-                next_try: memory.next_try(now.at).map(Moment::text),
-                output: memory.output().to_vec(),
-            },
-        );
-    }
-
-    /// Sorts the units of a backend, and plans to clear those that have failed.
-    fn sort<'a>(&self, case: &Case<'a>, memory: &mut Memory, plan: &mut Plan) -> Units<'a> {
-        let Case {
-            backend,
-            live,
-            situation,
-            now,
-            ..
-        } = case;
-        let mut sorted = Units::default();
-        let all = situation.inventory.units.iter();
-        let all: Vec<&Unit> = all.filter(|unit| unit.backend == **backend).collect();
-        memory.keep_units(|name| all.iter().any(|unit| unit.name == name));
-        for (name, (_, doing)) in situation.busy.iter().filter(|(_, (of, _))| of == *backend) {
-            sorted.names.insert(name);
-            match doing {
-                Doing::Starting(progress) => sorted.starting.push(*progress),
-                Doing::Clearing | Doing::Removing => sorted.leaving = true,
-            }
-        }
-        for unit in all {
-            match situation.busy.get(&unit.name) {
-                Some((_, Doing::Removing)) => {
-                    // Until it is gone.
-                    plan.drains.extend(drains(backend, unit, situation.view));
-                    continue;
-                }
-                Some(_) => continue,
-                None => {}
-            }
-            memory.has_started = true;
-            let remembered = memory.unit(&unit.name);
-            match &unit.state {
-                UnitState::Created => {
-                    sorted.made.push(unit);
-                    continue;
-                }
-                UnitState::Leaving => sorted.leaving = true,
-                UnitState::Ended(reason) => {
-                    plan.clears
-                        .push(((*backend).clone(), unit.name.clone(), reason.clone()));
-                    sorted.leaving = true;
-                }
-                UnitState::Starting | UnitState::Running => {
-                    let since = *remembered.running_since.get_or_insert(now.at);
-                    remembered.has_answered |= unit.containers.iter().any(|id| live.containers.contains(id));
-                    let limit = since + self.terms.start_timeout;
-                    // While the registry is in doubt, its silence says nothing of a container.
-                    if remembered.has_answered || now.at < limit || situation.guard.is_some() {
-                        if !remembered.has_answered && now.at < limit {
-                            plan.look_again(limit);
-                        }
-                        sorted.good.push(unit);
-                    } else {
-                        let reason = format!(
-                            "it runs, but was not registered as answering within {}: does it answer its check, and does \
-                             `container-registrar docker` run on its host?",
-                            humantime::format_duration(self.terms.start_timeout)
-                        );
-                        plan.clears.push(((*backend).clone(), unit.name.clone(), reason));
-                        sorted.leaving = true;
-                    }
-                }
-            }
-            sorted.names.insert(&unit.name);
-        }
-        sorted
+        draft.retiring = self.retire(case, &draft.victims, units, memory, plan);
     }
 
     /// The units to retire of a backend that nobody needs.
@@ -419,73 +281,9 @@ impl Planner {
         units.leaving || (situation.guard.is_none() && !victims.is_empty())
     }
 
-    /// Plans to start what is missing; says what stands in the way, if something does.
-    fn start(
-        &self,
-        case: &Case,
-        missing: usize,
-        recipe: &Recipe,
-        memory: &mut Memory,
-        units: &Units,
-        plan: &mut Plan,
-    ) -> Option<Phase> {
-        let Case {
-            backend,
-            situation,
-            now,
-            ..
-        } = case;
-        if !memory.has_started && memory.failures() == 0 {
-            let due = *memory.lacking_since.get_or_insert(now.at) + self.terms.patience;
-            if now.at < due {
-                plan.look_again(due);
-                return Some(Phase::Waiting);
-            }
-        }
-        if let Some(next_try) = memory.next_try(now.at) {
-            plan.look_again(next_try.at);
-            return memory.reason().map(|reason| Phase::Failed { reason });
-        }
-        let mut taken: BTreeSet<String> = units.names.iter().map(ToString::to_string).collect();
-        for _ in 0..missing {
-            let (there, under_way) = load(situation, plan);
-            if there >= self.terms.max_containers {
-                let reason = format!(
-                    "the limit of {} containers is reached (--max-containers)",
-                    self.terms.max_containers
-                );
-                return Some(Phase::Failed { reason });
-            }
-            // What has failed leaves half of the places to what may work.
-            let most = match memory.failures() {
-                0 => self.terms.starts_at_once,
-                _ => self.terms.starts_at_once.div_ceil(2),
-            };
-            if under_way >= most {
-                return Some(Phase::Waiting);
-            }
-            let names = (1..).map(|number| naming::unit(&self.terms.prefix, backend, number));
-            let Some(name) = names.into_iter().find(|name| !taken.contains(name)) else {
-                break;
-            };
-            taken.insert(name.clone());
-            memory.has_started = true;
-            plan.starts.push(((*backend).clone(), recipe.unit(name)));
-        }
-        Some(Phase::Starting)
-    }
-
     fn number(&self, backend: &BackendId, name: &str) -> usize {
         naming::number(&self.terms.prefix, backend, name).unwrap_or(usize::MAX)
     }
-}
-
-/// How many instances somebody else runs: as registered, or as labelled containers that may be about to be.
-fn others(backend: &BackendId, live: &Live, inventory: &Inventory) -> usize {
-    let ours: BTreeSet<&String> = inventory.units.iter().flat_map(|unit| &unit.containers).collect();
-    let registered = live.containers.iter().filter(|id| !ours.contains(id)).count();
-    let labelled = inventory.others.get(backend).copied().unwrap_or_default();
-    (registered + live.elsewhere).max(labelled)
 }
 
 /// The units that are too many: those of an earlier definition, once those of the present one answer; and those above the
@@ -524,17 +322,16 @@ fn drains(backend: &BackendId, unit: &Unit, view: &View) -> BTreeSet<Key> {
     instances.map(|id| Key::Drain(backend.clone(), id)).collect()
 }
 
-/// How many units there are or will be by the plan so far, and how many of them are being started.
-fn load(situation: &Situation, plan: &Plan) -> (usize, usize) {
-    let units = situation.inventory.units.iter().map(|unit| unit.name.as_str());
-    let starting = situation
-        .busy
-        .iter()
-        .filter_map(|(name, (_, doing))| matches!(doing, Doing::Starting(_)).then_some(name.as_str()));
-    let planned = plan.starts.iter().map(|(_, launch)| launch.name.as_str());
-    let under_way = starting.clone().count() + plan.starts.len();
-    let all: BTreeSet<&str> = units.chain(starting).chain(planned).collect();
-    (all.len(), under_way)
+/// The units above so many places: the last ones, those that answer being kept.
+fn above<'a>(
+    units: impl Iterator<Item = &'a Unit>,
+    places: usize,
+    is_live: impl Fn(&Unit) -> bool,
+    number: impl Fn(&str) -> usize,
+) -> Vec<&'a Unit> {
+    let mut all: Vec<&Unit> = units.collect();
+    all.sort_by_key(|unit| (!is_live(unit), number(&unit.name)));
+    all.into_iter().skip(places).collect()
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ pub struct Backend {
     /// How many tries have failed in a row.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: usize,
-    /// Why the last of them failed, also while it is tried again.
+    /// Why the last of them failed, also while it is tried again; of what runs, why it could not be started now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
     /// When the next try is, after a failure (RFC 3339, UTC).

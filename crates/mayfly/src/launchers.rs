@@ -90,7 +90,9 @@ pub fn words(backend: &Backend) -> String {
         (_, Some(failure)) => format!(": {failure}"),
     };
     match backend.failures {
-        0 => {}
+        0 if matches!(backend.phase, Phase::Failed { .. }) => {}
+        // It runs, and could not be started now.
+        0 => further.extend(backend.failure.clone()),
         1 => further.push(format!("failed once{why}")),
         failures => further.push(format!("failed {failures} times in a row{why}")),
     }

@@ -4,8 +4,11 @@ use mayfly_core::keys::KeySpace;
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine::UnitState;
 use crate::observe::tests::view;
 use crate::want::tests::terms;
+
+mod turns;
 
 /// All that a plan goes by, to be changed step by step.
 struct Stage {
