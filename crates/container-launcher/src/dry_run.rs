@@ -37,7 +37,7 @@ pub async fn run<E: Engine>(engine: &E, arguments: &Arguments) -> anyhow::Result
         ..arguments.terms()?
     };
     let (now, mut guard) = (Moment::now(), Guard::new(arguments.guard_window));
-    guard.observe(view.environments(), now.at);
+    guard.observe(view.environments(), |_| true, now.at);
     let closed = guard.closed();
     let situation = Situation {
         view: &view,

@@ -15,7 +15,7 @@ use mayfly_daemon::shutdown::Shutdown;
 use mayfly_daemon::status::StatusReporter;
 use mayfly_daemon::store::Store;
 use mayfly_daemon::tasks::Tasks;
-use mayfly_daemon::watch::{self, Watch, WatchOptions};
+use mayfly_daemon::watch::{self, Batch, Watch, WatchOptions};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch as channel;
 use tokio::time::sleep_until;
@@ -59,6 +59,9 @@ pub async fn run<E: Engine>(engine: E, arguments: Arguments, shutdown: Shutdown)
     admin::start(&tasks, common.admin, &readiness, registry).await?;
     let election = Election::start(&tasks, &store, daemon, node, arguments.ttl);
 
+    if arguments.dns.is_empty() {
+        info!("no --dns: containers resolve *.service only where the name servers of the engine's host do");
+    }
     let engine = Arc::new(engine);
     let (sender, listed) = channel::channel(Listed::None);
     let nudge = Arc::new(tokio::sync::Notify::new());
@@ -71,6 +74,7 @@ pub async fn run<E: Engine>(engine: E, arguments: Arguments, shutdown: Shutdown)
         view: View::new(store.keyspace()),
         is_listed: false,
         listed,
+        known: None,
         nudge,
         standing: election.standing(),
         leading_since: None,
@@ -138,6 +142,8 @@ struct Launcher<E> {
     /// Whether etcd has been listed once.
     is_listed: bool,
     listed: channel::Receiver<Listed>,
+    /// The last inventory that could be made.
+    known: Option<Arc<Inventory>>,
     /// Asks for a new inventory.
     nudge: Arc<tokio::sync::Notify>,
     standing: channel::Receiver<Standing>,
@@ -166,8 +172,7 @@ impl<E: Engine> Launcher<E> {
             tokio::select! {
                 () = shutdown.begun() => break,
                 batch = self.etcd.next_batch_coalesced() => {
-                    self.view.take(batch);
-                    self.is_listed = true;
+                    self.take(batch);
                 }
                 changed = self.listed.changed() => changed.context("nobody looks at the engine any more")?,
                 changed = self.standing.changed() => {
@@ -182,6 +187,21 @@ impl<E: Engine> Launcher<E> {
         // Given up half way it would be no harm; to its end it is less work for the next one.
         self.crew.finish(LAST_WAIT).await;
         Ok(())
+    }
+
+    /// Takes what etcd says; before environments end, which of them units of ours are for.
+    fn take(&mut self, batch: Batch) {
+        if self.view.is_end(&batch) {
+            let units = self.known.iter().flat_map(|inventory| &inventory.units);
+            let units = units.map(|unit| unit.backend.clone()).collect();
+            self.guard.count(self.view.resolving_to(&units));
+        }
+        self.view.take(batch);
+        self.is_listed = true;
+        // Also while another one leads: when etcd loses its data, the lead is lost with it.
+        let (total, view) = (self.view.environments(), &self.view);
+        self.guard
+            .observe(total, |key| view.has_environment(key), Instant::now());
     }
 
     /// Takes the lead, or gives it up. What was remembered as leader is of another time by then.
@@ -227,17 +247,14 @@ impl<E: Engine> Launcher<E> {
     async fn round(&mut self) {
         self.again = None;
         let listed = self.listed.borrow_and_update().clone();
-        if let Some((begun, Ok(_))) = &listed {
+        if let Some((begun, Ok(inventory))) = &listed {
             self.crew.listed(*begun);
+            self.known = Some(inventory.clone());
         }
         let now = Moment::now();
-        if self.is_listed {
-            // Also while another one leads: when etcd loses its data, the lead is lost with it.
-            self.guard.observe(self.view.environments(), now.at);
-        }
         let Some(leading_since) = self.leading_since else {
             if self.view.is_confirmed() {
-                self.guard.confirm(now.at);
+                self.guard.confirm();
             }
             self.drain(BTreeSet::new());
             self.reporter.standing_by();
@@ -335,7 +352,7 @@ impl<E: Engine> Launcher<E> {
                     Some(reason) => warn!("{reason}: an operator says that this is meant"),
                     None => info!("an operator's word came, and nothing was held back"),
                 }
-                self.guard.confirm(now.at);
+                self.guard.confirm();
             }
             Ok(false) => {}
             Err(error) => {

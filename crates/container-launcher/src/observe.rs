@@ -11,6 +11,7 @@ use mayfly_core::keys::{Daemon, Key, KeySpace};
 use mayfly_core::labels;
 use mayfly_core::names::{EnvironmentName, ServiceName};
 use mayfly_core::records::{self, Instance, InstanceState, SetAside};
+use mayfly_core::routing::Table;
 use mayfly_core::version::{BackendId, Selector};
 use mayfly_daemon::store::Entry;
 use mayfly_daemon::watch::{Batch, Change};
@@ -181,6 +182,36 @@ impl View {
         self.environments.len()
     }
 
+    /// Whether an environment of this key is registered.
+    pub fn has_environment(&self, key: &str) -> bool {
+        self.environments.contains_key(key)
+    }
+
+    /// Whether a batch would end an environment.
+    pub fn is_end(&self, batch: &Batch) -> bool {
+        let ends = |change: &Change| matches!(change, Change::Delete { key } if self.has_environment(key));
+        batch.changes.iter().any(ends)
+    }
+
+    /// The keys of the environments that resolve to one of these backends, by themselves or by what they extend. Looks at
+    /// all that every environment chooses.
+    pub fn resolving_to(&self, backends: &BTreeSet<BackendId>) -> BTreeSet<String> {
+        let routing = self.index.routing();
+        let backends: BTreeSet<String> = backends.iter().map(ToString::to_string).collect();
+        let mut choosers = BTreeSet::new();
+        routing.each(Table::Versions, |key, backend| {
+            if backends.contains(backend) {
+                let environment = key.split_once('/').map_or(key, |(environment, _)| environment);
+                choosers.insert(environment.to_owned());
+            }
+        });
+        let resolves = |key: &&String| match self.space.parse(key) {
+            Ok(Key::Environment(name)) => routing.chain(name.as_str()).any(|name| choosers.contains(name)),
+            _ => false,
+        };
+        self.environments.keys().filter(resolves).cloned().collect()
+    }
+
     /// The backends that some environment resolves to, and whether one of them asks for that very version. Services
     /// outside are none.
     pub fn needed(&self) -> BTreeMap<BackendId, bool> {
@@ -297,6 +328,37 @@ pub(crate) mod tests {
             .map(|(backend, exactly)| format!("{backend} {exactly}"))
             .collect();
         assert_eq!(needed, ["x@1 true", "x@1.5.0 false", "y@2 false"]);
+    }
+
+    #[test]
+    fn whom_a_unit_is_for() {
+        let mut entries: Vec<(String, String)> = [
+            ("a", "x=1"),
+            ("b", "x=2"),
+            ("empty", ""),
+            ("latest", "x=latest"),
+            ("outside", "x=http://outside:80"),
+        ]
+        .map(|(name, services)| environment(name, services))
+        .into();
+        let heir = r#"{"name": "heir", "prefix": "heir", "header": "heir", "extends": "a", "services": []}"#;
+        entries.push(("environments/heir".to_owned(), heir.to_owned()));
+        entries.push((
+            "backends/x/1/i".to_owned(),
+            r#"{"address": "10.0.0.1:80"}"#.to_owned(),
+        ));
+        let entries: Vec<(&str, &str)> = entries
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        let view = view(&entries);
+        let of = |backend: &str| -> Vec<String> {
+            let keys = view.resolving_to(&[backend.parse().unwrap()].into()).into_iter();
+            keys.map(|key| key.replace("/mayfly/environments/", "")).collect()
+        };
+        assert_eq!(of("x@1"), ["a", "heir", "latest"]);
+        assert_eq!(of("x@2"), ["b"]);
+        assert!(of("y@1").is_empty());
     }
 
     #[test]
