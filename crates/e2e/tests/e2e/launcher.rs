@@ -3,6 +3,7 @@
 
 mod faults;
 mod lead;
+mod limits;
 mod retire;
 mod stage;
 mod start;
