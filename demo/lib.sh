@@ -224,7 +224,7 @@ set_aside() {
 # What services are, in the network of this project.
 fresh_services() {
     mkdir -p "$DEMO/run/services"
-    sed "s/mayfly-demo_mayfly/${COMPOSE_PROJECT_NAME}_mayfly/" "$DEMO/services/backend.yaml" >"$DEMO/run/services/backend.yaml"
+    cp "$DEMO"/services/*.yaml "$DEMO/run/services/"
 }
 
 # The operator's tool for the hooks of the repository, which check what is pushed: from its image, so that nothing has to be

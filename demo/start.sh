@@ -379,16 +379,16 @@ and create); here dev. The containers stay: compose has started them."
 
 start_what_is_needed() {
     local mayfly="${COMPOSE[*]} exec -T environment-registrar mayfly" missing
-    step "A version that runs nowhere" "temp-1 asks for backend 0.0.3, of which there is an image and no container. A file in \
-/etc/mayfly/services says how backend is started, so the container-launcher does so. This time the file of the environment \
-comes by git: a push to main is checked, and what is on main is in force. Clients ask www.example.com and www-qa.example.com \
-until the end of the tour."
+    step "Versions that run nowhere" "temp-1 asks for frontend 0.0.3-rc.1 and backend 0.0.3, of which there are images and no \
+containers. Files in /etc/mayfly/services say how both are started, so the container-launcher does so; this frontend, too, calls backend by \
+its name. This time the file of the environment comes by git: a push to main is checked, and what is on main is in force. \
+Clients ask www.example.com and www-qa.example.com until the end of the tour."
     # What this person has set up for git has nothing to do with the tour.
     export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
     missing=$(launched '{{.Names}}')
     [ -z "$missing" ] || die "the launcher has started $missing already, which nobody has asked for"
     write_lint
-    try "cat run/services/backend.yaml"
+    try "cat run/services/frontend.yaml run/services/backend.yaml"
     try "../scripts/git/init-environments-repo.sh --lint run/mayfly run/repository.git run/environments"
     try "git clone --quiet run/repository.git run/checkout"
     git -C run/checkout config user.name "the tour"
@@ -401,31 +401,31 @@ until the end of the tour."
     try "$mayfly wait temp-1 --timeout 90s"
     expect "temp-1 is in force everywhere"
     try "$(ask www-temp-1.example.com)"
-    expect "environment  temp-1" "frontend     0.0.1" "backend      0.0.3" "backend saw  x-mayfly: temp-1"
+    expect "environment  temp-1" "frontend     0.0.3-rc.1" "backend      0.0.3" "backend saw  x-mayfly: temp-1"
     # The launcher says so a moment after the instance is there.
     await_output 10 running "${COMPOSE[@]}" exec -T environment-registrar mayfly status
     try "$mayfly status"
-    expect "backend@0.0.3" running leading
+    expect "frontend@0.0.3-rc.1" "backend@0.0.3" running leading
     try "${DOCKER[*]} ps --filter label=mayfly.launcher=/$COMPOSE_PROJECT_NAME"
-    expect "$DOCKER_ACCOUNT_NAME/backend:0.0.3"
+    expect "$DOCKER_ACCOUNT_NAME/frontend:0.0.3-rc.1" "$DOCKER_ACCOUNT_NAME/backend:0.0.3"
 }
 
 retire_what_is_not() {
     step "And it goes again" "The file is deleted by a push, and the environment ends. 20 s later (by default it is an hour) \
-nobody has needed backend 0.0.3: it gets no new requests, is stopped and removed. What compose has started is left alone."
+nobody has needed the two versions: both containers get no new requests, are stopped and removed. What compose has started is left alone."
     try "git -C run/checkout rm -q temp-1.yaml && git -C run/checkout commit -qm 'temp-1 is done'"
     try "git -C run/checkout push -q origin HEAD:main"
     expect "1 deleted"
     await 10 www-temp-1.example.com "404"
     good "www-temp-1.example.com is gone $WAITED ms after the push"
     await_output 10 "unused, retired at" "${COMPOSE[@]}" exec -T environment-registrar mayfly status
-    try "${COMPOSE[*]} exec -T environment-registrar mayfly status | tail -n 2"
-    expect "backend@0.0.3" "unused, retired at"
+    try "${COMPOSE[*]} exec -T environment-registrar mayfly status | tail -n 3"
+    expect "frontend@0.0.3-rc.1" "backend@0.0.3" "unused, retired at"
     await_gone 60
-    good "the container of backend 0.0.3 was retired and is gone"
+    good "both containers were retired and are gone"
     end_load
     good "no request of the other environments failed"
-    [[ $(registered) != */backend/0.0.3/* ]] || die "backend 0.0.3 is still registered"
+    [[ $(registered) != */0.0.3* ]] || die "an instance of 0.0.3 is still registered"
     try "$(ask www-qa.example.com)"
     expect "environment  qa" "backend      0.0.2"
 }

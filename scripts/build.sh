@@ -17,8 +17,9 @@ DAEMONS=(environment-registrar container-registrar container-launcher haproxy-up
 # The operator's tool; it is put into the image of the environment-registrar.
 TOOL=mayfly
 DEMO_SERVICES=(frontend backend)
-# backend 0.0.3 runs nowhere until an environment asks for it.
-DEMO_IMAGES=(frontend:0.0.1 frontend:0.0.2 backend:0.0.1 backend:0.0.2 backend:0.0.3)
+# frontend 0.0.3-rc.1 (a pre-release, so that `latest` does not take it) and backend 0.0.3 run nowhere until an environment
+# asks for them.
+DEMO_IMAGES=(frontend:0.0.1 frontend:0.0.2 frontend:0.0.3-rc.1 backend:0.0.1 backend:0.0.2 backend:0.0.3)
 
 usage() {
     cat <<TEXT
