@@ -119,6 +119,20 @@ async fn what_a_definition_says_and_no_privilege() {
     assert_eq!(networks.keys().collect::<Vec<_>>(), [NETWORK, "second"]);
     assert!(container["Config"]["ExposedPorts"]["8080/tcp"].is_object());
     assert_eq!(container["Config"]["Labels"]["mayfly.launcher"], json!(PREFIX));
+
+    // As the entrypoints of ordinary images do: give files away, and become another user for good.
+    let text = "echo a > /file && /chown 33:33 /file && exec /setpriv --reuid 33 --regid 33 --clear-groups \
+                /sh -c 'echo b > /file && echo mine; echo c > /other || echo not mine; exec /sleep 1000'";
+    let dropping = script("mayfly-backend-2", text);
+    docker.start(&dropping, |_| {}).await.unwrap();
+    eventually(LIMIT, "it has become another user", async || {
+        let printed = docker.output(&dropping.name, 10).await;
+        let is_done = ["mine", "not mine"]
+            .iter()
+            .all(|line| printed.iter().any(|it| it == line));
+        is_done.then_some(()).ok_or(printed)
+    })
+    .await;
 }
 
 /// An engine of this age would leave it open to writing.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 pub const PREFIX: &str = "/mayfly";
 /// The image of the tests' instance.
 pub const IMAGE: &str = "team/backend:0.0.1";
-/// An image whose only program is a shell.
+/// An image with a shell and next to nothing else.
 pub const SHELL: &str = "team/shell:0.0.1";
 /// Limit for what engines do: they share two cores.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -143,11 +143,16 @@ pub async fn containers(engine: &DockerEngine) -> Vec<String> {
     lines
 }
 
-/// Makes [`SHELL`]: `/sh` and `/sleep`, and the libraries that they need.
+/// Makes [`SHELL`]: `/sh`, `/sleep`, `/chown` and `/setpriv`, and the libraries that they need.
 async fn shell_image(engine: &DockerEngine) {
     let root = engine.directory().join("shell");
     let mut files: Vec<(PathBuf, PathBuf)> = Vec::new();
-    for (program, inside) in [("/bin/sh", "sh"), ("/bin/sleep", "sleep")] {
+    for (program, inside) in [
+        ("/bin/sh", "sh"),
+        ("/bin/sleep", "sleep"),
+        ("/bin/chown", "chown"),
+        ("/usr/bin/setpriv", "setpriv"),
+    ] {
         files.push((program.into(), root.join(inside)));
         let mut ldd = Command::new("ldd");
         ldd.arg(program);

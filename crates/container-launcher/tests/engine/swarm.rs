@@ -165,7 +165,7 @@ async fn what_does_not_start_ends_with_the_reason_when_swarm_gives_up() {
         eventually(LIMIT, expected, async || state(&swarm).await == ended).await;
         assert!(told.map_or_else(|error| error.to_string() == expected, |()| !printed.is_empty()));
         assert_eq!(swarm.output(NAME, 5).await, printed);
-        swarm.remove(NAME, &backend(), GRACE).await.unwrap();
+        swarm.remove(NAME, &launch.backend, GRACE).await.unwrap();
         assert_eq!(services(&engine).await, "");
     }
     for (network, expected) in [
