@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{anyhow, bail};
 use bollard::errors::Error;
 
+use super::log;
 use super::output::line;
 
 /// How long a question to the engine may take.
@@ -21,6 +22,8 @@ pub(super) const WORK: Duration = Duration::from_secs(120);
 pub(super) struct Connection {
     url: String,
     client: Mutex<Option<bollard::Docker>>,
+    /// What its logs need, once it was asked. It is not asked for each container: an engine starts programs to answer.
+    log: Mutex<Option<Option<log::Limits>>>,
 }
 
 impl Connection {
@@ -38,6 +41,7 @@ impl Connection {
         Ok(Self {
             url: url.to_owned(),
             client: Mutex::new(None),
+            log: Mutex::new(None),
         })
     }
 
@@ -60,14 +64,33 @@ impl Connection {
         Ok(client)
     }
 
+    /// What the logs of this engine's containers need: [`log::limited`].
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub(super) async fn log(&self, client: &bollard::Docker) -> anyhow::Result<Option<log::Limits>> {
+        let known = locked(&self.log).clone();
+        if let Some(log) = known {
+            return Ok(log);
+        }
+        let log = log::limited(client).await?;
+        *locked(&self.log) = Some(log.clone());
+        Ok(log)
+    }
+
     /// The engine may be another one now: its version is asked for again.
     pub(super) fn forget(&self) {
         *self.known() = None;
+        *locked(&self.log) = None;
     }
 
     fn known(&self) -> MutexGuard<'_, Option<bollard::Docker>> {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.client)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The outcome of a call, if it comes within a limit.

@@ -21,7 +21,7 @@ use super::connect::{Connection, QUESTION, WORK, failed, found, reason, status, 
 use super::containers::{labelled, name_of, other};
 use super::events::Events;
 use super::labels::{self, Labels, Owner, is_task};
-use super::{Engine, Inventory, Launch, Progress, Unit, UnitState, log, output};
+use super::{Engine, Inventory, Launch, Progress, Unit, UnitState, output};
 
 /// How often tasks are looked at while something is not as it should be. Swarm tells no events of them.
 const LOOK: Duration = Duration::from_secs(1);
@@ -188,7 +188,7 @@ impl Engine for Swarm {
         }
         let name = &launch.name;
         // Nodes of a swarm are believed to keep logs as this one does.
-        let log = log::limited(&client).await?;
+        let log = self.connection.log(&client).await?;
         let spec = spec::spec(launch, self.owner.labels(launch), networks, self.grace, log);
         match within(WORK, client.create_service(spec, None)).await {
             Ok(_) => {}

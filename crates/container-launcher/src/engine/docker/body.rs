@@ -1,7 +1,5 @@
 //! What a container is created with: what its definition says, within limits that no definition can lift.
 
-use std::collections::HashMap;
-
 use bollard::models::{
     ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, NetworkingConfig, RestartPolicy,
     RestartPolicyNameEnum,
@@ -9,15 +7,12 @@ use bollard::models::{
 
 use crate::engine::Launch;
 use crate::engine::labels::Labels;
+use crate::engine::log::Limits;
 use crate::engine::parts::{capabilities, command, mounts, name_servers, signed, variables};
 
 /// The body of the request that creates the container of a launch. `log` is a driver of logs and its limits, where the
 /// engine's own needs some.
-pub(super) fn body(
-    launch: &Launch,
-    labels: Labels,
-    log: Option<(String, HashMap<String, String>)>,
-) -> ContainerCreateBody {
+pub(super) fn body(launch: &Launch, labels: Labels, log: Option<Limits>) -> ContainerCreateBody {
     let definition = &launch.definition;
     let memory = definition.memory.map(|memory| signed(memory.octets()));
     let (dropped, added) = capabilities();
@@ -64,6 +59,8 @@ pub(super) fn body(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::engine::Pull;
 

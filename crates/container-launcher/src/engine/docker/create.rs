@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Docker, body, state};
 use crate::engine::connect::{QUESTION, WORK, failed, found, reason, status, within};
 use crate::engine::containers::inspect;
-use crate::engine::{Launch, UnitState, log};
+use crate::engine::{Launch, UnitState};
 
 /// Pauses between tries while an engine says that the name is taken, by something that is not there: it reserves the name
 /// before others can see the container, and frees it after they no longer can.
@@ -25,7 +25,7 @@ impl Docker {
     pub(super) async fn create(&self, client: &bollard::Docker, launch: &Launch) -> anyhow::Result<()> {
         let name = &launch.name;
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
-        let log = log::limited(client).await?;
+        let log = self.connection.log(client).await?;
         let start = Instant::now();
         while start.elapsed() < WORK {
             let options = CreateContainerOptionsBuilder::default().name(name).build();

@@ -1,6 +1,5 @@
 //! What a service is created with: what its definition says, within limits that no definition can lift.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard::models::{
@@ -12,6 +11,7 @@ use bollard::models::{
 
 use crate::engine::Launch;
 use crate::engine::labels::Labels;
+use crate::engine::log::Limits;
 use crate::engine::parts::{capabilities, command, mounts, name_servers, signed, variables};
 
 /// How long Swarm waits before it starts a container again.
@@ -27,7 +27,7 @@ pub(super) fn spec(
     labels: Labels,
     networks: Vec<String>,
     grace: Duration,
-    log: Option<(String, HashMap<String, String>)>,
+    log: Option<Limits>,
 ) -> ServiceSpec {
     let definition = &launch.definition;
     let (dropped, added) = capabilities();
