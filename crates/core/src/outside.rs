@@ -210,7 +210,7 @@ impl AddressRule {
             let meant = allowed().any(|network| network.is_within(&range) && network.contains(ip));
             return (!meant).then(|| {
                 format!(
-                    "{what}: routers ask none of them unless --allow-address has it, or a network within {range}"
+                    "{what}, allowed only by an --allow-address within {range}"
                 )
             });
         }
