@@ -17,7 +17,14 @@ async fn no_definition_takes_what_others_need_or_what_nobody_gives_it() {
         .image_with("team/hidden:1", &["LABEL com.docker.swarm.task.id=1"])
         .await
         .unwrap();
-    let places = ["--max-containers", "4", "--retire-after", "1s", "--guard-window", "5s"];
+    let places = [
+        "--max-containers",
+        "4",
+        "--retire-after",
+        "1s",
+        "--guard-window",
+        "5s",
+    ];
     stage.launch(&places);
 
     // One definition has all places, until somebody else needs one.

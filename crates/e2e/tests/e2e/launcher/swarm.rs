@@ -28,7 +28,14 @@ async fn services_of_a_swarm_come_and_go_and_swarm_restarts_them() {
     let engine = DockerEngine::start().await.unwrap();
     engine.swarm_init().await.unwrap();
     let mut stage = Stage::start_on(engine, &["team/backend:1", "team/backend:2"], SWARM_NETWORK).await;
-    stage.launch(&["--engine", "swarm", "--network", SWARM_NETWORK, "--retire-after", "1s"]);
+    stage.launch(&[
+        "--engine",
+        "swarm",
+        "--network",
+        SWARM_NETWORK,
+        "--retire-after",
+        "1s",
+    ]);
     stage.define_with("backend", "team/backend", SWARM_NETWORK, "instances: 2");
     stage.environment("stays", &["backend=1"]);
     stage.environment("temp", &["backend=2"]);
