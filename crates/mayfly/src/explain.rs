@@ -7,6 +7,8 @@ use anyhow::{Context as _, bail};
 use mayfly_core::explain::{Answer, Explanation, Request, Settings, Side, Step, bare_host};
 use mayfly_core::launching::{Backend, Phase};
 use mayfly_core::names::{EnvironmentName, Hostname, ServiceName};
+use mayfly_core::records::Environment;
+use mayfly_core::routing::Table as Rows;
 use mayfly_core::version::BackendId;
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output::{self, Format, Table, complain, printable};
@@ -215,13 +217,13 @@ fn request(state: &State, args: &Args, settings: &Settings) -> anyhow::Result<Re
 /// Whether a host is a service by its short name, as services with a search domain call it;
 /// prefixes come first.
 fn is_short(state: &State, host: &str, has_header: bool) -> bool {
-    let mut environments = state.index.environments();
-    let is_prefix = environments.any(|environment| environment.prefix.as_str() == host);
-    let mut services = state
-        .index
-        .environments()
-        .flat_map(|environment| &environment.services);
-    !host.contains('.') && !is_prefix && (has_header || services.any(|service| service.name.as_str() == host))
+    let routing = state.index.routing();
+    let has_service = |environment: &Environment| {
+        let key = format!("{}/{host}", environment.name);
+        routing.look_up(Rows::Versions, &key).is_some()
+    };
+    let is_prefix = routing.look_up(Rows::Edge, host).is_some();
+    !host.contains('.') && !is_prefix && (has_header || state.index.environments().any(has_service))
 }
 
 /// The host, with its port, and the path of a URL, with or without a scheme.
