@@ -26,6 +26,7 @@ pub mod nearest;
 pub mod outside;
 pub mod records;
 pub mod routing;
+pub mod switching;
 mod symbols;
 pub mod upstream;
 pub mod version;
