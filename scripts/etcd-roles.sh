@@ -64,6 +64,7 @@ permissions() {
         environment-registrar)
             echo "readwrite $p/environments/ $p/history0"
             echo "readwrite $p/services/ $p/services0"
+            echo "read $p/backends/ $p/backends0"
             ;;
         container-registrar) echo "readwrite $p/backends/ $p/backends0" ;;
         container-launcher)

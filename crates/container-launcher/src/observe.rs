@@ -68,6 +68,9 @@ impl View {
 
     /// Takes in what a watch brings.
     pub fn take(&mut self, batch: Batch) {
+        if batch.revision < self.revision {
+            self.index.age();
+        }
         for change in batch.changes {
             match change {
                 Change::Put(entry) => self.put(&entry),
@@ -82,7 +85,7 @@ impl View {
     }
 
     fn put(&mut self, entry: &Entry) {
-        self.index.put(&entry.key, &entry.value, entry.create_revision);
+        self.index.put(&entry.key, &entry.value, entry.revision());
         match self.space.parse(&entry.key) {
             Ok(Key::Environment(name)) => self.put_environment(&name, entry),
             Ok(Key::Instance(backend, id)) => {
@@ -215,10 +218,15 @@ impl View {
     /// The backends that some environment resolves to, and whether one of them asks for that very version. Services
     /// outside are none.
     pub fn needed(&self) -> BTreeMap<BackendId, bool> {
-        let named = self.index.routing().named();
+        // What an environment waits for is routed only once it answers; what it has until then is routed, and so needed.
+        let awaited = self.index.awaited();
+        let named = self.index.routing().named().cloned().chain(awaited);
         named
             .filter(|backend| !backend.version.is_outside())
-            .map(|backend| (backend.clone(), self.exactly.contains_key(backend)))
+            .map(|backend| {
+                let exactly = self.exactly.contains_key(&backend);
+                (backend, exactly)
+            })
             .collect()
     }
 
@@ -231,7 +239,9 @@ impl View {
     pub fn live(&self, backend: &BackendId) -> Live {
         let mut live = Live::default();
         for (id, registered) in self.instances.get(backend).into_iter().flatten() {
-            if !registered.up || self.drains.contains(&(backend.clone(), id.clone())) {
+            let key = self.space.text(&Key::Instance(backend.clone(), id.clone()));
+            let gone = self.index.is_superseded(&key);
+            if gone || !registered.up || self.drains.contains(&(backend.clone(), id.clone())) {
                 continue;
             }
             match &registered.container {

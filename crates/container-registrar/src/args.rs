@@ -141,6 +141,11 @@ pub struct Register {
     #[arg(long, env = "MAYFLY_WEIGHT", value_name = "N", default_value_t)]
     pub weight: Weight,
 
+    /// Other services are at the same address and port, and each of them is registered with this option, too: one
+    /// process, or one proxy, that serves several. Otherwise the address belongs to the backend that registered it last
+    #[arg(long, env = "MAYFLY_SHARED")]
+    pub shared: bool,
+
     /// On SIGTERM, how long it stays marked as draining before it is removed
     #[arg(long, env = "MAYFLY_DRAIN", value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub drain: Duration,

@@ -2,11 +2,12 @@
 //!
 //! [`engine`] (its API, reading only) -> [`observe`] (events, and lists after doubts) -> [`container`] (pure: what the
 //! engine says becomes what is to be registered, or a reason) -> [`tend`] (each container's check, and the decision) ->
-//! what is advertised, kept here. [`host`] stands beside it.
+//! what is advertised, kept here. Beside it: [`host`], and what an earlier registrar left ([`leftover`]).
 
 pub mod container;
 pub mod engine;
 pub mod host;
+pub mod leftover;
 pub mod observe;
 pub mod tend;
 
@@ -23,6 +24,7 @@ use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::lease::Advertiser;
 use mayfly_daemon::shutdown::Shutdown;
 use mayfly_daemon::status::StatusReporter;
+use mayfly_daemon::store::Store;
 use mayfly_daemon::tasks::Tasks;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -32,6 +34,7 @@ use tracing::{debug, info, warn};
 
 use crate::args::{Docker, Keeping};
 use container::{Found, Reached};
+use leftover::Origin;
 use observe::Seen;
 use tend::{Signal, Tended, Verdict};
 
@@ -70,7 +73,16 @@ pub async fn run(common: &CommonArgs, arguments: Docker, shutdown: Shutdown) -> 
     admin::start(&tasks, common.admin, &readiness, registry).await?;
 
     let advertiser = Advertiser::start(&tasks, &store, arguments.keeping.ttl);
-    let status = StatusReporter::new(&advertiser, Daemon::ContainerRegistrar, common.node()?, &metrics);
+    let origin = Origin {
+        node: common.node()?,
+        engine: arguments.docker.to_string(),
+    };
+    let status = StatusReporter::new(
+        &advertiser,
+        Daemon::ContainerRegistrar,
+        origin.node.clone(),
+        &metrics,
+    );
     let (seen, sightings) = mpsc::channel(WAITING);
     let url = arguments.docker.clone();
     tasks.spawn("docker engine", observe::run(url, arguments.list_again, seen));
@@ -89,8 +101,9 @@ pub async fn run(common: &CommonArgs, arguments: Docker, shutdown: Shutdown) -> 
     };
     let (verdicts, judged) = mpsc::unbounded_channel();
     let roll = Roll {
-        engine: arguments.docker.to_string(),
+        origin,
         prefix: store.keyspace().clone(),
+        predecessor: Some(store),
         reached,
         keeping: arguments.keeping,
         advertiser,
@@ -113,7 +126,10 @@ pub async fn run(common: &CommonArgs, arguments: Docker, shutdown: Shutdown) -> 
 
 /// All containers of the engine that concern us.
 struct Roll {
-    engine: String,
+    /// By what our entries are known.
+    origin: Origin,
+    /// Where to correct what an earlier registrar left, until that is begun.
+    predecessor: Option<Store>,
     prefix: KeySpace,
     reached: Reached,
     keeping: Keeping,
@@ -191,7 +207,7 @@ impl Roll {
             Seen::Connected(version) => {
                 info!(
                     "the engine at {} answers, with version {version} of its API",
-                    self.engine
+                    self.origin.engine
                 );
                 let version = version.into();
                 self.status
@@ -223,10 +239,26 @@ impl Roll {
                 });
                 self.readiness.set_ready();
                 self.status.update(|status| status.ready = true);
+                self.correct();
             }
             Seen::Lost(reason) => self.lost(&reason),
         }
         self.tell_status();
+    }
+
+    /// Corrects what an earlier registrar left, once: now that every container is known.
+    fn correct(&mut self) {
+        // Until the host's address is known, nobody knows the keys.
+        if self.tended.values().any(|tended| tended.address.is_none()) {
+            return;
+        }
+        let Some(store) = self.predecessor.take() else {
+            return;
+        };
+        let tended = self.tended.iter().map(|(id, tended)| (id.clone(), tended.key()));
+        let aside = self.faulty.keys().map(|id| (id.clone(), None));
+        let (running, limit) = (tended.chain(aside).collect(), 2 * self.keeping.ttl);
+        tokio::spawn(leftover::correct(store, self.origin.clone(), running, limit));
     }
 
     fn found(&mut self, id: String, inspected: &ContainerInspectResponse) {
@@ -277,7 +309,10 @@ impl Roll {
 
     fn lost(&mut self, reason: &str) {
         self.connected.set(0);
-        let told = format!("the engine at {} cannot be followed: {reason}", self.engine);
+        let told = format!(
+            "the engine at {} cannot be followed: {reason}",
+            self.origin.engine
+        );
         if self.trouble.is_some() {
             debug!("{told}");
         } else {
@@ -300,6 +335,9 @@ impl Roll {
                 self.askings += 1;
                 *tended = Tended::new(container, host, &self.keeping, self.askings, &self.verdicts);
             }
+        }
+        if self.connected.get() == 1 {
+            self.correct();
         }
     }
 
@@ -327,7 +365,7 @@ impl Roll {
             let ending = tended.ending(signals).is_some_and(|until| until > now);
             let entry = tended
                 .state(ending, blind)
-                .and_then(|state| Some((state, tended.entry(state)?)));
+                .and_then(|state| Some((state, tended.entry(state, &self.origin)?)));
             let state = entry.as_ref().map(|(state, _)| *state);
             if tended.advertised != state {
                 tell(tended, state);
@@ -371,7 +409,7 @@ impl Roll {
         self.status.update(|status| {
             status
                 .detail
-                .insert("engine".to_owned(), self.engine.clone().into());
+                .insert("engine".to_owned(), self.origin.engine.clone().into());
             status
                 .detail
                 .insert("engine_connected".to_owned(), connected.into());

@@ -36,6 +36,7 @@ pub async fn run(common: &CommonArgs, arguments: &Register) -> anyhow::Result<Ex
         state: InstanceState::Up,
         protocol: arguments.protocol.into(),
         weight: arguments.weight,
+        shared: arguments.shared,
         metadata: arguments.meta.iter().cloned().collect(),
     };
     let key = Key::Instance(backend.clone(), id);

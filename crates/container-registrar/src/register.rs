@@ -215,6 +215,7 @@ impl Registration {
             state,
             protocol: self.arguments.protocol.into(),
             weight: self.arguments.weight,
+            shared: self.arguments.shared,
             metadata: self.arguments.meta.iter().cloned().collect(),
         })
     }

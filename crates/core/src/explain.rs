@@ -173,8 +173,12 @@ impl<'a> Walk<'a> {
         };
         let environment = self.environment(&value)?;
         let chain: Vec<&str> = self.routing.chain(environment).collect();
+        let broken = environment
+            .parse()
+            .ok()
+            .and_then(|name| self.index.broken_parent(&name));
         if chain.len() > 1 {
-            self.step("parents", environment, Some(chain[1..].join(", ")), None);
+            self.step("parents", environment, Some(chain[1..].join(", ")), broken);
         }
         let service = match self.request.side {
             Side::Edge => self.route(&chain)?,
@@ -384,7 +388,12 @@ impl<'a> Walk<'a> {
     /// The backend that the environment or the nearest that it extends chooses.
     fn version(&mut self, chain: &[&'a str], service: &str) -> Result<(String, String), Refusal> {
         let environment = chain[0];
+        let mut waiting: Option<String> = None;
         for name in chain {
+            let place = (name.parse(), service.parse());
+            if let (None, (Ok(name), Ok(service))) = (&waiting, &place) {
+                waiting = self.index.waiting(name, service);
+            }
             let Some(backend) = self
                 .routing
                 .look_up(Table::Versions, &format!("{name}/{service}"))
@@ -396,7 +405,8 @@ impl<'a> Walk<'a> {
                 false => format!("inherited from {name}"),
             };
             let note = self.index.chosen_by(name, service, backend);
-            let note = note.map_or_else(|| origin.clone(), |chosen| format!("{origin}; {chosen}"));
+            let notes = [Some(origin.clone()), waiting, note];
+            let note = notes.into_iter().flatten().collect::<Vec<_>>().join("; ");
             self.step("version", service, Some(backend.to_owned()), Some(note));
             return Ok((backend.to_owned(), origin));
         }

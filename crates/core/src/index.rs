@@ -13,7 +13,9 @@ mod hosts;
 mod missing;
 mod servers;
 mod services;
+mod taken;
 mod view;
+mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,14 +32,18 @@ use crate::version::{BackendId, Selector, Version};
 use addresses::Addresses;
 use hosts::Hosts;
 use services::Services;
+pub use taken::Revision;
+use taken::Taken;
+use waits::Wait;
 
 /// How many environments one may stand below by `extends`. The router's configuration writes as many steps out.
 pub const EXTENDS_LIMIT: usize = 3;
 
 /// A claim to a prefix or header; the lowest holds it. Ordered by the revision of registration, then by name.
 type Claim = (i64, EnvironmentName);
-/// Instances by the text of their key: the service's name may stand there with its suffix or without.
-type Instances = BTreeMap<String, Instance>;
+/// Instances by the text of their key, each with the revision at which it was registered: the service's name may stand
+/// there with its suffix or without.
+type Instances = BTreeMap<String, (Instance, i64)>;
 
 /// All records that routing depends on, and the routing that follows from them.
 #[derive(Debug)]
@@ -50,8 +56,10 @@ pub struct Index {
     /// The keys of instances that take no new requests, because somebody is about to stop them.
     drains: BTreeSet<String>,
     addresses: Addresses,
+    taken: Taken,
     hosts: Hosts,
-    /// Environments that choose a version of a service by a selector that moves.
+    /// Environments whose version of a service depends on what is live: they choose it by a selector that moves, or wait
+    /// for it.
     followers: BTreeMap<ServiceName, BTreeSet<EnvironmentName>>,
     children: BTreeMap<EnvironmentName, BTreeSet<EnvironmentName>>,
     prefixes: BTreeMap<DnsPrefix, BTreeSet<Claim>>,
@@ -67,6 +75,12 @@ pub struct Index {
     missing: Missing,
     /// What has changed since [`Index::settle`].
     unsettled: Touched,
+    /// The services of environments that have what they had before, until what they choose now is live.
+    waits: BTreeMap<EnvironmentName, BTreeMap<ServiceName, Wait>>,
+    /// Of the environments that were resolved since then: whose services changed to or from that state.
+    unsettled_waits: BTreeMap<EnvironmentName, BTreeSet<ServiceName>>,
+    /// Environments that were resolved since then, and whether their `extends` cannot be followed.
+    unsettled_severed: BTreeMap<EnvironmentName, bool>,
 }
 
 /// An environment as registered, and what it brought into the routing.
@@ -97,6 +111,9 @@ struct Outcome {
     faults: Vec<String>,
     /// The addresses of services outside that count, where it names any.
     outside: Option<Vec<BackendId>>,
+    /// Whether its `extends` cannot be followed.
+    severed: bool,
+    waits: BTreeMap<ServiceName, Wait>,
 }
 
 impl Default for Index {
@@ -116,6 +133,7 @@ impl Index {
             environments: BTreeMap::new(),
             instances: BTreeMap::new(),
             drains: BTreeSet::new(),
+            taken: Taken::default(),
             hosts: Hosts::default(),
             followers: BTreeMap::new(),
             children: BTreeMap::new(),
@@ -128,28 +146,31 @@ impl Index {
             touched: Touched::default(),
             missing: Missing::default(),
             unsettled: Touched::default(),
+            waits: BTreeMap::new(),
+            unsettled_waits: BTreeMap::new(),
+            unsettled_severed: BTreeMap::new(),
         }
     }
 
-    /// Takes the value of a key. `create_revision` is etcd's: who registered first has the older claim. A value that
-    /// does not parse is set aside with the reason, and the last good value of its key stays in force. Keys that do
-    /// not concern routing are passed over.
-    pub fn put(&mut self, key: &str, value: &[u8], create_revision: i64) {
-        match self.try_put(key, value, create_revision) {
+    /// Takes the value of a key. Of two environments with one prefix the one that was created first keeps it; of two
+    /// instances at one address the one that was put last is there. A value that does not parse is set aside with the
+    /// reason, and the last good value of its key stays in force. Keys that do not concern routing are passed over.
+    pub fn put(&mut self, key: &str, value: &[u8], revision: impl Into<Revision>) {
+        match self.try_put(key, value, revision.into()) {
             Ok(()) => self.unreadable.remove(key),
             Err(reason) => self.unreadable.insert(key.to_owned(), reason),
         };
     }
 
-    fn try_put(&mut self, key: &str, value: &[u8], create_revision: i64) -> Result<(), String> {
+    fn try_put(&mut self, key: &str, value: &[u8], revision: Revision) -> Result<(), String> {
         match self.space.parse(key).map_err(|error| error.to_string())? {
             Key::Environment(name) => {
                 let record = records::parse_environment(&name, value).map_err(|error| error.to_string())?;
-                self.put_environment(record, create_revision);
+                self.put_environment(record, revision.created);
             }
             Key::Instance(backend, _) => {
                 let instance = records::parse(value).map_err(|error| error.to_string())?;
-                self.put_instance(&backend, key, instance);
+                self.change_instance(&backend, key, Some((instance, revision)));
             }
             Key::Drain(backend, instance) => self.put_drain(backend, instance),
             Key::History(_)
@@ -168,7 +189,7 @@ impl Index {
         self.unreadable.remove(key);
         match self.space.parse(key) {
             Ok(Key::Environment(name)) => self.delete_environment(&name),
-            Ok(Key::Instance(backend, _)) => self.delete_instance(&backend, key),
+            Ok(Key::Instance(backend, _)) => self.change_instance(&backend, key, None),
             Ok(Key::Drain(backend, instance)) => self.delete_drain(backend, instance),
             // What does not concern routing, and what is no key.
             Ok(_) | Err(_) => {}
@@ -197,6 +218,8 @@ impl Index {
             if !outcome.faults.is_empty() {
                 self.faults.insert(name.clone(), outcome.faults);
             }
+            self.unsettled_severed.insert(name.clone(), outcome.severed);
+            self.set_waits(&name, outcome.waits);
             left.extend(self.routing.choose(&name, outcome.choices, &mut touched));
             let Some(registered) = self.environments.get_mut(&name) else {
                 continue;
@@ -215,7 +238,7 @@ impl Index {
             self.routing.unname_backend(&backend, &mut touched);
         }
         for backend in self.addresses.settle() {
-            self.refresh_backend(&backend, false, &mut touched);
+            self.refresh_backend(&backend, None, &mut touched);
         }
         self.hosts.forget_orphans();
         self.unsettled.extend(touched.clone());
@@ -228,9 +251,15 @@ impl Index {
         let mut outcome = if registered.accepted {
             let services = registered.services.expand(&self.routing.symbols);
             let mut outcome = self.rows_of(registered, &services);
-            let choices = self.choices(&services, &mut outcome.faults);
-            outcome.outside = addresses::counting(&self.rule, &services, &mut outcome.faults);
+            let choices = self.choices(&registered.record, &services, &mut outcome);
             outcome.choices = self.routing.choices_of(&choices);
+            let kept = outcome
+                .waits
+                .iter()
+                .filter_map(|(name, wait)| wait.kept_outside(name));
+            let mut named: Vec<ServiceChoice> = kept.collect();
+            named.extend(services);
+            outcome.outside = addresses::counting(&self.rule, &named, &mut outcome.faults);
             outcome
         } else {
             self.set_aside_whole(registered)
@@ -270,7 +299,8 @@ impl Index {
 
     /// What is left out or incomplete, and why, in the order of the keys: values that do not parse, environments that
     /// lost their prefix or header to an earlier one, broken `extends`, selectors that nothing fits, addresses outside that
-    /// are refused or too many, and environments whose newest version their registrar refused, so that an older one stands here.
+    /// are refused or too many, environments whose newest version their registrar refused, so that an older one stands here,
+    /// and instances whose address is another's by now.
     pub fn set_aside(&self) -> Vec<SetAside> {
         let unreadable = self.unreadable.iter().map(|(key, reason)| SetAside {
             key: key.clone(),
@@ -289,6 +319,7 @@ impl Index {
         });
         let mut all: Vec<SetAside> = unreadable.chain(faults).chain(beyond).collect();
         all.extend(self.refused_names());
+        all.extend(self.superseded());
         for (name, backends) in self.hosts.without_address() {
             all.extend(
                 backends
@@ -311,7 +342,9 @@ impl Index {
             }
             None => (Resolved::default(), false, false),
         };
-        for choice in chosen.iter().filter(|choice| choice.version.moves()) {
+        let depends =
+            |choice: &&ServiceChoice| choice.version.moves() || !waits::had(&record, &choice.name).is_empty();
+        for choice in chosen.iter().filter(depends) {
             self.followers
                 .entry(choice.name.clone())
                 .or_default()
@@ -359,6 +392,8 @@ impl Index {
         self.dirty.extend(self.descendants(name));
         self.dirty.remove(name);
         self.faults.remove(name);
+        self.unsettled_severed.insert(name.clone(), false);
+        self.set_waits(name, BTreeMap::new());
         let mut touched = std::mem::take(&mut self.touched);
         for key in &old.resolved.rows {
             self.routing.remove_row(key, &mut touched);
@@ -453,7 +488,10 @@ impl Index {
         rows.push(Row::header(&record.header, &record.name));
         match self.valid_parent(record) {
             Ok(parent) => rows.extend(parent.map(|parent| Row::parent(&record.name, parent))),
-            Err(fault) => outcome.faults.push(fault),
+            Err(fault) => {
+                outcome.faults.push(fault);
+                outcome.severed = true;
+            }
         }
         for choice in services {
             let routes = choice.routes.iter();
@@ -468,29 +506,34 @@ impl Index {
     /// What is chosen of each service, as the value of its row.
     fn choices<'a>(
         &self,
+        record: &Environment,
         services: &'a [ServiceChoice],
-        faults: &mut Vec<String>,
+        outcome: &mut Outcome,
     ) -> Vec<(&'a ServiceName, String)> {
-        let chosen = services.iter().map(|choice| {
+        let chosen = services.iter().filter_map(|choice| {
             let (name, selector) = (&choice.name, &choice.version);
+            if let Some(wait) = self.wait(record, choice) {
+                let value = wait.kept.as_ref().map(|kept| format!("{name}@{kept}"));
+                outcome.waits.insert(name.clone(), wait);
+                return value.map(|value| (name, value));
+            }
             let value = match selector.choose(self.live_versions(name)) {
                 Some(version) => format!("{name}@{version}"),
                 None => {
-                    faults.push(nothing_fits(name, selector));
+                    outcome.faults.push(nothing_fits(name, selector));
                     // An instance of the version that is called `latest` fits; who waits for it is among its choosers.
                     format!("{name}@{selector}")
                 }
             };
-            (name, value)
+            Some((name, value))
         });
         chosen.collect()
     }
 
-    fn live_versions(&self, service: &ServiceName) -> impl Iterator<Item = &Version> {
+    /// The versions of a service that take requests, each with the revision since which it does.
+    fn live_versions(&self, service: &ServiceName) -> impl Iterator<Item = (&Version, i64)> {
         let versions = self.instances.get(service).into_iter().flatten();
-        versions
-            .filter(|(_, instances)| self.is_live(instances))
-            .map(|(version, _)| version)
+        versions.filter_map(|(version, instances)| Some((version, self.live_since(instances)?)))
     }
 
     /// The parent that an environment takes services and routes from, if its `extends` can be followed.

@@ -39,6 +39,10 @@ const ALL: [&str; 9] = [
 
 /// The name, in an instance's metadata, of the id of the container that it runs in.
 pub const CONTAINER: &str = "container";
+/// The name, there, of the node whose registrar wrote it.
+pub const NODE: &str = "node";
+/// The name, there, of the engine that the container runs on.
+pub const ENGINE: &str = "engine";
 
 /// What the labels of a container say.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,6 +27,7 @@ pub mod outside;
 pub mod printable;
 pub mod records;
 pub mod routing;
+pub mod switching;
 mod symbols;
 pub mod upstream;
 pub mod version;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{NameError, checked_conversions};
 use crate::records::Environment;
+use crate::switching::Previous;
 
 /// Longest time that etcd gives a lease (9 000 000 000 s, some 285 years): what has longer to live has no lease.
 const LONGEST_LEASE: Duration = Duration::from_secs(9_000_000_000);
@@ -155,6 +156,9 @@ pub struct Life {
     /// whoever sees no files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// What it had before its last changes, of services whose present choice has perhaps never answered.
+    #[serde(default, skip_serializing_if = "Previous::is_empty")]
+    pub previous: Previous,
 }
 
 impl Life {
@@ -165,6 +169,7 @@ impl Life {
             kept_until: None,
             revived: false,
             refused: None,
+            previous: Previous::new(),
         }
     }
 }

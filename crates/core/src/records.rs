@@ -14,6 +14,7 @@ use crate::definition::Definition;
 use crate::lifetime::{Expiry, Idle, Life};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, NameError, NodeName, RoutePath, ServiceName};
 use crate::printable::printable;
+use crate::switching::Switch;
 use crate::upstream::Upstream;
 use crate::version::Selector;
 
@@ -38,6 +39,9 @@ pub struct Environment {
     /// Whether it stays when its file is missing, and can only be deleted by force.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub protected: bool,
+    /// When it changes to a new version.
+    #[serde(default, skip_serializing_if = "Switch::is_default")]
+    pub switch: Switch,
     /// A note for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -102,6 +106,7 @@ impl Environment {
             expires,
             idle,
             protected,
+            switch,
             description,
             services,
             source: _,
@@ -114,6 +119,7 @@ impl Environment {
             && *expires == other.expires
             && *idle == other.idle
             && *protected == other.protected
+            && *switch == other.switch
             && *description == other.description
             && *services == other.services
     }
@@ -154,6 +160,9 @@ pub struct Instance {
     /// Its share of the requests relative to its siblings, 0 to 256.
     #[serde(default)]
     pub weight: Weight,
+    /// Whether other backends may be at the same address. Else who registers an address later has it alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
     /// Notes for people and tools; routing does not look at them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -456,6 +465,7 @@ mod tests {
             expires: Some("8h".parse().unwrap()),
             idle: Some("1h".parse().unwrap()),
             protected: false,
+            switch: Switch::WhenLive,
             description: Some("checkout".to_owned()),
             services: vec![ServiceChoice {
                 name: "frontend".parse().unwrap(),

@@ -1,11 +1,16 @@
-//! Versions of services, and the selectors by which an environment chooses one: exact, `latest`, or a range.
+//! Versions of services, and the selectors by which an environment chooses one: exact, `latest`, or a range. How versions
+//! are compared: [`order`]; which fit a range: [`range`].
 
-use std::cmp::Ordering;
+mod order;
+mod range;
+
 use std::fmt;
 use std::str::FromStr;
 
 use crate::names::{NameError, ServiceName, Text, checked_conversions, checked_text};
 use crate::upstream::Upstream;
+use order::Numbers;
+pub use range::Range;
 
 /// Longest version and range, in octets: the limit of a container tag.
 const LIMIT: usize = 128;
@@ -45,21 +50,6 @@ impl Version {
     pub fn is_outside(&self) -> bool {
         // Asked of every service of every environment, and a version begins like that only with a URL behind.
         self.0.starts_with("http") && self.0.contains("://")
-    }
-
-    /// The version read as a semantic one (semver.org 2.0.0), with an optional leading `v` and missing minor or patch
-    /// taken as 0; `None` for a text such as `main-4f2a`.
-    fn semantic(&self) -> Option<semver::Version> {
-        let text = self.0.strip_prefix('v').unwrap_or(&self.0);
-        if let Ok(version) = semver::Version::parse(text) {
-            return Some(version);
-        }
-        let (numbers, tail) = match text.find(['-', '+']) {
-            Some(at) => text.split_at(at),
-            None => (text, ""),
-        };
-        let missing = 2usize.checked_sub(numbers.matches('.').count())?;
-        semver::Version::parse(&format!("{numbers}{}{tail}", ".0".repeat(missing))).ok()
     }
 }
 checked_text!(Version);
@@ -103,9 +93,9 @@ impl FromStr for BackendId {
 pub enum Selector {
     /// Exactly this version, whether it has a live instance or not; or a service outside, at one address.
     Exact(Version),
-    /// The highest semantic version that has a live instance.
+    /// The highest version that has a live instance.
     Latest,
-    /// The highest live version that fits a range of semantic versions, such as `^1.2`.
+    /// The highest live version that fits a range, such as `^1.2`.
     /// It stands elsewhere, since it is large and rare.
     Range(Box<Range>),
 }
@@ -124,21 +114,40 @@ impl Selector {
         }
     }
 
-    /// The version that the selector means, given the versions that have a live instance, in any order.
+    /// The version that the selector means, given the versions that have a live instance, in any order, each with the
+    /// revision at which its oldest live instance was registered.
     ///
-    /// `latest` takes a backend registered literally as version `latest` first, then the highest release, then the
-    /// highest pre-release, then, where no version is semantic, the last in the order of their bytes. Ties between
-    /// equal semantic versions (`1.0` and `1.0.0`) go to the last in the order of their bytes.
-    pub fn choose<'a>(&'a self, live: impl Iterator<Item = &'a Version>) -> Option<&'a Version> {
-        match self {
-            Self::Exact(version) => Some(version),
-            Self::Latest => live.max_by(|a, b| preference(a).cmp(&preference(b))),
+    /// `latest` takes the last in the order of [`Rank`]; a range that with the highest numbers of those that fit it, and
+    /// of equal ones the one that was registered last.
+    pub fn choose<'a>(&'a self, live: impl Iterator<Item = (&'a Version, i64)>) -> Option<&'a Version> {
+        let last = match self {
+            Self::Exact(version) => return Some(version),
+            Self::Latest => live.max_by_key(|(version, registered)| Rank::of(version, *registered)),
             Self::Range(range) => live
-                .filter_map(|version| Some((version.semantic()?, version)))
-                .filter(|(semantic, _)| range.requirement.matches(semantic))
-                .max_by(|(a, a_text), (b, b_text)| a.cmp_precedence(b).then(a_text.cmp(b_text)))
-                .map(|(_, version)| version),
-        }
+                .filter_map(|(version, registered)| {
+                    let numbers = order::read(version.as_str()).filter(|numbers| range.fits(numbers))?;
+                    Some((numbers, registered, version))
+                })
+                .max()
+                .map(|(_, registered, version)| (version, registered)),
+        };
+        last.map(|(version, _)| version)
+    }
+
+    /// Why a live version is no candidate of this selector, although people may expect it to be; nothing of one that is a
+    /// candidate, and of one whose numbers are outside the range.
+    pub fn passes_over(&self, version: &Version) -> Option<&'static str> {
+        let Some(numbers) = order::read(version.as_str()) else {
+            let expected = !matches!(self, Self::Exact(_)) && version.as_str() != "latest";
+            return expected.then_some("it does not begin with a number");
+        };
+        let pre_release = !numbers.pre.is_empty()
+            && match self {
+                Self::Exact(_) => false,
+                Self::Latest => true,
+                Self::Range(range) => !range.takes_pre_releases(),
+            };
+        pre_release.then_some("it is a pre-release")
     }
 
     /// The text that it is written as.
@@ -146,7 +155,7 @@ impl Selector {
         match self {
             Self::Exact(version) => version.as_str(),
             Self::Latest => "latest",
-            Self::Range(range) => &range.text,
+            Self::Range(range) => range.text(),
         }
     }
 
@@ -156,47 +165,40 @@ impl Selector {
     }
 }
 
-/// The order in which `latest` prefers versions: by class, then by semantic precedence, then by text.
-fn preference(version: &Version) -> (u8, Precedence, &str) {
-    let text = version.as_str();
-    if text == "latest" {
-        return (3, Precedence(None), text);
-    }
-    match version.semantic() {
-        Some(semantic) => (
-            if semantic.pre.is_empty() { 2 } else { 1 },
-            Precedence(Some(semantic)),
-            text,
-        ),
-        None => (0, Precedence(None), text),
-    }
+/// The order of versions, a total one:
+///
+/// 1. tags that do not begin with a number (but for `latest`),
+/// 2. pre-releases, as `1.2.0-rc1` and `2.0.330-63-gc1cfb6864`,
+/// 3. releases, as `1.2.0`, `24.10`, `2026.12.01`,
+/// 4. `latest` itself.
+///
+/// Among those of one kind the numbers decide, then the time of registration, then the text.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank<'a> {
+    kind: u8,
+    numbers: Option<Numbers<'a>>,
+    registered: i64,
+    text: &'a str,
 }
 
-/// Semantic precedence (semver.org, section 11), which ignores build metadata.
-struct Precedence(Option<semver::Version>);
-
-impl Ord for Precedence {
-    fn cmp(&self, other: &Self) -> Ordering {
-        match (&self.0, &other.0) {
-            (Some(a), Some(b)) => a.cmp_precedence(b),
-            (a, b) => a.is_some().cmp(&b.is_some()),
+impl<'a> Rank<'a> {
+    fn of(version: &'a Version, registered: i64) -> Self {
+        let text = version.as_str();
+        let numbers = order::read(text);
+        let kind = match &numbers {
+            _ if text == "latest" => 3,
+            Some(numbers) if numbers.pre.is_empty() => 2,
+            Some(_) => 1,
+            None => 0,
+        };
+        Self {
+            kind,
+            numbers,
+            registered,
+            text,
         }
     }
 }
-
-impl PartialOrd for Precedence {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Precedence {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Precedence {}
 
 impl FromStr for Selector {
     type Err = NameError;
@@ -229,174 +231,5 @@ impl fmt::Display for Selector {
     }
 }
 
-/// A range of semantic versions in Cargo's notation, canonical and without spaces: `^1.2`, `>=1.2,<2`.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Range {
-    requirement: semver::VersionReq,
-    text: String,
-}
-
-impl FromStr for Range {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let error = || {
-            NameError::new(
-                text,
-                "a range of versions",
-                "such as ^1.2, ~1.2.3, 1.2.*, >=1.2,<2 or *",
-            )
-        };
-        if text.len() > LIMIT {
-            return Err(error());
-        }
-        let requirement = semver::VersionReq::parse(text).map_err(|_| error())?;
-        let canonical = requirement.to_string().replace(' ', "");
-        if canonical.len() > LIMIT {
-            return Err(error());
-        }
-        Ok(Self {
-            requirement,
-            text: canonical,
-        })
-    }
-}
-
-impl Range {
-    /// Whether a version is a semantic one that fits. Pre-releases fit only where the range names one.
-    pub fn contains(&self, version: &Version) -> bool {
-        version
-            .semantic()
-            .is_some_and(|semantic| self.requirement.matches(&semantic))
-    }
-}
-
-impl fmt::Display for Range {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.text)
-    }
-}
-
-checked_conversions!(Range);
-
-impl PartialEq for Range {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Eq for Range {}
-
-impl std::hash::Hash for Range {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.text.hash(state);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn chosen(selector: &str, live: &[&str]) -> Option<String> {
-        let live: Vec<Version> = live.iter().map(|text| text.parse().unwrap()).collect();
-        let selector: Selector = selector.parse().unwrap();
-        selector.choose(live.iter()).map(Version::to_string)
-    }
-
-    #[test]
-    fn exact_is_taken_as_written() {
-        assert_eq!(chosen("1.10", &[]).as_deref(), Some("1.10"));
-    }
-
-    #[test]
-    fn latest() {
-        for (live, expected) in [
-            (&["0.0.9", "0.0.10"][..], Some("0.0.10")),
-            (&["1.0.0", "2.0.0-rc1"], Some("1.0.0")),
-            (&["2.0.0-rc1", "2.0.0-rc2"], Some("2.0.0-rc2")),
-            (&["9.9.9", "latest"], Some("latest")),
-            (&["main-a", "main-b"], Some("main-b")),
-            (&["main-z", "0.0.1"], Some("0.0.1")),
-            (&["v1.2", "1.1.9"], Some("v1.2")),
-            (&["1.0.0", "1.0"], Some("1.0.0")),
-            (&[], None),
-        ] {
-            assert_eq!(chosen("latest", live).as_deref(), expected, "{live:?}");
-        }
-    }
-
-    #[test]
-    fn ranges() {
-        for (range, live, expected) in [
-            ("^1.2", &["1.1.0", "1.2.0", "1.9.0", "2.0.0"][..], Some("1.9.0")),
-            ("~1.2", &["1.2.9", "1.3.0"], Some("1.2.9")),
-            (">=1, <3", &["0.9.0", "2.5.0", "3.0.0"], Some("2.5.0")),
-            ("1.*", &["1.4.0", "2.0.0"], Some("1.4.0")),
-            ("^1.2", &["latest", "main"], None),
-            ("^1.2", &[], None),
-        ] {
-            assert_eq!(chosen(range, live).as_deref(), expected, "{range} {live:?}");
-        }
-    }
-
-    #[test]
-    fn faults_say_what_would_be_right() {
-        for bad in [
-            "",
-            "1 0",
-            ".1",
-            "-1",
-            "a/b",
-            "^",
-            ">=x",
-            "1.0\n",
-            "a".repeat(129).as_str(),
-        ] {
-            assert!(bad.parse::<Selector>().is_err(), "{bad:?}");
-        }
-        assert!(
-            "^x".parse::<Selector>()
-                .unwrap_err()
-                .to_string()
-                .contains("such as ^1.2")
-        );
-    }
-
-    #[test]
-    fn a_service_outside_has_its_address_for_a_version() {
-        let selector: Selector = "https://Billing.internal".parse().unwrap();
-        assert_eq!(selector.to_string(), "https://billing.internal:443");
-        assert!(selector.upstream().unwrap().tls && !selector.moves());
-        let backend: BackendId = "legacy@http://10.0.0.5:80".parse().unwrap();
-        assert_eq!(backend.to_string(), "legacy@http://10.0.0.5:80");
-        assert_eq!(backend.version.upstream().unwrap().to_string(), "10.0.0.5:80");
-        assert!("https://a".parse::<Version>().is_err());
-        assert!("0.0.2".parse::<Version>().unwrap().upstream().is_none());
-    }
-
-    #[test]
-    fn ranges_are_canonical() {
-        assert_eq!(">= 1.2 , <2".parse::<Selector>().unwrap().to_string(), ">=1.2,<2");
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_a_selector_without_syntax_or_an_error(text in "[0-9a-z.^~<>=,* _-]{1,20}|\\PC{0,10}") {
-            if let Ok(selector) = text.parse::<Selector>() {
-                let written = selector.to_string();
-                prop_assert!(!written.contains(|c: char| c.is_whitespace() || "\"{};#\\".contains(c)), "{written:?}");
-                prop_assert_eq!(written.parse::<Selector>().unwrap(), selector);
-            }
-        }
-
-        /// The choice does not depend on the order in which versions were registered.
-        #[test]
-        fn choice_ignores_order(mut live in proptest::collection::vec("[0-2](\\.[0-2]){0,2}(-rc[0-2])?|main-[ab]", 0..6)) {
-            let forwards = chosen("latest", &live.iter().map(String::as_str).collect::<Vec<_>>());
-            live.reverse();
-            prop_assert_eq!(chosen("latest", &live.iter().map(String::as_str).collect::<Vec<_>>()), forwards);
-        }
-    }
-}
+mod tests;

@@ -15,6 +15,7 @@ use etcd_client::{
     Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, LeaseTimeToLiveOptions, PutOptions,
     ResponseHeader, Txn, TxnOp,
 };
+use mayfly_core::index::Revision;
 use mayfly_core::keys::{Key, KeyRange, KeySpace};
 use prometheus_client::metrics::gauge::Gauge;
 
@@ -60,6 +61,16 @@ pub struct Entry {
     pub mod_revision: i64,
     /// The lease that it will vanish with.
     pub lease: Option<LeaseId>,
+}
+
+impl Entry {
+    /// When it came into etcd, for an index.
+    pub fn revision(&self) -> Revision {
+        Revision {
+            created: self.create_revision,
+            changed: self.mod_revision,
+        }
+    }
 }
 
 /// All entries of a range at one revision.

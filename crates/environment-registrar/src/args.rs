@@ -35,6 +35,9 @@ and how long it lives:
   idle: 2h                  # it ends when no request came for so long
   protected: true           # it never ends, nor with its file
 
+A new version is used as soon as it has a live instance, and the old one until then;
+with `switch: at-once` it is used at once.
+
 What has ended does not come back because its file is still there: change the file,
 or `mayfly keep temp-1 8h`.";
 

@@ -16,6 +16,7 @@
 //! else registered is never touched, unless a person changed the copy of it that we wrote; nothing is deleted while the
 //! directory cannot be read; no file is overwritten, and none deleted, that says anything but what we know it to say.
 
+pub mod answered;
 pub mod archive;
 pub mod args;
 pub mod backlog;

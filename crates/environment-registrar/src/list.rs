@@ -65,7 +65,7 @@ pub async fn run(store: &Store, options: &ListOptions) -> anyhow::Result<ExitCod
         .with_rule(AddressRule::off());
     let mut environments = Vec::new();
     for entry in listing.entries {
-        index.put(&entry.key, &entry.value, entry.create_revision);
+        index.put(&entry.key, &entry.value, entry.revision());
         if store.keyspace().kind(&entry.key) != Some("environments") {
             continue;
         }

@@ -32,6 +32,8 @@ pub struct Mirror {
     environments: BTreeMap<EnvironmentName, Held>,
     /// The histories that say something else than the record, most of them because there is none.
     pasts: BTreeMap<EnvironmentName, Past>,
+    /// Who has what it had before, until what it chooses has answered.
+    switching: BTreeSet<EnvironmentName>,
     /// When records end, the next first.
     ends: BTreeSet<(Moment, EnvironmentName)>,
     /// The keys that we have created, by the revision of their creation.
@@ -71,6 +73,7 @@ impl Mirror {
             revision: 0,
             environments: BTreeMap::new(),
             pasts: BTreeMap::new(),
+            switching: BTreeSet::new(),
             ends: BTreeSet::new(),
             created: BTreeMap::new(),
             ceded: BTreeMap::new(),
@@ -139,6 +142,11 @@ impl Mirror {
     /// Whether a record of ours was brought back by `mayfly keep`, and nobody has seen its file since.
     pub fn is_revived(&self, name: &EnvironmentName) -> bool {
         self.ours(name).is_some() && self.life(name).is_some_and(|life| life.revived)
+    }
+
+    /// The environments that may have what they had before, whosever they are.
+    pub fn switching(&self) -> impl Iterator<Item = &EnvironmentName> {
+        self.switching.iter()
     }
 
     /// The records that end by themselves, whosever they are, the next first.
@@ -320,6 +328,12 @@ impl Mirror {
             self.broken.insert(name.clone());
         } else {
             self.broken.remove(name);
+        }
+        let life = held.as_ref().and_then(|held| held.life.as_ref());
+        if life.is_some_and(|life| !life.previous.is_empty()) {
+            self.switching.insert(name.clone());
+        } else {
+            self.switching.remove(name);
         }
         let before = match held {
             Some(held) => self.environments.insert(name.clone(), held),

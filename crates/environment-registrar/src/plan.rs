@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mayfly_core::lifetime::{Life, Moment};
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::Environment;
+use mayfly_core::switching::{self, Previous};
 use mayfly_daemon::store::{Guard, LeaseId};
 
 use crate::merge::{Merged, Terms};
@@ -162,6 +163,21 @@ pub fn next_end(mirror: &Mirror, time: SystemTime, now: Instant) -> Option<Insta
     Some(now + end.after(MARGIN).left(time).min(LOOK))
 }
 
+/// What routers go on with until what is chosen now has answered.
+fn previous(environment: &Arc<Environment>, held: Option<&Held>, life: &Life, mirror: &Mirror) -> Previous {
+    match held.map(|held| &held.record) {
+        Some(Ok(record)) if Arc::ptr_eq(record, environment) || record.asks_for_the_same(environment) => {
+            life.previous.clone()
+        }
+        Some(Ok(record)) => {
+            let before = with_life(record, Some(life));
+            let other = |name: &EnvironmentName| mirror.environments().get(name)?.record.as_deref().ok();
+            switching::previous(&before, environment, other)
+        }
+        Some(Err(_)) | None => Previous::new(),
+    }
+}
+
 fn is_ours(held: &Held) -> bool {
     held.owner == Owner::Us
 }
@@ -191,6 +207,7 @@ impl Plan {
             revived: life.revived && merged.is_unnamed(name),
             // The routers see no files.
             refused: merged.outdated(name).cloned(),
+            previous: previous(environment, held, &life, mirror),
             ..life
         };
         let put = |held: Option<&Held>| Put {

@@ -21,6 +21,7 @@ use tokio::sync;
 use tokio::time::sleep_until;
 use tracing::{error, info, warn};
 
+use crate::answered::Answered;
 use crate::archive::Archive;
 use crate::args::WatchOptions;
 use crate::backlog::Backlog;
@@ -104,6 +105,7 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
         refused: None,
         quota: options.quota(),
         again: None,
+        answered: Answered::new(),
         backoff: Backoff::default(),
         store,
         status,
@@ -145,6 +147,7 @@ struct Registrar {
     quota: Quota,
     /// When to go through the chain even if nothing changes.
     again: Option<Instant>,
+    answered: Answered,
     backoff: Backoff,
     store: Store,
     status: StatusReporter,
@@ -158,6 +161,7 @@ impl Registrar {
             let again = self
                 .again
                 .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let answered = self.answered.due(&self.mirror).filter(|_| !self.standing_by);
             tokio::select! {
                 () = shutdown.begun() => return Ok(()),
                 look = self.observer.next() => self.look(look).await,
@@ -165,6 +169,9 @@ impl Registrar {
                 gone = self.filing.turn() => self.forget(gone),
                 Ok(()) = self.taken_over.changed() => self.stand_by(),
                 Ok(()) = self.definitions.changed() => {}
+                () = sleep_until(answered.unwrap_or(again).into()), if answered.is_some() => {
+                    self.answered.look(&self.store, &self.mirror).await;
+                }
                 () = sleep_until(again.into()) => {}
             }
             tokio::select! {

@@ -1,6 +1,7 @@
 //! What etcd says is gone, and is routed on all the same: a filter in front of the index. The end of a key that nobody
 //! announced is withheld when it would leave a backend without an instance, or comes with the end of half of all; and
-//! the list of environments does not become empty at a stroke. HAProxy's own checks say which instances really are gone.
+//! the list of environments does not become empty at a stroke. HAProxy's own checks say which instances really are gone;
+//! so does another backend that registers the same address.
 //! Pure: the clock and the states of the checks are arguments.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -148,6 +149,16 @@ impl Guard {
         gone.into_iter().map(|key| self.release(key)).collect()
     }
 
+    /// Lets go of those whose address belongs to another backend by now: that anything answers there proves nothing.
+    pub fn let_go(&mut self, is_superseded: impl Fn(&str) -> bool) -> Vec<Change> {
+        let gone: Vec<String> = self
+            .held_instances()
+            .filter(|key| is_superseded(key))
+            .map(str::to_owned)
+            .collect();
+        gone.into_iter().map(|key| self.release(key)).collect()
+    }
+
     /// The instances whose end is withheld.
     pub fn held_instances(&self) -> impl Iterator<Item = &str> {
         let instances = self
@@ -164,6 +175,11 @@ impl Guard {
             .keys()
             .filter(|key| self.environments.contains_key(*key));
         environments.count()
+    }
+
+    /// The keys whose end is withheld.
+    pub fn keeps(&self) -> impl Iterator<Item = &str> {
+        self.held.keys().map(String::as_str)
     }
 
     /// How many keys' end is withheld.

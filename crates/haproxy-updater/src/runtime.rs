@@ -308,6 +308,27 @@ impl Runtime {
         understand(read::found_dead(&self.socket.ask("show servers state\n").await?))
     }
 
+    /// The same of some slots alone, unless they are many.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn found_dead_in(
+        &self,
+        slots: &BTreeSet<Slot>,
+    ) -> Result<BTreeMap<(Slot, ServerName), bool>, Trouble> {
+        /// To ask for each alone costs a connection.
+        const MANY: usize = 50;
+        if slots.len() > MANY {
+            return self.found_dead().await;
+        }
+        let mut found = BTreeMap::new();
+        for slot in slots {
+            let answer = self.socket.ask(&format!("show servers state {slot}\n")).await?;
+            found.extend(understand(read::found_dead(&answer))?);
+        }
+        Ok(found)
+    }
+
     /// Disables a server; the requests of a dead one are ended.
     ///
     /// # Errors

@@ -2,13 +2,14 @@
 //! to say of it in etcd. The first change is applied at once; what arrives meanwhile is taken together in the next
 //! round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use mayfly_core::keys::{Daemon, Key};
 use mayfly_core::names::NodeName;
 use mayfly_core::records::{self, Router};
+use mayfly_core::version::BackendId;
 use mayfly_daemon::admin::Readiness;
 use mayfly_daemon::args::Endpoint;
 use mayfly_daemon::lease::Advertiser;
@@ -38,9 +39,13 @@ const STALE: Duration = Duration::from_secs(5);
 const AWAY_GRACE: Duration = Duration::from_secs(5);
 /// How often the checks are asked about what the guard keeps.
 const JUDGE: Duration = Duration::from_millis(500);
+/// How often they are asked about services outside.
+const OUTSIDE: Duration = Duration::from_secs(2);
 /// How often a name to advertise is looked up again.
 const RELOCATE: Duration = Duration::from_secs(30);
 
+/// Keys that the guard keeps of which the status record tells at most; who finds fewer than there are takes all for kept.
+const MOST_KEPT: usize = 500;
 /// Missing services that the status record tells of at most; it counts them all.
 const MOST_MISSING: usize = 20;
 
@@ -102,6 +107,8 @@ pub struct Updater {
     file_failure: Option<String>,
     /// What the guard keeps, as it was told last.
     alarm: Option<String>,
+    /// Services outside of which HAProxy's check finds every server dead.
+    unanswered: BTreeSet<BackendId>,
 }
 
 impl Updater {
@@ -135,6 +142,7 @@ impl Updater {
             failure: None,
             file_failure: None,
             alarm: None,
+            unanswered: BTreeSet::new(),
         }
     }
 
@@ -148,7 +156,8 @@ impl Updater {
         let mut verify = interval(self.times.verify);
         let mut relocate = interval(RELOCATE);
         let mut judge = interval(JUDGE);
-        for ticks in [&mut look, &mut verify, &mut relocate, &mut judge] {
+        let mut outside = interval(OUTSIDE);
+        for ticks in [&mut look, &mut verify, &mut relocate, &mut judge, &mut outside] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut see_off = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
@@ -193,6 +202,7 @@ impl Updater {
                     }
                 }
                 _ = judge.tick(), if self.engine.in_step() && self.guard.held_instances().next().is_some() => self.judge().await,
+                _ = outside.tick(), if self.engine.in_step() => self.ask_of_outside().await,
                 _ = relocate.tick() => self.relocate().await,
                 () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() && self.writing.is_none() => {
                     self.begin_to_write();
@@ -221,6 +231,9 @@ impl Updater {
     async fn take(&mut self, batch: Batch) {
         let begun = Instant::now();
         let revision = batch.revision;
+        if self.revision.is_some_and(|before| revision < before) {
+            self.engine.index.age();
+        }
         let changes = self.guard.filter(batch, begun);
         self.tell(changes);
         if self.revision.replace(revision).is_none() {
@@ -233,16 +246,9 @@ impl Updater {
 
     /// Tells the index what the guard lets through.
     fn tell(&mut self, changes: Vec<Change>) {
-        for change in changes {
-            self.reporter.take(&change);
-            match change {
-                Change::Put(entry) => self
-                    .engine
-                    .index
-                    .put(&entry.key, &entry.value, entry.create_revision),
-                Change::Delete { key } => self.engine.index.delete(&key),
-            }
-        }
+        self.pass_on(changes);
+        let gone = self.guard.let_go(|key| self.engine.index.is_superseded(key));
+        self.pass_on(gone);
         let alarm = self.guard.alarm();
         let held = i64::try_from(self.guard.held()).unwrap_or(i64::MAX);
         let before = self.engine.metrics().guard_held.set(held);
@@ -252,6 +258,16 @@ impl Updater {
             _ => {}
         }
         self.alarm = alarm;
+    }
+
+    fn pass_on(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            self.reporter.take(&change);
+            match change {
+                Change::Put(entry) => self.engine.index.put(&entry.key, &entry.value, entry.revision()),
+                Change::Delete { key } => self.engine.index.delete(&key),
+            }
+        }
     }
 
     /// Asks HAProxy's checks about the instances that the guard keeps.
@@ -266,6 +282,18 @@ impl Updater {
         if !gone.is_empty() {
             self.tell(gone);
             self.changed(begun).await;
+        }
+    }
+
+    /// Asks HAProxy's checks about services outside, which no registrar looks after.
+    async fn ask_of_outside(&mut self) {
+        let Ok(unanswered) = self.engine.unanswered_outside().await else {
+            return;
+        };
+        if unanswered != self.unanswered {
+            self.engine.index.set_unanswered(&unanswered);
+            self.unanswered = unanswered;
+            self.publish();
         }
     }
 
@@ -384,6 +412,9 @@ impl Updater {
             "address_rule": self.engine.index.rule(),
             "missing": missing,
             "guard": self.alarm,
+            "guard_keeps": self.guard.keeps().take(MOST_KEPT).collect::<Vec<_>>(),
+            "guard_keeps_all": self.guard.held() <= MOST_KEPT,
+            "not_answering": self.unanswered.iter().take(MOST_MISSING).map(ToString::to_string).collect::<Vec<_>>(),
             "settings": self.engine.settings(),
         });
         if self.engine.in_step() {

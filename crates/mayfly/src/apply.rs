@@ -13,6 +13,7 @@ use mayfly_core::lint;
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::outside::AddressRule;
 use mayfly_core::records::Environment;
+use mayfly_core::switching;
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::store::{Guard, LeaseId, Store};
 use mayfly_daemon::{environments, input, output};
@@ -211,7 +212,12 @@ fn step(
     let before = live.and_then(|live| live.record.as_ref().ok());
     environment.life = match (change, before) {
         (Change::Unchanged, Some(before)) => before.life.clone(),
-        (_, before) => Some(life(before, now)),
+        (_, before) => Some(Life {
+            previous: before.map_or_else(Default::default, |before| {
+                switching::previous(before, &environment, |name| registry.environment(name))
+            }),
+            ..life(before, now)
+        }),
     };
     let over = environment.ends_at().filter(|end| end.left(now).is_zero());
     if let Some(end) = over.filter(|_| change != Change::Unchanged) {

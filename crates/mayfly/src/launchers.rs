@@ -68,7 +68,7 @@ impl Launchers {
             .map(|(name, backend)| format!("{name}: {}", words(backend)));
         let moving = missing
             .into_iter()
-            .filter(|service| service.version.is_none())
+            .filter(|service| chosen(service).is_none())
             .map(|service| only_exact(&service.service.to_string(), &service.selector));
         told.chain(moving).collect()
     }
@@ -125,9 +125,9 @@ pub fn outputs<'a>(backends: impl IntoIterator<Item = (&'a String, &'a Backend)>
     told.collect()
 }
 
-/// The backend that a service of an environment leads to; `None` where nothing fits.
+/// The backend that a service of an environment waits for, or leads to; `None` where nothing fits.
 fn chosen(service: &ServiceView) -> Option<BackendId> {
-    let version = service.version.as_ref()?;
+    let version = service.awaited.as_ref().or(service.version.as_ref())?;
     format!("{}@{version}", service.service).parse().ok()
 }
 

@@ -58,6 +58,11 @@ impl Registry {
     }
 
     /// The environments that are registered and can be read.
+    pub fn environment(&self, name: &EnvironmentName) -> Option<&Environment> {
+        self.live.get(name)?.record.as_ref().ok()
+    }
+
+    /// All that can be read.
     pub fn environments(&self) -> impl Iterator<Item = &Environment> {
         self.live.values().filter_map(|live| live.record.as_ref().ok())
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use mayfly_core::explain;
-use mayfly_core::index::Index;
+use mayfly_core::index::{EnvironmentView, Index};
 use mayfly_core::keys::{Daemon, Key, KeySpace};
 use mayfly_core::launching::Launching;
 use mayfly_core::names::{EnvironmentName, Hostname, NodeName};
@@ -15,6 +15,7 @@ use mayfly_core::version::BackendId;
 use mayfly_daemon::store::{Entry, LeaseId, Store};
 use mayfly_daemon::watch::{Batch, Change};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::launchers::{Launchers, Leader};
 use crate::registry;
@@ -119,6 +120,9 @@ impl State {
 
     /// Takes in what a watch brings.
     pub fn take(&mut self, batch: Batch) {
+        if batch.revision < self.revision {
+            self.index.age();
+        }
         for change in batch.changes {
             match change {
                 Change::Put(entry) => self.put(&entry),
@@ -137,6 +141,8 @@ impl State {
             self.index.resolved(&name, addresses);
         }
         self.index.resolve();
+        let routers = self.statuses.values().flatten();
+        self.index.set_unanswered(&routers.flat_map(unanswered).collect());
         self.index.settle();
     }
 
@@ -161,7 +167,7 @@ impl State {
     }
 
     fn put(&mut self, entry: &Entry) {
-        self.index.put(&entry.key, &entry.value, entry.create_revision);
+        self.index.put(&entry.key, &entry.value, entry.revision());
         // What is not a key of ours is set aside by whom it concerns.
         let Ok(key) = self.space.parse(&entry.key) else {
             return;
@@ -325,6 +331,28 @@ impl State {
         })
     }
 
+    /// Whether what a router keeps although etcd has lost it may be part of an environment.
+    pub fn keeps_of(&self, node: &NodeName, view: &EnvironmentView) -> bool {
+        let status = self.statuses.get(&(Daemon::HaproxyUpdater, node.clone()));
+        let Some(Ok(status)) = status else { return true };
+        let keys = status.detail.get("guard_keeps").and_then(Value::as_array);
+        let all = status.detail.get("guard_keeps_all").and_then(Value::as_bool);
+        // One that does not say what it keeps may keep anything.
+        let (Some(keys), Some(true)) = (keys, all) else {
+            return true;
+        };
+        let concerns = |key: &str| match self.space.parse(key) {
+            Ok(Key::Instance(backend, _)) => view.services.iter().any(|service| {
+                let version = service.version.as_deref();
+                service.service == backend.service
+                    && version.is_none_or(|version| version == backend.version.as_str())
+            }),
+            Ok(Key::Environment(name)) => name == view.name || view.parents.contains(&name),
+            _ => true,
+        };
+        keys.iter().filter_map(Value::as_str).any(concerns)
+    }
+
     /// What the container-launchers say.
     pub fn launchers(&self) -> Launchers {
         let mut all = Launchers::default();
@@ -376,6 +404,13 @@ fn refused(status: &Status) -> Addresses {
     let names = status.detail.get("host_names_refused");
     let names = names.and_then(|names| serde_json::from_value(names.clone()).ok());
     names.unwrap_or_default()
+}
+
+/// The services outside that do not answer a router's checks, as its status says.
+fn unanswered(status: &Status) -> BTreeSet<BackendId> {
+    let backends = status.detail.get("not_answering").and_then(Value::as_array);
+    let texts = backends.into_iter().flatten().filter_map(Value::as_str);
+    texts.filter_map(|text| text.parse().ok()).collect()
 }
 
 fn kind(key: &Key) -> &'static str {

@@ -33,7 +33,9 @@ JSON, one object (with --watch one on each line):
   revision      the revision of etcd that it shows
   etcd          what is wrong with etcd itself: that its database is full
   environments  name, prefix, header, routed, complete, parents, reasons (why it is not complete), set_aside,
-                services [service, selector, version, inherited_from, routes, outside, live, draining, missing],
+                services [service, selector, version, inherited_from, routes, outside, live, draining, missing,
+                awaited (the version that it changes to when that is live), passed_over (live versions that are no
+                candidates, and why)], broken_parent,
                 protected, ends_at, idle, idle_until, description, source,
                 launching (what a container-launcher says of those of its backends that are missing or on their way)
   ended         names of those that have been

@@ -177,7 +177,9 @@ fn hindrances(state: &State, name: &EnvironmentName) -> Vec<String> {
         };
         routers += usize::from(what == "router");
         let who = format!("{what} {}", daemon.node);
-        if let Some(error) = daemon.error {
+        // What a router keeps for others hinders nobody here.
+        let of_others = daemon.error == daemon.guard && !state.keeps_of(&daemon.node, &view);
+        if let Some(error) = daemon.error.filter(|_| !of_others) {
             reasons.push(format!("{who}: {error}"));
         } else if !daemon.ready {
             reasons.push(format!("{who} is not in step with etcd yet"));

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::container::Container;
+use super::leftover::Origin;
 use crate::args::Keeping;
 use crate::pulse::{Life, Pulse};
 
@@ -138,22 +139,28 @@ impl Tended {
     }
 
     /// The entry in etcd.
-    pub fn entry(&self, state: InstanceState) -> Option<(Key, Vec<u8>)> {
+    pub fn entry(&self, state: InstanceState, origin: &Origin) -> Option<(Key, Vec<u8>)> {
         let (address, labelled) = (self.address?, &self.container.labelled);
         let note = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        let own = [
+            note(labels::CONTAINER, &self.container.id),
+            note("name", &self.container.name),
+        ];
         let record = Instance {
             address: address.into(),
             state,
             protocol: labelled.protocol,
             weight: labelled.weight,
-            metadata: [
-                note(labels::CONTAINER, &self.container.id),
-                note("name", &self.container.name),
-            ]
-            .into(),
+            shared: false,
+            metadata: own.into_iter().chain(origin.metadata()).collect(),
         };
-        let key = Key::Instance(labelled.backend.clone(), InstanceId::of(&address));
-        Some((key, records::to_json(&record)))
+        Some((self.key()?, records::to_json(&record)))
+    }
+
+    /// The key of that entry.
+    pub fn key(&self) -> Option<Key> {
+        let backend = self.container.labelled.backend.clone();
+        Some(Key::Instance(backend, InstanceId::of(&self.address?)))
     }
 }
 

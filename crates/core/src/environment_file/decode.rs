@@ -8,6 +8,7 @@ use crate::file::{Faults, Place, fields};
 use crate::lifetime::{Expiry, Idle};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, RoutePath, ServiceName};
 use crate::records::{Environment, ServiceChoice};
+use crate::switching::Switch;
 use crate::upstream::Upstream;
 use crate::version::Selector;
 use crate::yaml::{Mark, Node, Value};
@@ -27,6 +28,7 @@ pub(super) struct Draft {
     expires: Option<Expiry>,
     idle: Option<Idle>,
     protected: bool,
+    switch: Switch,
     description: Option<String>,
     services: Vec<ServiceChoice>,
     addresses: Vec<NamedAddress>,
@@ -41,6 +43,7 @@ impl Draft {
             expires,
             idle,
             protected,
+            switch,
             description,
             services,
             addresses,
@@ -54,6 +57,7 @@ impl Draft {
             expires,
             idle,
             protected,
+            switch,
             description,
             services,
             source: None,
@@ -87,6 +91,7 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
         "expires",
         "idle",
         "protected",
+        "switch",
         "description",
         "services",
     ];
@@ -98,6 +103,7 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
         expires,
         idle,
         protected,
+        switch,
         description,
         services,
     ] = fields::of(pairs, place, known, advice, faults);
@@ -151,6 +157,11 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
                 faults.add(node.mark, place.field(field), message);
             }
         }
+    }
+    if let Some(node) = switch {
+        draft.switch = text(node, place.field("switch"), faults)
+            .map(|(switch, _)| switch)
+            .unwrap_or_default();
     }
     if let Some(node) = description {
         draft.description = self::description(node, place.field("description"), faults);
@@ -320,8 +331,24 @@ fn route(
     faults: &mut Faults,
 ) -> Option<RoutePath> {
     let (path, mark): (RoutePath, Mark) = text(node, place, faults)?;
+    if let Some(plain) = without_pattern(&path) {
+        let message = format!(
+            "a route takes no patterns, since it covers all paths below it: write `{plain}` instead of `{path}`"
+        );
+        faults.add(mark, place, message);
+        return None;
+    }
     faults.claim(mark, place, "route", path.as_str(), paths);
     Some(path)
+}
+
+/// The part of a route before its first segment that other routers take for a pattern, as `/api` of `/api/*`; `None`
+/// for a plain one. Both characters may stand in a path, but hardly anybody who writes them here means them.
+fn without_pattern(path: &RoutePath) -> Option<RoutePath> {
+    let is_pattern = |segment: &str| segment.contains('*') || segment.starts_with(':');
+    let segments: Vec<&str> = path.as_str().split('/').skip(1).collect();
+    let at = segments.iter().position(|segment| is_pattern(segment))?;
+    format!("/{}", segments[..at].join("/")).parse().ok()
 }
 
 fn description(node: &Node, place: Place<'_>, faults: &mut Faults) -> Option<String> {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::lifetime::{Expiry, Idle};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, RoutePath, ServiceName};
 use crate::records::{Environment, ServiceChoice};
+use crate::switching::Switch;
 use crate::upstream::Upstream;
 use crate::version::Selector;
 
@@ -41,6 +42,8 @@ struct Form<'a> {
     idle: Option<Idle>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     protected: bool,
+    #[serde(skip_serializing_if = "Switch::is_default")]
+    switch: Switch,
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -57,6 +60,7 @@ impl<'a> Form<'a> {
             expires,
             idle,
             protected,
+            switch,
             description,
             services,
             source: _,
@@ -71,6 +75,7 @@ impl<'a> Form<'a> {
             expires: *expires,
             idle: *idle,
             protected: *protected,
+            switch: *switch,
             description: description.as_deref(),
             services: services.iter().map(Service::of).collect(),
         }

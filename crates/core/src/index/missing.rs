@@ -2,7 +2,8 @@
 //! router can say it of all environments at any time: nobody goes through all of them.
 //!
 //! A *shortage* is a service that an environment chooses itself and that has too few instances. An environment is
-//! incomplete when it has one, or inherits one that it does not override.
+//! incomplete when it has one, or inherits one that it does not override; or when it, or one that it extends, extends
+//! what is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,7 @@ use super::Index;
 use crate::names::{EnvironmentName, ServiceName};
 use crate::records::InstanceState;
 use crate::routing::{Routing, RowKey, Table, Touched};
-use crate::version::BackendId;
+use crate::version::{BackendId, Selector};
 
 /// An environment and the service that it chooses and that has too few instances.
 type Place = (EnvironmentName, ServiceName);
@@ -22,10 +23,17 @@ type Place = (EnvironmentName, ServiceName);
 pub struct Missing {
     /// How many instances a service has to have.
     least: usize,
+    /// Services outside that do not answer the routers' checks.
+    unanswered: BTreeSet<BackendId>,
     /// Backends that are chosen and have fewer.
     short: BTreeSet<BackendId>,
     shortages: BTreeSet<Place>,
-    /// The shortages of each incomplete environment, inherited ones too.
+    /// Places that have what they had before, until what is chosen now is live.
+    waiting: BTreeSet<Place>,
+    /// Environments whose own `extends` cannot be followed.
+    severed: BTreeSet<EnvironmentName>,
+    /// The shortages of each incomplete environment, inherited ones too; none where only an `extends`, its own or one
+    /// above it, cannot be followed.
     incomplete: BTreeMap<EnvironmentName, BTreeSet<Place>>,
     /// How many environments inherit a shortage.
     heirs: BTreeMap<Place, usize>,
@@ -37,8 +45,11 @@ impl Default for Missing {
     fn default() -> Self {
         Self {
             least: 1,
+            unanswered: BTreeSet::new(),
             short: BTreeSet::new(),
             shortages: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            severed: BTreeSet::new(),
             incomplete: BTreeMap::new(),
             heirs: BTreeMap::new(),
             parents: BTreeMap::new(),
@@ -50,7 +61,7 @@ impl Default for Missing {
 /// What is missing, for a record that must not become long.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Shortage {
-    /// How many environments are incomplete, those that inherit a shortage too.
+    /// How many environments are incomplete, those that inherit a shortage, or whose `extends` cannot be followed, too.
     pub environments: usize,
     /// How many services have too few instances, each counted where it is chosen.
     pub services: usize,
@@ -76,9 +87,33 @@ pub struct MissingService {
 }
 
 impl Missing {
-    /// Takes in what a change has touched.
-    pub(super) fn refresh(&mut self, routing: &Routing, touched: &Touched) {
+    /// Takes in what a change has touched: in the routing, of the environments whose `extends` cannot be followed, and of
+    /// the places that wait.
+    fn refresh(
+        &mut self,
+        routing: &Routing,
+        touched: &Touched,
+        severed: BTreeMap<EnvironmentName, bool>,
+        waiting: Vec<(Place, bool)>,
+    ) {
         let mut stale = BTreeSet::new();
+        for (place, waits) in waiting {
+            match waits {
+                true => self.waiting.insert(place.clone()),
+                false => self.waiting.remove(&place),
+            };
+            self.judge(routing, &place);
+            self.add_with_descendants(place.0, &mut stale);
+        }
+        for (environment, is_severed) in severed {
+            let changed = match is_severed {
+                true => self.severed.insert(environment.clone()),
+                false => self.severed.remove(&environment),
+            };
+            if changed {
+                self.add_with_descendants(environment, &mut stale);
+            }
+        }
         for change in touched.rows(Table::Parents, routing) {
             self.take_parent(routing, &change.key, &mut stale);
         }
@@ -151,9 +186,11 @@ impl Missing {
     }
 
     /// Whether the environment chooses the service itself and it has too few instances.
-    fn evaluate(&mut self, routing: &Routing, (environment, service): &Place) -> bool {
+    fn evaluate(&mut self, routing: &Routing, place: &Place) -> bool {
+        let (environment, service) = place;
+        let waits = self.waiting.contains(place);
         let Some(value) = routing.look_up(Table::Versions, &format!("{environment}/{service}")) else {
-            return false;
+            return waits;
         };
         // A range that nothing fits is no backend.
         let Ok(backend) = value.parse::<BackendId>() else {
@@ -161,11 +198,14 @@ impl Missing {
         };
         let short = self.is_short(routing, &backend);
         self.note_short(&backend, short);
-        short
+        short || waits
     }
 
     fn is_short(&self, routing: &Routing, backend: &BackendId) -> bool {
-        // What runs outside is taken to be there, once it is known where.
+        if self.unanswered.contains(backend) {
+            return true;
+        }
+        // What runs outside is taken to be there, once it is known where, until a router says that it is not.
         let least = match backend.version.is_outside() {
             true => self.least.min(1),
             false => self.least,
@@ -195,7 +235,8 @@ impl Missing {
     /// Finds the shortages of one environment anew.
     fn settle(&mut self, routing: &Routing, environment: EnvironmentName) {
         let new = self.shortages_of(routing, &environment);
-        let old = if new.is_empty() {
+        let is_severed = || names(routing, &environment).any(|name| self.severed.contains(&name));
+        let old = if new.is_empty() && !is_severed() {
             self.incomplete.remove(&environment)
         } else {
             self.incomplete.insert(environment.clone(), new.clone())
@@ -219,9 +260,11 @@ impl Missing {
         let mut nearer: Vec<EnvironmentName> = Vec::new();
         for origin in names(routing, environment) {
             for service in self.services_of(&origin) {
-                let row =
-                    |name: &EnvironmentName| routing.look_up(Table::Versions, &format!("{name}/{service}"));
-                if nearer.iter().all(|name| row(name).is_none()) {
+                let is_own = |name: &EnvironmentName| {
+                    let row = routing.look_up(Table::Versions, &format!("{name}/{service}"));
+                    row.is_some() || self.waiting.contains(&(name.clone(), service.clone()))
+                };
+                if !nearer.iter().any(is_own) {
                     found.insert((origin.clone(), service.clone()));
                 }
             }
@@ -256,7 +299,26 @@ impl Index {
     /// wait: a service that ten thousand environments inherit should not delay a router that has to do without it.
     pub fn settle(&mut self) {
         let touched = std::mem::take(&mut self.unsettled);
-        self.missing.refresh(&self.routing, &touched);
+        let severed = std::mem::take(&mut self.unsettled_severed);
+        let changed = std::mem::take(&mut self.unsettled_waits);
+        let changed = changed.into_iter().flat_map(|(environment, services)| {
+            let services = services.into_iter();
+            services.map(move |service| (environment.clone(), service))
+        });
+        let waiting = changed.map(|place| {
+            let waits = self.waits.get(&place.0);
+            let waits = waits.is_some_and(|waits| waits.contains_key(&place.1));
+            (place, waits)
+        });
+        let waiting = waiting.collect();
+        self.missing.refresh(&self.routing, &touched, severed, waiting);
+    }
+
+    /// Says which services outside do not answer at present; whoever has no checks of its own goes by what routers say.
+    pub fn set_unanswered(&mut self, backends: &BTreeSet<BackendId>) {
+        let before = std::mem::replace(&mut self.missing.unanswered, backends.clone());
+        let changed = before.symmetric_difference(backends).cloned();
+        self.unsettled.backends.extend(changed);
     }
 
     /// What is missing, with the first `most` services, as of the last [`Index::settle`].
@@ -283,8 +345,13 @@ impl Index {
         let (environment, service) = place;
         let value = self
             .routing
-            .look_up(Table::Versions, &format!("{environment}/{service}"))?;
-        let (live, reason) = self.lack(service, value)?;
+            .look_up(Table::Versions, &format!("{environment}/{service}"));
+        let lack = value.and_then(|value| self.lack(service, value));
+        let (live, reason) = match self.waiting(environment, service) {
+            Some(reason) => (0, reason),
+            None => lack?,
+        };
+        let value = value.unwrap_or("inherited");
         Some(MissingService {
             environment: environment.clone(),
             service: service.clone(),
@@ -302,7 +369,9 @@ impl Index {
     pub(crate) fn lack(&self, service: &ServiceName, value: &str) -> Option<(usize, String)> {
         let Ok(backend) = value.parse::<BackendId>() else {
             let range = value.split_once('@').map_or(value, |(_, range)| range);
-            return Some((0, format!("no live version of {service} fits {range}")));
+            let selector = range.parse::<Selector>().ok();
+            let live = selector.map_or_else(String::new, |selector| self.of_no_use(service, &selector));
+            return Some((0, format!("no live version of {service} fits {range}{live}")));
         };
         if !self.missing.is_short(&self.routing, &backend) {
             return None;
@@ -311,6 +380,12 @@ impl Index {
         let mut reason = match live {
             0 if backend.version.as_str() == "latest" && draining == 0 => {
                 format!("no version of {service} has a live instance")
+            }
+            _ if self.missing.unanswered.contains(&backend) => {
+                format!(
+                    "{service} does not answer: HAProxy's checks find {} dead",
+                    backend.version
+                )
             }
             0 if backend.version.is_outside() => format!("{service} cannot be reached"),
             0 => format!("no instance of {backend} is live"),
@@ -329,6 +404,10 @@ impl Index {
         }
         for refusal in self.why_refused(&backend) {
             reason += &format!(": {refusal}");
+        }
+        let superseded = self.superseded_of(&backend);
+        if !superseded.is_empty() {
+            reason += &format!(": {}", superseded.join(", "));
         }
         Some((live, reason))
     }

@@ -14,7 +14,7 @@ use crate::upstream::Upstream;
 use crate::version::BackendId;
 
 use super::hosts::stand_in;
-use super::{Index, Instances, addresses};
+use super::{Index, Instances, Revision, addresses};
 
 impl Index {
     /// The index with another rule for addresses outside.
@@ -35,9 +35,9 @@ impl Index {
             return;
         }
         let needers: Vec<BackendId> = self.hosts.needers().cloned().collect();
-        let live: Vec<bool> = needers
+        let live: Vec<Option<i64>> = needers
             .iter()
-            .map(|backend| self.is_live_backend(backend))
+            .map(|backend| self.backend_since(backend))
             .collect();
         self.addresses.limit(rule.most());
         self.rule = rule;
@@ -54,17 +54,14 @@ impl Index {
     /// resolved for a while: the last addresses stay.
     pub fn resolved(&mut self, name: &Hostname, addresses: BTreeSet<IpAddr>) {
         let users = self.hosts.users(name);
-        let live: Vec<bool> = users
-            .iter()
-            .map(|backend| self.is_live_backend(backend))
-            .collect();
+        let live: Vec<Option<i64>> = users.iter().map(|backend| self.backend_since(backend)).collect();
         if !self.hosts.set(name, addresses) {
             return;
         }
         self.refresh_backends(&users, live);
     }
 
-    fn refresh_backends(&mut self, backends: &[BackendId], were_live: Vec<bool>) {
+    fn refresh_backends(&mut self, backends: &[BackendId], were_live: Vec<Option<i64>>) {
         let mut touched = std::mem::take(&mut self.touched);
         for (backend, was_live) in backends.iter().zip(were_live) {
             self.refresh_backend(backend, was_live, &mut touched);
@@ -120,21 +117,51 @@ impl Index {
         let Ok(Key::Instance(backend, _)) = self.space.parse(key) else {
             return None;
         };
-        let instance = self.instances_of(&backend)?.get(key)?;
+        let (instance, _) = self.instances_of(&backend)?.get(key)?;
         let servers = self.server_ids(&instance.address, instance.protocol).collect();
         Some((backend, servers))
     }
 
-    pub(super) fn put_instance(&mut self, backend: &BackendId, key: &str, instance: Instance) {
-        let was_live = self.is_live_backend(backend);
-        let versions = self.instances.entry(backend.service.clone()).or_default();
-        let instances = versions.entry(backend.version.clone()).or_default();
-        instances.insert(key.to_owned(), instance);
-        self.refresh_instances(backend, was_live);
+    /// Takes the new value of an instance's key, or its end. That can change what is true of others at its address, the
+    /// former and the new one.
+    pub(super) fn change_instance(
+        &mut self,
+        backend: &BackendId,
+        key: &str,
+        new: Option<(Instance, Revision)>,
+    ) {
+        let old = self
+            .instances_of(backend)
+            .and_then(|instances| instances.get(key))
+            .map(|(instance, _)| instance);
+        let places = [old, new.as_ref().map(|(instance, _)| instance)];
+        let rivals = places
+            .into_iter()
+            .flatten()
+            .flat_map(|instance| self.taken.rivals(instance));
+        let affected: BTreeSet<BackendId> = rivals.chain([backend]).cloned().collect();
+        let was_live: Vec<Option<i64>> = affected
+            .iter()
+            .map(|backend| self.backend_since(backend))
+            .collect();
+        if let Some(old) = old.cloned() {
+            self.taken.withdraw(key, &old);
+        }
+        match new {
+            Some((instance, revision)) => {
+                self.taken.claim(backend, key, &instance, revision);
+                let versions = self.instances.entry(backend.service.clone()).or_default();
+                let instances = versions.entry(backend.version.clone()).or_default();
+                instances.insert(key.to_owned(), (instance, revision.created));
+            }
+            None => self.remove_instance(backend, key),
+        }
+        for (backend, was_live) in affected.iter().zip(was_live) {
+            self.refresh_instances(backend, was_live);
+        }
     }
 
-    pub(super) fn delete_instance(&mut self, backend: &BackendId, key: &str) {
-        let was_live = self.is_live_backend(backend);
+    fn remove_instance(&mut self, backend: &BackendId, key: &str) {
         let Some(versions) = self.instances.get_mut(&backend.service) else {
             return;
         };
@@ -148,11 +175,10 @@ impl Index {
         if versions.is_empty() {
             self.instances.remove(&backend.service);
         }
-        self.refresh_instances(backend, was_live);
     }
 
     pub(super) fn put_drain(&mut self, backend: BackendId, instance: InstanceId) {
-        let was_live = self.is_live_backend(&backend);
+        let was_live = self.backend_since(&backend);
         let key = self.space.text(&Key::Instance(backend.clone(), instance));
         if self.drains.insert(key) {
             self.refresh_instances(&backend, was_live);
@@ -160,7 +186,7 @@ impl Index {
     }
 
     pub(super) fn delete_drain(&mut self, backend: BackendId, instance: InstanceId) {
-        let was_live = self.is_live_backend(&backend);
+        let was_live = self.backend_since(&backend);
         let key = self.space.text(&Key::Instance(backend.clone(), instance));
         if self.drains.remove(&key) {
             self.refresh_instances(&backend, was_live);
@@ -175,14 +201,19 @@ impl Index {
         }
     }
 
-    fn refresh_instances(&mut self, backend: &BackendId, was_live: bool) {
+    fn refresh_instances(&mut self, backend: &BackendId, was_live: Option<i64>) {
         let mut touched = std::mem::take(&mut self.touched);
         self.refresh_backend(backend, was_live, &mut touched);
         self.touched = touched;
     }
 
     /// Puts a backend's servers in step with its instances, or with where it is outside.
-    pub(super) fn refresh_backend(&mut self, backend: &BackendId, was_live: bool, touched: &mut Touched) {
+    pub(super) fn refresh_backend(
+        &mut self,
+        backend: &BackendId,
+        was_live: Option<i64>,
+        touched: &mut Touched,
+    ) {
         let upstreams = self.upstreams(backend);
         let names = upstreams.iter().filter_map(|upstream| upstream.name().cloned());
         let names: BTreeSet<Hostname> = names.collect();
@@ -209,7 +240,7 @@ impl Index {
             Some(upstream) => self.routing.set_row(Row::host(backend, upstream), touched),
             None => self.routing.remove_row(&RowKey::host(backend), touched),
         }
-        if was_live != self.is_live_backend(backend) {
+        if was_live != self.backend_since(backend) {
             let followers = self.followers.get(&backend.service);
             self.dirty.extend(followers.into_iter().flatten().cloned());
         }
@@ -225,26 +256,29 @@ impl Index {
             Some(_) => Vec::new(),
             None => {
                 let instances = self.instances_of(backend).into_iter().flatten();
-                instances.map(|(_, instance)| instance.address.clone()).collect()
+                let there = instances.filter(|(key, _)| !self.taken.is_superseded(key));
+                there.map(|(_, (instance, _))| instance.address.clone()).collect()
             }
         }
     }
 
-    fn instances_of(&self, backend: &BackendId) -> Option<&Instances> {
+    pub(super) fn instances_of(&self, backend: &BackendId) -> Option<&Instances> {
         self.instances.get(&backend.service)?.get(&backend.version)
     }
 
-    fn is_live_backend(&self, backend: &BackendId) -> bool {
-        self.instances_of(backend)
-            .is_some_and(|instances| self.is_live(instances))
+    fn backend_since(&self, backend: &BackendId) -> Option<i64> {
+        self.live_since(self.instances_of(backend)?)
     }
 
-    /// Whether an instance takes requests. One whose host name has no address yet does not.
-    pub(super) fn is_live(&self, instances: &Instances) -> bool {
-        instances.iter().any(|(key, instance)| {
+    /// When the oldest of the instances that take requests was registered; `None` where none does. One whose host name
+    /// has no address yet does not, nor one whose address is another's by now.
+    pub(super) fn live_since(&self, instances: &Instances) -> Option<i64> {
+        let live = instances.iter().filter(|(key, (instance, _))| {
             self.state_of(key, instance) == InstanceState::Up
+                && !self.taken.is_superseded(key)
                 && !self.hosts.addresses(&instance.address, &self.rule).is_empty()
-        })
+        });
+        live.map(|(_, (_, registered))| *registered).min()
     }
 
     /// The servers that a place stands for: one for each address that its host name leads to.
@@ -261,7 +295,8 @@ impl Index {
     /// The servers of a backend. Two records of one address are one server, which drains when both do.
     fn servers_of(&self, instances: &Instances) -> Servers {
         let mut servers = Servers::new();
-        for (key, instance) in instances {
+        let there = instances.iter().filter(|(key, _)| !self.taken.is_superseded(key));
+        for (key, (instance, _)) in there {
             let new = ServerState {
                 state: self.state_of(key, instance),
                 weight: instance.weight,
@@ -308,7 +343,7 @@ impl Index {
         });
         let instances = self.instances_of(backend).into_iter().flatten();
         let instances = instances
-            .filter(|(_, instance)| instance.address.name() == Some(name))
+            .filter(|(_, (instance, _))| instance.address.name() == Some(name))
             .map(|(key, _)| aside(key.clone(), "the instance"));
         environments.chain(instances).collect()
     }

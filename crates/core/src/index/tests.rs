@@ -11,6 +11,8 @@ use std::net::IpAddr;
 
 mod missing;
 mod outside;
+mod taken;
+mod waits;
 
 use missing::check_missing;
 
@@ -68,18 +70,26 @@ fn tell(index: &mut Index, world: &World) -> Touched {
     touched
 }
 
-/// `dev extends=qa prefix=www frontend=0.0.1:/:/shop backend=latest`
+/// `dev extends=qa prefix=www frontend=0.0.1:/:/shop backend=latest had-backend=1,-`
 fn environment(text: &str) -> Change {
     let mut words = text.split(' ');
     let name = words.next().unwrap();
     let (mut extends, mut prefix, mut header) = (None, format!("www-{name}"), name.to_owned());
     let mut services = Vec::new();
+    let mut previous = serde_json::Map::new();
     for word in words {
         let (field, value) = word.split_once('=').unwrap();
         match field {
             "extends" => extends = Some(value),
             "prefix" => prefix = value.to_owned(),
             "header" => header = value.to_owned(),
+            had if had.starts_with("had-") => {
+                let all = value.split(',').map(|one| match one {
+                    "-" => serde_json::Value::Null,
+                    text => text.into(),
+                });
+                previous.insert(had["had-".len()..].to_owned(), all.collect());
+            }
             service => {
                 // A version that is a URL has a colon before slashes, too.
                 let mut colons = value.match_indices(":/");
@@ -92,7 +102,8 @@ fn environment(text: &str) -> Change {
             }
         }
     }
-    let record = serde_json::json!({"name": name, "extends": extends, "prefix": prefix, "header": header, "services": services});
+    let record = serde_json::json!({"name": name, "extends": extends, "prefix": prefix, "header": header, "services": services,
+        "life": {"registered_at": "2030-01-31T18:00:00Z", "previous": previous}});
     put(&format!("environments/{name}"), &record.to_string())
 }
 
@@ -123,8 +134,8 @@ fn index_after(changes: &[Change]) -> Index {
                 world.insert(name.clone(), addresses.clone());
             }
             Change::Put(key, value) => {
-                let revision = *created.entry(key.clone()).or_insert(at as i64);
-                index.put(key, value.as_bytes(), revision);
+                let (created, changed) = (*created.entry(key.clone()).or_insert(at as i64), at as i64);
+                index.put(key, value.as_bytes(), Revision { created, changed });
             }
             Change::Delete(key) => {
                 created.remove(key);
@@ -414,14 +425,18 @@ fn any_change() -> impl Strategy<Value = Change> {
             ),
             0..4,
         ),
+        proptest::option::weighted(0.3, "had-[st]=([12]|latest|-|http://h1:80)"),
     )
-        .prop_map(|(name, extends, prefix, header, services)| {
+        .prop_map(|(name, extends, prefix, header, services, had)| {
             let mut text = format!("{name} prefix={prefix} header={header}");
             if let Some(parent) = extends {
                 text += &format!(" extends={parent}");
             }
             for (service, version, routed) in services {
                 text += &format!(" {service}={version}{}", if routed { ":/" } else { "" });
+            }
+            if let Some(had) = had {
+                text += &format!(" {had}");
             }
             environment(&text)
         });
@@ -457,9 +472,9 @@ fn any_change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// What etcd holds after a history: for each key its last good value and its create revision.
-fn survivors(changes: &[Change]) -> Vec<(String, String, i64)> {
-    let mut held: BTreeMap<String, (String, i64)> = BTreeMap::new();
+/// What etcd holds after a history: for each key its last good value and its revisions.
+fn survivors(changes: &[Change]) -> Vec<(String, String, Revision)> {
+    let mut held: BTreeMap<String, (String, Revision)> = BTreeMap::new();
     for (at, change) in changes.iter().enumerate() {
         match change {
             Change::Put(key, value) if value == "{}" => {
@@ -467,8 +482,9 @@ fn survivors(changes: &[Change]) -> Vec<(String, String, i64)> {
                 let _ = held.get(key);
             }
             Change::Put(key, value) => {
-                let revision = held.get(key).map_or(at as i64, |(_, revision)| *revision);
-                held.insert(key.clone(), (value.clone(), revision));
+                let changed = at as i64;
+                let created = held.get(key).map_or(changed, |(_, revision)| revision.created);
+                held.insert(key.clone(), (value.clone(), Revision { created, changed }));
             }
             Change::Delete(key) => {
                 held.remove(key);
@@ -496,8 +512,9 @@ proptest! {
             let before = stepwise.routing().clone();
             match change {
                 Change::Put(key, value) => {
-                    let revision = if value == "{}" { at as i64 } else { *created.entry(key.clone()).or_insert(at as i64) };
-                    stepwise.put(key, value.as_bytes(), revision);
+                    let changed = at as i64;
+                    let created = if value == "{}" { changed } else { *created.entry(key.clone()).or_insert(changed) };
+                    stepwise.put(key, value.as_bytes(), Revision { created, changed });
                 }
                 Change::Delete(key) => {
                     created.remove(key);
@@ -546,6 +563,8 @@ proptest! {
             all.filter(|aside| texts.iter().any(|text| aside.reason.contains(text))).collect::<Vec<_>>()
         };
         prop_assert_eq!(waiting(&stepwise), waiting(&at_once));
+        prop_assert_eq!(stepwise.superseded(), at_once.superseded());
+        prop_assert_eq!(&stepwise.waits, &at_once.waits);
         let readable = |index: &Index| index.faults.clone();
         prop_assert_eq!(readable(&stepwise), readable(&at_once));
         prop_assert_eq!(stepwise.shortage(usize::MAX), at_once.shortage(usize::MAX));

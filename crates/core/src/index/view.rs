@@ -24,6 +24,9 @@ pub struct EnvironmentView {
     pub complete: bool,
     /// The environments that it takes services and routes from, the nearest first.
     pub parents: Vec<EnvironmentName>,
+    /// Which of these extends what is not there, and why what is above it is missing here, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broken_parent: Option<String>,
     /// Its services in the order of their names.
     pub services: Vec<ServiceView>,
     /// What of it is left out, and why.
@@ -45,6 +48,7 @@ impl EnvironmentView {
         let told = |aside: &&String| !reasons.iter().any(|reason| reason.starts_with(aside.as_str()));
         let aside: Vec<String> = self.set_aside.iter().filter(told).cloned().collect();
         reasons.extend(aside);
+        reasons.extend(self.broken_parent.clone());
         reasons
     }
 }
@@ -70,6 +74,12 @@ pub struct ServiceView {
     pub draining: usize,
     /// What is missing; nothing when there are enough instances, or it runs outside.
     pub missing: Option<String>,
+    /// The version that it changes to as soon as that is live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub awaited: Option<String>,
+    /// Live versions that the selector does not look at, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<String>,
 }
 
 impl Index {
@@ -121,22 +131,39 @@ impl Index {
                     .entry(service.clone())
                     .or_insert_with(|| self.service_view(&service, origin, *origin != name, value));
             }
+            // What is inherited until its own choice is live has no row of its own.
+            for service in self.waits_of(origin) {
+                services
+                    .entry(service.clone())
+                    .or_insert_with(|| self.service_view(service, origin, *origin != name, ""));
+            }
         }
         for (path, service) in self.routes_of(&chain) {
             if let Some(view) = services.get_mut(&service) {
                 view.routes.push(path);
             }
         }
+        let broken_parent = self.broken_parent(name);
         Some(EnvironmentView {
             name: name.clone(),
             routed: registered.accepted,
             complete: registered.accepted
+                && broken_parent.is_none()
                 && (registered.record.extends.is_none() || chain.len() > 1)
                 && services.values().all(|service| service.missing.is_none()),
+            broken_parent,
             parents: chain.into_iter().skip(1).cloned().collect(),
             services: services.into_values().collect(),
             set_aside: self.set_aside_of(name),
         })
+    }
+
+    /// Which of the environments that one extends cannot be extended itself, and why.
+    pub(crate) fn broken_parent(&self, name: &EnvironmentName) -> Option<String> {
+        let last: EnvironmentName = self.routing.chain(name.as_str()).skip(1).last()?.parse().ok()?;
+        let registered = self.environments.get(&last)?;
+        let fault = self.valid_parent(&registered.record).err()?;
+        Some(format!("{last}, from which it inherits: {fault}"))
     }
 
     fn service_view(
@@ -152,24 +179,64 @@ impl Index {
             .as_ref()
             .map(|backend| count(&self.routing, backend))
             .unwrap_or_default();
-        let missing = self.lack(service, value).map(|(_, reason)| reason);
+        let waiting = self.waiting(origin, service);
+        let missing = waiting.or_else(|| self.lack(service, value).map(|(_, reason)| reason));
         // Of `latest` the row names the selector where nothing fits.
         let fits = |_: &BackendId| {
             selector.as_ref().is_none_or(|selector| !selector.moves()) || count.live + count.draining > 0
         };
+        let outside = backend
+            .as_ref()
+            .is_some_and(|backend| backend.version.is_outside());
+        let version = backend.filter(fits).map(|backend| backend.version);
         ServiceView {
             service: service.clone(),
+            awaited: self.awaited_version(origin, service).map(ToString::to_string),
+            passed_over: match (&selector, &version) {
+                // What was chosen for want of anything better is no worse than they are.
+                (Some(selector), Some(version)) if selector.passes_over(version).is_some() => Vec::new(),
+                (Some(selector), _) => self.passed_over(service, selector),
+                (None, _) => Vec::new(),
+            },
             selector: selector.as_ref().map_or_else(String::new, ToString::to_string),
-            outside: backend
-                .as_ref()
-                .is_some_and(|backend| backend.version.upstream().is_some()),
-            version: backend.filter(fits).map(|backend| backend.version.to_string()),
+            outside,
+            version: version.map(|version| version.to_string()),
             inherited_from: inherited.then(|| origin.clone()),
             routes: Vec::new(),
             live: count.live,
             draining: count.draining,
             missing,
         }
+    }
+
+    /// Live versions that a selector does not look at, although people may expect it to, and why.
+    fn passed_over(&self, service: &ServiceName, selector: &Selector) -> Vec<String> {
+        let live = self.live_versions(service);
+        live.filter_map(|(version, _)| Some(format!("{version}: {}", selector.passes_over(version)?)))
+            .collect()
+    }
+
+    /// The live versions of which none fits a selector, in words; nothing where there is none.
+    pub(super) fn of_no_use(&self, service: &ServiceName, selector: &Selector) -> String {
+        const MOST: usize = 5;
+        let mut all: Vec<String> = self
+            .live_versions(service)
+            .map(|(version, _)| match selector.passes_over(version) {
+                Some(why) => format!("{version} ({why})"),
+                None => version.to_string(),
+            })
+            .collect();
+        if all.is_empty() {
+            return String::new();
+        }
+        let more = all.len().saturating_sub(MOST);
+        all.truncate(MOST);
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        format!(": live are {}{more}", all.join(", "))
     }
 
     /// Every public path of an environment, and the service that it leads to.

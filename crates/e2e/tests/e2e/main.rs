@@ -38,6 +38,7 @@ mod refused;
 mod registrar_docker;
 mod robustness;
 mod status;
+mod switching;
 mod tool;
 mod two_users;
 mod updater;

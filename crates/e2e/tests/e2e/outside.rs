@@ -64,6 +64,28 @@ async fn an_environment_leads_to_a_service_outside() {
     assert_eq!(answer.echo().unwrap().header("host"), at.to_string());
     let told = answers(&world, "gone", 503).await;
     assert!(told.contains("version http://127.0.0.1:1)"), "{told}");
+    // HAProxy's check finds out, and who inherits it is not complete.
+    eventually(
+        SOON,
+        "the router says that it does not answer",
+        async || -> Result<_> {
+            let status = world.status("haproxy-updater").await?;
+            let told = &status["detail"]["not_answering"];
+            ensure!(*told == serde_json::json!(["gone@http://127.0.0.1:1"]), "{told}");
+            Ok(())
+        },
+    )
+    .await;
+    let waited = world
+        .run("mayfly", &["wait", "qa", "--timeout", "300ms"])
+        .await
+        .unwrap();
+    let reason = "gone does not answer: HAProxy's checks find http://127.0.0.1:1 dead (inherited from dev)";
+    assert!(
+        waited.code == Some(1) && waited.stderr.contains(reason),
+        "{}",
+        waited.stderr
+    );
     // Where no environment names it, HAProxy has it no more.
     world.save("dev.yaml", "{name: dev}");
     answers(&world, "legacy", 404).await;

@@ -344,3 +344,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_kept_goes_when_its_address_is_anothers() {
+    let mut bench = Bench::new("a1 b1");
+    bench.delete("a1 b1");
+    bench.routes("a1 b1");
+    let gone = bench.guard.let_go(|held| held == key("a1"));
+    bench.learn(gone);
+    bench.routes("b1");
+    assert_eq!(bench.guard.held(), 1);
+}

@@ -171,3 +171,39 @@ fn addresses_are_refused_as_the_routers_say() {
         [""; 0]
     );
 }
+
+#[test]
+fn what_a_router_keeps_hinders_only_whom_it_concerns() {
+    let record = |name: &str, version: &str| {
+        format!(
+            r#"{{"name": "{name}", "prefix": "{name}", "header": "{name}", "services": [{{"name": "a", "version": "{version}"}}]}}"#
+        )
+    };
+    let keeps = |keys: &str, all: bool| {
+        format!(
+            r#"{{"applied_revision": 9, "detail": {{"guard": "kept", "guard_keeps": [{keys}], "guard_keeps_all": {all}}}}}"#
+        )
+    };
+    let concerned = |status: &str| {
+        let state = state(vec![
+            entry("environments/one", &record("one", "1"), 5),
+            entry("environments/two", &record("two", "2"), 6),
+            entry("status/haproxy-updater/r", status, 7),
+        ]);
+        ["one", "two"].map(|name| {
+            let view = state.index.view(&name.parse().unwrap()).unwrap();
+            state.keeps_of(&"r".parse().unwrap(), &view)
+        })
+    };
+    let instance = r#""/mayfly/backends/a/1/10.0.0.1:80""#;
+    assert_eq!(concerned(&keeps(instance, true)), [true, false]);
+    assert_eq!(concerned(&keeps(instance, false)), [true, true]);
+    assert_eq!(
+        concerned(&keeps(r#""/mayfly/environments/two""#, true)),
+        [false, true]
+    );
+    assert_eq!(
+        concerned(r#"{"applied_revision": 9, "detail": {"guard": "kept"}}"#),
+        [true, true]
+    );
+}

@@ -133,7 +133,18 @@ fn services(environment: &EnvironmentReport, now: SystemTime) -> String {
     if view.services.is_empty() {
         return text + "\nno services\n";
     }
-    text + "\n" + &table.render()
+    text += "\n";
+    text += &table.render();
+    for service in view
+        .services
+        .iter()
+        .filter(|service| !service.passed_over.is_empty())
+    {
+        let (name, selector) = (&service.service, &service.selector);
+        let live: Vec<String> = service.passed_over.iter().map(|live| printable(live)).collect();
+        text += &format!("no candidates for {name} {selector}: {}\n", live.join("; "));
+    }
+    text
 }
 
 /// What a launcher looks after.

@@ -12,9 +12,10 @@ pub(super) fn check_missing(index: &Index) -> Result<(), TestCaseError> {
             .iter()
             .filter(|service| service.missing.is_some())
             .collect();
-        incomplete += usize::from(!missing.is_empty());
         let below = environment.extends.is_none() || !view.parents.is_empty();
-        prop_assert_eq!(view.complete, view.routed && below && missing.is_empty());
+        let severed = view.broken_parent.is_some() || (view.routed && !below);
+        incomplete += usize::from(!missing.is_empty() || severed);
+        prop_assert_eq!(view.complete, view.routed && !severed && missing.is_empty());
         prop_assert!(view.complete || !view.reasons().is_empty());
         let mut told: Vec<_> = index.missing_in(&environment.name);
         told.sort_by(|a, b| a.service.cmp(&b.service));
@@ -72,6 +73,31 @@ fn a_child_lacks_what_its_parent_lacks_unless_it_overrides_it() {
     assert_eq!(told(&index_after(&changes)), (0, vec![]));
     changes.extend([delete("backends/b/latest/10.0.0.5:80")]);
     assert_eq!(told(&index_after(&changes)).0, 3);
+}
+
+#[test]
+fn whoever_inherits_from_one_that_extends_nothing_is_incomplete() {
+    let (a, d) = (instance("a 1 10.0.0.1:80"), environment("d extends=c"));
+    let mut changes = vec![
+        environment("b extends=gone a=1"),
+        environment("c extends=b"),
+        d,
+        a,
+    ];
+    let index = index_after(&changes);
+    let view = index.view(&"d".parse().unwrap()).unwrap();
+    assert!(!view.complete);
+    let reason = "b, from which it inherits: extends gone, which does not exist; only what the environment names itself is routed";
+    assert_eq!(view.reasons(), [reason]);
+    assert_eq!(index.shortage(9).environments, 3);
+    // It comes, and it goes.
+    changes.push(environment("gone"));
+    assert_eq!(index_after(&changes).shortage(9).environments, 0);
+    changes.push(delete("environments/gone"));
+    assert_eq!(index_after(&changes).shortage(9).environments, 3);
+    changes.push(delete("environments/b"));
+    // What `c` extends is missing now.
+    assert_eq!(index_after(&changes).shortage(9).environments, 2);
 }
 
 #[test]

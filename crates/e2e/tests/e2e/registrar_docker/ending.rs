@@ -194,3 +194,21 @@ async fn a_registrar_that_restarts_under_load_fails_no_request() {
     until(&world, &[("b-1", "up"), ("b-2", "up")]).await;
     load.stop().await.assert_flawless(200);
 }
+
+#[tokio::test]
+async fn what_a_killed_registrar_left_is_corrected_by_the_next_one_at_its_start() {
+    let (world, engine) = etcd_and_engine().await;
+    let url = engine.host_url();
+    let mut killed = registrar(&world, &url, &["--ttl", "10min"]);
+    for name in ["b-1", "b-2"] {
+        run(&engine, name, &[&BACKEND]).await;
+    }
+    until(&world, &[("b-1", "up"), ("b-2", "up")]).await;
+    killed.kill9().await.unwrap();
+    engine.docker(&["rm", "--force", "b-1"]).await.unwrap();
+    let foreign = r#"{"address": "10.9.9.9:80", "state": "up", "metadata": {"container": "0f", "name": "foreign", "node": "other"}}"#;
+    let key = "/mayfly/backends/backend/0.0.1/10.9.9.9:80";
+    world.etcd.put(key, foreign).await.unwrap();
+    let _registrar = registrar(&world, &url, &["--ttl", "10min"]);
+    until(&world, &[("b-2", "up"), ("foreign", "up")]).await;
+}

@@ -1,0 +1,181 @@
+//! Addresses that were given on: an instance whose IP address and port another backend has registered since is gone,
+//! whatever its own entry says. An engine gives a free address to the next container, so an older entry that a dead
+//! registrar left behind, or that a router's guard keeps, points to another service.
+//!
+//! The rule needs nothing but etcd's revisions, so every daemon decides alike, whenever it was started. An entry that
+//! takes requests was confirmed when it was last put. One that drains is only on its way out: it counts from its
+//! creation. Two entries of one revision were put together by one writer, and prove nothing about each other. Neither
+//! do two that both say `shared`. Host names are not looked at: many services may be behind one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::address::Address;
+use crate::keys::Key;
+use crate::records::{Instance, InstanceState, SetAside};
+use crate::version::BackendId;
+
+use super::Index;
+
+/// When a value came into etcd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revision {
+    /// The revision at which its key came to be.
+    pub created: i64,
+    /// The revision at which this value was put.
+    pub changed: i64,
+}
+
+impl From<i64> for Revision {
+    /// Of a key that was put once.
+    fn from(revision: i64) -> Self {
+        Self {
+            created: revision,
+            changed: revision,
+        }
+    }
+}
+
+/// Who says to be at which address.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    claims: BTreeMap<Address, BTreeMap<String, Claim>>,
+    /// The keys of instances whose address is another backend's by now.
+    superseded: BTreeSet<String>,
+}
+
+/// An instance's word that it is at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Claim {
+    backend: BackendId,
+    /// etcd's revision of that word.
+    since: i64,
+    shared: bool,
+}
+
+impl Claim {
+    fn supersedes(&self, other: &Self) -> bool {
+        self.since > other.since && self.backend != other.backend && !(self.shared && other.shared)
+    }
+}
+
+impl Taken {
+    /// Notes that an instance is at an address.
+    pub(super) fn claim(&mut self, backend: &BackendId, key: &str, instance: &Instance, revision: Revision) {
+        let Some(address) = instance.address.address() else {
+            return;
+        };
+        let claim = Claim {
+            backend: backend.clone(),
+            since: match instance.state {
+                InstanceState::Up => revision.changed,
+                InstanceState::Draining => revision.created,
+            },
+            shared: instance.shared,
+        };
+        self.claims
+            .entry(address)
+            .or_default()
+            .insert(key.to_owned(), claim);
+        self.judge(&address);
+    }
+
+    /// Takes back what an instance said.
+    pub(super) fn withdraw(&mut self, key: &str, instance: &Instance) {
+        self.superseded.remove(key);
+        let Some(address) = instance.address.address() else {
+            return;
+        };
+        if let Some(claims) = self.claims.get_mut(&address) {
+            claims.remove(key);
+            if claims.is_empty() {
+                self.claims.remove(&address);
+            }
+        }
+        self.judge(&address);
+    }
+
+    fn judge(&mut self, address: &Address) {
+        let Some(claims) = self.claims.get(address) else {
+            return;
+        };
+        for (key, claim) in claims {
+            if claims.values().any(|other| other.supersedes(claim)) {
+                self.superseded.insert(key.clone());
+            } else {
+                self.superseded.remove(key);
+            }
+        }
+    }
+
+    /// Makes every word older than any that comes with a revision of etcd, and keeps their order.
+    fn age(&mut self) {
+        let words = || self.claims.values().flat_map(BTreeMap::values);
+        let newest = words().map(|claim| claim.since).max().unwrap_or_default();
+        for claim in self.claims.values_mut().flat_map(BTreeMap::values_mut) {
+            claim.since -= newest.max(0);
+        }
+    }
+
+    /// Whether an instance's address is another backend's by now.
+    pub(super) fn is_superseded(&self, key: &str) -> bool {
+        self.superseded.contains(key)
+    }
+
+    /// The backends that say to be where an instance is.
+    pub(super) fn rivals(&self, instance: &Instance) -> impl Iterator<Item = &BackendId> {
+        let address = instance.address.address();
+        let claims = address.and_then(|address| self.claims.get(&address));
+        claims.into_iter().flatten().map(|(_, claim)| &claim.backend)
+    }
+
+    /// Who has an instance's address now: the last of those who have registered it since.
+    fn holder(&self, key: &str, instance: &Instance) -> Option<(Address, &Claim)> {
+        let address = instance.address.address()?;
+        let claims = self.claims.get(&address)?;
+        let own = claims.get(key)?;
+        let later = claims.values().filter(|other| other.supersedes(own));
+        Some((address, later.max_by_key(|claim| claim.since)?))
+    }
+}
+
+impl Index {
+    /// Whether the instance of a key is gone for sure, since another backend has registered its address later.
+    pub fn is_superseded(&self, key: &str) -> bool {
+        self.taken.is_superseded(key)
+    }
+
+    /// etcd has lost its data and counts its revisions from the beginning: what was learnt so far is older than whatever
+    /// comes.
+    pub fn age(&mut self) {
+        self.taken.age();
+    }
+
+    /// Instances of a backend that are gone since their address is another's, in words.
+    pub(super) fn superseded_of(&self, backend: &BackendId) -> Vec<String> {
+        let instances = self.instances_of(backend).into_iter().flatten();
+        let holders = instances.filter_map(|(key, (instance, _))| self.taken.holder(key, instance));
+        holders
+            .map(|(address, claim)| format!("{address} was registered later by {}", claim.backend))
+            .collect()
+    }
+
+    /// The entries that are left out since their address is another's.
+    pub(super) fn superseded(&self) -> Vec<SetAside> {
+        let all = self.taken.superseded.iter().filter_map(|key| {
+            let Ok(Key::Instance(backend, _)) = self.space.parse(key) else {
+                return None;
+            };
+            let (instance, _) = self.instances_of(&backend)?.get(key)?;
+            let (address, claim) = self.taken.holder(key, instance)?;
+            Some(SetAside {
+                key: key.clone(),
+                reason: format!(
+                    "{address} was registered later by {}, so no request for {backend} is sent there; \
+                     if one process serves both, register both with --shared",
+                    claim.backend
+                ),
+            })
+        });
+        all.collect()
+    }
+}
