@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mayfly_core::environment_file::{Parsed, list_to_yaml, parse, to_yaml};
 use mayfly_core::file::SIZE_LIMIT;
-use mayfly_core::records::{Environment, ServiceChoice};
+use mayfly_core::records::{self, Environment, ServiceChoice};
 use mayfly_core::version::Selector;
 use proptest::prelude::*;
 
