@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mayfly_core::environment_file::{Parsed, list_to_yaml, parse, to_yaml};
 use mayfly_core::file::SIZE_LIMIT;
-use mayfly_core::records::{Environment, ServiceChoice};
+use mayfly_core::records::{self, Environment, ServiceChoice};
 use mayfly_core::switching::Switch;
 use mayfly_core::version::Selector;
 use proptest::prelude::*;
@@ -293,7 +293,7 @@ proptest! {
     #[test]
     fn the_bytes_of_a_record_are_about_right(environment in environment()) {
         let environment = Environment { description: None, ..environment };
-        let (counted, written) = (environment.bytes(), mayfly_core::records::to_json(&environment).len());
+        let (counted, written) = (environment.bytes(), records::to_json(&environment).len());
         prop_assert!(counted >= written && counted < written + 200, "{} {}", counted, written);
     }
 

@@ -217,10 +217,10 @@ impl Observer {
                 let found = scan::look(&directory, &name);
                 (name, found)
             });
-            (looked.collect(), later)
+            let looked: Vec<(String, Option<Found>)> = looked.collect();
+            (looked, later)
         };
-        let (looked, later): (Vec<(String, Option<Found>)>, Vec<(u64, String)>) =
-            tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let (looked, later) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         later.iter().for_each(|(_, name)| self.board.touched(name));
         self.note_unreadable(looked.iter().filter_map(|(_, found)| found.as_ref()));
         looked
