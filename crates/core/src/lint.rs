@@ -405,8 +405,8 @@ mod tests {
     fn addresses_that_routers_refuse_are_faults() {
         let text = "name: a\nservices:\n- {name: s, address: '127.0.0.1:2379'}\n- {name: t, address: 'b.internal:80'}\n";
         let checked = check_texts(&[("a.yaml", text)]);
-        let expected = "a.yaml:3:22: services[0].address: 127.0.0.1:2379 is a loopback address: routers ask none of \
-                        them unless --allow-address has it, or a network within 127.0.0.0/8\n1 fault in 1 of 1 file\n";
+        let expected = "a.yaml:3:22: services[0].address: 127.0.0.1:2379 is a loopback address, allowed only by \
+                        an --allow-address within 127.0.0.0/8\n1 fault in 1 of 1 file\n";
         assert_eq!(checked.text(), expected);
         let files = [("a.yaml".to_owned(), environment_file::parse(text.as_bytes()))];
         let faults = |allowed: &[&str]| {

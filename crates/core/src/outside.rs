@@ -208,11 +208,7 @@ impl AddressRule {
         }
         if let Some((range, what)) = special(ip) {
             let meant = allowed().any(|network| network.is_within(&range) && network.contains(ip));
-            return (!meant).then(|| {
-                format!(
-                    "{what}: routers ask none of them unless --allow-address has it, or a network within {range}"
-                )
-            });
+            return (!meant).then(|| format!("{what}, allowed only by an --allow-address within {range}"));
         }
         let is_named = || match host {
             UpstreamHost::Ip(_) => false,
