@@ -152,7 +152,9 @@ async fn labels_are_enough() {
         .get_json(&format!("/mayfly/backends/backend/0.0.1/{ip}:8080"))
         .await
         .unwrap();
-    assert_eq!(entry["metadata"], json!({ "container": id, "name": "b-1" }));
+    // Its registrar knows it again by the node and the engine.
+    let metadata = json!({ "container": id, "name": "b-1", "node": "test", "engine": url });
+    assert_eq!(entry["metadata"], metadata);
 
     let more = ["--label", "mayfly.version=2", "--label", "mayfly.port=8080"];
     let h2c = [
