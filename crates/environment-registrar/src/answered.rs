@@ -25,15 +25,17 @@ pub struct Answered {
     backoff: Backoff,
 }
 
-impl Answered {
+impl Default for Answered {
     /// To be looked at as soon as an environment waits.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             next: Instant::now(),
             backoff: Backoff::new(LOOK, Duration::from_secs(30)),
         }
     }
+}
 
+impl Answered {
     /// When to look; `None` while nobody waits.
     pub fn due(&self, mirror: &Mirror) -> Option<Instant> {
         mirror.switching().next().map(|_| self.next)

@@ -105,7 +105,7 @@ pub async fn run(common: &CommonArgs, options: WatchOptions, shutdown: Shutdown)
         refused: None,
         quota: options.quota(),
         again: None,
-        answered: Answered::new(),
+        answered: Answered::default(),
         backoff: Backoff::default(),
         store,
         status,
