@@ -471,7 +471,10 @@ impl Updater {
         let rule = self.voice.reach.rule(self.address);
         if *self.engine.index.rule() != rule {
             self.engine.index.set_rule(rule);
-            self.changed(Instant::now()).await;
+            // Before the first listing nothing is known, and what HAProxy has is better than nothing.
+            if self.revision.is_some() {
+                self.changed(Instant::now()).await;
+            }
         }
     }
 

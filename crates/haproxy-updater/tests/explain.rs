@@ -99,7 +99,16 @@ async fn ask(router: &Router, request: &Request) -> String {
 }
 
 async fn agree(flags: &[&str], settings: &Settings) {
-    let mut router = Router::new(&[&["--slots", "32", "--answered-by", "everywhere"], flags].concat());
+    // The service outside is at loopback.
+    let common = [
+        "--slots",
+        "32",
+        "--answered-by",
+        "everywhere",
+        "--allow-address",
+        "127.0.0.0/8",
+    ];
+    let mut router = Router::new(&[&common, flags].concat());
     let mut instances = Vec::new();
     for backend in ["s@1", "s@2", "t@1", "t@1.5"] {
         let (name, version) = backend.split_once('@').unwrap();

@@ -16,6 +16,13 @@ use serde_json::{Value, json};
 use support::{LIMIT, Router};
 use tempfile::TempDir;
 
+/// Everything here is at one loopback address, also the routers, and routers ask neither unless they are told to.
+const ALLOW: &str = "--allow-address";
+
+fn here() -> String {
+    port::own_ip().to_string()
+}
+
 /// Tells what a host name leads to.
 fn resolved(router: &mut Router, name: &str, ips: &[IpAddr]) {
     router.engine.resolve();
@@ -63,7 +70,14 @@ async fn until_it_answers(router: &Router, sni: &str) {
 async fn servers_behind_tls_are_added_repaired_and_started_from_the_files() {
     let place = place();
     let (authority, _service, at, _terminator) = behind_tls(&place).await;
-    let mut router = Router::new(&["--slots", "4", "--ca-file", &authority.certificate()]);
+    let mut router = Router::new(&[
+        "--slots",
+        "4",
+        "--ca-file",
+        &authority.certificate(),
+        ALLOW,
+        &here(),
+    ]);
     router.run().await;
     router.put(
         "environments/prod",
@@ -120,7 +134,14 @@ async fn without_authorities_only_servers_behind_tls_are_left_out() {
         haproxy_updater::render::TEMPLATE.replacen("global\n", "global\n    httpclient.ssl.verify none\n", 1);
     let path = place.path().join("own.tera");
     std::fs::write(&path, template).unwrap();
-    let mut router = Router::new(&["--slots", "4", "--template", path.to_str().unwrap()]);
+    let mut router = Router::new(&[
+        "--slots",
+        "4",
+        "--template",
+        path.to_str().unwrap(),
+        ALLOW,
+        &here(),
+    ]);
     router.put(
         "environments/prod",
         &environment(&[
@@ -149,7 +170,7 @@ async fn without_authorities_only_servers_behind_tls_are_left_out() {
 async fn the_authorities_of_the_system_are_those_by_default() {
     let place = place();
     let (_authority, service, at, _terminator) = behind_tls(&place).await;
-    let mut router = Router::new(&["--slots", "4"]);
+    let mut router = Router::new(&["--slots", "4", ALLOW, &here()]);
     router.run().await;
     let loaded = router
         .ask("show ssl ca-file")
@@ -203,7 +224,7 @@ async fn requests(router: &Router) -> u64 {
 async fn what_comes_back_and_goes_outside_again_ends_at_once() {
     let named = |host: &str, at: SocketAddr| format!("http://{host}:{}", at.port());
     // One environment that names itself, and two that name each other.
-    let mut router = Router::new(&["--slots", "8", "--node", "n"]);
+    let mut router = Router::new(&["--slots", "8", "--node", "n", ALLOW, &here()]);
     let at = router.edge;
     let services = [
         ("a", named("www-b.x", at)),
@@ -231,8 +252,8 @@ async fn what_comes_back_and_goes_outside_again_ends_at_once() {
 async fn a_loop_over_two_routers_ends_and_two_teams_may_call_each_other() {
     let named = |host: &str, at: SocketAddr| format!("http://{host}:{}", at.port());
     // The same node, as of two teams.
-    let mut one = Router::new(&["--slots", "4", "--node", "n"]);
-    let mut two = Router::new(&["--slots", "4", "--node", "n"]);
+    let mut one = Router::new(&["--slots", "4", "--node", "n", ALLOW, &here()]);
+    let mut two = Router::new(&["--slots", "4", "--node", "n", ALLOW, &here()]);
     let (there, back) = (two.edge, one.edge);
     let service = Service::start("s", "1").await.unwrap();
     let outside = format!("http://{}", service.address());
@@ -273,7 +294,7 @@ async fn an_instance_learns_nothing_of_it_and_a_server_outside_the_name_that_was
         Service::start("s", "1").await.unwrap(),
         Service::start("o", "1").await.unwrap(),
     );
-    let mut router = Router::new(&["--slots", "4"]);
+    let mut router = Router::new(&["--slots", "4", ALLOW, &here()]);
     router.instance("s@1", inside.address());
     let outside = format!("http://{}", outside.address());
     router.put(

@@ -116,11 +116,12 @@ async fn a_host_name_is_followed_as_it_changes() {
     world.save(
         "dev.yaml",
         &format!(
-            "{{name: dev, services: [{}, {}, {own}]}}",
+            "{{name: dev, services: [{}, {}]}}",
             service("legacy"),
             service("later")
         ),
     );
+    world.save("loop.yaml", &format!("{{name: loop, services: [{own}]}}"));
 
     // Nothing is known of the names yet: that is told, and harms nobody.
     answers(&world, "legacy", 503).await;
@@ -153,10 +154,10 @@ async fn a_host_name_is_followed_as_it_changes() {
         Ok(())
     })
     .await;
+    let answer = world.call("loop", "own").await.unwrap();
     assert!(
-        answers(&world, "own", 508)
-            .await
-            .contains("routes back to this router")
+        answer.status == 508 && answer.body.contains("routes back to this router"),
+        "{answer:?}"
     );
     let host = format!("legacy.test:{}", at.port());
     assert_eq!(reaches(&world, "legacy", at).await.header("host"), host);
@@ -169,8 +170,8 @@ async fn a_host_name_is_followed_as_it_changes() {
     reaches(&world, "legacy", at).await;
     reaches(&world, "legacy", moved).await;
     names.set(&[("legacy.test", at.ip())]).unwrap();
-    eventually(SOON, "one server of each is left", async || -> Result<_> {
-        ensure!(world.haproxy.servers().await?.len() == 2);
+    eventually(SOON, "one server is left", async || -> Result<_> {
+        ensure!(world.haproxy.servers().await?.len() == 1);
         Ok(())
     })
     .await;
