@@ -397,7 +397,7 @@ async fn check_and_list() {
     let partly = run(&["list", "--etcd", &etcd]).await;
     assert_eq!((partly.code, partly.stdout), (Some(0), table));
     assert!(
-        partly.stderr.contains("\"/mayfly/environments/c\" is set aside"),
+        partly.stderr.contains("/mayfly/environments/c is set aside"),
         "{}",
         partly.stderr
     );

@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use haproxy_updater::guard::Health;
 use mayfly_e2e::eventually;
 use mayfly_e2e::http::Request;
 use mayfly_e2e::instance::Service;
@@ -185,6 +186,31 @@ async fn a_disabled_server_is_deleted_only_when_no_request_can_point_to_it() {
     assert_eq!(router.engine.metrics().drift_repairs.get(), 0);
     router.engine.see_off(begun + 3 * second).await.unwrap();
     assert_eq!(router.servers().await, 1, "the new one alone");
+}
+
+#[tokio::test]
+async fn a_new_instance_at_the_address_of_a_dead_one_that_leaves_is_asked_at_once() {
+    let mut router = Router::new(&["--slots", "4"]);
+    let dead = Service::start("a", "1").await.unwrap();
+    router.instance("a@1", dead.address());
+    let address = dead.address();
+    router.environment("prod", None, &["a@1/"]);
+    router.run().await;
+    drop(dead);
+    eventually(LIMIT, "the checks find it dead", async || {
+        let key = format!("/mayfly/backends/a/1/{address}");
+        let health = router.engine.health([key.as_str()].into_iter()).await.unwrap();
+        health.values().any(|health| *health == Health::Fails)
+    })
+    .await;
+    router.no_instance("a@1", address);
+    router.apply().await;
+    router.engine.see_off(Instant::now()).await.unwrap();
+    assert_eq!(router.servers().await, 1, "disabled, and not deleted yet");
+    let _again = Service::start_at(address, "a", "1", None).await.unwrap();
+    router.instance("a@1", address);
+    router.apply().await;
+    assert_eq!(router.outside("www-prod.x", "/").await.status, 200);
 }
 
 #[tokio::test]

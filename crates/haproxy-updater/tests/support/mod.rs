@@ -118,7 +118,8 @@ impl Router {
 
     /// An instance with further fields.
     pub fn instance_with(&mut self, backend: &str, address: SocketAddr, more: Value) {
-        let mut record = json!({"address": address.to_string()});
+        // In these tests one process stands in for many backends.
+        let mut record = json!({"address": address.to_string(), "shared": true});
         record
             .as_object_mut()
             .unwrap()
