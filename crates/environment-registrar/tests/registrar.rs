@@ -402,11 +402,13 @@ async fn check_and_list() {
         partly.stderr
     );
 
-    let other = run(&["list", "--etcd", &etcd, "--prefix", "/other"])
-        .await
-        .ok()
-        .unwrap();
-    assert_eq!(other, "no environments\n");
+    let other = run(&["list", "--etcd", &etcd, "--prefix", "/other"]).await;
+    assert_eq!((other.code, other.stdout.as_str()), (Some(1), ""));
+    assert!(
+        other.stderr.contains("etcd has nothing of Mayfly below /other"),
+        "{}",
+        other.stderr
+    );
 }
 
 #[tokio::test]

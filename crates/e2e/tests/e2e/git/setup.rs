@@ -7,6 +7,22 @@ use mayfly_e2e::world::World;
 use super::{Repository, definition, finish};
 
 #[tokio::test]
+async fn the_check_knows_which_addresses_the_routers_allow() {
+    let world = World::bare(&[]).unwrap();
+    let repository = Repository::new(&world).await;
+    repository.init().await.ok().unwrap();
+    let file = "name: dev\nservices: [{name: legacy, address: '127.0.0.1:9999'}]\n";
+    repository.write("dev.yaml", file);
+    repository.refused(&["dev.yaml:2:", "127.0.0.1"]).await;
+    repository
+        .server("config mayfly.allowAddress 127.0.0.0/8,*.internal")
+        .await;
+    repository.write("dev.yaml", file);
+    repository.pushed().await;
+    assert!(repository.deployed.join("dev.yaml").exists());
+}
+
+#[tokio::test]
 async fn the_pusher_is_told_what_is_old_and_setting_up_again_mends_it() {
     let world = World::bare(&[]).unwrap();
     let repository = Repository::new(&world).await;
