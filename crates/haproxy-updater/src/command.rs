@@ -64,6 +64,13 @@ pub enum Command {
         /// The server.
         name: ServerName,
     },
+    /// Calls a server healthy until its checks have failed as often as those of a healthy one may.
+    SetHealthy {
+        /// The slot.
+        slot: Slot,
+        /// The server.
+        name: ServerName,
+    },
     /// Says whether a server takes requests.
     SetState {
         /// The slot.
@@ -258,6 +265,7 @@ fn text(command: &Command, maps: &ConfigPath) -> String {
             format!("add server {slot}/{name} {} {options}", id.address)
         }
         Command::EnableHealth { slot, name } => format!("enable health {slot}/{name}"),
+        Command::SetHealthy { slot, name } => format!("set server {slot}/{name} health up"),
         Command::SetState { slot, name, admin } => {
             format!("set server {slot}/{name} state {}", admin.as_str())
         }

@@ -192,7 +192,7 @@ impl Actual {
                     }
                 }
             }
-            Command::ShutdownSessions { .. } => {}
+            Command::ShutdownSessions { .. } | Command::SetHealthy { .. } => {}
         }
     }
 

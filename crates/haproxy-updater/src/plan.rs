@@ -184,6 +184,14 @@ fn plan_slot(
                 };
                 if server.admin != admin {
                     turn.push(set_state);
+                    if server.admin == Admin::Maint && admin == Admin::Ready {
+                        // Out of maintenance the first failed check takes a server out, and one that began
+                        // before another instance was there may still fail.
+                        turn.push(Command::SetHealthy {
+                            slot,
+                            name: name.clone(),
+                        });
+                    }
                 }
                 if server.weight != u16::from(state.weight) {
                     turn.push(Command::SetWeight {

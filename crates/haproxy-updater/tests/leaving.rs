@@ -211,6 +211,18 @@ async fn a_new_instance_at_the_address_of_a_dead_one_that_leaves_is_asked_at_onc
     router.instance("a@1", address);
     router.apply().await;
     assert_eq!(router.outside("www-prod.x", "/").await.status, 200);
+    // A check that began before it was there fails in a moment, and must not take it out.
+    let state = router.ask("show servers state").await.unwrap();
+    let mut lines = state.lines().filter(|line| !line.is_empty());
+    let header: Vec<&str> = lines.find(|line| line.starts_with('#')).unwrap()[1..]
+        .split_whitespace()
+        .collect();
+    let health = header
+        .iter()
+        .position(|name| *name == "srv_check_health")
+        .unwrap();
+    let server: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+    assert_eq!(server[health], "3", "as of one that may fail twice");
 }
 
 #[tokio::test]
