@@ -4,6 +4,8 @@
 // Each test file uses its own part of this.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod town;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
