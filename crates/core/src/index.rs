@@ -510,9 +510,11 @@ impl Index {
         services: &'a [ServiceChoice],
         outcome: &mut Outcome,
     ) -> Vec<(&'a ServiceName, String)> {
-        let chosen = services.iter().filter_map(|choice| {
+        let chosen = services.iter().enumerate().filter_map(|(place, choice)| {
             let (name, selector) = (&choice.name, &choice.version);
-            if let Some(wait) = self.wait(record, choice) {
+            // Where a record names a service twice, the first is chosen.
+            let is_first = || services[..place].iter().all(|earlier| earlier.name != *name);
+            if let Some(wait) = self.wait(record, choice).filter(|_| is_first()) {
                 let value = wait.kept.as_ref().map(|kept| format!("{name}@{kept}"));
                 outcome.waits.insert(name.clone(), wait);
                 return value.map(|value| (name, value));

@@ -100,7 +100,7 @@ impl Cabinet {
                     None if self.newest(environment).is_some() => return Ok(None),
                     None => Kept {
                         octets: as_etcd_had(environment),
-                        mode: self.mode(&environment.name),
+                        mode: self.mode_of(environment),
                     },
                 };
                 self.archive(&environment.name, &content, *at).map(|_| None)
@@ -143,6 +143,16 @@ impl Cabinet {
     fn mode(&self, name: &EnvironmentName) -> u32 {
         let newest = self.archive.newest(name).ok().flatten();
         newest.map_or(MODE, |newest| newest.mode)
+    }
+
+    /// The same of an environment whose file may hold others too: who may read that file.
+    fn mode_of(&self, environment: &Environment) -> u32 {
+        let source = environment
+            .source
+            .as_ref()
+            .filter(|source| is_plain(&source.file));
+        let file = source.and_then(|source| self.look(&source.file));
+        file.map_or_else(|| self.mode(&environment.name), |file| file.mode)
     }
 
     /// The file of an environment as it is, comments included, if that holds nothing else.

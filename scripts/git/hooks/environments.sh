@@ -35,7 +35,7 @@ is_yaml_file() { [[ $1 == ?*.yaml || $1 == ?*.yml ]] && [[ $1 != [.#]* ]]; }
 
 # is_plain NAME: whether it is the name of a file in a directory that can be written and shown: a
 # tree may hold any bytes but NUL. Marks of direction would show another name.
-DIRECTIONS=$'\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'
+DIRECTIONS=$'\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff'
 is_plain() {
     [[ $1 != */* && $1 != . && $1 != .. && $1 != *["$DIRECTIONS"]* && $1 != *[[:cntrl:]]* ]] &&
         # A dot matches no byte that is not part of UTF-8.

@@ -97,14 +97,6 @@ impl Missing {
         waiting: Vec<(Place, bool)>,
     ) {
         let mut stale = BTreeSet::new();
-        for (place, waits) in waiting {
-            match waits {
-                true => self.waiting.insert(place.clone()),
-                false => self.waiting.remove(&place),
-            };
-            self.judge(routing, &place);
-            self.add_with_descendants(place.0, &mut stale);
-        }
         for (environment, is_severed) in severed {
             let changed = match is_severed {
                 true => self.severed.insert(environment.clone()),
@@ -124,6 +116,15 @@ impl Missing {
             if self.note_short(backend, short) && routing.is_named(backend) {
                 turned.push(backend);
             }
+        }
+        // Judging a place notes whether its backend is short, so it comes after those that turned are known.
+        for (place, waits) in waiting {
+            match waits {
+                true => self.waiting.insert(place.clone()),
+                false => self.waiting.remove(&place),
+            };
+            self.judge(routing, &place);
+            self.add_with_descendants(place.0, &mut stale);
         }
         for change in touched.rows(Table::Versions, routing) {
             let Some(place) = place_of(&change.key) else {

@@ -136,6 +136,17 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
+fn of_a_file_with_several_environments_each_is_archived_with_its_mode() {
+    let case = Case::new();
+    let text = "- name: a\n  services: [{name: backend, version: 1.1}]\n- name: b\n";
+    fs::write(case.path(), text).unwrap();
+    fs::set_permissions(case.path(), fs::Permissions::from_mode(0o600)).unwrap();
+    case.does(&Task::Archive(environment(1), SystemTime::now(), None));
+    let newest = case.cabinet.archive.newest(&"a".parse().unwrap()).unwrap();
+    assert_eq!(newest.unwrap().mode, 0o600);
+}
+
+#[test]
 fn who_may_read_a_file_may_read_its_archived_content_and_nobody_else() {
     let case = Case::new();
     let set = |mode| fs::set_permissions(case.path(), fs::Permissions::from_mode(mode)).unwrap();

@@ -130,7 +130,7 @@ async fn names_that_are_none_of_files_are_refused_on_every_branch_and_nothing_is
             b"services/inside.yaml",
             b"\xff.yaml",
             b"\x1b[31m.yaml",
-            "a\u{202e}b.yaml".as_bytes(),
+            "a\u{61c}\u{202e}b.yaml".as_bytes(),
             long.as_bytes(),
         ];
         let mut refs = Vec::new();

@@ -11,6 +11,8 @@ async fn the_check_knows_which_addresses_the_routers_allow() {
     let world = World::bare(&[]).unwrap();
     let repository = Repository::new(&world).await;
     repository.init().await.ok().unwrap();
+    repository.write("qa.yaml", "name: qa\n");
+    repository.pushed().await;
     let file = "name: dev\nservices: [{name: legacy, address: '127.0.0.1:9999'}]\n";
     repository.write("dev.yaml", file);
     repository.refused(&["dev.yaml:2:", "127.0.0.1"]).await;
