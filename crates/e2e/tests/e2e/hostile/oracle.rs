@@ -246,7 +246,8 @@ pub fn judge(
             }
         }
         Side::Internal => {
-            let label = host.split('.').next().unwrap_or_default();
+            // A short name may come with a port.
+            let label = host.split(['.', ':']).next().unwrap_or_default();
             if !label.eq_ignore_ascii_case(service) {
                 return Err(format!("{backend} has answered for {host:?}"));
             }
