@@ -13,6 +13,9 @@ use super::stage::{Outcome, Stage};
 const TTL: &str = "10s";
 /// An updater that was started anew is in step.
 const ANEW: Duration = Duration::from_secs(1);
+/// A backend that is gone keeps its slot until no request can point to its servers: three seconds
+/// (`haproxy_updater::engine::leaving`), and the look for it.
+const GIVEN_BACK: Duration = Duration::from_secs(5);
 /// The changes of a round come in this time, and the kill is somewhere in it.
 const STORM: Duration = Duration::from_millis(200);
 
@@ -41,7 +44,7 @@ pub async fn killed(length: Length) -> Result<Outcome> {
         stage.converges(to, since, ANEW).await;
         let wanted = passing.len();
         let right = async |stage: &Stage| slots(stage, wanted).await;
-        stage.sees("slots right", since, ANEW, right).await;
+        stage.sees("slots right", since, GIVEN_BACK, right).await;
     }
     ensure!(
         stage.world.haproxy.worker().await? == worker,
