@@ -182,6 +182,8 @@ ensure_servers() {
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
     # From which the engines of the launcher pull.
     have docker-registry || missing+=(docker-registry)
+    # systemd-analyze, which reads the units; nothing of it is started.
+    have systemd-analyze || missing+=(systemd)
     # Environment files are deployed by `git push`, too.
     have git || missing+=(git)
     # For tests with a Docker engine of their own, which they connect by ip; from Debian 13 on the client is apart.

@@ -27,7 +27,7 @@ Runs every check, or only the steps that are named:
   demo     ./demo/start.sh --yes and ./demo/stop.sh, in Docker
 
 Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, etcd-client, docker-registry, openssl, git,
-libfaketime, docker.io, iproute2, protobuf-compiler and libprotobuf-dev (none of their services is started), a C linker, Rust
+libfaketime, systemd, docker.io, iproute2, protobuf-compiler and libprotobuf-dev (none of their services is started), a C linker, Rust
 $OLDEST_RUST where Debian has it, cargo-deny by cargo, and a running Docker for the demo. Tests with a Docker engine
 of their own need root. Tests run with cargo-nextest where it is installed, else with cargo test. Ends with the time
 of each step and the number of tests.

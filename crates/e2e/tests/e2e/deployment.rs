@@ -161,10 +161,7 @@ async fn systemd_understands_the_units() {
         let name = name.replace('@', "@instance");
         command.arg(repository().join(format!("scripts/systemd/{name}.service")));
     }
-    let Ok(found) = run(&command, SOON).await else {
-        eprintln!("no systemd-analyze here: not tried");
-        return;
-    };
+    let found = run(&command, SOON).await.unwrap();
     // That a program or another unit is not installed here is no fault.
     let faults = found.stderr.lines().filter(|line| line.contains("ignoring"));
     let faults: Vec<&str> = faults.collect();
