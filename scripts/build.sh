@@ -10,17 +10,21 @@ ACCOUNT=${DOCKER_ACCOUNT_NAME:-mayfly}
 OS_IMAGE=debian:trixie-slim
 SUITE=trixie
 STAGING=$ROOT/target/docker
-# Downloaded crates and what was compiled: a pair for each checkout, since building one runs its code with both at hand. Nothing
-# that a stranger's branch leaves there ends up in a later build of another checkout.
+PROGRAM_OF_HOST=$ROOT/target/build/mayfly
+# Downloaded crates and compiled code: a pair for each checkout, since a build runs code of its
+# checkout with access to both. So another branch leaves nothing that a later build uses.
 CHECKOUT=$(printf %s "$ROOT" | sha256sum | cut -c 1-12)
 CARGO_VOLUME=mayfly-build-cargo-$CHECKOUT
 TARGET_VOLUME=mayfly-build-target-$CHECKOUT
-DAEMONS=(environment-registrar container-registrar container-launcher haproxy-updater dns-updater)
-# The operator's tool; it is put into the image of the environment-registrar.
+DAEMONS=(environment-registrar container-registrar container-launcher haproxy-updater dns-updater mayfly-web)
+# The operator's tool; it is put into the image of the environment-registrar, and into target/ for
+# this host.
 TOOL=mayfly
+# What every image of Mayfly is tagged with, beside `latest`. `mayfly init` names this tag.
+VERSION=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml" | head -n 1)
 DEMO_SERVICES=(frontend backend)
-# frontend 0.0.3-rc.1 (a pre-release, so that `latest` does not take it) and backend 0.0.3 run nowhere until an environment
-# asks for them.
+# frontend 0.0.3-rc.1 (a pre-release, so that `latest` does not take it) and backend 0.0.3 run
+# nowhere until an environment asks for them.
 DEMO_IMAGES=(frontend:0.0.1 frontend:0.0.2 frontend:0.0.3-rc.1 backend:0.0.1 backend:0.0.2 backend:0.0.3)
 
 usage() {
@@ -28,14 +32,16 @@ usage() {
 usage: scripts/build.sh [--clean]
 
 Builds the images of Mayfly and of its demo and tags them \$DOCKER_ACCOUNT_NAME/<name>
-($ACCOUNT/<name> now). Only Docker is needed: the programs are compiled in a container.
+($ACCOUNT/<name> now). The images of Mayfly also get the tag $VERSION. Only Docker is needed: the
+programs are compiled in a container. The program mayfly is left in target/build/mayfly, for
+\`mayfly init\` on this host, if the host's C library is as new as that of Debian's $SUITE.
 
-  --clean   first remove the build cache of this checkout (the volumes $CARGO_VOLUME, $TARGET_VOLUME)
-  --help    this text
+  --clean   first removes the build cache of this checkout (the volumes $CARGO_VOLUME, $TARGET_VOLUME)
+  --help    prints this text
 
-The base image $OS_IMAGE is taken from the local engine, else pulled, else made with debootstrap.
-A CA bundle of the host and its proxy variables are handed to the build, so that it works behind a proxy that
-inspects TLS; SSL_CERT_FILE names the bundle where it is not in one of the usual places.
+The base image $OS_IMAGE comes from the local engine; if it is not there, it is pulled, or made with debootstrap.
+The build gets the host's CA bundle and proxy variables, so it works behind a proxy that inspects TLS.
+SSL_CERT_FILE names the bundle if it is not in one of the usual places.
 
 environment: DOCKER_ACCOUNT_NAME (default: mayfly), SSL_CERT_FILE, http_proxy, https_proxy, no_proxy
 TEXT
@@ -67,6 +73,22 @@ main() {
     compile
     build_images
     say "all images are built, in $SECONDS s: ${DOCKER[*]} image ls '$ACCOUNT/*'"
+    check_program_of_host
+}
+
+# The program is compiled against the C library of the images, which an older host does not have.
+check_program_of_host() {
+    local built=$STAGING/environment-registrar/$TOOL
+    if "$built" --version >/dev/null 2>&1; then
+        mkdir -p "${PROGRAM_OF_HOST%/*}"
+        install -m 755 "$built" "$PROGRAM_OF_HOST"
+        detail "the program mayfly for this host: ${PROGRAM_OF_HOST#"$PWD/"}"
+        return
+    fi
+    # One that was built on this host stays.
+    detail "the program mayfly does not run on this host, whose C library is older than that of $SUITE;"
+    detail "mayfly init needs it: cargo build --release --package mayfly &&" \
+        "install -D target/release/mayfly target/build/mayfly"
 }
 
 # The image that all others stand on: local, else pulled, else made of Debian's own packages.
@@ -96,7 +118,8 @@ ensure_os_image() {
     trap - EXIT
 }
 
-# build TAG DIRECTORY [--build-arg NAME=VALUE]...: builds docker/DIRECTORY; what is staged for it is the context.
+# build TAG DIRECTORY [--build-arg NAME=VALUE]...: builds docker/DIRECTORY; what is staged for it is
+# the context.
 build() {
     local tag=$1 directory=$2 log
     shift 2
@@ -130,7 +153,8 @@ compile() {
 
     find_ca_bundle
     if [ -n "$CA_BUNDLE" ]; then
-        # A path of its own: mounted over the container's own bundle, it would break the ca-certificates package.
+        # A path of its own: mounted over the container's own bundle, it would break the
+        # ca-certificates package.
         ca=(--volume "$CA_BUNDLE:/run/host-ca.crt:ro"
             --env SSL_CERT_FILE=/run/host-ca.crt --env CARGO_HTTP_CAINFO=/run/host-ca.crt)
     fi
@@ -140,7 +164,8 @@ compile() {
     packages+=(--package mayfly-demo-services)
 
     say "compiling ${programs[*]} (the first time takes minutes)"
-    # The programs come back through the pipe: so they belong to this user, and no directory is mounted writable.
+    # The programs come back through the pipe: so they belong to this user, and no directory is
+    # mounted writable.
     # shellcheck disable=SC2016 # the inner shell expands these
     if ! "${DOCKER[@]}" run --rm --init "${ca[@]}" "${PROXY_RUN[@]}" \
         --volume "$ROOT:/source:ro" --workdir /source \
@@ -151,7 +176,7 @@ compile() {
             cargo build --release --locked --bins $packages >&2
             tar --directory /target/release --create "$@"' \
         sh "${packages[*]}" "${programs[@]}" >"$STAGING/programs.tar" </dev/null; then
-        die "compiling failed; cargo's message stands above"
+        die "compiling failed: see cargo's message above"
     fi
     for program in "${programs[@]}"; do
         mkdir -p "$STAGING/$program"
@@ -159,6 +184,10 @@ compile() {
     done
     rm -f "$STAGING/programs.tar"
     mv -f "$STAGING/$TOOL/$TOOL" "$STAGING/environment-registrar/"
+    mkdir -p "$STAGING/demo"
+    for program in "${DEMO_SERVICES[@]}"; do
+        mv -f "$STAGING/$program/$program" "$STAGING/demo/"
+    done
 }
 
 build_images() {
@@ -169,6 +198,13 @@ build_images() {
     for name in etcd haproxy dnsmasq "${DAEMONS[@]}"; do
         say "image $ACCOUNT/$name"
         case $name in
+        etcd)
+            # As they lie in a checkout, since the one sources the other.
+            mkdir -p "$STAGING/etcd/deploy" "$STAGING/etcd/scripts"
+            install -m 755 "$ROOT/deploy/etcd-roles.sh" "$STAGING/etcd/deploy/"
+            install -m 644 "$ROOT/scripts/lib.sh" "$STAGING/etcd/scripts/"
+            build "$ACCOUNT/$name" "$name" --build-arg "BASE=$base"
+            ;;
         haproxy)
             mkdir -p "$STAGING/haproxy"
             install -m 755 "$ROOT/docker/haproxy/entrypoint.sh" "$STAGING/haproxy/"
@@ -177,10 +213,12 @@ build_images() {
         haproxy-updater) build "$ACCOUNT/$name" "$name" --build-arg "BASE=$ACCOUNT/haproxy" ;;
         *) build "$ACCOUNT/$name" "$name" --build-arg "BASE=$base" ;;
         esac
+        "${DOCKER[@]}" tag "$ACCOUNT/$name" "$ACCOUNT/$name:$VERSION"
     done
     for name in "${DEMO_IMAGES[@]}"; do
         say "image $ACCOUNT/$name"
-        build "$ACCOUNT/$name" "${name%:*}" --build-arg "BASE=$base" --build-arg "VERSION=${name#*:}"
+        build "$ACCOUNT/$name" demo --build-arg "BASE=$base" \
+            --build-arg "PROGRAM=${name%:*}" --build-arg "VERSION=${name#*:}"
     done
 }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Breaks each part of Mayfly under load and says what was kept of its promises. Installs first what is missing. See --help.
+# Breaks each part of Mayfly under load and says what was kept of its promises. Installs first what
+# is missing. See --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
@@ -10,7 +11,7 @@ usage() {
 Usage: scripts/faults.sh [--short] [FAULT...]
 
 Builds release binaries, starts Mayfly on loopback and on networks of its own, and breaks one part after the other while at
-least 1,000 requests a second are sent whose answers are checked. Prints the table of RELIABILITY.md: fault, requests, failed, time
+least 1,000 requests a second are sent whose answers are checked. Prints the table of docs/reliability.md: fault, requests, failed, time
 to converge; exits with 1 when a promise was not kept. A whole run takes at most 15 minutes on two cores.
 
   --short   the short forms, with less load, which ./scripts/test.sh runs too
@@ -31,4 +32,6 @@ install_missing protobuf-compiler libprotobuf-dev
 say "building release binaries (that unwind: one fault that panics does not end the others)"
 cargo build --profile faults --locked --quiet --workspace
 ulimit -n "$(ulimit -Hn)"
+# Above the table, so that a table that was kept says what it is of.
+printf '%s, %s, commit %s\n\n' "$(date +%F)" "$(server_versions)" "$(git describe --always --dirty 2>/dev/null || echo unknown)"
 exec "${CARGO_TARGET_DIR:-target}/faults/mayfly-faults" "$@"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the properties about hostile input many times, and hostile requests at a real HAProxy. See --help.
+# Runs the properties about hostile input many times, and hostile requests at a real HAProxy. See
+# --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
@@ -17,17 +18,19 @@ checks for overflow, and sends hostile requests ($REQUESTS) to both listeners of
 one of them has failed, and then says what failed. A whole run takes at most 10 minutes on two cores, beside the build.
 
   --requests N   how many requests; 0 for none
-  --seed N       which requests; by default others each time. A failure says its seed
+  --seed N       the seed of the requests; by default another one each time. A failure prints its seed
 
-What proptest finds it writes beside the test, in *.proptest-regressions: keep that file, it is tried first from then on.
+proptest writes what it finds beside the test, to *.proptest-regressions. Keep that file: its cases are tried first from
+then on.
 Needs what scripts/test.sh installs.
 END
 }
 
-# The test programs of the workspace without those of mayfly-e2e: the directory of the crate and the program, one a line.
+# The test programs of the workspace without those of mayfly-e2e: the directory of the crate and the
+# program, one a line. A program that an integration test starts is built, too, but is not listed.
 programs() {
     cargo test --workspace --exclude mayfly-e2e --profile fuzz --locked --no-run --lib --tests --message-format=json |
-        sed -n -E 's|.*"manifest_path":"([^"]*)/Cargo.toml".*"test":true.*"executable":"([^"]+)".*|\1\t\2|p'
+        sed -n -E 's|.*"manifest_path":"([^"]*)/Cargo.toml".*"profile":\{[^}]*"test":true\}.*"executable":"([^"]+)".*|\1\t\2|p'
 }
 
 # property DIRECTORY PROGRAM TEST LOGS: runs one and prints its line of the table.

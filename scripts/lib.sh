@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034 # some names are for the scripts that source this
-# What the scripts of this repository share: saying what happens, installing what is missing, and
-# finding Docker. Sourced, never run; the caller has set `set -euo pipefail`.
+# What the scripts of this repository share: messages, installing what is missing, and finding
+# Docker. It is sourced, never run; the caller has set `set -euo pipefail`.
 
-# Everything that is said to a person goes to standard error, so that output stays usable in a pipe.
+# Messages go to standard error, so that standard output stays usable in a pipe.
 if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then
     BOLD=$'\e[1m' RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'
 else
@@ -49,7 +49,8 @@ is_installed() {
     [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
-# install_missing PACKAGE...: installs those of the Debian packages that are missing, and says which.
+# install_missing PACKAGE...: installs those of the Debian packages that are missing, and says
+# which.
 install_missing() {
     local package log missing=()
     have apt-get || die "cannot install $*: this is not a Debian system; install the equivalent by hand"
@@ -65,13 +66,13 @@ install_missing() {
         >"$log" 2>&1 </dev/null; then
         tail -n 30 "$log" >&2
         rm -f "$log"
-        die "installing ${missing[*]} failed; apt-get's last lines stand above"
+        die "cannot install ${missing[*]}: see apt-get's last lines above"
     fi
     rm -f "$log"
 }
 
-# install_without_services PACKAGE...: as install_missing, and none starts its service: HAProxy and etcd of the tests are
-# processes of the tests' own, and a service on a default port would only be in somebody's way.
+# install_without_services PACKAGE...: as install_missing, but no package starts its service: the
+# tests start their own HAProxy and etcd, and a service on a default port could be in the way.
 install_without_services() {
     local package missing=() policy=/usr/sbin/policy-rc.d
     for package in "$@"; do
@@ -92,7 +93,8 @@ install_without_services() {
     detail "their services were not started"
 }
 
-# DOCKER is how this user runs the docker client; find_docker changes it to `sudo docker` where needed.
+# DOCKER is how this user runs the docker client; find_docker changes it to `sudo docker` where
+# needed.
 DOCKER=(docker)
 
 # find_docker: whether an engine answers, directly or through sudo.
@@ -107,7 +109,8 @@ find_docker() {
     return 1
 }
 
-# ensure_docker: installs docker.io from Debian where no docker client is, and starts the engine where none answers.
+# ensure_docker: installs docker.io from Debian where no docker client is, and starts the engine
+# where none answers.
 ensure_docker() {
     local packages log waited
     find_docker && return 0
@@ -131,7 +134,8 @@ ensure_docker() {
     else
         log=/var/log/dockerd.log
         say "no Docker engine answers: starting dockerd (its log: $log)"
-        # An engine that was killed leaves its pid file behind, and the next one refuses to start over it.
+        # An engine that was killed leaves its pid file behind, and the next one refuses to start
+        # over it.
         # shellcheck disable=SC2016 # the inner shell expands these
         as_root sh -c 'if [ -s /var/run/docker.pid ] && ! kill -0 "$(cat /var/run/docker.pid)" 2>/dev/null; then
                            rm -f /var/run/docker.pid
@@ -174,7 +178,7 @@ ensure_servers() {
     # dnsmasq-base is the program alone; the package dnsmasq would add a service on port 53.
     have dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
     have etcd || missing+=(etcd-server)
-    # etcdctl, with which scripts/etcd-roles.sh works.
+    # etcdctl, with which deploy/etcd-roles.sh works.
     have etcdctl || missing+=(etcd-client)
     # Tests of servers behind TLS make certificates.
     have openssl || missing+=(openssl)
@@ -186,7 +190,22 @@ ensure_servers() {
     have systemd-analyze || missing+=(systemd)
     # Environment files are deployed by `git push`, too.
     have git || missing+=(git)
-    # For tests with a Docker engine of their own, which they connect by ip; from Debian 13 on the client is apart.
+    # For the documents: their shell blocks are checked by the one, and ask with the other.
+    have shellcheck || missing+=(shellcheck)
+    have curl || missing+=(curl)
+    # The tests of `mayfly local` start an sshd of their own.
+    have ssh || missing+=(openssh-client)
+    [ -x /usr/sbin/sshd ] || missing+=(openssh-server)
+    # promtool, which checks the alert rules.
+    have promtool || missing+=(prometheus)
+    # For the example of queues.
+    have redis-server || missing+=(redis-server)
+    [ -d /usr/lib/python3/dist-packages/redis ] || missing+=(python3-redis)
+    # For the pages that people see: a real browser, and what drives it.
+    have chromium || missing+=(chromium)
+    have chromedriver || missing+=(chromium-driver)
+    # For tests with a Docker engine of their own, which they connect by ip; from Debian 13 on the
+    # client is apart.
     have ip || [ -x /usr/sbin/ip ] || missing+=(iproute2)
     have dockerd || [ -x /usr/sbin/dockerd ] || missing+=(docker.io)
     if ! have docker && apt-cache show docker-cli >/dev/null 2>&1; then
@@ -195,7 +214,15 @@ ensure_servers() {
     [ ${#missing[@]} -eq 0 ] || install_without_services "${missing[@]}"
     # Where a user who is not root runs this, Debian's PATH lacks sbin.
     export PATH="$PATH:/usr/sbin"
-    detail "$(haproxy -v | head -n 1)"
-    detail "$(dnsmasq --version | head -n 1)"
-    detail "$(etcd --version | head -n 1)"
+    detail "$(server_versions)"
+}
+
+# server_versions: the versions of the servers in PATH, in a line; fails if one of them does not run.
+server_versions() {
+    # The programs are read to the end: one whose pipe is closed early would fail.
+    local haproxy etcd dnsmasq
+    haproxy=$(haproxy -v | awk 'NR == 1 {print $3}') &&
+        etcd=$(etcd --version | awk 'NR == 1 {print $3}') &&
+        dnsmasq=$(dnsmasq --version | awk 'NR == 1 {print $3}') &&
+        printf 'HAProxy %s, etcd %s, dnsmasq %s\n' "${haproxy%%-*}" "$etcd" "$dnsmasq"
 }

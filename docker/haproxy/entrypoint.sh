@@ -1,6 +1,6 @@
 #!/bin/sh
-# Waits for the configuration that haproxy-updater writes into the shared directory, then becomes HAProxy
-# in master-worker mode, with the master socket through which the updater reloads.
+# Waits for the configuration that haproxy-updater writes into the shared directory, then becomes
+# HAProxy in master-worker mode, with the master socket through which the updater reloads.
 set -eu
 
 directory=${MAYFLY_HAPROXY_DIR:-/var/lib/mayfly/haproxy}
@@ -13,7 +13,7 @@ if [ ! -s "$directory/haproxy.cfg" ]; then
     done
 fi
 mkdir -p "$directory/run"
-# Sockets of a HAProxy that was killed would be taken for live ones.
+# HAProxy would treat the sockets of a killed HAProxy as live ones.
 rm -f "$directory"/run/*.sock
 echo "haproxy: starting with $directory/haproxy.cfg" >&2
 exec haproxy -W -db -S "$directory/run/master.sock,mode,660" -f "$directory/haproxy.cfg" "$@"

@@ -1,165 +1,178 @@
-//! The command line. Every argument is checked by its type while it is read.
+//! The command line. A type checks each argument while it is parsed.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use mayfly_core::definition::{Cpus, Memory, NetworkName, VariableName};
-use mayfly_daemon::args::{CommonArgs, duration};
+use globset::{Glob, GlobMatcher};
+use mayfly_core::records::definition::{Cpus, Memory, NetworkName, VariableName};
+use mayfly_daemon::args::{CommonArgs, duration, ttl};
+use mayfly_daemon::docker::EngineUrl;
 
 use crate::engine::Pull;
-use crate::want::Terms;
+use crate::recipe::LaunchTerms;
+
+/// The pause after a second failure in a row: long enough for an engine to restart, and short
+/// enough for a person who has just pushed the image.
+const RETRY: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
-  container-launcher --dry-run                              what it would start and retire now
+  container-launcher --dry-run                              # prints what it would start and retire now
   container-launcher --retire-after 30min --allow-image 'registry.example/team/*'
   container-launcher --engine swarm --docker tcp://127.0.0.1:2375
   container-launcher --variable DOCKER_ACCOUNT_NAME=team --volume-root /srv/mayfly
   container-launcher --network mayfly --dns 10.0.0.53 --memory 2g --cpus 2
 
-Service definitions say how a container is started; environment-registrar brings them from /etc/mayfly/services to etcd.
-Exit codes: 0 fine, 1 failure, 2 wrong usage.";
+Service definitions describe how to start a container. environment-registrar registers them from /etc/mayfly/services.
+Exit codes: 0 success, 1 failure, 2 wrong usage.";
 
-/// Starts the containers that environments need and nobody runs, and retires those that none needs any more
+/// Starts the containers that environments need and that do not run yet, and retires those that no
+/// environment needs
 ///
-/// Needed is every version that some environment asks for by name. What somebody else runs counts, and is never touched.
-/// Several launchers may run on one etcd: one leads, another takes over when it is gone. Whoever controls the engine's
-/// socket controls its host: run this where no user of Mayfly has an account.
+/// A version is needed if an environment names it exactly. Instances that other programs started
+/// count, too, and are never touched. Several launchers may run on one etcd: one is active, and
+/// another takes over when it is gone. A program with the engine's socket can become root on the
+/// host, so run the launcher on a host where only operators have accounts.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "container-launcher", version, after_help = EXAMPLES, after_long_help = EXAMPLES)]
 pub struct Arguments {
-    /// What every daemon takes.
     #[command(flatten)]
     pub common: CommonArgs,
 
-    /// What runs the containers: one Docker engine, or a Docker Swarm
+    /// Runs the containers on one Docker engine or on a Docker Swarm
     #[arg(long, env = "MAYFLY_ENGINE", value_enum, default_value_t)]
     pub engine: EngineKind,
 
-    /// Where the engine listens (of a Swarm: a manager), as unix:///path or tcp://host:port
+    /// Uses the engine at this URL: unix:// with a path, or tcp:// with host and port
     #[arg(
         long,
         env = "DOCKER_HOST",
         value_name = "URL",
         default_value = "unix:///var/run/docker.sock"
     )]
-    pub docker: String,
+    pub docker: EngineUrl,
 
-    /// Retire a backend that no environment has needed for so long
+    /// Retires a backend that no environment has needed for this long
     #[arg(long, env = "MAYFLY_RETIRE_AFTER", value_name = "TIME", default_value = "1h", value_parser = duration)]
     pub retire_after: Duration,
 
-    /// How long a container that is to be stopped gets no new requests before
+    /// Drains an instance for this long before it is stopped or deregistered
     #[arg(long, env = "MAYFLY_DRAIN", value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub drain: Duration,
 
-    /// How long a container may take to end by itself once it is told to
+    /// Kills a container that takes longer than this to stop
     #[arg(long, env = "MAYFLY_STOP_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub stop_timeout: Duration,
 
-    /// How long a version has to be missing before a container is started: somebody else may be about to
+    /// Waits this long before it starts a missing version, in case another instance is about to
+    /// appear
     #[arg(long, env = "MAYFLY_PATIENCE", value_name = "TIME", default_value = "3s", value_parser = duration)]
     pub patience: Duration,
 
-    /// How long a container that runs may take until it is registered as answering; it counts as failed then
+    /// Counts a container as failed if it does not answer within this time after its start
     #[arg(long, env = "MAYFLY_START_TIMEOUT", value_name = "TIME", default_value = "2min", value_parser = duration)]
     pub start_timeout: Duration,
 
-    /// How long the pause after a second failure in a row is; it doubles with each further one. The first is followed by a
-    /// new try at once
-    #[arg(long, env = "MAYFLY_RETRY", value_name = "TIME", default_value = "1s", value_parser = duration)]
-    pub retry: Duration,
-
-    /// How long a pause is at most
+    /// Pauses at most this long between two attempts to start a backend
+    ///
+    /// The first failure is retried at once and the second after a second; the pause doubles with
+    /// each further failure.
     #[arg(long, env = "MAYFLY_RETRY_MOST", value_name = "TIME", default_value = "5min", value_parser = duration)]
     pub retry_most: Duration,
 
-    /// How many containers may be there in all
+    /// Runs at most this many containers in total
     #[arg(long, env = "MAYFLY_MAX_CONTAINERS", value_name = "N", default_value_t = 200)]
     pub max_containers: usize,
 
-    /// How many are started at the same time
+    /// Starts at most this many containers at the same time
     #[arg(long, env = "MAYFLY_STARTS_AT_ONCE", value_name = "N", default_value_t = 8, value_parser = at_least_one)]
     pub starts_at_once: usize,
 
-    /// Start only images that have this form, as registry.example/team/*; may be repeated [default: any image, from any
-    /// registry that the engine reaches]
+    /// Starts only images that match this pattern, such as registry.example/team/*; repeatable
+    /// [default: any image from any registry that the engine reaches]
     #[arg(
         long,
         env = "MAYFLY_ALLOW_IMAGE",
         value_name = "PATTERN",
         value_delimiter = ','
     )]
-    pub allow_image: Vec<String>,
+    pub allow_image: Vec<Glob>,
 
-    /// The network of the engine that containers join whose definition names none. A definition may name this one, and
-    /// others only by --allow-network
+    /// Connects containers to this network of the engine if their definition names none; a
+    /// definition may name other networks only if --allow-network allows them
     #[arg(long, env = "MAYFLY_NETWORK", value_name = "NAME", default_value = "mayfly")]
     pub network: NetworkName,
 
-    /// Let definitions name networks of this form, such as team-*, beside --network; may be repeated [default: none]
+    /// Lets definitions also name networks that match this pattern, such as team-*; repeatable
+    /// [default: none]
     #[arg(
         long,
         env = "MAYFLY_ALLOW_NETWORK",
         value_name = "PATTERN",
         value_delimiter = ','
     )]
-    pub allow_network: Vec<String>,
+    pub allow_network: Vec<Glob>,
 
-    /// How much memory a container may use: bytes, or with k, m, g. A definition may ask for less; one that asks for more
-    /// is refused
+    /// Limits the memory of a container: bytes, or with k, m or g; a definition may ask for less,
+    /// and is refused if it asks for more
     #[arg(long, env = "MAYFLY_MEMORY", value_name = "AMOUNT", default_value = "512m")]
     pub memory: Memory,
 
-    /// How many processors a container may use, such as 0.5. A definition may ask for less; one that asks for more is
-    /// refused
+    /// Limits the processors of a container, such as 0.5; a definition may ask for less, and is
+    /// refused if it asks for more
     #[arg(long, env = "MAYFLY_CPUS", value_name = "N", default_value = "1")]
     pub cpus: Cpus,
 
-    /// How many processes and threads a container may have
+    /// Limits the number of processes and threads of a container
     #[arg(long, env = "MAYFLY_PROCESSES", value_name = "N", default_value_t = 1024, value_parser = processes)]
     pub processes: u32,
 
-    /// The address of a name server that containers ask, such as the dnsmasq that resolves *.service; may be repeated
+    /// Gives containers this name server, such as the dnsmasq that resolves *.service; repeatable
     /// [default: those of the engine]
     #[arg(long, env = "MAYFLY_DNS", value_name = "ADDRESS", value_delimiter = ',')]
     pub dns: Vec<IpAddr>,
 
-    /// Let definitions mount, read-only, what lies below this directory of the host; may be repeated [default: nothing].
-    /// Nobody but operators may write below it: a link there may point to anything on the host
+    /// Lets definitions mount files below this directory of the host, read-only; repeatable
+    /// [default: nothing]
+    ///
+    /// Let only operators write below this directory: a link there can point to any file of the
+    /// host.
     #[arg(long, env = "MAYFLY_VOLUME_ROOT", value_name = "DIRECTORY", value_delimiter = ',', value_parser = absolute)]
     pub volume_root: Vec<String>,
 
-    /// What ${NAME} in the image of a definition stands for; without a value it is taken from the environment. May be
-    /// repeated. Everyone who may write a definition can read it
+    /// Replaces ${NAME} in the image of a definition by this value, or by the environment variable
+    /// NAME; repeatable
+    ///
+    /// Everyone who may write a definition can read the value.
     #[arg(long, env = "MAYFLY_VARIABLE", value_name = "NAME[=VALUE]", value_delimiter = ',', value_parser = variable)]
     pub variable: Vec<Variable>,
 
-    /// When to pull an image
+    /// Decides when an image is pulled; `mayfly relaunch` pulls an image that was pushed again
+    /// under the same tag
     #[arg(long, env = "MAYFLY_PULL", value_enum, default_value_t)]
     pub pull: Pull,
 
-    /// Keep everything when half of all environments vanish within this time, until an operator says that it is meant
-    /// (`mayfly confirm container-launcher`) or they are back
-    #[arg(long, env = "MAYFLY_GUARD_WINDOW", value_name = "TIME", default_value = "30s", value_parser = duration)]
-    pub guard_window: Duration,
+    /// Withholds deletions if so many come within this time that they look like a fault; with 0,
+    /// withholds no deletion
+    ///
+    /// If all environments or all instances vanish from etcd at once, the launcher keeps them for
+    /// this time. If half of the environments that need launched containers, and at least two,
+    /// vanish within this time, the launcher retires nothing until they are back or until an
+    /// operator confirms the deletion: `mayfly confirm container-launcher`.
+    #[arg(long, env = "MAYFLY_DISTRUST", value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub distrust: Duration,
 
-    /// How long to go on as before when etcd suddenly lacks all environments or instances
-    #[arg(long, env = "MAYFLY_GRACE", value_name = "TIME", default_value = "60s", value_parser = duration)]
-    pub grace: Duration,
-
-    /// How long its lead and its records in etcd outlive a launcher that dies, from 2s
+    /// Keeps its records in etcd for this long after it dies, 2s to 1h
     #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
     pub ttl: Duration,
 
-    /// Print what would be done now, and end
+    /// Prints what would be done now, and exits
     #[arg(long)]
     pub dry_run: bool,
 }
 
-/// A kind of engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum EngineKind {
     /// The containers of one Docker engine
@@ -181,29 +194,31 @@ impl Arguments {
     ///
     /// # Errors
     /// When a variable without a value is not in the environment.
-    pub fn terms(&self) -> anyhow::Result<Terms> {
+    pub fn terms(&self) -> anyhow::Result<LaunchTerms> {
+        let matchers =
+            |globs: &[Glob]| -> Vec<GlobMatcher> { globs.iter().map(Glob::compile_matcher).collect() };
         let value = |variable: &Variable| {
             let Variable { name, value } = variable;
             let value = match value {
                 Some(value) => value.clone(),
                 None => std::env::var(name.as_str()).with_context(|| {
-                    format!("--variable {name} has no value, and the environment has none")
+                    format!("--variable {name} has no value and no environment variable has that name: set one of them")
                 })?,
             };
             Ok((name.clone(), value))
         };
-        Ok(Terms {
+        Ok(LaunchTerms {
             prefix: self.common.prefix.clone(),
             retire_after: self.retire_after,
             drain: self.drain,
             patience: self.patience,
             start_timeout: self.start_timeout,
-            pauses: (self.retry, self.retry_most),
+            pauses: (RETRY.min(self.retry_most), self.retry_most),
             max_containers: self.max_containers,
             starts_at_once: self.starts_at_once,
-            allowed_images: self.allow_image.clone(),
+            allowed_images: matchers(&self.allow_image),
             network: self.network.clone(),
-            allowed_networks: self.allow_network.clone(),
+            allowed_networks: matchers(&self.allow_network),
             memory: self.memory,
             cpus: self.cpus,
             processes: self.processes,
@@ -229,29 +244,21 @@ fn absolute(text: &str) -> Result<String, String> {
     if text.starts_with('/') && !climbs {
         return Ok(text.to_owned());
     }
-    Err("it has to be an absolute path without `.` and `..`, as /srv/mayfly".to_owned())
-}
-
-fn ttl(text: &str) -> Result<Duration, String> {
-    let ttl = duration(text)?;
-    if (Duration::from_secs(2)..=Duration::from_secs(3600)).contains(&ttl) {
-        return Ok(ttl);
-    }
-    Err("it has to be from 2s to 1h".to_owned())
+    Err("it must be an absolute path without `.` and `..`, such as /srv/mayfly".to_owned())
 }
 
 fn processes(text: &str) -> Result<u32, String> {
     match text.parse() {
         // Fewer start no program of any size, and more are no limit.
         Ok(number @ 16..=1_000_000) => Ok(number),
-        _ => Err("it has to be a number from 16 to 1000000".to_owned()),
+        _ => Err("it must be a number from 16 to 1000000".to_owned()),
     }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),
-        _ => Err("it has to be a number from 1 on".to_owned()),
+        _ => Err("it must be a number of at least 1".to_owned()),
     }
 }
 
@@ -300,7 +307,7 @@ mod tests {
             ("--variable 1A=x", "no digit first"),
             ("--volume-root srv", "absolute path"),
             ("--volume-root /srv/../etc", "absolute path"),
-            ("--starts-at-once 0", "from 1 on"),
+            ("--starts-at-once 0", "at least 1"),
             ("--ttl 1s", "2s to 1h"),
             ("--pull sometimes", "missing"),
             ("--memory lots", "such as 256m"),

@@ -1,4 +1,5 @@
-//! `--dry-run`: looks once, and prints what would be done; nothing is changed, and no lead is taken.
+//! `--dry-run`: looks once, and prints what would be done. It changes nothing and does not take the
+//! lead.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,15 +7,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mayfly_core::launching::Phase;
+use mayfly_core::trust::Retiring;
 use mayfly_daemon::output;
-use mayfly_daemon::watch::{Batch, Change};
+use mayfly_daemon::watch;
 
 use crate::args::Arguments;
+use crate::desired::View;
 use crate::engine::Engine;
-use crate::guard::Guard;
-use crate::observe::View;
-use crate::plan::{Moment, Plan, Planner, Situation};
-use crate::want::Terms;
+use crate::plan::{ClockReading, LaunchPlan, Planner, Situation};
+use crate::recipe::LaunchTerms;
 
 /// Looks and prints.
 ///
@@ -22,23 +23,18 @@ use crate::want::Terms;
 /// When etcd or the engine do not answer.
 pub async fn run<E: Engine>(engine: &E, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let store = arguments.common.store()?;
-    let listing = store.list(&store.keyspace().launching()).await?;
     let mut view = View::new(store.keyspace());
-    view.take(Batch {
-        revision: listing.revision,
-        listed: true,
-        changes: listing.entries.into_iter().map(Change::Put).collect(),
-    });
+    view.take(watch::look(&store, &store.keyspace().launching()).await?);
     let inventory = engine.inventory().await?;
-    // As if everything had been so for long enough.
-    let terms = Terms {
+    // As if nothing had changed for long enough.
+    let terms = LaunchTerms {
         patience: Duration::ZERO,
         starts_at_once: usize::MAX,
         ..arguments.terms()?
     };
-    let (now, mut guard) = (Moment::now(), Guard::new(arguments.guard_window));
-    guard.observe(view.environments(), |_| true, now.at);
-    let closed = guard.closed();
+    let (now, mut retiring) = (ClockReading::now(), Retiring::new(arguments.distrust));
+    retiring.observe(view.environments(), Vec::new(), |_| true, |_, _| false, now.at);
+    let closed = retiring.closed();
     let situation = Situation {
         view: &view,
         inventory: &inventory,
@@ -51,7 +47,7 @@ pub async fn run<E: Engine>(engine: &E, arguments: &Arguments) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(plan: &Plan, retire_after: Duration, guard: Option<&str>) -> String {
+fn text(plan: &LaunchPlan, retire_after: Duration, guard: Option<&str>) -> String {
     let mut text = String::new();
     for (backend, launch) in &plan.starts {
         let _ = writeln!(text, "start   {backend} as {} from {}", launch.name, launch.image);
@@ -69,7 +65,7 @@ fn text(plan: &Plan, retire_after: Duration, guard: Option<&str>) -> String {
                 let held = guard.map_or_else(String::new, |reason| format!(", but not while {reason}"));
                 let _ = writeln!(
                     text,
-                    "retire  {backend} once nobody has needed it for {after}{held}"
+                    "retire  {backend} once no environment has needed it for {after}{held}"
                 );
             }
             Phase::Failed { .. } | Phase::NoDefinition => {

@@ -1,10 +1,12 @@
-//! What starts and stops containers for the launcher: an interface with an implementation for each kind of engine. It
-//! knows nothing of etcd, environments or time; what is to be done, and when, is decided elsewhere.
+//! What starts and stops containers for the launcher: an interface with an implementation for each
+//! kind of engine. It knows nothing of etcd, environments or time; other modules decide what to do,
+//! and when.
 //!
-//! A *unit* is one instance of a backend that a launcher has made: a container of a Docker engine, or a Swarm service with
-//! one task. (Not one service with several replicas: Swarm chooses by itself which replica it stops, and so nobody could
-//! drain that one first.) A unit carries labels that say what it is, and a name that follows from the backend and a number:
-//! so two launchers, or one that died half way, can never make the same unit twice.
+//! A *unit* is one instance of a backend that a launcher has made: a container of a Docker engine,
+//! or a Swarm service with one task. (One service with several replicas would not do: Swarm itself
+//! chooses which replica it stops, so that one could not be drained first.) A unit has labels that
+//! say what it is, and a name that follows from the backend and a number: so two launchers, or one
+//! that died half way, never make the same unit twice.
 
 mod connect;
 mod containers;
@@ -23,13 +25,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mayfly_core::definition::{Definition, ImageReference};
+use mayfly_core::records::definition::{Definition, ImageReference};
 use mayfly_core::version::BackendId;
 
 pub use docker::Docker;
 pub use swarm::Swarm;
 
-/// Something that runs containers.
+/// How long a question to the engine may take.
+const QUESTION: Duration = Duration::from_secs(20);
+/// How long work on its disk may take, on an engine that does much of it at once.
+const WORK: Duration = Duration::from_secs(120);
+
 pub trait Engine: Send + Sync + 'static {
     /// Everything that concerns the launcher, at this moment.
     ///
@@ -37,24 +43,27 @@ pub trait Engine: Send + Sync + 'static {
     /// When the engine does not answer in time.
     fn inventory(&self) -> impl Future<Output = anyhow::Result<Inventory>> + Send;
 
-    /// Makes a unit and starts it; what is done is told while it happens. One of that name that was made before and is
-    /// whole is left as it is. Waits until it is started, not until it answers.
+    /// Makes a unit and starts it, and reports its progress. A unit of that name that was made
+    /// before and is complete is left as it is. Waits until it is started, not until it answers.
+    /// Returns why its image could not be pulled, where [`Pull::Newest`] took the engine's instead.
     ///
     /// # Errors
-    /// Why it could not be made or started, in words for a status record. Something of it may be there all the same: the
-    /// next inventory says so.
+    /// Why it could not be made or started, in words for a status record. Parts of it may exist
+    /// nevertheless: the next inventory shows them.
     fn start(
         &self,
         launch: &Launch,
-        told: impl Fn(Progress) + Send + Sync,
-    ) -> impl Future<Output = anyhow::Result<()>> + Send;
+        report: impl Fn(Progress) + Send + Sync,
+    ) -> impl Future<Output = anyhow::Result<Option<String>>> + Send;
 
-    /// Stops a unit of a backend, after which it has `grace` to end by itself, and removes it. One that is not there is
-    /// no error; one that does not carry the labels of this launcher, or is another backend's, is never touched. (Swarm
-    /// goes by the grace that it was told when the unit was made: [`Swarm::new`].)
+    /// Stops a unit of a backend, after which it has `grace` to end by itself, and removes it. One
+    /// that is not there is no error; one that does not carry the labels of this launcher, or is
+    /// another backend's, is never touched. (Swarm uses the grace that was given when the unit was
+    /// made: [`Swarm::new`].)
     ///
     /// # Errors
-    /// When the engine refuses or does not answer in time, and for one of that name that is not ours.
+    /// When the engine refuses or does not answer in time, and for one of that name that is not
+    /// ours.
     fn remove(
         &self,
         name: &str,
@@ -62,21 +71,21 @@ pub trait Engine: Send + Sync + 'static {
         grace: Duration,
     ) -> impl Future<Output = anyhow::Result<()>> + Send;
 
-    /// The last lines that a unit printed, at most `lines`, the newest last, each shortened and without control
-    /// characters. Nothing, where there is nothing to be had.
+    /// The last lines that a unit printed, at most `lines`, the newest last, each shortened and
+    /// without control characters. Empty if there are none.
     fn output(&self, name: &str, lines: usize) -> impl Future<Output = Vec<String>> + Send;
 
-    /// Waits until something may be different from the last inventory. Returns also when nobody can say.
+    /// Waits until something may differ from the last inventory. Returns also when that is not
+    /// known.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// What an engine has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
     /// What this launcher, or another one with the same key prefix, has made.
     pub units: Vec<Unit>,
-    /// How many containers run that somebody else has started and labelled as instances of a backend, whether or not
-    /// they are registered yet.
+    /// How many containers run that are labelled as instances of a backend and that no launcher has
+    /// started, whether or not they are registered yet.
     pub others: BTreeMap<BackendId, usize>,
 }
 
@@ -85,20 +94,20 @@ pub struct Inventory {
 pub struct Unit {
     /// Its name in the engine.
     pub name: String,
-    /// The backend.
     pub backend: BackendId,
     /// What its definition came to when it was made: [`Launch::digest`].
     pub digest: String,
-    /// How it is.
     pub state: UnitState,
-    /// The ids of its containers, by which its instances are known in etcd: one, or none while there is none.
+    /// The ids of its containers, by which its instances are known in etcd: one, or none while
+    /// there is none.
     pub containers: Vec<String>,
+    /// The id of the image that it was made of, in twelve digits, where the engine says so.
+    pub image: Option<String>,
 }
 
-/// How a unit is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnitState {
-    /// It was made and not started: whoever made it died in between, or is about to start it.
+    /// It was made and not started: its launcher died in between, or is about to start it.
     Created,
     /// The engine is bringing it up.
     Starting,
@@ -106,7 +115,7 @@ pub enum UnitState {
     Running,
     /// The engine is removing it.
     Leaving,
-    /// It does not run, and the engine does not bring it up again, or has tried in vain: why.
+    /// It does not run, and the engine does not restart it, or has tried in vain: why.
     Ended(String),
 }
 
@@ -122,35 +131,38 @@ pub enum Progress {
 /// When to pull an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Pull {
-    /// When the engine does not have it.
+    /// If the engine does not have it
     #[default]
     Missing,
-    /// Each time a container is started.
+    /// Each time a container is started
     Always,
-    /// Never: what the engine does not have fails.
+    /// Never; a start fails if the engine does not have the image
     Never,
+    /// Each time; if that fails, the engine's own image is taken. For a relaunch: an image that was
+    /// built on the host is in no registry, and a missing container must not wait for a pull.
+    #[value(skip)]
+    Newest,
 }
 
 /// A unit to be started, all of it checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
-    /// Its name.
     pub name: String,
-    /// The backend.
     pub backend: BackendId,
-    /// All its labels: what a container-registrar reads, and what tells that it is ours.
+    /// All its labels: what a container-registrar reads, and what marks it as ours.
     pub labels: BTreeMap<String, String>,
     /// What its definition came to, also one of the labels.
     pub digest: String,
-    /// The image.
     pub image: ImageReference,
-    /// When to pull it.
     pub pull: Pull,
-    /// Command, variables, networks, limits and volumes: all of it as it is to be, with nothing left to a default of the
-    /// engine.
+    /// Command, variables, networks, limits and volumes: all of it as it is to be, with nothing
+    /// left to a default of the engine.
     pub definition: Arc<Definition>,
     /// How many processes and threads it may have.
     pub processes: u32,
     /// The name servers that it asks; those of the engine, where there is none.
     pub dns: Vec<IpAddr>,
 }
+
+#[cfg(test)]
+mod tests;

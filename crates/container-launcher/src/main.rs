@@ -1,5 +1,5 @@
-//! Starts the containers that environments need, and retires those that none needs. See the library for the chain of its
-//! steps.
+//! Starts the containers that environments need, and retires those that no environment needs. See
+//! the library for the chain of its steps.
 
 use std::process::ExitCode;
 

@@ -1,12 +1,13 @@
-//! The names of units: from the key prefix, the backend and a number, so that whoever makes the same unit again, or at the
-//! same time, finds it there. Valid for a container, a Swarm service and as a host name: lower-case letters, digits and
-//! hyphens, at most 63.
+//! The names of units: from the key prefix, the backend and a number, so that a launcher that makes
+//! the same unit again, or at the same time, finds it there. They are valid for a container, a
+//! Swarm service and as a host name: lower-case letters, digits and hyphens, at most 63.
 
 use mayfly_core::keys::KeySpace;
 use mayfly_core::version::BackendId;
 use sha2::{Digest as _, Sha256};
 
-/// The name of a backend's unit. What is readable in it is for people; the digest is what tells two apart.
+/// The name of a backend's unit. Its readable part is for people; the digest distinguishes two
+/// names.
 pub fn unit(prefix: &KeySpace, backend: &BackendId, number: usize) -> String {
     let digest = digest(format!("{prefix} {backend}").as_bytes());
     let (service, version) = (
@@ -22,11 +23,10 @@ pub fn number(prefix: &KeySpace, backend: &BackendId, name: &str) -> Option<usiz
     (unit(prefix, backend, number) == name).then_some(number)
 }
 
-/// The first 96 bits of the SHA-256 of something, in hexadecimal: whoever may choose what it is of (a service's name, say)
-/// finds no second one for a digest that is there. (Of 48 bits a pair was found in 22 s.)
+/// The first 96 bits of the SHA-256 of something, in hexadecimal: long enough that no second input
+/// with the same digest can be found. (With 48 bits a pair was found in 22 s.)
 pub fn digest(of: &[u8]) -> String {
-    let digest = Sha256::digest(of);
-    digest[..12].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&Sha256::digest(of)[..12])
 }
 
 /// The beginning of a text in the letters of a host name.

@@ -1,9 +1,11 @@
-//! What is needed against what runs, by the clock: which units to start, which to drain, which to remove, and what to say of
-//! each backend. Pure but for what it remembers: since when something has been so, and how often a start has failed.
+//! Compares what is needed with what runs, by the clock: which units to start, to drain and to
+//! remove, and what to report of each backend. Pure but for what it remembers: since when something
+//! has been so, and how often a start has failed.
 //!
-//! Three things are settled one after the other: of each backend, what is wrong with its units ([`Planner::sort`]); of all
-//! together, how many places each has ([`places`]); and of each, which of its good units are too many ([`surplus`], [`above`])
-//! and which are missing. What somebody else runs counts, and is never touched.
+//! It decides three things in order: for each backend, what is wrong with its units
+//! ([`Planner::sort`]); for all together, how many places each gets ([`places`]); and for each,
+//! which of its good units are too many ([`surplus`], [`above`]) and which are missing. Instances
+//! that anything else started count, and are never touched.
 
 mod conclude;
 mod draft;
@@ -15,28 +17,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use mayfly_core::keys::Key;
-use mayfly_core::launching::Backend;
+use mayfly_core::launching::{Backend, GivenUp};
+use mayfly_core::records::lifetime;
 use mayfly_core::version::BackendId;
 
+use crate::desired::View;
 use crate::engine::{Inventory, Launch, Progress, Unit};
 use crate::naming;
-use crate::observe::View;
-use crate::want::{Recipe, Terms};
-use draft::{Case, Draft, Units};
-use memory::Memory;
+use crate::recipe::{LaunchTerms, Recipe};
+use draft::{BackendCase, BackendDraft, Units};
+use memory::BackendMemory;
 use places::{Wish, hand_out};
 
 /// The time by both clocks: that which never jumps, and that of people.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
-    /// For spans.
+pub struct ClockReading {
     pub at: Instant,
-    /// For what is shown.
     pub clock: SystemTime,
 }
 
-impl Moment {
-    /// This moment.
+impl ClockReading {
     pub fn now() -> Self {
         Self {
             at: Instant::now(),
@@ -54,14 +54,13 @@ impl Moment {
 
     /// As it is shown: RFC 3339, UTC, whole seconds.
     pub fn text(self) -> String {
-        humantime::format_rfc3339_seconds(self.clock).to_string()
+        lifetime::Moment::of(self.clock).to_string()
     }
 }
 
 /// What is being done with a unit at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doing {
-    /// It is started.
     Starting(Progress),
     /// It has failed: what it printed is read, and it is removed.
     Clearing,
@@ -69,12 +68,10 @@ pub enum Doing {
     Removing,
 }
 
-/// What a plan goes by.
+/// What a plan depends on.
 #[derive(Debug)]
 pub struct Situation<'a> {
-    /// What etcd says.
     pub view: &'a View,
-    /// What the engine has.
     pub inventory: &'a Inventory,
     /// The units that something is being done with, by name.
     pub busy: &'a BTreeMap<String, (BackendId, Doing)>,
@@ -84,8 +81,7 @@ pub struct Situation<'a> {
 
 /// What is to be done.
 #[derive(Debug, Default)]
-pub struct Plan {
-    /// The units to start.
+pub struct LaunchPlan {
     pub starts: Vec<(BackendId, Launch)>,
     /// The units that have failed, and why: what they printed is kept, and they are removed.
     pub clears: Vec<(BackendId, String, String)>,
@@ -93,50 +89,61 @@ pub struct Plan {
     pub removes: Vec<(BackendId, String)>,
     /// The instances that are to get no new requests, as keys.
     pub drains: BTreeSet<Key>,
-    /// What is to be said of each backend.
+    /// What is to be reported of each backend.
     pub backends: BTreeMap<BackendId, Backend>,
-    /// How many units would be retired, and are held back by the guard.
+    /// How many units would be retired, but are withheld.
     pub held_back: usize,
+    /// The backends that have been relaunched, as an operator requested.
+    pub relaunched: Vec<BackendId>,
+    /// The requests to relaunch that were given up. They are reported for some time after the
+    /// request is gone.
+    pub given_up: BTreeMap<BackendId, GivenUp>,
     /// When to plan again even if nothing changes.
     pub again: Option<Instant>,
 }
 
-impl Plan {
+impl LaunchPlan {
     fn look_again(&mut self, at: Instant) {
-        self.again = Some(self.again.map_or(at, |again| again.min(at)));
+        self.again = sooner(self.again, at);
     }
+}
+
+/// When to plan again, if there was a time for that already and this is another one.
+pub fn sooner(again: Option<Instant>, at: Instant) -> Option<Instant> {
+    Some(again.map_or(at, |again| again.min(at)))
 }
 
 /// Plans, and remembers what a plan depends on.
 #[derive(Debug)]
 pub struct Planner {
-    terms: Terms,
-    memory: BTreeMap<BackendId, Memory>,
+    terms: LaunchTerms,
+    memory: BTreeMap<BackendId, BackendMemory>,
 }
 
 impl Planner {
     /// A planner that remembers nothing yet.
-    pub fn new(terms: Terms) -> Self {
+    pub fn new(terms: LaunchTerms) -> Self {
         Self {
             terms,
             memory: BTreeMap::new(),
         }
     }
 
-    /// The terms that it plans by.
-    pub fn terms(&self) -> &Terms {
-        &self.terms
-    }
-
     /// Notes that a unit of a backend could not be started, or has failed since.
-    pub fn failed(&mut self, backend: &BackendId, reason: String, output: Vec<String>, now: Moment) {
+    pub fn failed(&mut self, backend: &BackendId, reason: String, output: Vec<String>, now: ClockReading) {
         let pauses = self.terms.pauses;
         let memory = self.memory.entry(backend.clone()).or_default();
         memory.failed(reason, output, pauses, now);
     }
 
+    /// Notes that a unit of a backend was started, and why its image could not be pulled, if the
+    /// engine's was taken instead.
+    pub fn started(&mut self, backend: &BackendId, not_pulled: Option<String>) {
+        self.memory.entry(backend.clone()).or_default().not_pulled = not_pulled;
+    }
+
     /// Plans what is to be done in a situation.
-    pub fn plan(&mut self, situation: &Situation, now: Moment) -> Plan {
+    pub fn plan(&mut self, situation: &Situation, now: ClockReading) -> LaunchPlan {
         let needed = situation.view.needed();
         let units = situation.inventory.units.iter().map(|unit| &unit.backend);
         let busy = situation.busy.values().map(|(backend, _)| backend);
@@ -146,15 +153,16 @@ impl Planner {
             .chain(units)
             .chain(busy)
             .chain(&remembered)
+            .chain(situation.view.relaunches().keys())
             .collect();
         let mut all: Vec<&BackendId> = all.into_iter().collect();
         // What has failed comes after what may work.
-        all.sort_by_key(|backend| self.memory.get(backend).map_or(0, Memory::failures) > 0);
+        all.sort_by_key(|backend| self.memory.get(backend).map_or(0, BackendMemory::failures) > 0);
 
-        let mut plan = Plan::default();
+        let mut plan = LaunchPlan::default();
         let drafts = all.into_iter().map(|backend| {
             let memory = self.memory.remove(backend).unwrap_or_default();
-            let case = Case {
+            let case = BackendCase {
                 backend,
                 needed: needed.get(backend).copied(),
                 live: situation.view.live(backend),
@@ -163,8 +171,8 @@ impl Planner {
             };
             self.draft(case, memory, &mut plan)
         });
-        let mut drafts: Vec<Draft> = drafts.collect();
-        let wishes: Vec<Wish> = drafts.iter().map(Draft::wish).collect();
+        let mut drafts: Vec<BackendDraft> = drafts.collect();
+        let wishes: Vec<Wish> = drafts.iter().map(BackendDraft::wish).collect();
         let places = hand_out(&wishes, self.terms.max_containers);
         for (draft, places) in drafts.iter_mut().zip(places) {
             self.settle(draft, places, &mut plan);
@@ -179,9 +187,9 @@ impl Planner {
         plan
     }
 
-    /// Decides which units of a backend that has so many places are too many, and how many to start.
-    fn settle<'a>(&self, draft: &mut Draft<'a>, places: usize, plan: &mut Plan) {
-        let Draft {
+    /// Decides which units of a backend with this many places are too many, and how many to start.
+    fn settle<'a>(&self, draft: &mut BackendDraft<'a>, places: usize, plan: &mut LaunchPlan) {
+        let BackendDraft {
             case,
             memory,
             units,
@@ -205,12 +213,12 @@ impl Planner {
                 let has_answered = |unit: &Unit| memory.has_answered(&unit.name);
                 let surplus = surplus(&units.good, recipe, *others, &is_live, has_answered, number);
                 // A unit and the one that replaces it have one place.
-                let is_fresh = |unit: &&Unit| unit.digest == recipe.digest();
+                let is_fresh = |unit: &&Unit| recipe.made(unit);
                 let fresh = above(all().filter(is_fresh), places, is_live, number);
                 let stale = above(all().filter(|unit| !is_fresh(unit)), places, is_live, number);
                 surplus.into_iter().chain(fresh).chain(stale).collect()
             }
-            // What only follows what runs is kept, and not started.
+            // A backend that is needed only because it runs is kept, and not started.
             (Some(_), _) => above(all(), places, is_live, number),
         };
         draft.victims.sort_by_key(|unit| &unit.name);
@@ -225,13 +233,13 @@ impl Planner {
         draft.retiring = self.retire(case, &draft.victims, units, memory, plan);
     }
 
-    /// The units to retire of a backend that nobody needs.
+    /// The units to retire of a backend that no environment needs.
     fn unused<'a>(
         &self,
         units: &Units<'a>,
-        memory: &mut Memory,
-        now: Moment,
-        plan: &mut Plan,
+        memory: &mut BackendMemory,
+        now: ClockReading,
+        plan: &mut LaunchPlan,
     ) -> Vec<&'a Unit> {
         let since = *memory.unused_since.get_or_insert(now);
         let due = since.at + self.terms.retire_after;
@@ -244,16 +252,17 @@ impl Planner {
         Vec::new()
     }
 
-    /// Drains what is to be retired, and plans to remove what has been drained; says whether something is on its way out.
+    /// Drains what is to be retired, and plans to remove what has been drained; returns whether
+    /// anything is being retired.
     fn retire(
         &self,
-        case: &Case,
+        case: &BackendCase,
         victims: &[&Unit],
         units: &Units,
-        memory: &mut Memory,
-        plan: &mut Plan,
+        memory: &mut BackendMemory,
+        plan: &mut LaunchPlan,
     ) -> bool {
-        let Case {
+        let BackendCase {
             backend,
             situation,
             now,
@@ -286,8 +295,8 @@ impl Planner {
     }
 }
 
-/// The units that are too many: those of an earlier definition, once those of the present one answer; and those above the
-/// number that is wanted, the last ones first.
+/// The units that are too many: those of an earlier definition, once those of the present one
+/// answer; and those above the number that is wanted, the last ones first.
 fn surplus<'a>(
     good: &[&'a Unit],
     recipe: &Recipe,
@@ -296,13 +305,13 @@ fn surplus<'a>(
     has_answered: impl Fn(&Unit) -> bool,
     number: impl Fn(&str) -> usize,
 ) -> Vec<&'a Unit> {
-    let is_fresh = |unit: &&&Unit| unit.digest == recipe.digest();
+    let is_fresh = |unit: &&&Unit| recipe.made(unit);
     let mut fresh: Vec<&Unit> = good.iter().filter(is_fresh).copied().collect();
     let answering = fresh.iter().filter(|unit| is_live(unit)).count();
-    // Where somebody else runs it by now, ours stay until nobody needs them: theirs may go again.
+    // If other instances run by now, ours stay until they are not needed: the others may go again.
     let enough = recipe.instances.saturating_sub(others).max(1);
     if answering < enough {
-        // Of an earlier definition, and of no use to anybody.
+        // Of an earlier definition, and it never answered.
         let useless = |unit: &&&Unit| !is_fresh(unit) && !has_answered(unit);
         return good.iter().filter(useless).copied().collect();
     }
@@ -322,7 +331,7 @@ fn drains(backend: &BackendId, unit: &Unit, view: &View) -> BTreeSet<Key> {
     instances.map(|id| Key::Drain(backend.clone(), id)).collect()
 }
 
-/// The units above so many places: the last ones, those that answer being kept.
+/// The units that have no place: the last ones, but those that answer are kept.
 fn above<'a>(
     units: impl Iterator<Item = &'a Unit>,
     places: usize,

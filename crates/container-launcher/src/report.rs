@@ -1,9 +1,12 @@
-//! What the launcher says of itself: in its status record, in its metrics and in its log.
+//! Reports what the launcher does: in its status record, its metrics and its log.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use mayfly_core::launching::{Backend, Launching, Phase};
+use mayfly_core::launching::{Backend, GivenUp, Launching, Phase};
+use mayfly_core::shorten;
 use mayfly_core::version::BackendId;
+use mayfly_daemon::metrics::{metric, show};
 use mayfly_daemon::output::printable;
 use mayfly_daemon::status::StatusReporter;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,9 +16,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tracing::{info, warn};
 
-/// Backends that the status record holds at most: etcd takes 1.5 MB, each backend up to ten lines of output.
+/// Backends that the status record holds at most: etcd takes 1.5 MB, each backend up to ten lines
+/// of output.
 const MOST: usize = 300;
-/// Octets of output that it holds at most, of all backends together.
+/// Longest reason of a request that was given up, in characters.
+const LONGEST: usize = 400;
+/// Bytes of output that it holds at most, of all backends together.
 const OUTPUT: usize = 500_000;
 
 /// The launcher's own metrics. Cheap to clone.
@@ -27,7 +33,6 @@ pub struct Metrics {
     /// 1 while the engine answers.
     pub engine_connected: Gauge,
     backends: Family<OfPhase, Gauge>,
-    /// Units that were started.
     pub started: Counter,
     /// Units that could not be started, or failed later.
     pub failed: Counter,
@@ -41,101 +46,97 @@ struct OfPhase {
 }
 
 impl Metrics {
-    /// Registers them.
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
-        gauge(
-            "mayfly_launcher_leading",
-            "1 while this launcher works, 0 while another one does",
-            &metrics.leading,
-        );
-        gauge(
-            "mayfly_launcher_units",
-            "Containers, or Swarm services, that a launcher of this key prefix has made",
-            &metrics.units,
-        );
-        gauge(
-            "mayfly_launcher_held_back",
-            "Containers that would be retired, and are held back by the guard",
-            &metrics.held_back,
-        );
-        gauge(
-            "mayfly_engine_connected",
-            "1 while the engine answers",
-            &metrics.engine_connected,
-        );
-        registry.register(
-            "mayfly_launcher_backends",
-            "Backends that the launcher looks after, by what is going on with them",
-            metrics.backends.clone(),
-        );
-        let mut counter =
-            |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
-        counter(
-            "mayfly_launcher_started",
-            "Containers that were started",
-            &metrics.started,
-        );
-        counter(
-            "mayfly_launcher_failed",
-            "Containers that could not be started, or failed later",
-            &metrics.failed,
-        );
-        counter(
-            "mayfly_launcher_removed",
-            "Containers that were stopped and removed",
-            &metrics.removed,
-        );
-        metrics
+        Self {
+            leading: metric(
+                registry,
+                "mayfly_launcher_leading",
+                "1 while this launcher leads, 0 while another one does",
+            ),
+            units: metric(
+                registry,
+                "mayfly_launcher_units",
+                "Containers, or Swarm services, made by launchers of this key prefix",
+            ),
+            held_back: metric(
+                registry,
+                "mayfly_launcher_held_back",
+                "Containers that would be retired, but are withheld",
+            ),
+            engine_connected: metric(registry, "mayfly_engine_connected", "1 while the engine answers"),
+            backends: metric(
+                registry,
+                "mayfly_launcher_backends",
+                "Backends that the launcher manages, by phase",
+            ),
+            started: metric(
+                registry,
+                "mayfly_launcher_started",
+                "Containers that were started",
+            ),
+            failed: metric(
+                registry,
+                "mayfly_launcher_failed",
+                "Containers that could not be started, or failed later",
+            ),
+            removed: metric(
+                registry,
+                "mayfly_launcher_removed",
+                "Containers that were stopped and removed",
+            ),
+        }
     }
 }
 
-/// Tells what is going on, and logs what has changed.
+/// Reports the state, and logs what has changed.
 #[derive(Debug)]
-pub struct Reporter {
+pub struct LauncherReport {
     status: StatusReporter,
     metrics: Metrics,
-    told: BTreeMap<BackendId, Phase>,
+    /// The phases as they were reported last.
+    phases: BTreeMap<BackendId, Phase>,
     guard: Option<String>,
 }
 
-impl Reporter {
-    /// Nothing is told yet.
+impl LauncherReport {
     pub fn new(status: StatusReporter, metrics: Metrics) -> Self {
         Self {
             status,
             metrics,
-            told: BTreeMap::new(),
+            phases: BTreeMap::new(),
             guard: None,
         }
     }
 
-    /// Tells what the leader does. `held_back` units would be retired but for `guard`.
+    /// Reports what the leader does, and which requests it has given up. `held_back` units would be
+    /// retired but for `guard`.
     pub fn leading(
         &mut self,
         backends: BTreeMap<BackendId, Backend>,
+        given_up: &BTreeMap<BackendId, GivenUp>,
         units: usize,
         guard: Option<&str>,
         held_back: usize,
     ) {
         for (backend, state) in &backends {
-            if self.told.get(backend) != Some(&state.phase) {
-                tell(backend, state);
+            if self.phases.get(backend) != Some(&state.phase) {
+                log(backend, state);
             }
         }
-        for backend in self.told.keys().filter(|backend| !backends.contains_key(backend)) {
-            info!("{backend}: none of ours any more");
+        for (backend, phase) in &self.phases {
+            if !backends.contains_key(backend) {
+                info!("{backend}: {}", farewell(phase));
+            }
         }
         // Without containers there is nothing to retire.
         let guard = guard.filter(|_| units > 0).map(|reason| match held_back {
             0 => format!("{reason}: nothing is retired"),
-            held_back => format!("{reason}: {held_back} containers that nobody seems to need are kept"),
+            held_back => format!("{reason}: {held_back} containers that seem unneeded are kept"),
         });
         if self.guard != guard {
             match &guard {
-                Some(guard) => warn!("{guard}; if it is meant: mayfly confirm container-launcher"),
-                None => info!("nothing is held back any more"),
+                Some(guard) => warn!("{guard}; if that is intended: mayfly confirm container-launcher"),
+                None => info!("no deletion is withheld any longer"),
             }
         }
         self.set(true, &backends, units, held_back);
@@ -150,58 +151,65 @@ impl Reporter {
                 .map(|(backend, state)| (backend.to_string(), fitting(state, &mut room)))
                 .collect(),
             more,
+            given_up: shortened(given_up),
         };
         self.status.update(|status| launching.put(status));
-        self.told = backends
+        self.phases = backends
             .into_iter()
             .map(|(backend, state)| (backend, state.phase))
             .collect();
         self.guard = guard;
     }
 
-    /// Tells that another launcher works, or none.
+    /// Reports that another launcher leads, or none.
     pub fn standing_by(&mut self) {
         self.set(false, &BTreeMap::new(), 0, 0);
         self.status.update(|status| Launching::default().put(status));
-        (self.told, self.guard) = (BTreeMap::new(), None);
+        (self.phases, self.guard) = (BTreeMap::new(), None);
     }
 
     fn set(&self, leading: bool, backends: &BTreeMap<BackendId, Backend>, units: usize, held_back: usize) {
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.leading.set(leading.into());
-        self.metrics.units.set(number(units));
-        self.metrics.held_back.set(number(held_back));
+        show(&self.metrics.units, units);
+        show(&self.metrics.held_back, held_back);
         let mut counts: BTreeMap<&'static str, usize> = PHASES.iter().map(|phase| (*phase, 0)).collect();
         for state in backends.values() {
             *counts.entry(label(&state.phase)).or_default() += 1;
         }
         for (phase, count) in counts {
-            self.metrics
-                .backends
-                .get_or_create(&OfPhase { phase })
-                .set(number(count));
+            show(&self.metrics.backends.get_or_create(&OfPhase { phase }), count);
         }
     }
 }
 
-/// What is said of a backend, without its output where that has no room any more.
+/// The state of a backend, without its output if that no longer fits.
 fn fitting(state: &Backend, room: &mut usize) -> Backend {
     let mut state = state.clone();
-    let octets = state.output.iter().map(String::len).sum();
-    match room.checked_sub(octets) {
+    let bytes = state.output.iter().map(String::len).sum();
+    match room.checked_sub(bytes) {
         Some(left) => *room = left,
         None => state.output.clear(),
     }
     state
 }
 
-fn tell(backend: &BackendId, state: &Backend) {
+/// The newest requests that were given up, as many as the record has room for, with shortened
+/// reasons.
+fn shortened(given_up: &BTreeMap<BackendId, GivenUp>) -> BTreeMap<String, GivenUp> {
+    let mut newest: Vec<(&BackendId, &GivenUp)> = given_up.iter().collect();
+    newest.sort_by_key(|(_, given_up)| Reverse(given_up.revision));
+    let shortened = newest.into_iter().take(MOST).map(|(backend, given_up)| {
+        let mut given_up = given_up.clone();
+        given_up.reason = shorten::shortened(&given_up.reason, LONGEST);
+        (backend.to_string(), given_up)
+    });
+    shortened.collect()
+}
+
+fn log(backend: &BackendId, state: &Backend) {
     match &state.phase {
         Phase::Failed { .. } => {
-            let next_try = state
-                .next_try
-                .as_deref()
-                .unwrap_or("as soon as that is different");
+            let next_try = state.next_try.as_deref().unwrap_or("when that changes");
             warn!(
                 "{backend}: {} (next try: {next_try})",
                 printable(&state.phase.to_string())
@@ -210,10 +218,23 @@ fn tell(backend: &BackendId, state: &Backend) {
                 warn!("{backend} printed: {}", printable(line));
             }
         }
-        Phase::NoDefinition => warn!("{backend}: no service definition, so it cannot be started"),
-        // Each per cent would be a line.
+        Phase::NoDefinition => warn!(
+            "{backend}: no service definition, so it cannot be started: add one to the registrar's --services"
+        ),
+        // Otherwise each percent would be a line.
         Phase::Pulling { percent: Some(_) } => {}
         phase => info!("{backend}: {phase}"),
+    }
+}
+
+/// The last log line about a backend that the launcher no longer manages, by its last phase.
+fn farewell(phase: &Phase) -> &'static str {
+    match phase {
+        // The launcher never started any.
+        Phase::Waiting | Phase::Foreign | Phase::NoDefinition => {
+            "not managed: it runs without the launcher, or no environment needs it"
+        }
+        _ => "no longer managed: its containers are gone",
     }
 }
 
@@ -242,5 +263,37 @@ fn label(phase: &Phase) -> &'static str {
         Phase::Retiring => "retiring",
         Phase::Failed { .. } => "failed",
         Phase::NoDefinition => "no-definition",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_backend_that_was_managed_is_no_longer_managed() {
+        for phase in [Phase::Waiting, Phase::Foreign, Phase::NoDefinition] {
+            assert!(!farewell(&phase).contains("no longer"), "{phase}");
+        }
+        for phase in [Phase::Running, Phase::Retiring] {
+            assert_eq!(
+                farewell(&phase),
+                "no longer managed: its containers are gone",
+                "{phase}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_newest_requests_that_were_given_up_are_reported_briefly() {
+        let given_up = (1..).take(MOST + 1).map(|revision: i64| {
+            let backend: BackendId = format!("x@{revision}").parse().unwrap();
+            let reason = "ä".repeat(LONGEST + 1);
+            (backend, GivenUp { revision, reason })
+        });
+        let shortened = shortened(&given_up.collect());
+        assert_eq!(shortened.len(), MOST);
+        assert!(!shortened.contains_key("x@1"));
+        assert_eq!(shortened["x@2"].reason, format!("{}...", "ä".repeat(LONGEST)));
     }
 }

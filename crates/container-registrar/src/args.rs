@@ -1,5 +1,5 @@
-//! The command line. Every argument is checked by its type while it is read, so that a mistake is told with what
-//! would be right, before anything starts.
+//! The command line. A type checks each argument while it is parsed, so a mistake is reported with
+//! what would be right, before anything starts.
 
 pub mod docker;
 
@@ -8,35 +8,34 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use mayfly_core::check::Check;
-use mayfly_core::names::ServiceName;
+use mayfly_core::names::{Hostname, ServiceName};
 use mayfly_core::records::{Protocol, Weight};
 use mayfly_core::version::{BackendId, Version};
-use mayfly_daemon::args::{CommonArgs, duration, interval};
+use mayfly_daemon::args::{CommonArgs, duration, interval, ttl};
 use mayfly_daemon::output::Format;
 
-use crate::location::Host;
+use crate::location::AdvertisedHost;
 
-pub use docker::Docker;
+pub use docker::DockerArguments;
 
 const EXAMPLES: &str = "\
 Examples:
   container-registrar register backend 0.0.2 auto 8080 --check /health
+  container-registrar register shop 3 auto 8000 --check /up --check-host shop.example.com
   container-registrar register frontend.service 0.0.1 10.0.0.5 8080 --etcd etcd-1:2379,etcd-2:2379
   container-registrar docker --network mayfly
   container-registrar list backend
   container-registrar register --permanent billing 1 https://billing.internal 443
   container-registrar deregister backend 0.0.2 10.0.0.5 8080
 
-Exit codes: 0 fine, 1 failure, 2 wrong usage.";
+Exit codes: 0 success, 1 failure, 2 wrong usage.";
 
-/// Advertises a running instance of a service in etcd, so that Mayfly routes to it.
+/// Registers running instances of services in etcd, so that Mayfly routes to them
 #[derive(Debug, Parser)]
 #[command(name = "container-registrar", version, about, after_help = EXAMPLES, after_long_help = EXAMPLES)]
 pub struct Arguments {
-    /// What every daemon takes.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -57,16 +56,16 @@ impl Arguments {
 
 impl Register {
     fn check(&self) -> Result<(), clap::Error> {
-        let Host::Tls(_) = self.instance.host else {
+        let AdvertisedHost::Tls(_) = self.instance.host else {
             return Ok(());
         };
         let text = if !self.permanent {
             format!(
-                "{} needs --permanent: a running instance is registered by its address, and is asked in clear text",
+                "{} needs --permanent: a running instance is registered by its address and checked in clear text",
                 self.instance.host
             )
         } else if matches!(self.check, Some(Check::Http(_))) {
-            format!("{} can be checked with `--check tcp` only", self.instance.host)
+            format!("{} supports only `--check tcp`", self.instance.host)
         } else {
             return Ok(());
         };
@@ -74,35 +73,38 @@ impl Register {
     }
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Advertise an instance until told to end (SIGTERM): then mark it draining, wait, and remove it
+    /// Registers an instance until SIGTERM, then marks it as draining, waits --drain, and
+    /// deregisters it
     Register(Box<Register>),
-    /// Remove a permanent entry, or that of an instance whose registrar is gone
-    Deregister(Instance),
-    /// Show the instances in etcd
+    /// Deregisters a permanent entry, or the entry of an instance whose registrar is gone
+    Deregister(InstanceArguments),
+    /// Lists the instances in etcd
     List(List),
-    /// Advertise every labelled container of a Docker engine
-    Docker(Box<Docker>),
+    /// Registers every labelled container of a Docker engine
+    Docker(Box<DockerArguments>),
 }
 
 /// One instance, in the order of arguments of the first Mayfly.
 #[derive(Debug, Clone, Args)]
-pub struct Instance {
+pub struct InstanceArguments {
     /// The service: a DNS label such as `backend`; `backend.service` is the same
     pub service: ServiceName,
     /// Its version: letters, digits, `_`, `.`, `-`, such as 0.0.2
     pub version: Version,
-    /// Where it listens: an IP address, a host name, `auto` for the address that leads to etcd; or, for a permanent
-    /// entry, https:// and a host
-    pub host: Host,
-    /// The port it listens at
+    /// Where it listens: an IP address, a host name, or `auto`; for a permanent entry also https://
+    /// and a host
+    ///
+    /// `auto` is the address from which this host reaches etcd or, if etcd is on loopback, the
+    /// address of the default route.
+    pub host: AdvertisedHost,
+    /// The port that it listens at
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
 }
 
-impl Instance {
+impl InstanceArguments {
     /// The backend that it is an instance of.
     pub fn backend(&self) -> BackendId {
         BackendId {
@@ -112,50 +114,56 @@ impl Instance {
     }
 }
 
-/// The arguments of `register`.
 #[derive(Debug, Clone, Args)]
 pub struct Register {
-    /// What to advertise.
     #[command(flatten)]
-    pub instance: Instance,
+    pub instance: InstanceArguments,
 
-    /// Write an entry that stays until it is deregistered, and end: for a server that Mayfly has not started, on another
-    /// machine or in another company. The routers resolve its host name and check whether it lives; --check asks it
-    /// once, beforehand. --ttl, --drain and the other options of a running registrar do not matter
+    /// Writes an entry that stays until it is deregistered, and exits: for a server that Mayfly
+    /// does not start, such as an external service
+    ///
+    /// The routers resolve its host name and check it; --check checks it once, before the entry is
+    /// written. --ttl, --drain and the other options of a running registrar have no effect.
     #[arg(long)]
     pub permanent: bool,
 
-    /// Advertise it only while it answers: `tcp`, or the path of an http URL such as /health (2xx and 3xx are fine)
+    /// Registers the instance only while it passes this check: `tcp`, or a path such as /health
+    /// that answers 2xx or 3xx
     #[arg(long, env = "MAYFLY_CHECK", value_name = "tcp|PATH")]
     pub check: Option<Check>,
+
+    /// Sends this Host header with a check by path [default: SERVICE.service, as callers do]
+    #[arg(long, env = "MAYFLY_CHECK_HOST", value_name = "NAME")]
+    pub check_host: Option<Hostname>,
 
     /// How it is checked and kept.
     #[command(flatten)]
     pub keeping: Keeping,
 
-    /// What it speaks
+    /// Routes requests to the instance in this protocol
     #[arg(long, env = "MAYFLY_PROTOCOL", value_enum, default_value_t)]
     pub protocol: Speaks,
 
-    /// Its share of the requests relative to its siblings, 0 to 256
+    /// Sets the instance's share of the requests, 0 to 256, relative to the other instances
     #[arg(long, env = "MAYFLY_WEIGHT", value_name = "N", default_value_t)]
     pub weight: Weight,
 
-    /// Other services are at the same address and port, and each of them is registered with this option, too: one
-    /// process, or one proxy, that serves several. Otherwise the address belongs to the backend that registered it last
+    /// Allows other services at the same address and port; each of them needs this option
+    ///
+    /// Use it for one process or proxy that serves several services. Without it, the address
+    /// belongs to the backend that registered it last.
     #[arg(long, env = "MAYFLY_SHARED")]
     pub shared: bool,
 
-    /// On SIGTERM, how long it stays marked as draining before it is removed
+    /// Drains an instance for this long before it is stopped or deregistered
     #[arg(long, env = "MAYFLY_DRAIN", value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub drain: Duration,
 
-    /// A note for people and tools; may be repeated
+    /// Adds a note for people and tools; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = note)]
     pub meta: Vec<(String, String)>,
 }
 
-/// What an instance speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Speaks {
     /// HTTP/1.1, WebSocket included
@@ -177,47 +185,36 @@ impl From<Speaks> for Protocol {
 /// How instances are checked, and kept in etcd.
 #[derive(Debug, Clone, Args)]
 pub struct Keeping {
-    /// How long an entry outlives a registrar that dies
+    /// Keeps its records in etcd for this long after it dies, 2s to 1h
     #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
     pub ttl: Duration,
 
-    /// How often to check
+    /// Checks an instance this often
     #[arg(long, env = "MAYFLY_CHECK_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = interval)]
     pub check_interval: Duration,
 
-    /// How long an answer may take
+    /// Counts a check as failed when the answer takes longer than this
     #[arg(long, env = "MAYFLY_CHECK_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = interval)]
     pub check_timeout: Duration,
 
-    /// Take it out after this many failures in a row
+    /// Deregisters an instance after this many failures in a row
     #[arg(long, env = "MAYFLY_FALL", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub fall: u32,
 
-    /// Bring it back after this many successes in a row (the first success of all brings it in)
+    /// Registers it again after this many successes in a row; a new instance needs only one
     #[arg(long, env = "MAYFLY_RISE", value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub rise: u32,
 }
 
-/// The arguments of `list`.
 #[derive(Debug, Clone, Args)]
 pub struct List {
-    /// Only instances of this service
+    /// Lists only instances of this service
     pub service: Option<ServiceName>,
-    /// Only instances of this version of it
+    /// Lists only instances of this version of the service
     pub version: Option<Version>,
-    /// How to print them
+    /// Prints them in this format
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
-}
-
-fn ttl(text: &str) -> Result<Duration, String> {
-    let ttl = duration(text)?;
-    let (least, most) = (Duration::from_secs(2), Duration::from_secs(3600));
-    if (least..=most).contains(&ttl) {
-        Ok(ttl)
-    } else {
-        Err("it has to be from 2s to 1h".to_owned())
-    }
 }
 
 fn note(text: &str) -> Result<(String, String), String> {
@@ -271,10 +268,11 @@ mod tests {
     #[test]
     fn every_option() {
         let register = register(
-            "register backend latest auto 80 --ttl 30 --check /health?deep=1 --check-interval 500ms --check-timeout 200ms \
+            "register backend latest auto 80 --ttl 30 --check /health?deep=1 --check-host shop.example.com --check-interval 500ms --check-timeout 200ms \
              --fall 5 --rise 1 --protocol h2c --weight 0 --drain 0s --meta zone=north --meta note=",
         );
         assert_eq!(register.instance.version.as_str(), "latest");
+        assert_eq!(register.check_host.unwrap().as_str(), "shop.example.com");
         assert_eq!(register.keeping.ttl, Duration::from_secs(30));
         assert_eq!(register.meta[0], ("zone".to_owned(), "north".to_owned()));
         assert_eq!(Protocol::from(register.protocol), Protocol::H2c);
@@ -314,12 +312,20 @@ mod tests {
             ("register backend 1 0.0.0.0 80", "IP address"),
             ("register backend 1 ho/st 80", "host name"),
             ("register backend 1 https://a 443", "--permanent"),
-            ("register backend 1 https://a:443 443", "argument of its own"),
+            ("register backend 1 https://a:443 443", "a separate argument"),
             ("register backend 1 auto 0", "1..=65535"),
             ("register backend 1 auto http", "invalid"),
             ("register backend 1 auto 80 --ttl 1s", "2s to 1h"),
             ("register backend 1 auto 80 --ttl soon", "looks like 15s"),
             ("register backend 1 auto 80 --check http", "tcp"),
+            (
+                "register backend 1 auto 80 --check / --check-host a:80",
+                "host name",
+            ),
+            (
+                "register backend 1 auto 80 --check / --check-host A",
+                "lower-case",
+            ),
             ("register backend 1 auto 80 --check-timeout 0", "10ms"),
             ("register backend 1 auto 80 --fall 0", "1.."),
             ("register backend 1 auto 80 --weight 257", "0 to 256"),

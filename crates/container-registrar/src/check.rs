@@ -1,5 +1,5 @@
-//! Asks an instance whether it is alive: a TCP connection, or an http URL path that has to answer 2xx or 3xx in the
-//! protocol that the instance is advertised with.
+//! Checks an instance once: by a TCP connection, or by a URL path that must answer 2xx or 3xx in
+//! the protocol that the instance is registered with, to the Host that callers use.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,32 +14,40 @@ use mayfly_core::check::Check;
 use mayfly_core::records::Protocol;
 use tokio::net::TcpStream;
 
+/// The answers with which servers refuse a Host that they do not serve: Django 400, Rails 403,
+/// others 421.
+const REFUSALS: [StatusCode; 3] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::FORBIDDEN,
+    StatusCode::MISDIRECTED_REQUEST,
+];
+
+/// What is asked of an instance.
+#[derive(Debug, Clone)]
+pub struct CheckRequest {
+    pub check: Check,
+    /// The Host that a check by path asks with.
+    pub host: String,
+    pub protocol: Protocol,
+}
+
 /// Asks once.
 ///
 /// # Errors
 /// When there is no good answer within `limit`, with the reason.
-pub async fn ask(check: &Check, address: Address, protocol: Protocol, limit: Duration) -> anyhow::Result<()> {
-    ask_as(check, &address.to_string(), address, protocol, limit).await
-}
-
-/// As [`ask`], with another Host than the address.
-///
-/// # Errors
-/// As [`ask`].
-pub async fn ask_as(
-    check: &Check,
-    host: &str,
-    address: Address,
-    protocol: Protocol,
-    limit: Duration,
-) -> anyhow::Result<()> {
-    match tokio::time::timeout(limit, answer(check, host, address, protocol)).await {
+pub async fn ask(question: &CheckRequest, address: Address, limit: Duration) -> anyhow::Result<()> {
+    match tokio::time::timeout(limit, answer(question, address)).await {
         Ok(answer) => answer,
         Err(_) => bail!("no answer within {limit:?}"),
     }
 }
 
-async fn answer(check: &Check, host: &str, address: Address, protocol: Protocol) -> anyhow::Result<()> {
+async fn answer(question: &CheckRequest, address: Address) -> anyhow::Result<()> {
+    let CheckRequest {
+        check,
+        host,
+        protocol,
+    } = question;
     let to = SocketAddr::new(address.ip(), address.port());
     let stream = TcpStream::connect(to).await.context("cannot connect")?;
     let status = match check {
@@ -52,8 +60,11 @@ async fn answer(check: &Check, host: &str, address: Address, protocol: Protocol)
             }
         },
     };
+    if REFUSALS.contains(&status) {
+        bail!("{check} answers {status} to Host {host}; if it serves another host, give check-host");
+    }
     if !(status.is_success() || status.is_redirection()) {
-        bail!("{check} answers {status}");
+        bail!("{check} answers {status} to Host {host}");
     }
     Ok(())
 }
@@ -72,7 +83,7 @@ fn request(host: &str, uri: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
 async fn status(stream: TcpStream, request: Request<Empty<Bytes>>) -> anyhow::Result<StatusCode> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .context("cannot speak HTTP/1.1")?;
+        .context("cannot use HTTP/1.1")?;
     head(connection, sender.send_request(request)).await
 }
 
@@ -80,11 +91,12 @@ async fn status_h2c(stream: TcpStream, request: Request<Empty<Bytes>>) -> anyhow
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
-            .context("cannot speak HTTP/2")?;
+            .context("cannot use HTTP/2")?;
     head(connection, sender.send_request(request)).await
 }
 
-/// Drives the connection just as long as the answer's head takes; the rest of the answer does not matter.
+/// Drives the connection just as long as the answer's head takes; the rest of the answer does not
+/// matter.
 async fn head<Body>(
     connection: impl Future<Output = hyper::Result<()>>,
     answer: impl Future<Output = hyper::Result<hyper::Response<Body>>>,
@@ -130,12 +142,23 @@ mod tests {
         address
     }
 
+    fn question(check: &str, host: &str, protocol: Protocol) -> CheckRequest {
+        CheckRequest {
+            check: check.parse().unwrap(),
+            host: host.to_owned(),
+            protocol,
+        }
+    }
+
     async fn outcome(check: &str, answer: &'static [u8], limit: Duration) -> Result<(), String> {
-        let check: Check = check.parse().unwrap();
         let address = answering(answer).await;
-        ask(&check, address, Protocol::Http, limit)
-            .await
-            .map_err(|error| format!("{error:#}"))
+        ask(
+            &question(check, "backend.service", Protocol::Http),
+            address,
+            limit,
+        )
+        .await
+        .map_err(|error| format!("{error:#}"))
     }
 
     #[tokio::test]
@@ -154,7 +177,10 @@ mod tests {
         let refused = outcome("/health", b"HTTP/1.1 503 Busy\r\n\r\n", LIMIT)
             .await
             .unwrap_err();
-        assert!(refused.contains("/health answers 503"), "{refused}");
+        assert_eq!(
+            refused,
+            "/health answers 503 Service Unavailable to Host backend.service"
+        );
     }
 
     #[tokio::test]
@@ -166,19 +192,25 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = here(listener.local_addr().unwrap());
         drop(listener);
-        let error = ask(&Check::Tcp, address, Protocol::Http, LIMIT)
+        let error = ask(&question("tcp", "x", Protocol::Http), address, LIMIT)
             .await
             .unwrap_err();
         assert!(format!("{error:#}").contains("cannot connect: "), "{error:#}");
     }
 
     #[tokio::test]
-    async fn both_protocols_are_spoken() {
+    async fn both_protocols_are_spoken_with_the_host_that_is_served() {
         let service = Service::start("backend", "1").await.unwrap();
         let address = here(service.address());
         for protocol in [Protocol::Http, Protocol::H2c] {
-            let check: Check = "/health".parse().unwrap();
-            ask(&check, address, protocol, LIMIT).await.unwrap();
+            let asked = |host: &str| question("/health?host=backend.service", host, protocol);
+            ask(&asked("backend.service"), address, LIMIT).await.unwrap();
+            let error = ask(&asked("127.0.0.1:80"), address, LIMIT).await.unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "/health?host=backend.service answers 400 Bad Request to Host 127.0.0.1:80; if it serves another host, \
+                 give check-host"
+            );
         }
     }
 }

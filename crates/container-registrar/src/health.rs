@@ -1,28 +1,27 @@
-//! Whether an instance counts as alive, from one check after the other. Pure: one failed check out of many does not
-//! toggle an instance; only N failures or M successes in a row do.
+//! Whether an instance counts as alive, by its checks. Pure: one failed check out of many does not
+//! change it; only N failures or M successes in a row do.
 
-/// What a check changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// It answers: advertise it.
     Up,
-    /// It does not answer any more: take it out.
+    /// It no longer answers: deregister it.
     Down,
 }
 
 /// The state of one instance.
 #[derive(Debug, Clone)]
-pub struct Health {
+pub struct HealthCounter {
     fall: u32,
     rise: u32,
     up: bool,
-    /// Before the first success, one success is enough: nobody waits longer than needed for a new instance.
+    /// Before the first success, one success is enough: a new instance is registered as soon as
+    /// possible.
     fresh: bool,
     /// Checks in a row that contradict `up`.
     against: u32,
 }
 
-impl Health {
+impl HealthCounter {
     /// An instance that has not answered yet. `fall` and `rise` count as 1 where they are 0.
     pub fn new(fall: u32, rise: u32) -> Self {
         Self {
@@ -71,7 +70,7 @@ mod tests {
 
     /// One letter a check: `+` answered, `-` did not; `U` and `D` where the state turned.
     fn check(fall: u32, rise: u32, checks: &str, expected: &str) {
-        let mut health = Health::new(fall, rise);
+        let mut health = HealthCounter::new(fall, rise);
         let turns: String = checks
             .chars()
             .map(|letter| match health.observe(letter == '+') {
@@ -95,7 +94,7 @@ mod tests {
     proptest! {
         #[test]
         fn turns_alternate_and_need_as_many_in_a_row(fall in 1u32..5, rise in 1u32..5, checks: Vec<bool>) {
-            let mut health = Health::new(fall, rise);
+            let mut health = HealthCounter::new(fall, rise);
             let (mut row, mut last) = (0, None);
             for answered in checks {
                 row = if last == Some(answered) { row + 1 } else { 1 };

@@ -1,21 +1,24 @@
-//! The container registrar: runs beside one instance of a backend, or on a host with many, and advertises in etcd under a
-//! lease what answers. Commands for a single entry and for looking are included.
+//! The container registrar: runs beside one instance of a backend, or on a host with many, and
+//! registers in etcd under a lease what answers. It has commands for single entries, too.
 //!
-//! The chain of `register`: [`args`] (checked arguments) -> [`location`] (the address, names resolved) -> [`check`]
-//! (does it answer?) -> [`health`] (pure: N failures take it out, M successes bring it back) -> [`pulse`] (both, again and
-//! again) -> [`register`] (the advertised record, and the way out). [`docker`] has a chain of its own, with the same
-//! [`pulse`] for each container. [`permanent`], [`list`] and [`deregister`] stand beside it.
+//! The chain of `register`: [`args`] (checked arguments) -> [`location`] (the address, names
+//! resolved) -> [`check`] (does it answer?) -> [`health`] (pure: N failures take it out, M
+//! successes bring it back) -> [`probe`] (both, again and again) -> [`register`] (the record, and
+//! its end). [`docker`] follows the spine, with the same [`probe`] for each container.
+//! [`permanent`], [`list`] and [`deregister`] are for single entries.
+//!
+//! [`mayfly_daemon::lease`] writes what is registered to etcd, and retries while etcd is away.
 
 pub mod args;
-pub mod check;
-pub mod deregister;
-pub mod docker;
-pub mod health;
-pub mod list;
-pub mod location;
-pub mod permanent;
-pub mod pulse;
-pub mod register;
+mod check;
+mod deregister;
+mod docker;
+mod health;
+mod list;
+mod location;
+mod permanent;
+mod probe;
+mod register;
 
 use std::process::ExitCode;
 

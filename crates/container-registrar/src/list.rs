@@ -1,24 +1,24 @@
-//! `list`: the instances that etcd knows. An entry that breaks a rule is named on stderr and harms no other.
+//! `list`: the instances in etcd. An entry that cannot be parsed is named on stderr and affects no
+//! other.
 
 use std::process::ExitCode;
 
-use mayfly_core::keys::Key;
 use mayfly_core::labels;
-use mayfly_core::records::{self, Instance, InstanceState, Protocol};
+use mayfly_core::records::{Instance, InstanceState, Protocol, Record};
 use mayfly_core::version::BackendId;
 use mayfly_daemon::args::CommonArgs;
-use mayfly_daemon::output::{self, Format, Table, printable};
-use mayfly_daemon::store::Entry;
+use mayfly_daemon::output::{self, Format, TextTable, printable};
+use mayfly_daemon::watch;
 use serde::Serialize;
 
 use crate::args::List;
 
 /// One line of the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Found {
+struct ListedInstance {
     service: String,
     version: String,
-    /// It hangs on no lease, so it stays until somebody removes it.
+    /// It has no lease, so it stays until it is deregistered.
     permanent: bool,
     #[serde(flatten)]
     instance: Instance,
@@ -30,24 +30,25 @@ struct Found {
 /// When etcd does not answer.
 pub async fn run(common: &CommonArgs, list: &List) -> anyhow::Result<ExitCode> {
     let store = common.store()?;
-    let keyspace = store.keyspace();
-    let listing = store.list(&keyspace.instances(list.service.as_ref())).await?;
-    if listing.entries.is_empty() {
+    let batch = watch::look(&store, &store.keyspace().instances(list.service.as_ref())).await?;
+    if batch.is_empty() {
         store.ensure_used().await?;
     }
+    for aside in batch.set_aside.iter() {
+        output::complain(&format!("warning: {}: {}", printable(&aside.key), aside.reason));
+    }
     let mut found = Vec::new();
-    for entry in listing.entries {
-        let key = keyspace.parse(&entry.key);
-        let version = match &key {
-            Ok(Key::Instance(backend, _)) => Some(&backend.version),
-            _ => None,
-        };
-        if version.is_some() && list.version.is_some() && version != list.version.as_ref() {
+    for stored in batch.records() {
+        let Record::Instance(BackendId { service, version }, _, instance) = stored.record else {
             continue;
-        }
-        match read(&entry, key) {
-            Ok(instance) => found.push(instance),
-            Err(reason) => output::complain(&format!("warning: {}: {reason}", printable(&entry.key))),
+        };
+        if list.version.as_ref().is_none_or(|wanted| *wanted == version) {
+            found.push(ListedInstance {
+                service: service.to_string(),
+                version: version.to_string(),
+                permanent: stored.lease.is_none(),
+                instance,
+            });
         }
     }
     output::print(&match list.format {
@@ -57,27 +58,11 @@ pub async fn run(common: &CommonArgs, list: &List) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(entry: &Entry, key: Result<Key, impl ToString>) -> Result<Found, String> {
-    match key {
-        Ok(Key::Instance(BackendId { service, version }, _)) => {
-            let instance = records::parse(&entry.value).map_err(|error| error.to_string())?;
-            Ok(Found {
-                service: service.to_string(),
-                version: version.to_string(),
-                permanent: entry.lease.is_none(),
-                instance,
-            })
-        }
-        Ok(_) => Err("not an instance".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn table(found: &[Found]) -> Table {
-    let mut table = Table::new([
+fn table(found: &[ListedInstance]) -> TextTable {
+    let mut table = TextTable::new([
         "SERVICE", "VERSION", "ADDRESS", "STATE", "ENTRY", "PROTOCOL", "WEIGHT", "NOTES",
     ]);
-    for Found {
+    for ListedInstance {
         service,
         version,
         permanent,
@@ -107,7 +92,7 @@ fn table(found: &[Found]) -> Table {
     table
 }
 
-/// A note, for people: of a container's id as much as `docker ps` shows.
+/// A note, for people: a container's id is as long as in `docker ps`.
 fn note((name, value): (&String, &String)) -> String {
     let value = match name.as_str() {
         labels::CONTAINER => value.get(..12).unwrap_or(value),
@@ -124,11 +109,11 @@ mod tests {
     fn of_a_container_the_notes_show_what_docker_ps_does() {
         let instance = br#"{"address": "10.0.0.1:80", "metadata": {
             "container": "401e3c2f4550affd7825fd582511d2f55239602ebaa59c6ac19f77bbf88e0bb8", "name": "demo-backend-v1-b-1"}}"#;
-        let found = Found {
+        let found = ListedInstance {
             service: "backend".to_owned(),
             version: "0.0.1".to_owned(),
             permanent: false,
-            instance: records::parse(instance).unwrap(),
+            instance: mayfly_core::records::parse(instance).unwrap(),
         };
         let shown = table(&[found]).render();
         assert!(

@@ -1,42 +1,41 @@
-//! Where an instance listens. A running instance is registered by its IP address, so a host name is resolved here, and
-//! again from time to time: a container that came back under its name may have another address. A permanent entry has
-//! nobody who would do so; its host name stays a name, which the routers resolve and follow.
+//! Where an instance listens. A running instance is registered by its IP address, so a host name is
+//! resolved here, and again from time to time: a container that came back under its name may have
+//! another address. A permanent entry keeps its host name, which the routers resolve and follow.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use mayfly_core::address::Address;
+use mayfly_core::locality::only_here;
 use mayfly_core::upstream::{Upstream, UpstreamHost};
-use mayfly_daemon::args::Endpoint;
-use tokio::net::{UdpSocket, lookup_host};
+use mayfly_daemon::own_address;
+use mayfly_daemon::store::Endpoint;
+use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 /// How long a name may take to resolve.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 
-/// The argument HOST.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Host {
-    /// The address of the interface that leads to etcd.
+pub enum AdvertisedHost {
+    /// The address of this host by which others reach it.
     Auto,
-    /// This address.
     Ip(IpAddr),
     /// Whatever this name resolves to.
     Name(String),
-    /// This host, behind TLS.
     Tls(UpstreamHost),
 }
 
-impl FromStr for Host {
+impl FromStr for AdvertisedHost {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let rule = || {
-            "a host is the IP address of one host, a host name, `auto`, or, with --permanent, https:// and a host; the port is an argument of its own".to_owned()
+            "a host is the IP address of a single host, a host name or `auto`; with --permanent also https:// and a host; the port is a separate argument".to_owned()
         };
         if text == "auto" {
             return Ok(Self::Auto);
@@ -70,7 +69,7 @@ impl FromStr for Host {
     }
 }
 
-impl fmt::Display for Host {
+impl fmt::Display for AdvertisedHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.pad("auto"),
@@ -83,16 +82,26 @@ impl fmt::Display for Host {
     }
 }
 
-impl Host {
+impl AdvertisedHost {
+    /// Whether it was given as the loopback address.
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Self::Ip(ip) => ip.is_loopback(),
+            Self::Name(name) => name == "localhost",
+            Self::Auto | Self::Tls(_) => false,
+        }
+    }
+
     /// Whether the address can change while the process runs.
     pub fn may_move(&self) -> bool {
         !matches!(self, Self::Ip(_))
     }
 
-    /// The address at this moment. Among several addresses of a name, `last` is kept while it is one of them.
+    /// The address at this moment. Among several addresses of a name, `last` is kept while it is
+    /// one of them.
     ///
     /// # Errors
-    /// When a name does not resolve, or no interface leads to etcd.
+    /// When a name does not resolve, or no address of this host is to be chosen.
     pub async fn locate(
         &self,
         port: u16,
@@ -101,20 +110,23 @@ impl Host {
     ) -> anyhow::Result<Address> {
         let ip = match self {
             Self::Ip(ip) => *ip,
-            Self::Auto => address_towards(endpoints).await?,
+            Self::Auto => own_address::find(endpoints).await.map_err(|error| {
+                anyhow!("{error:#}; give an address instead of `auto` (HOST or --host; 127.0.0.1 if everything runs on this host)")
+            })?,
             Self::Name(name) => {
                 let found = usable(name, port).await?;
-                choose(found, last).with_context(|| format!("host name {name} leads to no usable address"))?
+                choose(found, last).with_context(|| format!("host name `{name}` resolves to no usable address"))?
             }
-            Self::Tls(_) => bail!("{self} can be registered with --permanent only"),
+            Self::Tls(_) => bail!("{self} can be registered only with --permanent"),
         };
         Ok(Address::new(ip, port)?)
     }
 
-    /// The place as a permanent entry has it: a host name stays a name, and `auto` is what it is at this moment.
+    /// The place as a permanent entry has it: a host name stays a name, and `auto` is what it is at
+    /// this moment.
     ///
     /// # Errors
-    /// When a name is none that a router can resolve, or no interface leads to etcd.
+    /// When a name is none that a router can resolve, or no address of this host is to be chosen.
     pub async fn place(&self, port: u16, endpoints: &[Endpoint]) -> anyhow::Result<Upstream> {
         if matches!(self, Self::Auto | Self::Ip(_)) {
             return Ok(self.locate(port, endpoints, None).await?.into());
@@ -137,7 +149,7 @@ impl Host {
 /// Where a server of a permanent entry can be reached at this moment, each address once.
 ///
 /// # Errors
-/// When its name does not resolve, or leads nowhere.
+/// When its name does not resolve, or has no usable address.
 pub async fn addresses(upstream: &Upstream) -> anyhow::Result<Vec<Address>> {
     let Some(name) = upstream.name() else {
         return Ok(upstream.address().into_iter().collect());
@@ -151,7 +163,7 @@ pub async fn addresses(upstream: &Upstream) -> anyhow::Result<Vec<Address>> {
         .filter_map(|ip| Address::new(ip, upstream.port()).ok())
         .collect();
     if found.is_empty() {
-        bail!("host name {name} leads to no usable address");
+        bail!("host name `{name}` resolves to no usable address");
     }
     Ok(found)
 }
@@ -162,13 +174,22 @@ async fn usable(name: &str, port: u16) -> anyhow::Result<Vec<IpAddr>> {
     Ok(found.filter(|ip| Address::new(*ip, port).is_ok()).collect())
 }
 
-/// Keeps the last address while it is among the candidates; otherwise the first, IPv4 before IPv6.
+/// Those that others reach go first: hosts have names that resolve to loopback as well. Among these
+/// the last address is kept; otherwise it is the first, IPv4 before IPv6.
 fn choose(mut candidates: Vec<IpAddr>, last: Option<Address>) -> Option<IpAddr> {
-    if let Some(last) = last.filter(|last| candidates.contains(&last.ip())) {
-        return Some(last.ip());
-    }
-    candidates.sort_by_key(IpAddr::is_ipv6);
+    let is_last = |ip: &IpAddr| last.is_some_and(|last| last.ip() == *ip);
+    candidates.sort_by_key(|ip| (only_here(*ip).is_some(), !is_last(ip), ip.is_ipv6()));
     candidates.into_iter().next()
+}
+
+/// The warning about a place that only its own host reaches.
+pub fn doubt(place: &Upstream) -> Option<String> {
+    let ip = place.address()?.ip();
+    let what = only_here(ip)?;
+    Some(format!(
+        "{ip} is {what}: a router on another host would send its requests to itself; give an address that all routers \
+         reach, unless all of them run on this host"
+    ))
 }
 
 async fn resolve(name: &str, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
@@ -177,44 +198,8 @@ async fn resolve(name: &str, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
         .map_err(|_| anyhow!("no answer within {LOOKUP_LIMIT:?}"))
         .and_then(|found| Ok(found?));
     Ok(found
-        .with_context(|| format!("cannot resolve host name {name}"))?
+        .with_context(|| format!("cannot resolve host name `{name}`"))?
         .collect())
-}
-
-/// The local address that packets to etcd leave from. Connecting a UDP socket sends none.
-async fn address_towards(endpoints: &[Endpoint]) -> anyhow::Result<IpAddr> {
-    let mut last_error = anyhow!("there is no endpoint");
-    for endpoint in endpoints {
-        match local_address(endpoint).await {
-            Ok(ip) => return Ok(ip),
-            Err(error) => last_error = error,
-        }
-    }
-    Err(last_error.context("cannot find the address that leads to etcd"))
-}
-
-async fn local_address(endpoint: &Endpoint) -> anyhow::Result<IpAddr> {
-    let place = endpoint.host_and_port();
-    let looked_up = timeout(LOOKUP_LIMIT, lookup_host(place)).await;
-    let found = looked_up
-        .map_err(|_| anyhow!("no answer within {LOOKUP_LIMIT:?}"))
-        .and_then(|found| Ok(found?));
-    let remote = found
-        .and_then(|mut found| found.next().context("it has no address"))
-        .with_context(|| format!("cannot resolve {place}"))?;
-    let any: IpAddr = if remote.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    let socket = UdpSocket::bind((any, 0))
-        .await
-        .context("cannot open a UDP socket")?;
-    socket
-        .connect(remote)
-        .await
-        .with_context(|| format!("no interface leads to {remote}"))?;
-    Ok(socket.local_addr().context("cannot read the local address")?.ip())
 }
 
 #[cfg(test)]
@@ -233,11 +218,11 @@ mod tests {
             "https://10.0.0.5",
             "https://[fd00::5]",
         ] {
-            assert_eq!(good.parse::<Host>().unwrap().to_string(), good);
+            assert_eq!(good.parse::<AdvertisedHost>().unwrap().to_string(), good);
         }
         assert_eq!(
-            "[fd00::5]".parse::<Host>().unwrap(),
-            "fd00::5".parse::<Host>().unwrap()
+            "[fd00::5]".parse::<AdvertisedHost>().unwrap(),
+            "fd00::5".parse::<AdvertisedHost>().unwrap()
         );
         for bad in [
             "",
@@ -254,7 +239,7 @@ mod tests {
             "https://a/b",
             "https://a_b",
         ] {
-            let error = bad.parse::<Host>().unwrap_err();
+            let error = bad.parse::<AdvertisedHost>().unwrap_err();
             assert!(error.contains("`auto`"), "{bad:?}: {error}");
         }
     }
@@ -277,13 +262,42 @@ mod tests {
             Some("10.0.0.3".parse().unwrap())
         );
         assert_eq!(choose(vec![], last), None);
+        // Debian gives a host's own name 127.0.1.1.
+        let last = Some("127.0.1.1:80".parse().unwrap());
+        assert_eq!(
+            choose(ips(&["127.0.1.1", "fd00::1"]), last),
+            Some("fd00::1".parse().unwrap())
+        );
+        assert_eq!(
+            choose(ips(&["127.0.0.1", "127.0.1.1"]), last),
+            Some("127.0.1.1".parse().unwrap())
+        );
     }
 
     #[tokio::test]
-    async fn auto_is_the_address_that_leads_to_etcd_even_when_nobody_listens_there() {
-        let endpoints = ["127.0.0.1:1".parse().unwrap()];
-        let address = Host::Auto.locate(8080, &endpoints, None).await.unwrap();
-        assert_eq!(address.to_string(), "127.0.0.1:8080");
+    async fn auto_that_finds_nothing_says_what_to_give() {
+        let error = AdvertisedHost::Auto
+            .locate(8080, &[], None)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("there is no endpoint; give an address instead of `auto`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_address_that_only_this_host_reaches_is_doubted() {
+        for (place, doubted) in [
+            ("127.0.0.1:80", true),
+            ("[::1]:80", true),
+            ("169.254.1.1:80", true),
+            ("10.0.0.5:80", false),
+            ("billing.internal:80", false),
+        ] {
+            assert_eq!(doubt(&place.parse().unwrap()).is_some(), doubted, "{place}");
+        }
     }
 
     #[tokio::test]
@@ -294,24 +308,23 @@ mod tests {
             ("https://billing.internal", "https://billing.internal:443"),
             ("https://[fd00::5]", "https://[fd00::5]:443"),
             ("10.0.0.5", "10.0.0.5:443"),
-            ("auto", "127.0.0.1:443"),
         ] {
-            let host: Host = host.parse().unwrap();
+            let host: AdvertisedHost = host.parse().unwrap();
             assert_eq!(host.place(443, &endpoints).await.unwrap().to_string(), place);
         }
-        let container: Host = "demo_backend_1".parse().unwrap();
+        let container: AdvertisedHost = "demo_backend_1".parse().unwrap();
         let error = container.place(80, &[]).await.unwrap_err().to_string();
         assert!(error.contains("demo_backend_1 is not a host name"), "{error}");
     }
 
     #[tokio::test]
     async fn names_are_resolved() {
-        let localhost: Host = "localhost".parse().unwrap();
+        let localhost: AdvertisedHost = "localhost".parse().unwrap();
         assert!(localhost.locate(80, &[], None).await.unwrap().ip().is_loopback());
-        let unknown: Host = "no-such-host.invalid".parse().unwrap();
+        let unknown: AdvertisedHost = "no-such-host.invalid".parse().unwrap();
         let error = format!("{:#}", unknown.locate(80, &[], None).await.unwrap_err());
         assert!(
-            error.contains("cannot resolve host name no-such-host.invalid"),
+            error.contains("cannot resolve host name `no-such-host.invalid`"),
             "{error}"
         );
     }

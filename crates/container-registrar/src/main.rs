@@ -1,4 +1,4 @@
-//! Advertises a running instance in etcd under a lease. See the library for the chain of its steps.
+//! Registers running instances in etcd under a lease. See the library for the chain of its steps.
 
 use std::process::ExitCode;
 

@@ -1,18 +1,25 @@
-//! `register`: advertises one instance while it answers, through every loss of etcd, lease or address; on shutdown it
-//! drains first and removes the entry then.
+//! `register`: keeps one instance registered while it answers, through every loss of etcd, lease or
+//! address. On shutdown it drains the instance and then deregisters it.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use mayfly_core::address::{Address, InstanceId};
-use mayfly_core::keys::Key;
-use mayfly_core::records::{self, Instance as Record, InstanceState};
+use mayfly_core::check;
+use mayfly_core::failing::Failing;
+use mayfly_core::keys::{Daemon, Key};
+use mayfly_core::labels;
+use mayfly_core::names::NodeName;
+use mayfly_core::records::{self, Instance as Record, InstanceState, Status};
 use mayfly_core::version::BackendId;
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
-use mayfly_daemon::args::{CommonArgs, Endpoint};
+use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::lease::Advertiser;
+use mayfly_daemon::metrics::metric;
 use mayfly_daemon::retry::Backoff;
 use mayfly_daemon::shutdown::Shutdown;
+use mayfly_daemon::store::Endpoint;
 use mayfly_daemon::tasks::Tasks;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -20,7 +27,9 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::args::Register;
-use crate::pulse::{Life, Pulse};
+use crate::check::CheckRequest;
+use crate::location;
+use crate::probe::{Liveness, Probe};
 
 /// How long etcd may take for each step of the way out.
 const LAST_WRITE: Duration = Duration::from_secs(3);
@@ -42,20 +51,28 @@ pub async fn run(common: &CommonArgs, arguments: Register, shutdown: Shutdown) -
         env!("CARGO_PKG_VERSION"),
         &store,
     );
-    let registered = Gauge::default();
-    registry.register(
+    let registered = metric(
+        &mut registry,
         "mayfly_registered",
         "1 while the instance is advertised",
-        registered.clone(),
     );
     admin::start(&tasks, common.admin, &readiness, registry).await?;
 
     let advertiser = Advertiser::start_eager(&tasks, &store, arguments.keeping.ttl);
     let endpoints = store.endpoints().to_vec();
+    let mut notes: BTreeMap<String, String> = arguments.meta.iter().cloned().collect();
+    let node = common.node().ok();
+    if let Some(node) = &node {
+        // An instance on loopback is reached only from its node.
+        notes.entry(labels::NODE.to_owned()).or_insert(node.to_string());
+    }
     let registration = Registration {
         arguments,
+        node,
+        notes,
         endpoints,
         advertiser,
+        complained: None,
         readiness,
         registered,
         address: None,
@@ -66,8 +83,15 @@ pub async fn run(common: &CommonArgs, arguments: Register, shutdown: Shutdown) -
 
 struct Registration {
     arguments: Register,
+    /// Without one it works all the same, and complains only in its log.
+    node: Option<NodeName>,
+    /// The metadata of its entry.
+    notes: BTreeMap<String, String>,
     endpoints: Vec<Endpoint>,
     advertiser: Advertiser,
+    /// The key of the status record, which is there only while there is a complaint: a host may
+    /// have many registrars like this.
+    complained: Option<Key>,
     readiness: Readiness,
     registered: Gauge,
     /// Where the instance was found last.
@@ -86,7 +110,7 @@ impl Registration {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Keeps the entry in step with the instance, for ever.
+    /// Keeps the entry in sync with the instance.
     async fn follow(&mut self) -> std::convert::Infallible {
         self.find().await;
         let Some(check) = self.arguments.check.clone() else {
@@ -97,27 +121,57 @@ impl Registration {
                 self.advertise();
             }
         };
-        let mut pulse = Pulse::new(check, self.arguments.protocol.into(), &self.arguments.keeping);
         let backend = self.arguments.instance.backend();
+        let question = CheckRequest {
+            check,
+            host: check::host(self.arguments.check_host.as_ref(), &backend.service),
+            protocol: self.arguments.protocol.into(),
+        };
+        let mut probe = Probe::new(question, &self.arguments.keeping);
         let mut found_at = Instant::now();
         loop {
-            pulse.wait().await;
-            if pulse.is_failing() || found_at.elapsed() >= LOOK_AGAIN {
+            probe.wait().await;
+            if probe.is_failing() || found_at.elapsed() >= LOOK_AGAIN {
                 // It may have moved: a container that came back under its name has another address.
                 self.find().await;
                 found_at = Instant::now();
             }
             let Some(address) = self.address else { continue };
-            match pulse.ask(&backend, address).await {
+            match probe.ask(&backend, address).await {
                 // Also when it has moved meanwhile without having been down.
-                Life::Alive => self.advertise(),
-                Life::Dead => self.withdraw(),
-                Life::Undecided => {}
+                Liveness::Alive => self.advertise(),
+                Liveness::Dead => self.withdraw(),
+                Liveness::Undecided => {}
             }
+            self.complain(probe.complaint(), address);
         }
     }
 
-    /// Finds the instance's address. What cannot be found now stays where it was; the first time is tried until found.
+    /// Puts into a status record why the instance is not registered, or deletes that record.
+    fn complain(&mut self, reason: Option<&str>, address: Address) {
+        let failing = reason.map(|reason| Failing {
+            backend: self.arguments.instance.backend(),
+            address,
+            container: None,
+            reason: reason.to_owned(),
+        });
+        let key = failing
+            .as_ref()
+            .zip(self.node.as_ref())
+            .map(|(failing, node)| Key::Status(Daemon::ContainerRegistrar, status_node(node, failing)));
+        if let Some(old) = self.complained.take().filter(|old| key.as_ref() != Some(old)) {
+            self.advertiser.set(old, None);
+        }
+        if let (Some(failing), Some(key)) = (failing, &key) {
+            let mut status = Status::default();
+            Failing::put(vec![failing], &mut status);
+            self.advertiser.set(key.clone(), Some(records::to_json(&status)));
+        }
+        self.complained = key;
+    }
+
+    /// Finds the instance's address. If it is not found, the last one stays; the first search is
+    /// retried until it succeeds.
     async fn find(&mut self) {
         let instance = &self.arguments.instance;
         if self.address.is_some() && !instance.host.may_move() {
@@ -131,34 +185,41 @@ impl Registration {
                 .await
             {
                 Ok(address) => {
-                    self.address = Some(address);
+                    if self.address.replace(address) != Some(address) {
+                        if let Some(doubt) = location::doubt(&address.into()) {
+                            warn!("{doubt}");
+                        }
+                    }
                     return;
                 }
                 Err(error) if self.address.is_some() => {
-                    warn!("{error:#}; staying with the address of before");
+                    warn!("{error:#}; keeping the last address");
                     return;
                 }
-                Err(error) if backoff.failures() == 0 => warn!("{error:#}; trying again"),
-                Err(error) => debug!("{error:#}; trying again"),
+                Err(error) if backoff.failures() == 0 => warn!("{error:#}; retrying"),
+                Err(error) => debug!("{error:#}; retrying"),
             }
             backoff.rest().await;
         }
     }
 
-    /// Advertises the instance at its present address, and no longer at another.
+    /// Advertises the instance at its present address, and no longer at another. The complaint
+    /// ends.
     fn advertise(&mut self) {
         let Some(address) = self.address.filter(|address| self.advertised != Some(*address)) else {
             return;
         };
         let backend = self.arguments.instance.backend();
         if let Some(old) = self.advertised.replace(address) {
-            info!("{backend} has moved from {old} to {address}");
+            info!("{backend} moved from {old} to {address}");
             self.take_back(old);
         }
-        self.advertiser.set(
+        let entry = (
             key(&backend, &address),
             Some(self.record(address, InstanceState::Up)),
         );
+        let complaint = self.complained.take().map(|key| (key, None));
+        self.advertiser.set_all(std::iter::once(entry).chain(complaint));
         self.registered.set(1);
 
         let (advertiser, readiness) = (self.advertiser.clone(), self.readiness.clone());
@@ -177,14 +238,14 @@ impl Registration {
         }
     }
 
-    /// Deletes an entry and says that it is meant: a router goes on with what only vanishes.
+    /// Deregisters an entry: a router would keep one that only vanishes.
     fn take_back(&self, address: Address) {
         let farewell = self.record(address, InstanceState::Draining);
         self.advertiser
             .leave(key(&self.arguments.instance.backend(), &address), farewell);
     }
 
-    /// The way out, within a bounded time: draining, a wait for what is under way, gone.
+    /// Drains and deregisters the instance, within a bounded time.
     async fn leave(&mut self) {
         let backend = self.arguments.instance.backend();
         if let Some(address) = self.advertised {
@@ -198,7 +259,7 @@ impl Registration {
                     );
                     sleep(self.arguments.drain).await;
                 }
-                // No router would learn of it, so waiting helps nobody.
+                // No router would see the drain, so waiting is of no use.
                 Err(error) => warn!("cannot mark {backend} at {address} as draining: {error:#}"),
             }
         }
@@ -216,11 +277,20 @@ impl Registration {
             protocol: self.arguments.protocol.into(),
             weight: self.arguments.weight,
             shared: self.arguments.shared,
-            metadata: self.arguments.meta.iter().cloned().collect(),
+            metadata: self.notes.clone(),
         })
     }
 }
 
 fn key(backend: &BackendId, address: &Address) -> Key {
     Key::Instance(backend.clone(), InstanceId::of(address))
+}
+
+/// The node of the status record. One host may have many, so it names the instance, too.
+fn status_node(node: &NodeName, Failing { backend, address, .. }: &Failing) -> NodeName {
+    let own = format!("{node}.{}.{}.{address}", backend.service, backend.version);
+    let own: String = own.replace([':', '[', ']'], "-");
+    // Its end distinguishes it from others.
+    let start = own.len().saturating_sub(NodeName::LIMIT);
+    own[start..].parse().unwrap_or_else(|_| node.clone())
 }

@@ -79,11 +79,12 @@ fn split(address: SocketAddr) -> String {
 #[tokio::test]
 async fn registers_drains_and_goes() {
     let bench = Bench::new().await;
-    let mut registrar =
-        bench.register("backend.service 0.0.2 10.0.0.5 8080 --drain 1s --weight 50 --meta zone=north");
+    let mut registrar = bench
+        .register("backend.service 0.0.2 10.0.0.5 8080 --drain 1s --weight 50 --meta zone=north --node n1");
     bench.until_registered("10.0.0.5:8080").await;
     let mut expected = json!({
-        "address": "10.0.0.5:8080", "state": "up", "protocol": "http", "weight": 50, "metadata": {"zone": "north"}
+        "address": "10.0.0.5:8080", "state": "up", "protocol": "http", "weight": 50,
+        "metadata": {"zone": "north", "node": "n1"}
     });
     assert_eq!(bench.registered("10.0.0.5:8080").await.unwrap(), expected);
 
@@ -97,6 +98,110 @@ async fn registers_drains_and_goes() {
     assert_eq!(registrar.wait(SOON).await.unwrap().code(), Some(0));
     assert!(start.elapsed() >= Duration::from_secs(1));
     assert_eq!(bench.registered("10.0.0.5:8080").await, None);
+}
+
+/// The status records of registrars, and the revision at which each was put last.
+async fn complaints(bench: &Bench) -> Vec<(String, Value)> {
+    let all = bench
+        .etcd
+        .list("/mayfly/status/container-registrar/")
+        .await
+        .unwrap();
+    let parsed = all
+        .into_iter()
+        .map(|(key, text)| (key, serde_json::from_str(&text).unwrap()));
+    parsed.collect()
+}
+
+#[tokio::test]
+async fn asks_as_callers_do() {
+    let bench = Bench::new().await;
+    let service = Service::start("backend", "0.0.2").await.unwrap();
+    let at = split(service.address());
+    for protocol in ["http", "h2c"] {
+        let line =
+            format!("backend.service 0.0.2 {at} --check /health?host=backend.service --protocol {protocol}");
+        let registrar = bench.register(&line);
+        bench.until_registered(&service.address().to_string()).await;
+        drop(registrar);
+        bench.run(&format!("deregister backend 0.0.2 {at}")).await;
+    }
+    assert!(complaints(&bench).await.is_empty(), "nothing to complain about");
+    let line = format!("register --permanent backend 0.0.2 {at} --check /?host=backend.service");
+    let done = bench.run(&line).await;
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+}
+
+#[tokio::test]
+async fn the_reason_of_a_failed_check_is_reported_and_another_host_can_be_given() {
+    let bench = Bench::new().await;
+    let service = Service::start("backend", "0.0.2").await.unwrap();
+    let line = format!(
+        "backend 0.0.2 {} --node host-1 --check /?host=shop.example.com --check-interval 100ms",
+        split(service.address())
+    );
+    let mut refused = bench.register(&line);
+    let reported = eventually(SOON, "the reason is reported", async || {
+        complaints(&bench).await.pop()
+    })
+    .await;
+    let address = service.address().to_string();
+    assert_eq!(
+        reported.0,
+        format!(
+            "/mayfly/status/container-registrar/host-1.backend.0.0.2.{}",
+            address.replace(':', "-")
+        )
+    );
+    let reason = "/?host=shop.example.com answers 400 Bad Request to Host backend.service; if it serves another host, \
+                  give check-host";
+    let expected = json!([{"backend": "backend@0.0.2", "address": address, "reason": reason}]);
+    assert_eq!(reported.1["detail"]["failing"], expected);
+    // Each further check fails for the same reason, and is no write.
+    let asked = service.requests();
+    let revision = bench.etcd.revision().await.unwrap();
+    eventually(SOON, "ten more checks", async || service.requests() >= asked + 10).await;
+    assert_eq!(bench.etcd.revision().await.unwrap(), revision);
+    refused.signal(Signal::Term).unwrap();
+    refused.wait(SOON).await.unwrap();
+    assert!(complaints(&bench).await.is_empty(), "it goes with its registrar");
+
+    let _registrar = bench.register(&format!("{line} --check-host shop.example.com"));
+    bench.until_registered(&address).await;
+}
+
+#[tokio::test]
+async fn a_complaint_ends_in_the_step_in_which_the_instance_is_registered() {
+    let bench = Bench::new().await;
+    let address = port::free();
+    let line = format!(
+        "backend 0.0.2 {} --node host-1 --check tcp --check-interval 100ms --fall 2 --rise 1",
+        split(address)
+    );
+    let _registrar = bench.register(&line);
+    let complained = async || {
+        eventually(SOON, "a complaint", async || complaints(&bench).await.pop()).await;
+        assert_eq!(
+            bench.etcd.leases().await.unwrap(),
+            1,
+            "one lease keeps both records"
+        );
+        bench.etcd.revision().await.unwrap()
+    };
+    for _ in 0..2 {
+        let before = complained().await;
+        let service = Service::start_at(address, "backend", "0.0.2", None)
+            .await
+            .unwrap();
+        bench.until_registered(&address.to_string()).await;
+        assert!(complaints(&bench).await.is_empty());
+        assert_eq!(bench.etcd.revision().await.unwrap(), before + 1);
+        drop(service);
+        eventually(SOON, "it is deregistered", async || {
+            bench.registered(&address.to_string()).await.is_none()
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -224,6 +329,50 @@ async fn ends_in_bounded_time_without_etcd_and_at_once_at_a_second_signal() {
     bench.etcd.thaw().unwrap();
 }
 
+/// Started by a shell that runs `before` it, whatever this test was started with.
+fn register_by_shell(bench: &Bench, before: &str, address: &str) -> Process {
+    let line = format!("register backend 0.0.2 {address} 8080 --drain 1s");
+    let registrar = bench.command(&line);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("exec {before}")])
+        .arg(registrar.get_program());
+    command.args(registrar.get_args());
+    let log = bench.directory.path().join("shell.log");
+    Process::spawn("container-registrar", &command, &log).unwrap()
+}
+
+#[tokio::test]
+async fn a_closed_terminal_ends_it_in_good_order_unless_it_is_to_outlive_that() {
+    let bench = Bench::new().await;
+    let mut registrar = register_by_shell(&bench, "env --default-signal=HUP \"$0\" \"$@\"", "10.0.0.5");
+    bench.until_registered("10.0.0.5:8080").await;
+    registrar.signal(Signal::Hup).unwrap();
+    assert_eq!(registrar.wait(SOON).await.unwrap().code(), Some(0));
+    assert_eq!(bench.registered("10.0.0.5:8080").await, None);
+
+    let mut registrar = register_by_shell(&bench, "env --ignore-signal=HUP \"$0\" \"$@\"", "10.0.0.5");
+    bench.until_registered("10.0.0.5:8080").await;
+    registrar.signal(Signal::Hup).unwrap();
+    registrar.signal(Signal::Term).unwrap();
+    eventually(SOON, "ended", async || {
+        registrar.output().contains("SIGTERM: shutting down")
+    })
+    .await;
+    // That of the first one, which logged to the same file.
+    assert_eq!(registrar.output().matches("SIGHUP").count(), 1);
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_changes_nothing() {
+    let bench = Bench::new().await;
+    let mut registrar = register_by_shell(&bench, "\"$0\" \"$@\" 2>/dev/full", "10.0.0.5");
+    bench.until_registered("10.0.0.5:8080").await;
+    registrar.signal(Signal::Term).unwrap();
+    assert_eq!(registrar.wait(SOON).await.unwrap().code(), Some(0));
+    assert_eq!(bench.registered("10.0.0.5:8080").await, None);
+}
+
 #[tokio::test]
 async fn commands_answer_and_say_what_is_wrong() {
     let mut bench = Bench::new().await;
@@ -292,7 +441,7 @@ async fn commands_answer_and_say_what_is_wrong() {
         .ok()
         .unwrap();
     assert!(
-        removed.contains("backend@0.0.2 at 10.0.0.5:80 is removed"),
+        removed.contains("backend@0.0.2 at 10.0.0.5:80 is deregistered"),
         "{removed}"
     );
     let again = bench.run("deregister backend 0.0.2 10.0.0.5 80").await;
@@ -324,7 +473,7 @@ async fn one_that_never_reached_etcd_does_not_claim_so() {
     };
     let mut registrar = bench.register("backend 0.0.2 10.0.0.5 8080 --drain 10min");
     eventually(SOON, "the first try", async || {
-        registrar.output().contains("trying again")
+        registrar.output().contains("retrying")
     })
     .await;
     assert_eq!(registrar.terminate(SOON).await.unwrap().code(), Some(0));
@@ -353,7 +502,6 @@ async fn a_permanent_entry_is_written_once_and_stays_until_it_is_deregistered() 
             "billing.internal:443",
         ),
         ("https://[fd00::5]", 443, "https://[fd00::5]:443", "fd00::5:443"),
-        ("auto", 80, "127.0.0.1:80", "127.0.0.1:80"),
     ] {
         let line = format!("register --permanent backend.service 0.0.2 {host} {port} --weight 7");
         let told = bench.run(&line).await.ok().unwrap();
@@ -393,7 +541,7 @@ async fn a_permanent_entry_is_refused_when_its_check_fails_or_a_registrar_has_it
     assert!(
         nowhere
             .stderr
-            .contains("cannot resolve host name no-such-host.invalid"),
+            .contains("cannot resolve host name `no-such-host.invalid`"),
         "{}",
         nowhere.stderr
     );
@@ -407,7 +555,9 @@ async fn a_permanent_entry_is_refused_when_its_check_fails_or_a_registrar_has_it
         .run("register --permanent backend 0.0.2 10.0.0.5 8080")
         .await;
     assert!(
-        taken.stderr.contains("by a container-registrar that runs"),
+        taken
+            .stderr
+            .contains("already registered by a running container-registrar"),
         "{}",
         taken.stderr
     );

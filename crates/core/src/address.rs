@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use crate::names::{NameError, Text, checked_text};
-use crate::upstream::Upstream;
 
-/// Where an instance listens: an IP address and a port of at least 1, as `10.0.0.5:8080` or `[fd00::5]:8080`. Host
-/// names are not addresses: who registers resolves them, so that no router ever waits for a resolver.
+/// Where an instance listens: an IP address and a port of at least 1, as `10.0.0.5:8080` or
+/// `[fd00::5]:8080`. Host names are not addresses: who registers resolves them, so that no router
+/// ever waits for a resolver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Address(SocketAddr);
@@ -30,7 +30,7 @@ impl Address {
         NameError::new(
             given,
             "an address",
-            "the IP address of one host and a port from 1 to 65535, as 10.0.0.5:8080",
+            "the IP address of one host and a port from 1 to 65535, such as 10.0.0.5:8080",
         )
     }
 
@@ -78,7 +78,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// Names one instance of a backend in its etcd key: letters, digits, `.`, `_`, `:`, `-`, at most 128 octets.
+/// Names one instance of a backend in its etcd key: letters, digits, `.`, `_`, `:`, `-`, at most
+/// 128 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InstanceId(Text);
@@ -100,21 +101,13 @@ impl InstanceId {
     pub fn of(address: &Address) -> Self {
         Self(address.to_string().replace(['[', ']'], "").into())
     }
-
-    /// The identifier of the instance at a host and port, whether or not it speaks TLS: the same as that of its
-    /// address, or a name in its place.
-    ///
-    /// # Errors
-    /// When the name and the port together pass 128 octets.
-    pub fn at(upstream: &Upstream) -> Result<Self, NameError> {
-        upstream.host_and_port().replace(['[', ']'], "").parse()
-    }
 }
 checked_text!(InstanceId);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::Upstream;
     use proptest::prelude::*;
 
     #[test]
@@ -150,10 +143,10 @@ mod tests {
             ("https://[fd00::5]", "fd00::5:443"),
             ("https://billing.internal", "billing.internal:443"),
         ] {
-            assert_eq!(InstanceId::at(&upstream.parse().unwrap()).unwrap().as_str(), id);
+            assert_eq!(upstream.parse::<Upstream>().unwrap().id().unwrap().as_str(), id);
         }
         let long = format!("{}:80", ["a".repeat(60).as_str(); 3].join("."));
-        assert!(InstanceId::at(&long.parse().unwrap()).is_err());
+        assert!(long.parse::<Upstream>().unwrap().id().is_err());
     }
 
     proptest! {

@@ -1,12 +1,12 @@
-//! How an instance is asked whether it is alive, as a checked type: in an argument, a label of a container or a service
-//! definition. Who asks is the container-registrar.
+//! How an instance is checked for life, as a checked type: in an argument, a label of a container
+//! or a service definition. The container-registrar does the checking.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::names::{NameError, checked_conversions};
+use crate::names::{Hostname, NameError, ServiceName, checked_conversions};
 
-/// Longest path, in octets.
+/// Longest path, in bytes.
 const LIMIT: usize = 1024;
 
 /// How to check an instance.
@@ -28,6 +28,12 @@ impl CheckPath {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The Host that a check by path asks with: what callers ask with, unless another one is given. A
+/// server that serves by host names (a virtual host, Django, Rails) refuses its own address.
+pub fn host(given: Option<&Hostname>, service: &ServiceName) -> String {
+    given.map_or_else(|| format!("{service}.service"), ToString::to_string)
 }
 
 impl FromStr for Check {
@@ -62,6 +68,14 @@ checked_conversions!(Check);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_check_asks_as_callers_do_unless_told_otherwise() {
+        let service = "backend.service".parse().unwrap();
+        assert_eq!(host(None, &service), "backend.service");
+        let given = "shop.example.com".parse().unwrap();
+        assert_eq!(host(Some(&given), &service), "shop.example.com");
+    }
 
     #[test]
     fn texts() {

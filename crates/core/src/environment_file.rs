@@ -1,15 +1,17 @@
-//! The text of an environment file becomes environments: see [`mod@crate::file`] for what holds for every file.
+//! The text of an environment file becomes environments: see [`mod@crate::file`] for what holds for
+//! every file.
 //!
-//! The chain: an entry of the file, `decode` (one environment from one mapping), and here what concerns the whole file:
-//! nothing may occur twice in it. The way back, from a record to the text of a file, is [`to_yaml`].
+//! The chain: an entry of the file, `decode` (one environment from one mapping), and here what
+//! concerns the whole file: nothing may occur twice in it. The way back, from a record to the text
+//! of a file, is [`to_yaml`].
 
 use std::collections::BTreeMap;
 
+mod access;
 mod decode;
-mod expiry;
 mod write;
 
-pub use write::{list_to_yaml, to_yaml};
+pub use write::{access_to_yaml, list_to_yaml, to_yaml};
 
 use crate::file::{self, Faults, Place, RECORD_LIMIT, Subject, Taken};
 use crate::names::EnvironmentName;
@@ -17,9 +19,10 @@ use crate::records::{self, Environment};
 use crate::upstream::Upstream;
 use crate::yaml::{Mark, Node};
 
-/// An environment of a file, without a source, and where the file says what must be unique over all environments.
+/// An environment of a file, without a source, and where the file says what must be unique over all
+/// environments.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundEnvironment {
     /// The environment, with all defaults filled in.
     pub environment: Environment,
     /// The place of its name.
@@ -44,10 +47,10 @@ pub struct NamedAddress {
 }
 
 /// What an environment file says.
-pub type Parsed = file::Parsed<EnvironmentName, Found>;
+pub type ParsedEnvironments = file::Parsed<EnvironmentName, FoundEnvironment>;
 
 /// Reads the content of an environment file.
-pub fn parse(content: &[u8]) -> Parsed {
+pub fn parse(content: &[u8]) -> ParsedEnvironments {
     let mut file = File::default();
     file::parse(content, |node, place, faults| file.take(node, place, faults))
 }
@@ -55,15 +58,20 @@ pub fn parse(content: &[u8]) -> Parsed {
 /// What has been read of a file so far.
 #[derive(Default)]
 struct File {
-    /// Where each name, prefix and header stands, also those of refused environments: mending one of two faults must
-    /// not change which of two rivals is meant.
+    /// Where each name, prefix and header stands, also those of refused environments: mending one
+    /// of two faults must not change which of two rivals is meant.
     names: BTreeMap<String, usize>,
     prefixes: BTreeMap<String, usize>,
     headers: BTreeMap<String, usize>,
 }
 
 impl File {
-    fn take(&mut self, node: &Node, place: Place<'_>, faults: &mut Faults) -> Taken<EnvironmentName, Found> {
+    fn take(
+        &mut self,
+        node: &Node,
+        place: Place<'_>,
+        faults: &mut Faults,
+    ) -> Taken<EnvironmentName, FoundEnvironment> {
         let before = faults.count();
         let draft = decode::environment(node, place, faults);
         let Some((name, mark)) = draft.name.clone() else {
@@ -102,8 +110,8 @@ impl File {
             .map_or(0, |found| records::to_json(&found.environment).len());
         if bytes > RECORD_LIMIT {
             let message = format!(
-                "the environment has {bytes} bytes as a record in etcd, at most {RECORD_LIMIT} are taken: let it name \
-                 fewer services, and inherit the others (`extends`)"
+                "the environment takes {bytes} bytes in etcd, more than the limit of \
+                 {RECORD_LIMIT}: name fewer services, and inherit the others (`extends`)"
             );
             faults.add(mark, place, message);
         }

@@ -1,17 +1,26 @@
-//! How a request finds its way, step by step: the look-ups of the router's configuration in its order, over the same
-//! tables. A test holds it against a real HAProxy, so that what is explained is what happens.
+//! How a request finds its way, step by step: the look-ups of the router's configuration in its
+//! order, over the same tables. A test holds it against a real HAProxy, so that what is explained
+//! is what happens.
 
+mod access;
+mod decide;
 mod dots;
 mod hints;
+mod links;
+mod redirect;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
+pub use access::Login;
+pub use decide::{Decision, RefusedCall};
+pub use links::ShareLinks;
 use serde::Serialize;
 
 use crate::index::Index;
-use crate::names::{EnvironmentName, Hostname};
+use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, Hostname, RoutePath, ServiceName};
 use crate::records::InstanceState;
-use crate::routing::{Routing, Table};
+use crate::routing::{Choice, Routing};
 use crate::version::BackendId;
 
 /// The settings of a router that decide where a request goes.
@@ -25,9 +34,15 @@ pub struct Settings {
     /// Whether clients outside may choose their environment by `x-mayfly`.
     #[serde(default)]
     pub allow_header_at_edge: bool,
+    /// On which hosts it follows links.
+    #[serde(default)]
+    pub share_links: ShareLinks,
     /// The path that HAProxy itself answers at the edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_path: Option<String>,
+    /// The port that requests in clear text are redirected to; none where they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_to_https: Option<u16>,
 }
 
 /// Where a request comes in.
@@ -45,11 +60,22 @@ pub enum Side {
 pub struct Request {
     /// Where it comes in.
     pub side: Side,
+    /// Whether the client speaks TLS, to the edge or to a proxy in front that the edge believes.
+    pub tls: bool,
     /// The value of Host.
     pub host: String,
     /// The path without a query; begins with a slash.
     pub path: String,
-    /// What `x-mayfly` says, or the member `mayfly` of `baggage` where that is missing.
+    /// The query, without the question mark; empty where there is none.
+    pub query: String,
+    /// All cookies as one header has them; empty where there is none.
+    pub cookie: String,
+    /// The address of the client, where it is known.
+    pub from: Option<IpAddr>,
+    /// By what the client says who it is.
+    pub login: Option<Login>,
+    /// What `x-mayfly` says, or the members `mayfly` of `baggage` where that is missing; several
+    /// values with commas between them.
     pub value: Option<String>,
 }
 
@@ -61,7 +87,7 @@ pub struct Explanation {
     /// The look-ups, in their order.
     pub steps: Vec<Step>,
     /// What becomes of it.
-    pub answer: Answer,
+    pub answer: Responder,
 }
 
 /// One look-up.
@@ -81,7 +107,7 @@ pub struct Step {
 /// What becomes of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "answered_by", rename_all = "lowercase")]
-pub enum Answer {
+pub enum Responder {
     /// It is passed to an instance.
     Backend {
         /// The service at its version.
@@ -102,7 +128,7 @@ pub enum Answer {
     },
 }
 
-impl Answer {
+impl Responder {
     /// Whether an instance answers.
     pub fn is_good(&self) -> bool {
         matches!(self, Self::Backend { .. })
@@ -121,7 +147,7 @@ impl Index {
         };
         let answer = match walk.run() {
             Ok(answer) => answer,
-            Err((status, text)) => Answer::Router {
+            Err((status, text)) => Responder::Router {
                 status,
                 text: format!("{status}: {text}"),
             },
@@ -148,7 +174,7 @@ pub fn bare_host(host: &str) -> String {
 }
 
 /// A status code with what the router says.
-type Refusal = (u16, String);
+type ErrorAnswer = (u16, String);
 
 struct Walk<'a> {
     index: &'a Index,
@@ -159,7 +185,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn run(&mut self) -> Result<Answer, Refusal> {
+    fn run(&mut self) -> Result<Responder, ErrorAnswer> {
         let host = bare_host(&self.request.host);
         if self.request.side == Side::Edge && self.settings.health_path.as_ref() == Some(&self.request.path) {
             return Err((
@@ -167,25 +193,29 @@ impl<'a> Walk<'a> {
                 "the health path of the edge, which HAProxy answers for every host.".to_owned(),
             ));
         }
+        if self.request.side == Side::Edge {
+            self.redirect(&host)?;
+        }
         let value = match self.request.side {
             Side::Edge => self.value_at_the_edge(&host)?,
             Side::Internal => self.value_inside()?,
         };
         let environment = self.environment(&value)?;
-        let chain: Vec<&str> = self.routing.chain(environment).collect();
-        let broken = environment
-            .parse()
-            .ok()
-            .and_then(|name| self.index.broken_parent(&name));
+        if self.request.side == Side::Edge {
+            self.admit(environment)?;
+        }
+        let chain: Vec<&EnvironmentName> = self.routing.chain(environment).collect();
         if chain.len() > 1 {
-            self.step("parents", environment, Some(chain[1..].join(", ")), broken);
+            let parents: Vec<&str> = chain[1..].iter().map(|name| name.as_str()).collect();
+            let broken = self.index.broken_parent(environment);
+            self.step("parents", environment.as_str(), Some(parents.join(", ")), broken);
         }
         let service = match self.request.side {
             Side::Edge => self.route(&chain)?,
             Side::Internal => self.service(&host)?,
         };
-        let (backend, origin) = self.version(&chain, &service)?;
-        self.servers(environment, &service, &backend, origin)
+        let (choice, _, whose) = self.version(&chain, &service)?;
+        self.servers(environment, choice, whose)
     }
 
     fn step(&mut self, step: &'static str, key: &str, found: Option<String>, note: Option<String>) {
@@ -197,8 +227,8 @@ impl<'a> Walk<'a> {
         });
     }
 
-    /// What `x-mayfly` says: equal values are one, and an empty one is none.
-    fn said(&mut self) -> Result<Option<String>, Refusal> {
+    /// What `x-mayfly` or baggage says: equal values are one, and an empty one is none.
+    fn said(&mut self) -> Result<Option<String>, ErrorAnswer> {
         let said = self.request.value.as_deref().unwrap_or_default();
         let believed = self.request.side == Side::Internal || self.settings.allow_header_at_edge;
         if !said.contains(',') || !believed {
@@ -207,23 +237,23 @@ impl<'a> Walk<'a> {
         let mut values = said.split([',', ' ', '\t']).filter(|value| !value.is_empty());
         let first = values.next();
         if values.any(|value| Some(value) != first) {
-            self.step(
-                "x-mayfly",
-                said,
-                None,
-                Some("different values in one header".to_owned()),
-            );
+            self.step("x-mayfly", said, None, Some("different values".to_owned()));
             return Err((
                 400,
                 format!(
-                    "x-mayfly has more than one value ({said}); a service must forward the one of the request that it serves."
+                    "x-mayfly or the baggage member mayfly has more than one value ({said}); a service must forward the one of the request that it serves."
                 ),
             ));
         }
         Ok(first.map(str::to_owned))
     }
 
-    fn value_at_the_edge(&mut self, host: &str) -> Result<String, Refusal> {
+    fn value_at_the_edge(&mut self, host: &str) -> Result<String, ErrorAnswer> {
+        let label = host.split('.').next().unwrap_or_default();
+        let prefix: Option<DnsPrefix> = label.parse().ok();
+        if let Some(value) = self.link(prefix.as_ref())? {
+            return Ok(value.to_string());
+        }
         if let Some(value) = self.said()? {
             if self.settings.allow_header_at_edge {
                 self.step(
@@ -237,15 +267,25 @@ impl<'a> Walk<'a> {
             let note = "from outside it is removed; the host decides";
             self.step("x-mayfly", &value, None, Some(note.to_owned()));
         }
-        let label = host.split('.').next().unwrap_or_default();
+        if let Some(value) = self.cookie(prefix.as_ref()) {
+            return Ok(value.to_string());
+        }
         self.step(
             "host",
             host,
             Some(label.to_owned()),
             Some("its first label decides".to_owned()),
         );
-        let value = self.routing.look_up(Table::Edge, label);
-        let note = value.is_none().then(|| self.index.why_no_prefix(label)).flatten();
+        let value = prefix.as_ref().and_then(|prefix| self.routing.header_of(prefix));
+        // Of an environment that has ended somebody else's prefix or name says nothing.
+        let ended = prefix.as_ref().filter(|_| value.is_none());
+        let ended = ended.and_then(|prefix| self.routing.ended(prefix));
+        let ended = ended.map(|(name, ended)| ended.in_words(name));
+        let note = match (&ended, value) {
+            (Some(ended), _) => Some(ended.clone()),
+            (None, None) => self.index.why_no_prefix(label),
+            (None, Some(_)) => None,
+        };
         self.step(
             "prefix",
             label,
@@ -253,7 +293,10 @@ impl<'a> Walk<'a> {
             note,
         );
         if let Some(value) = value {
-            return Ok(value.to_owned());
+            return Ok(value.to_string());
+        }
+        if let Some(ended) = ended {
+            return Err((410, format!("{ended}.")));
         }
         let text = if self.request.host.is_empty() {
             "this request names no host, and the host decides the environment.".to_owned()
@@ -265,7 +308,7 @@ impl<'a> Walk<'a> {
         Err((404, text))
     }
 
-    fn value_inside(&mut self) -> Result<String, Refusal> {
+    fn value_inside(&mut self) -> Result<String, ErrorAnswer> {
         if let Some(value) = self.said()? {
             self.step("x-mayfly", &value, Some(value.clone()), None);
             return Ok(value);
@@ -277,11 +320,12 @@ impl<'a> Walk<'a> {
             Some("the request has neither x-mayfly nor baggage: mayfly=<value>".to_owned()),
         );
         let Some(default) = &self.settings.default_environment else {
-            return Err((400, "the header x-mayfly is missing, and so is baggage: mayfly=<value>; a service must forward x-mayfly or baggage of the request that it serves.".to_owned()));
+            return Err((400, "the header x-mayfly is missing, and baggage has no member mayfly; a service must forward x-mayfly or baggage of the request that it serves.".to_owned()));
         };
-        let mut headers = self.routing.table(Table::Headers);
-        let value = headers.find(|(_, environment)| *environment == default.as_str());
-        let value = value.map(|(value, _)| value.as_str().to_owned());
+        let value = self
+            .routing
+            .environment(default)
+            .map(|rows| rows.header.to_string());
         let note = if value.is_none() {
             self.index.why_not_routed(default)
         } else {
@@ -298,52 +342,46 @@ impl<'a> Walk<'a> {
         })
     }
 
-    fn environment(&mut self, value: &str) -> Result<&'a str, Refusal> {
-        let environment = self.routing.look_up(Table::Headers, value);
+    fn environment(&mut self, value: &str) -> Result<&'a EnvironmentName, ErrorAnswer> {
+        let header: Option<HeaderValue> = value.parse().ok();
+        let environment = header.and_then(|header| self.routing.environment_of(&header));
         let note = environment
             .is_none()
             .then(|| self.index.why_no_header(value))
             .flatten();
-        self.step("environment", value, environment.map(str::to_owned), note);
+        self.step("environment", value, environment.map(ToString::to_string), note);
         environment.ok_or_else(|| (404, format!("no environment has the x-mayfly value {value}.")))
     }
 
     /// The longest route on whole segments; the nearest environment's where two are as long.
-    fn route(&mut self, chain: &[&str]) -> Result<String, Refusal> {
+    fn route(&mut self, chain: &[&EnvironmentName]) -> Result<String, ErrorAnswer> {
         let path = &self.request.path;
         if dots::climbs(path) {
-            let note = "a server that resolves `..` would take it for another path";
+            let note = "some servers would take it for another path";
             self.step("route", path, None, Some(note.to_owned()));
             return Err((
                 400,
                 format!(
-                    "the path {path} has a segment `..`, which would leave the route that it belongs to; ask for the path that is meant."
+                    "the path {path} has a segment `..`, or a spelling that some servers read as one; send the path without it."
                 ),
             ));
         }
-        let mut best: Option<(usize, &str, String)> = None;
-        for environment in chain {
-            let key = format!("{environment}{path}/");
-            // The longest key that the path begins with: each closing slash from behind.
-            let ends = key
-                .match_indices('/')
-                .map(|(at, _)| &key[..=at])
-                .collect::<Vec<_>>();
-            let found = ends
+        let asked = format!("{}/", without_parameters(path));
+        let mut best: Option<(&EnvironmentName, &RoutePath, &ServiceName)> = None;
+        for name in chain {
+            let routes = self
+                .routing
+                .environment(name)
                 .into_iter()
-                .rev()
-                .find_map(|key| Some((key, self.routing.look_up(Table::Routes, key)?)));
-            let Some((key, value)) = found else { continue };
-            let Some((length, service)) = value.split_once(':') else {
-                continue;
-            };
-            let length: usize = length.parse().unwrap_or_default();
-            if best.as_ref().is_none_or(|(longest, ..)| length > *longest) {
-                best = Some((length, service, key.to_owned()));
+                .flat_map(|rows| &rows.routes);
+            for (route, service) in routes.filter(|(route, _)| asked.starts_with(&route.with_slash())) {
+                if best.is_none_or(|(_, longest, _)| route.as_str().len() > longest.as_str().len()) {
+                    best = Some((name, route, service));
+                }
             }
         }
         let environment = chain[0];
-        let Some((_, service, key)) = best else {
+        let Some((origin, route, service)) = best else {
             let note = self.index.routes_there_are(chain);
             self.step("route", path, None, Some(note));
             return Err((
@@ -351,15 +389,12 @@ impl<'a> Walk<'a> {
                 format!("the environment {environment} has no route for the path {path}."),
             ));
         };
-        let service = service.to_owned();
-        let (origin, route) = key.split_once('/').unwrap_or((&key, ""));
-        let route = format!("/{}", route.trim_end_matches('/'));
         let note = (origin != environment).then(|| format!("inherited from {origin}"));
         self.step("route", path, Some(format!("{route} leads to {service}")), note);
-        Ok(service)
+        Ok(service.to_string())
     }
 
-    fn service(&mut self, host: &str) -> Result<String, Refusal> {
+    fn service(&mut self, host: &str) -> Result<String, ErrorAnswer> {
         let domain = self.settings.domain.as_str();
         let label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         // A search domain makes `backend` the same as `backend.service`, and the host stays as it
@@ -385,30 +420,32 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// The backend that the environment or the nearest that it extends chooses.
-    fn version(&mut self, chain: &[&'a str], service: &str) -> Result<(String, String), Refusal> {
+    /// The backend that the environment or the nearest that it extends chooses, which of them that
+    /// is, and the same in words.
+    fn version(
+        &mut self,
+        chain: &[&'a EnvironmentName],
+        service: &str,
+    ) -> Result<(&'a Choice, &'a EnvironmentName, String), ErrorAnswer> {
         let environment = chain[0];
+        let name: Option<ServiceName> = service.parse().ok();
         let mut waiting: Option<String> = None;
-        for name in chain {
-            let place = (name.parse(), service.parse());
-            if let (None, (Ok(name), Ok(service))) = (&waiting, &place) {
-                waiting = self.index.waiting(name, service);
-            }
-            let Some(backend) = self
-                .routing
-                .look_up(Table::Versions, &format!("{name}/{service}"))
-            else {
+        for origin in chain {
+            // What is no name is nobody's.
+            let Some(name) = &name else { break };
+            waiting = waiting.or_else(|| self.index.waiting(origin, name));
+            let Some(choice) = self.routing.choice(origin, name) else {
                 continue;
             };
-            let origin = match *name == environment {
+            let whose = match *origin == environment {
                 true => "own".to_owned(),
-                false => format!("inherited from {name}"),
+                false => format!("inherited from {origin}"),
             };
-            let note = self.index.chosen_by(name, service, backend);
-            let notes = [Some(origin.clone()), waiting, note];
+            let note = self.index.chosen_by(origin, choice);
+            let notes = [Some(whose.clone()), waiting, note];
             let note = notes.into_iter().flatten().collect::<Vec<_>>().join("; ");
-            self.step("version", service, Some(backend.to_owned()), Some(note));
-            return Ok((backend.to_owned(), origin));
+            self.step("version", service, Some(choice.to_string()), Some(note));
+            return Ok((choice, origin, whose));
         }
         let note = self.index.services_there_are(chain, service);
         self.step("version", service, None, note);
@@ -422,14 +459,18 @@ impl<'a> Walk<'a> {
 
     /// Whether the name of a server outside routes back here: certainly, or, as its note says,
     /// perhaps.
-    fn goes_round(&mut self, backend: &str, environment: &str) -> Result<Option<String>, Refusal> {
-        let Some(host) = self.routing.look_up(Table::Hosts, backend) else {
+    fn goes_round(
+        &mut self,
+        backend: &BackendId,
+        environment: &EnvironmentName,
+    ) -> Result<Option<String>, ErrorAnswer> {
+        let Some(host) = self.routing.host(backend).and_then(|upstream| upstream.name()) else {
             return Ok(None);
         };
-        let host = bare_host(host);
+        let host = host.as_str();
         if host.ends_with(&format!(".{}", self.settings.domain)) {
             let note = "a name of Mayfly's own domain, which resolves to the routers";
-            self.step("address", &host, None, Some(note.to_owned()));
+            self.step("address", host, None, Some(note.to_owned()));
             return Err((
                 508,
                 format!(
@@ -438,7 +479,10 @@ impl<'a> Walk<'a> {
             ));
         }
         let label = host.split('.').next().unwrap_or_default();
-        let prefix = self.routing.look_up(Table::Edge, label);
+        let prefix = label
+            .parse()
+            .ok()
+            .and_then(|prefix| self.routing.header_of(&prefix));
         Ok(prefix.map(|_| {
             format!("{label} is the prefix of an environment: where {host} resolves to a router, the request comes back, and 508 ends it if it goes outside again")
         }))
@@ -446,21 +490,22 @@ impl<'a> Walk<'a> {
 
     fn servers(
         &mut self,
-        environment: &str,
-        service: &str,
-        backend: &str,
+        environment: &EnvironmentName,
+        choice: &Choice,
         origin: String,
-    ) -> Result<Answer, Refusal> {
-        let about_its_name = self.goes_round(backend, environment)?;
-        let id = backend.parse::<BackendId>().ok();
-        let all = id.as_ref().and_then(|id| self.routing.servers(id));
+    ) -> Result<Responder, ErrorAnswer> {
+        let mut places = Vec::new();
+        let mut about_its_name = None;
+        if let Choice::Backend(backend) = choice {
+            about_its_name = self.goes_round(backend, environment)?;
+            let servers = self.routing.servers(backend).into_iter().flatten();
+            places.extend(servers.map(|(id, server)| (self.index.place_of(backend, id), server)));
+            let unresolved = self.routing.unresolved(backend).into_iter().flatten();
+            places.extend(unresolved.map(|((upstream, _), server)| (upstream.to_string(), server)));
+        }
         let (mut servers, mut others) = (Vec::new(), Vec::new());
         let mut told = BTreeSet::new();
-        for (server_id, server) in all.into_iter().flatten() {
-            let address = id
-                .as_ref()
-                .map(|id| self.index.place_of(id, server_id))
-                .unwrap_or_default();
+        for (address, server) in places {
             // One of several addresses of a host name.
             if !told.insert(address.clone()) {
                 continue;
@@ -471,30 +516,43 @@ impl<'a> Walk<'a> {
                 InstanceState::Draining => others.push(format!("{address} is draining")),
             }
         }
-        let lack = service
-            .parse()
-            .ok()
-            .and_then(|service| self.index.lack_of(&service, backend));
+        let lack = self.index.lack(choice).map(|(_, reason)| reason);
         let notes: Vec<String> = lack.into_iter().chain(others).chain(about_its_name).collect();
         let note = (!notes.is_empty()).then(|| notes.join("; "));
         let found = (!servers.is_empty()).then(|| servers.join(", "));
-        self.step("instances", backend, found, note);
+        let backend = choice.to_string();
+        self.step("instances", &backend, found, note);
         if servers.is_empty() {
-            let version = backend.split('@').nth(1).unwrap_or_default();
-            return Err((
-                503,
-                format!(
-                    "no instance of {backend} answers (environment {environment}, service {service}, version {version})."
-                ),
-            ));
+            let (service, version) = (choice.service(), choice.version());
+            return Err((503, no_instance(choice, environment, service, version)));
         }
-        Ok(Answer::Backend {
-            backend: backend.to_owned(),
-            environment: environment.to_owned(),
+        Ok(Responder::Backend {
+            backend,
+            environment: environment.to_string(),
             origin,
             servers,
         })
     }
+}
+
+/// What is said where nothing answers for a choice.
+fn no_instance(
+    choice: &Choice,
+    environment: &EnvironmentName,
+    service: &ServiceName,
+    version: &str,
+) -> String {
+    format!(
+        "no instance of {choice} answers (environment {environment}, service {service}, version {version})."
+    )
+}
+
+/// A path without what follows a semicolon in its segments, such as `;jsessionid=A`.
+fn without_parameters(path: &str) -> String {
+    let segments = path
+        .split('/')
+        .map(|segment| segment.split(';').next().unwrap_or_default());
+    segments.collect::<Vec<_>>().join("/")
 }
 
 #[cfg(test)]

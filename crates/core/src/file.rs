@@ -1,27 +1,33 @@
-//! What the files of environments and of service definitions have in common: the text of a file becomes entries, one from
-//! each mapping at its top, and every fault a [`Fault`] with its place and what would be right. Faults are all collected,
-//! and each harms only the entry that it is in: of a list of five with one bad entry, four come through.
+//! What the files of environments and of service definitions have in common: the text of a file
+//! becomes entries, one from each mapping at its top, and every fault a [`Fault`] with its place
+//! and what would be right. Faults are all collected, and each harms only the entry that it is in:
+//! of a list of five with one bad entry, four come through.
 //!
-//! The chain: octets, text, [`crate::yaml`] tree, and for each entry whoever knows its kind
-//! ([`crate::environment_file`], [`crate::definition_file`]) with `fields` and `decode`. Decoding is by hand, because
-//! plain deserialisation stops at the first fault and reads `version: 1.10` as a number.
+//! The chain: bytes, text, [`crate::yaml`] tree, and for each entry whoever knows its kind
+//! ([`crate::environment_file`], [`crate::definition_file`]) with `fields` and `decode`. Decoding
+//! is by hand, because plain deserialisation stops at the first fault and reads `version: 1.10` as
+//! a number.
 
 use std::collections::BTreeSet;
 
 pub(crate) mod decode;
+mod entries;
 mod fault;
 pub(crate) mod fields;
 
+pub use entries::{FOLDER, LINK, NO_FILE, is_hidden, is_like_yaml, is_yaml_file, shown, why_not_taken};
 pub use fault::{Fault, Subject};
 pub(crate) use fault::{Faults, Place};
 
 use crate::yaml::{self, Limits, Mark, Node, Value};
 
-/// Longest file that is read, in octets (1 MiB). Who reads a file checks its length before its content.
+/// Longest file that is read, in bytes (1 MiB). Who reads a file checks its length before its
+/// content.
 pub const SIZE_LIMIT: u64 = 1 << 20;
-/// Longest record of one entry of a file, in bytes of JSON without its source and life. 50 services take some 3,000;
-/// this is room for 1,000, and for as many arguments and variables of a definition. etcd keeps an environment twice, with
-/// its history, and each change of it once more until it is compacted.
+/// Longest record of one entry of a file, in bytes of JSON without its source and life. 50 services
+/// take some 3,000; this is room for 1,000, and for as many arguments and variables of a
+/// definition. etcd keeps an environment twice, with its history, and each change of it once more
+/// until it is compacted.
 pub(crate) const RECORD_LIMIT: usize = 100_000;
 
 /// What a file says.
@@ -29,7 +35,8 @@ pub(crate) const RECORD_LIMIT: usize = 100_000;
 pub struct Parsed<Name, Found> {
     /// The entries without a fault, in the order of the file.
     pub entries: Vec<Found>,
-    /// What is wrong with the others, in the order of the file; after a few hundred the rest is only counted.
+    /// What is wrong with the others, in the order of the file; after a few hundred the rest is
+    /// only counted.
     pub faults: Vec<Fault>,
     refused: BTreeSet<Name>,
     nameless: bool,
@@ -47,7 +54,8 @@ impl<Name, Found> Default for Parsed<Name, Found> {
 }
 
 impl<Name: Ord, Found> Parsed<Name, Found> {
-    /// Whether a refused part of the file is, or may be, about what has this name: then its last good version stays.
+    /// Whether a refused part of the file is, or may be, about what has this name: then its last
+    /// good version stays.
     pub fn may_hold(&self, name: &Name) -> bool {
         self.nameless || self.refused.contains(name)
     }
@@ -86,9 +94,9 @@ pub(crate) enum Taken<Name, Found> {
     Nameless,
 }
 
-/// Reads the content of a file; `take` is given each entry. A file without any value but with comments holds no entries and
-/// has no fault. One without anything is what a writer leaves that died before its first octet, or a disk after a power
-/// failure: it may hold anything.
+/// Reads the content of a file; `take` is given each entry. A file without any value but with
+/// comments holds no entries and has no fault. One without anything is what a writer leaves that
+/// died before its first byte, or a disk after a power failure: it may hold anything.
 pub(crate) fn parse<Name: Ord, Found>(
     content: &[u8],
     mut take: impl FnMut(&Node, Place<'_>, &mut Faults) -> Taken<Name, Found>,
@@ -98,7 +106,8 @@ pub(crate) fn parse<Name: Ord, Found>(
         Err((mark, message)) => return Parsed::unreadable(mark, message),
     };
     if text.trim().is_empty() {
-        let message = "the file is empty, as one that was not written to its end: delete the file if what it held is to end";
+        let message = "the file is empty, perhaps because it was not written completely: delete \
+             it to end what it described";
         return Parsed::unreadable(Mark::START, message);
     }
     let stream = yaml::read(text, Limits::default());
@@ -140,21 +149,13 @@ fn text(content: &[u8]) -> Result<&str, (Mark, String)> {
             line: valid.matches('\n').count() + 1,
             column: last_line.chars().count() + 1,
         };
-        (mark, "not UTF-8: save the file in that encoding".to_owned())
+        (mark, "the file is not UTF-8: save it in that encoding".to_owned())
     })
 }
 
 /// What to say of a file that is longer than [`SIZE_LIMIT`].
-pub fn too_long(octets: u64) -> String {
-    format!("the file has {octets} octets: at most {SIZE_LIMIT} are taken, so split it")
-}
-
-/// Whether an entry of a directory of this name is taken for one of its files: `*.yaml` or `*.yml`, not hidden. Backups
-/// and temporary files of editors (`.dev.yaml.swp`, `dev.yaml~`, `4913`, `#dev.yaml#`) are not.
-pub fn is_yaml_file(name: &str) -> bool {
-    let long_enough = |stem: &str| !stem.is_empty();
-    let stem = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml"));
-    stem.is_some_and(long_enough) && !name.starts_with(['.', '#'])
+pub fn too_long(bytes: u64) -> String {
+    format!("the file has {bytes} bytes, more than the limit of {SIZE_LIMIT}: split it")
 }
 
 #[cfg(test)]
@@ -171,30 +172,6 @@ mod tests {
         }
         for none in ["# none yet\n", "---\n"] {
             assert_eq!(parse(none), Parsed::default(), "{none:?}");
-        }
-    }
-
-    #[test]
-    fn names_of_files() {
-        for name in ["dev.yaml", "dev.yml", "a b.yaml", "dev.yaml.yml"] {
-            assert!(is_yaml_file(name), "{name}");
-        }
-        for name in [
-            ".dev.yaml.swp",
-            "dev.yaml~",
-            "4913",
-            ".dev.yaml",
-            "#dev.yaml#",
-            ".#dev.yaml",
-            "dev.yaml.bak",
-            ".yaml",
-            "..data",
-            "README.md",
-            "dev.YAML",
-            "dev.yaml.tmp",
-            "backend.env",
-        ] {
-            assert!(!is_yaml_file(name), "{name}");
         }
     }
 }

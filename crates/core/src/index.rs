@@ -1,14 +1,18 @@
-//! Resolving, step by step: the index takes each record as etcd tells of it and keeps the [`Routing`] in step. What a
-//! change costs follows the change: only the environments that it can affect are resolved again.
+//! Resolves environments into routing, step by step: the index takes each record as etcd reports it
+//! and keeps the [`Routing`] in sync. It resolves again only the environments that a change can
+//! affect.
 //!
-//! The rules: an environment whose prefix or header belongs to one that was registered earlier is set aside whole.
-//! `extends` counts when the parent is there and at most three levels lie above; otherwise the environment has only
-//! what it names itself. A selector that moves follows the versions that have a live instance. A service outside has
-//! its server for as long as some environment names it; where a host name stands for an address, the index says that it
-//! needs the name ([`Index::host_names`]) and is told what it leads to ([`Index::resolved`]). Which addresses it may have at
-//! all, and how many, says the [`AddressRule`].
+//! The rules: an environment whose prefix or header belongs to one that was registered earlier is
+//! set aside whole. `extends` counts when the base environment exists and at most three levels are
+//! above; otherwise the environment has only the services that it names itself. A selector that
+//! moves follows the versions that have a live instance. An external service has its server as long
+//! as an environment names it. If it has a host name, the index reports that it needs the name
+//! ([`Index::host_names`]) and learns its addresses ([`Index::resolved`]). The [`AddressRule`]
+//! decides which addresses a service may have, and how many.
 
+mod access;
 mod addresses;
+mod ends;
 mod hosts;
 mod missing;
 mod servers;
@@ -19,31 +23,30 @@ mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use access::AccessView;
 pub use missing::{Missing, MissingService, Shortage};
 pub use view::{EnvironmentView, ServiceView};
 
+use crate::claims::{Claim, Claims};
 use crate::keys::{Key, KeySpace};
-use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, ServiceName};
+use crate::names::{EnvironmentName, RoutePath, ServiceName};
 use crate::outside::AddressRule;
-use crate::records::{self, Environment, Instance, ServiceChoice, SetAside};
-use crate::routing::{Choices, Routing, Row, RowKey, Touched};
+use crate::records::access::{PasswordHash, UserName};
+use crate::records::{EXTENDS_LIMIT, Environment, Instance, Record, ServiceChoice, SetAside, SetAsides};
+use crate::routing::{Choice, EnvironmentRows, Routing, Touched};
+use crate::shared::Interner;
 use crate::version::{BackendId, Selector, Version};
 
-use addresses::Addresses;
+use addresses::NamedAddresses;
+use ends::Ends;
 use hosts::Hosts;
-use services::Services;
+use services::NamedServices;
 pub use taken::Revision;
-use taken::Taken;
+use taken::TakenAddresses;
 use waits::Wait;
 
-/// How many environments one may stand below by `extends`. The router's configuration writes as many steps out.
-pub const EXTENDS_LIMIT: usize = 3;
-
-/// A claim to a prefix or header; the lowest holds it. Ordered by the revision of registration, then by name.
-type Claim = (i64, EnvironmentName);
-/// Instances by the text of their key, each with the revision at which it was registered: the service's name may stand
-/// there with its suffix or without.
-type Instances = BTreeMap<String, (Instance, i64)>;
+/// Instances by their key, each with the revision at which it was registered.
+type RegisteredInstances = BTreeMap<Key, (Instance, i64)>;
 
 /// All records that routing depends on, and the routing that follows from them.
 #[derive(Debug)]
@@ -51,63 +54,59 @@ pub struct Index {
     space: KeySpace,
     /// Which addresses outside are asked.
     rule: AddressRule,
-    environments: BTreeMap<EnvironmentName, Registered>,
-    instances: BTreeMap<ServiceName, BTreeMap<Version, Instances>>,
-    /// The keys of instances that take no new requests, because somebody is about to stop them.
-    drains: BTreeSet<String>,
-    addresses: Addresses,
-    taken: Taken,
+    environments: BTreeMap<EnvironmentName, RegisteredEnvironment>,
+    instances: BTreeMap<ServiceName, BTreeMap<Version, RegisteredInstances>>,
+    /// The keys of instances that take no new requests, because they are about to be stopped.
+    drains: BTreeSet<Key>,
+    addresses: NamedAddresses,
+    ends: Ends,
+    taken: TakenAddresses,
     hosts: Hosts,
-    /// Environments whose version of a service depends on what is live: they choose it by a selector that moves, or wait
-    /// for it.
+    /// Environments whose version of a service depends on what is live: they choose it by a
+    /// selector that moves, or wait for it.
     followers: BTreeMap<ServiceName, BTreeSet<EnvironmentName>>,
     children: BTreeMap<EnvironmentName, BTreeSet<EnvironmentName>>,
-    prefixes: BTreeMap<DnsPrefix, BTreeSet<Claim>>,
-    headers: BTreeMap<HeaderValue, BTreeSet<Claim>>,
-    /// Keys whose newest value could not be read, with the reason. An earlier good value stays in force.
-    unreadable: BTreeMap<String, String>,
+    /// The owners of prefixes and headers; the rank is the revision of the registration.
+    claims: Claims<EnvironmentName, i64>,
+    /// Keys whose newest value could not be read.
+    unreadable: SetAsides,
     /// What is wrong with environments that were read.
     faults: BTreeMap<EnvironmentName, Vec<String>>,
     /// Environments to be resolved again.
     dirty: BTreeSet<EnvironmentName>,
+    /// What environments ask for, and what they have of it.
+    asked: Interner<(ServiceName, Selector)>,
+    choices: Interner<Choice>,
     routing: Routing,
     touched: Touched,
     missing: Missing,
     /// What has changed since [`Index::settle`].
     unsettled: Touched,
-    /// The services of environments that have what they had before, until what they choose now is live.
+    /// The services of environments that have what they had before, until what they choose now is
+    /// live.
     waits: BTreeMap<EnvironmentName, BTreeMap<ServiceName, Wait>>,
-    /// Of the environments that were resolved since then: whose services changed to or from that state.
+    /// Of the environments that were resolved since then: whose services changed to or from that
+    /// state.
     unsettled_waits: BTreeMap<EnvironmentName, BTreeSet<ServiceName>>,
     /// Environments that were resolved since then, and whether their `extends` cannot be followed.
     unsettled_severed: BTreeMap<EnvironmentName, bool>,
 }
 
-/// An environment as registered, and what it brought into the routing.
+/// An environment as registered.
 #[derive(Debug)]
-struct Registered {
+struct RegisteredEnvironment {
     /// Without its services.
     record: Environment,
-    services: Services,
+    services: NamedServices,
     /// When it was registered first, as etcd's revision.
     revision: i64,
-    /// It holds its prefix and header.
-    accepted: bool,
-    resolved: Resolved,
 }
 
-/// What resolving one environment gave.
+/// What resolving one environment gives.
 #[derive(Debug, Default)]
-struct Resolved {
-    /// Its rows in other tables than `versions`.
-    rows: Vec<RowKey>,
-}
-
-/// The same before it is in the routing.
-#[derive(Debug, Default)]
-struct Outcome {
-    rows: Vec<Row>,
-    choices: Choices,
+struct ResolvedEnvironment {
+    /// `None` where it is set aside whole.
+    rows: Option<EnvironmentRows>,
     faults: Vec<String>,
     /// The addresses of services outside that count, where it names any.
     outside: Option<Vec<BackendId>>,
@@ -128,20 +127,22 @@ impl Index {
         let rule = AddressRule::default();
         Self {
             space,
-            addresses: Addresses::new(rule.most()),
+            addresses: NamedAddresses::new(rule.most()),
             rule,
             environments: BTreeMap::new(),
             instances: BTreeMap::new(),
             drains: BTreeSet::new(),
-            taken: Taken::default(),
+            ends: Ends::default(),
+            taken: TakenAddresses::default(),
             hosts: Hosts::default(),
             followers: BTreeMap::new(),
             children: BTreeMap::new(),
-            prefixes: BTreeMap::new(),
-            headers: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
+            claims: Claims::default(),
+            unreadable: SetAsides::default(),
             faults: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            asked: Interner::default(),
+            choices: Interner::default(),
             routing: Routing::default(),
             touched: Touched::default(),
             missing: Missing::default(),
@@ -152,53 +153,57 @@ impl Index {
         }
     }
 
-    /// Takes the value of a key. Of two environments with one prefix the one that was created first keeps it; of two
-    /// instances at one address the one that was put last is there. A value that does not parse is set aside with the
-    /// reason, and the last good value of its key stays in force. Keys that do not concern routing are passed over.
-    pub fn put(&mut self, key: &str, value: &[u8], revision: impl Into<Revision>) {
-        match self.try_put(key, value, revision.into()) {
-            Ok(()) => self.unreadable.remove(key),
-            Err(reason) => self.unreadable.insert(key.to_owned(), reason),
-        };
-    }
-
-    fn try_put(&mut self, key: &str, value: &[u8], revision: Revision) -> Result<(), String> {
-        match self.space.parse(key).map_err(|error| error.to_string())? {
-            Key::Environment(name) => {
-                let record = records::parse_environment(&name, value).map_err(|error| error.to_string())?;
-                self.put_environment(record, revision.created);
+    /// Takes a record. Of two environments with one prefix the one that was created first keeps it;
+    /// of two instances at one address the one that was put last is there. Records that do not
+    /// concern routing are passed over.
+    pub fn put(&mut self, record: Record, revision: impl Into<Revision>) {
+        let revision = revision.into();
+        match record {
+            Record::Environment(environment) => self.put_environment(environment, revision.created),
+            Record::Instance(backend, id, instance) => {
+                let key = Key::Instance(backend.clone(), id);
+                self.change_instance(&backend, &key, Some((instance, revision)));
             }
-            Key::Instance(backend, _) => {
-                let instance = records::parse(value).map_err(|error| error.to_string())?;
-                self.change_instance(&backend, key, Some((instance, revision)));
-            }
-            Key::Drain(backend, instance) => self.put_drain(backend, instance),
-            Key::History(_)
-            | Key::Router(_)
-            | Key::Dns(_)
-            | Key::Definition(_)
-            | Key::Leader(_)
-            | Key::Confirmation(_)
-            | Key::Status(..) => {}
+            Record::Drain(backend, id) => self.put_drain(backend, id),
+            Record::Ended(name, ended) => self.ends.set(&name, Some(ended)),
+            Record::History(_)
+            | Record::Router(..)
+            | Record::Dns(..)
+            | Record::Definition(_)
+            | Record::Leader(..)
+            | Record::Confirmation(_)
+            | Record::Relaunch(_)
+            | Record::Status(..)
+            | Record::Traffic(..) => {}
         }
-        Ok(())
     }
 
     /// Takes the end of a key, whether deleted or run out.
-    pub fn delete(&mut self, key: &str) {
-        self.unreadable.remove(key);
-        match self.space.parse(key) {
-            Ok(Key::Environment(name)) => self.delete_environment(&name),
-            Ok(Key::Instance(backend, _)) => self.change_instance(&backend, key, None),
-            Ok(Key::Drain(backend, instance)) => self.delete_drain(backend, instance),
-            // What does not concern routing, and what is no key.
-            Ok(_) | Err(_) => {}
+    pub fn gone(&mut self, key: &Key) {
+        match key {
+            Key::Environment(name) => self.delete_environment(name),
+            Key::Instance(backend, _) => self.change_instance(backend, key, None),
+            Key::Drain(backend, id) => self.delete_drain(backend.clone(), id.clone()),
+            Key::Ended(name) => self.ends.set(name, None),
+            _ => {}
         }
     }
 
-    /// Resolves what the changes since the last call affect, and tells which places of the routing changed.
+    /// Takes which keys cannot be read; the last good value of each stays in force.
+    pub fn set_unreadable(&mut self, unreadable: SetAsides) {
+        self.unreadable = unreadable;
+    }
+
+    /// Resolves what the changes since the last call affect, and tells which places of the routing
+    /// changed.
     pub fn resolve(&mut self) -> Touched {
-        let affected = self.settle_claims();
+        let mut affected = std::mem::take(&mut self.dirty);
+        for (name, differs) in self.claims.settle() {
+            if differs {
+                affected.extend(self.descendants(&name));
+            }
+            affected.insert(name);
+        }
         let mut outcomes = Vec::with_capacity(affected.len());
         for name in affected {
             if let Some(outcome) = self.outcome(&name) {
@@ -206,12 +211,7 @@ impl Index {
             }
         }
 
-        // A row can pass from one environment to another, so all old rows go before any new one comes.
         let mut touched = std::mem::take(&mut self.touched);
-        let staying: BTreeSet<RowKey> = outcomes
-            .iter()
-            .flat_map(|(_, outcome)| outcome.rows.iter().map(|row| row.key.clone()))
-            .collect();
         let mut left = Vec::new();
         for (name, outcome) in outcomes {
             self.faults.remove(&name);
@@ -220,18 +220,9 @@ impl Index {
             }
             self.unsettled_severed.insert(name.clone(), outcome.severed);
             self.set_waits(&name, outcome.waits);
-            left.extend(self.routing.choose(&name, outcome.choices, &mut touched));
-            let Some(registered) = self.environments.get_mut(&name) else {
-                continue;
-            };
-            self.addresses.set(&name, registered.revision, outcome.outside);
-            let keys = outcome.rows.iter().map(|row| row.key.clone()).collect();
-            let old = std::mem::replace(&mut registered.resolved.rows, keys);
-            for key in old.iter().filter(|key| !staying.contains(key)) {
-                self.routing.remove_row(key, &mut touched);
-            }
-            for row in outcome.rows {
-                self.routing.set_row(row, &mut touched);
+            left.extend(self.routing.set_environment(&name, outcome.rows, &mut touched));
+            if let Some(registered) = self.environments.get(&name) {
+                self.addresses.set(&name, registered.revision, outcome.outside);
             }
         }
         for backend in left {
@@ -240,19 +231,45 @@ impl Index {
         for backend in self.addresses.settle() {
             self.refresh_backend(&backend, None, &mut touched);
         }
+        self.settle_ends(&mut touched);
         self.hosts.forget_orphans();
         self.unsettled.extend(touched.clone());
         touched
     }
 
     /// What an environment brings into the routing.
-    fn outcome(&mut self, name: &EnvironmentName) -> Option<Outcome> {
+    fn outcome(&mut self, name: &EnvironmentName) -> Option<ResolvedEnvironment> {
+        let (mut outcome, chosen) = self.resolve_one(name)?;
+        if let Some(rows) = &mut outcome.rows {
+            rows.choices = chosen.into_iter().map(|choice| self.choices.of(choice)).collect();
+        }
+        Some(outcome)
+    }
+
+    /// The same with the choices apart, in the order of the services.
+    fn resolve_one(&self, name: &EnvironmentName) -> Option<(ResolvedEnvironment, Vec<Choice>)> {
         let registered = self.environments.get(name)?;
-        let mut outcome = if registered.accepted {
-            let services = registered.services.expand(&self.routing.symbols);
-            let mut outcome = self.rows_of(registered, &services);
-            let choices = self.choices(&registered.record, &services, &mut outcome);
-            outcome.choices = self.routing.choices_of(&choices);
+        let record = &registered.record;
+        let (mut outcome, mut chosen) = (ResolvedEnvironment::default(), Vec::new());
+        if self.claims.is_accepted(name) {
+            let services = registered.services.expand();
+            let parent = self.valid_parent(record).unwrap_or_else(|fault| {
+                outcome.faults.push(fault);
+                outcome.severed = true;
+                None
+            });
+            outcome.rows = Some(EnvironmentRows {
+                prefix: record.prefix.clone(),
+                header: record.header.clone(),
+                protected: record.protected,
+                parent: parent.cloned(),
+                admission: self.admission(record),
+                users: users_of(record),
+                networks: access::by_digits(record.access.as_ref().map_or(&[][..], |access| &access.from)),
+                routes: routes_of(&services),
+                choices: Box::default(),
+            });
+            chosen = self.chosen(record, &services, &mut outcome);
             let kept = outcome
                 .waits
                 .iter()
@@ -260,36 +277,12 @@ impl Index {
             let mut named: Vec<ServiceChoice> = kept.collect();
             named.extend(services);
             outcome.outside = addresses::counting(&self.rule, &named, &mut outcome.faults);
-            outcome
         } else {
-            self.set_aside_whole(registered)
-        };
-        let life = self.environments.get(name)?.record.life.as_ref();
-        outcome.faults.extend(life.and_then(|life| life.refused.clone()));
-        Some(outcome)
-    }
-
-    /// Decides who holds prefix and header among the environments that changes may affect, the earliest registered
-    /// first: whether one holds its own decides about later claimants only. Returns all whose rows may be different.
-    fn settle_claims(&mut self) -> BTreeSet<EnvironmentName> {
-        let mut affected = std::mem::take(&mut self.dirty);
-        let claim = |name: &EnvironmentName| Some((self.environments.get(name)?.revision, name.clone()));
-        let mut waiting: BTreeSet<Claim> = affected.iter().filter_map(claim).collect();
-        while let Some((_, name)) = waiting.pop_first() {
-            let Some(registered) = self.environments.get(&name) else {
-                continue;
-            };
-            let accepted = self.earlier_holder(registered).is_none();
-            if accepted != registered.accepted {
-                waiting.extend(self.later_claimants(registered));
-                affected.extend(self.descendants(&name));
-                if let Some(registered) = self.environments.get_mut(&name) {
-                    registered.accepted = accepted;
-                }
-            }
-            affected.insert(name);
+            outcome.faults.extend(self.why_set_aside(name));
         }
-        affected
+        let refused = record.life.as_ref().and_then(|life| life.refused.clone());
+        outcome.faults.extend(refused);
+        Some((outcome, chosen))
     }
 
     /// The routing as of the last [`Index::resolve`].
@@ -297,15 +290,12 @@ impl Index {
         &self.routing
     }
 
-    /// What is left out or incomplete, and why, in the order of the keys: values that do not parse, environments that
-    /// lost their prefix or header to an earlier one, broken `extends`, selectors that nothing fits, addresses outside that
-    /// are refused or too many, environments whose newest version their registrar refused, so that an older one stands here,
-    /// and instances whose address is another's by now.
+    /// What is left out or incomplete, and why, in the order of the keys: values that do not parse,
+    /// environments that lost their prefix or header to an earlier one, broken `extends`, selectors
+    /// that nothing fits, addresses outside that are refused or too many, environments whose newest
+    /// version their registrar refused, so that an older one stands here, and instances whose
+    /// address is another's by now.
     pub fn set_aside(&self) -> Vec<SetAside> {
-        let unreadable = self.unreadable.iter().map(|(key, reason)| SetAside {
-            key: key.clone(),
-            reason: reason.clone(),
-        });
         let faults = self.faults.iter().flat_map(|(name, reasons)| {
             let key = self.space.text(&Key::Environment(name.clone()));
             reasons.iter().map(move |reason| SetAside {
@@ -317,7 +307,7 @@ impl Index {
             key: self.space.text(&Key::Environment(name.clone())),
             reason,
         });
-        let mut all: Vec<SetAside> = unreadable.chain(faults).chain(beyond).collect();
+        let mut all: Vec<SetAside> = self.unreadable.iter().chain(faults).chain(beyond).collect();
         all.extend(self.refused_names());
         all.extend(self.superseded());
         for (name, backends) in self.hosts.without_address() {
@@ -333,14 +323,15 @@ impl Index {
 
     fn put_environment(&mut self, mut record: Environment, revision: i64) {
         let name = record.name.clone();
+        self.ends.concerns(&name);
         let chosen = std::mem::take(&mut record.services);
         let old = self.environments.remove(&name);
-        let (resolved, accepted, same_parent) = match old {
+        let same_for_children = match old {
             Some(old) => {
                 self.withdraw(&old);
-                (old.resolved, old.accepted, old.record.extends == record.extends)
+                old.record.extends == record.extends && old.record.access == record.access
             }
-            None => (Resolved::default(), false, false),
+            None => false,
         };
         let depends =
             |choice: &&ServiceChoice| choice.version.moves() || !waits::had(&record, &choice.name).is_empty();
@@ -356,28 +347,14 @@ impl Index {
                 .or_default()
                 .insert(name.clone());
         }
-        self.prefixes
-            .entry(record.prefix.clone())
-            .or_default()
-            .insert((revision, name.clone()));
-        self.headers
-            .entry(record.header.clone())
-            .or_default()
-            .insert((revision, name.clone()));
-        let registered = Registered {
+        let keys = Claim::keys_of(&record).map(|claim| (claim, false));
+        self.claims.put(name.clone(), revision, keys);
+        let registered = RegisteredEnvironment {
             record,
-            services: Services::of(chosen, &mut self.routing.symbols),
+            services: NamedServices::of(chosen, &mut self.asked),
             revision,
-            accepted,
-            resolved,
         };
-        // A claim that came earlier than others' can take a prefix or header from them.
-        self.dirty.extend(
-            self.later_claimants(&registered)
-                .into_iter()
-                .map(|(_, name)| name),
-        );
-        if !same_parent {
+        if !same_for_children {
             self.dirty.extend(self.descendants(&name));
         }
         self.dirty.insert(name.clone());
@@ -388,6 +365,8 @@ impl Index {
         let Some(old) = self.environments.remove(name) else {
             return;
         };
+        self.ends.concerns(name);
+        self.claims.remove(name);
         self.withdraw(&old);
         self.dirty.extend(self.descendants(name));
         self.dirty.remove(name);
@@ -395,10 +374,7 @@ impl Index {
         self.unsettled_severed.insert(name.clone(), false);
         self.set_waits(name, BTreeMap::new());
         let mut touched = std::mem::take(&mut self.touched);
-        for key in &old.resolved.rows {
-            self.routing.remove_row(key, &mut touched);
-        }
-        for backend in self.routing.choose(name, Choices::default(), &mut touched) {
+        for backend in self.routing.set_environment(name, None, &mut touched) {
             self.routing.unname_backend(&backend, &mut touched);
         }
         // What has no other user goes with the next round.
@@ -406,47 +382,15 @@ impl Index {
         self.touched = touched;
     }
 
-    /// Takes back what an environment's record claims and follows; who waited for its claims is resolved again.
-    fn withdraw(&mut self, old: &Registered) {
-        let Registered { record, revision, .. } = old;
-        self.dirty
-            .extend(self.later_claimants(old).into_iter().map(|(_, name)| name));
-        let claim = (*revision, record.name.clone());
-        remove_from(&mut self.prefixes, &record.prefix, &claim);
-        remove_from(&mut self.headers, &record.header, &claim);
-        for choice in old.services.expand(&self.routing.symbols) {
-            remove_from(&mut self.followers, &choice.name, &record.name);
+    /// Takes back what an environment's record follows.
+    fn withdraw(&mut self, old: &RegisteredEnvironment) {
+        let record = &old.record;
+        for service in old.services.names() {
+            remove_from(&mut self.followers, service, &record.name);
         }
         if let Some(parent) = &record.extends {
             remove_from(&mut self.children, parent, &record.name);
         }
-    }
-
-    /// The environment that was registered earlier, holds its own claims, and has the same prefix or header.
-    fn earlier_holder(&self, registered: &Registered) -> Option<(&'static str, &EnvironmentName)> {
-        let Registered { record, revision, .. } = registered;
-        let own = (*revision, record.name.clone());
-        let holder = |claims: Option<&BTreeSet<Claim>>| {
-            let earlier = claims?.range(..&own).map(|(_, name)| name);
-            let accepted =
-                |name: &&EnvironmentName| self.environments.get(name).is_some_and(|other| other.accepted);
-            let name = earlier.into_iter().find(accepted)?;
-            self.environments.get_key_value(name).map(|(name, _)| name)
-        };
-        let prefix = holder(self.prefixes.get(&record.prefix)).map(|name| ("prefix", name));
-        prefix.or_else(|| holder(self.headers.get(&record.header)).map(|name| ("header", name)))
-    }
-
-    fn later_claimants(&self, registered: &Registered) -> Vec<Claim> {
-        let Registered { record, revision, .. } = registered;
-        let own = (*revision, record.name.clone());
-        let prefixes = self.prefixes.get(&record.prefix).into_iter().flatten();
-        let headers = self.headers.get(&record.header).into_iter().flatten();
-        prefixes
-            .chain(headers)
-            .filter(|claim| **claim > own)
-            .cloned()
-            .collect()
     }
 
     /// The environments below one by `extends`, as far down as its own place in the chain matters.
@@ -461,75 +405,50 @@ impl Index {
         found
     }
 
-    fn set_aside_whole(&self, registered: &Registered) -> Outcome {
-        let fault = self.earlier_holder(registered).map(|(field, holder)| {
-            let record = &registered.record;
-            let text = if field == "prefix" {
-                record.prefix.as_str()
-            } else {
-                record.header.as_str()
-            };
-            format!(
-                "{field} {text} belongs to environment {holder}, which was registered first; choose another"
-            )
-        });
-        Outcome {
-            faults: fault.into_iter().collect(),
-            ..Outcome::default()
-        }
+    fn why_set_aside(&self, name: &EnvironmentName) -> Option<String> {
+        let (claim, holder) = self.claims.rivals(name).next()?;
+        Some(format!(
+            "{claim} belongs to environment {holder}, which was registered first; choose another"
+        ))
     }
 
-    /// The rows of an environment in other tables than `versions`.
-    fn rows_of(&self, registered: &Registered, services: &[ServiceChoice]) -> Outcome {
-        let record = &registered.record;
-        let mut outcome = Outcome::default();
-        let rows = &mut outcome.rows;
-        rows.push(Row::edge(&record.prefix, &record.header));
-        rows.push(Row::header(&record.header, &record.name));
-        match self.valid_parent(record) {
-            Ok(parent) => rows.extend(parent.map(|parent| Row::parent(&record.name, parent))),
-            Err(fault) => {
-                outcome.faults.push(fault);
-                outcome.severed = true;
-            }
-        }
-        for choice in services {
-            let routes = choice.routes.iter();
-            rows.extend(routes.map(|path| Row::route(&record.name, path, &choice.name)));
-        }
-        // Where a record names a route twice, the first stands.
-        let mut seen = BTreeSet::new();
-        rows.retain(|row| seen.insert(row.key.clone()));
-        outcome
-    }
-
-    /// What is chosen of each service, as the value of its row.
-    fn choices<'a>(
+    /// What is chosen of each service, in the order of the services.
+    fn chosen(
         &self,
         record: &Environment,
-        services: &'a [ServiceChoice],
-        outcome: &mut Outcome,
-    ) -> Vec<(&'a ServiceName, String)> {
+        services: &[ServiceChoice],
+        outcome: &mut ResolvedEnvironment,
+    ) -> Vec<Choice> {
         let chosen = services.iter().enumerate().filter_map(|(place, choice)| {
-            let (name, selector) = (&choice.name, &choice.version);
-            // Where a record names a service twice, the first is chosen.
-            let is_first = || services[..place].iter().all(|earlier| earlier.name != *name);
-            if let Some(wait) = self.wait(record, choice).filter(|_| is_first()) {
-                let value = wait.kept.as_ref().map(|kept| format!("{name}@{kept}"));
-                outcome.waits.insert(name.clone(), wait);
-                return value.map(|value| (name, value));
-            }
-            let value = match selector.choose(self.live_versions(name)) {
-                Some(version) => format!("{name}@{version}"),
-                None => {
-                    outcome.faults.push(nothing_fits(name, selector));
-                    // An instance of the version that is called `latest` fits; who waits for it is among its choosers.
-                    format!("{name}@{selector}")
-                }
+            let (service, selector) = (&choice.name, &choice.version);
+            let backend = |version: &Version| {
+                Choice::Backend(BackendId {
+                    service: service.clone(),
+                    version: version.clone(),
+                })
             };
-            Some((name, value))
+            // Where a record names a service twice, the first is chosen.
+            let is_first = || services[..place].iter().all(|earlier| earlier.name != *service);
+            if let Some(wait) = self.wait(record, choice).filter(|_| is_first()) {
+                let kept = wait.kept.as_ref().map(backend);
+                outcome.waits.insert(service.clone(), wait);
+                return kept;
+            }
+            if let Some(version) = selector.choose(self.live_versions(service)) {
+                return Some(backend(version));
+            }
+            outcome.faults.push(nothing_fits(service, selector));
+            Some(match selector {
+                Selector::Range(range) => Choice::Missing(service.clone(), (**range).clone()),
+                // An instance of the version that is called `latest` fits; who waits for it is
+                // among its choosers.
+                Selector::Exact(_) | Selector::Latest => backend(&Version::latest()),
+            })
         });
-        chosen.collect()
+        let mut chosen: Vec<Choice> = chosen.collect();
+        chosen.sort_by(|one, other| one.service().cmp(other.service()));
+        chosen.dedup_by(|one, other| one.service() == other.service());
+        chosen
     }
 
     /// The versions of a service that take requests, each with the revision since which it does.
@@ -538,13 +457,19 @@ impl Index {
         versions.filter_map(|(version, instances)| Some((version, self.live_since(instances)?)))
     }
 
-    /// The parent that an environment takes services and routes from, if its `extends` can be followed.
+    /// The parent that an environment takes services and routes from, if its `extends` can be
+    /// followed.
     fn valid_parent<'a>(&self, record: &'a Environment) -> Result<Option<&'a EnvironmentName>, String> {
         let Some(parent) = &record.extends else {
             return Ok(None);
         };
-        let only_own = "only what the environment names itself is routed";
-        let in_force = |name: &EnvironmentName| self.environments.get(name).filter(|other| other.accepted);
+        let only_own = "inside, only its own services are routed; at the edge it is closed unless it has an \
+            `access` of its own";
+        let in_force = |name: &EnvironmentName| {
+            self.environments
+                .get(name)
+                .filter(|_| self.claims.is_accepted(name))
+        };
         if in_force(parent).is_none() {
             let what = if self.environments.contains_key(parent) {
                 "is set aside"
@@ -564,7 +489,8 @@ impl Index {
                     "extends passes {EXTENDS_LIMIT} levels at {name}; {only_own}"
                 ));
             }
-            // A circle further up is the problem of those in it: this environment takes from them what they name.
+            // A circle further up is the problem of those in it: this environment takes from them
+            // what they name.
             if above.contains(&name) {
                 break;
             }
@@ -575,6 +501,26 @@ impl Index {
         }
         Ok(Some(parent))
     }
+}
+
+/// The users of an environment itself.
+fn users_of(record: &Environment) -> Box<[(UserName, PasswordHash)]> {
+    let users = record.access.iter().flat_map(|access| &access.users);
+    users.map(|(user, hash)| (user.clone(), hash.clone())).collect()
+}
+
+/// The routes of services, in the order of the paths. Where one stands there twice, the first
+/// counts.
+fn routes_of(services: &[ServiceChoice]) -> Box<[(RoutePath, ServiceName)]> {
+    let each = |choice: &ServiceChoice| {
+        let service = choice.name.clone();
+        let routes = choice.routes.clone().into_iter();
+        routes.map(move |path| (path, service.clone()))
+    };
+    let mut routes: Vec<_> = services.iter().flat_map(each).collect();
+    routes.sort_by(|(one, _), (other, _)| one.cmp(other));
+    routes.dedup_by(|(one, _), (other, _)| one == other);
+    routes.into()
 }
 
 fn nothing_fits(service: &ServiceName, selector: &Selector) -> String {
@@ -594,4 +540,4 @@ fn remove_from<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, key: &K, val
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,14 +1,14 @@
-//! What a container-launcher says of the backends that it looks after: a part of its status record, which `mayfly status`,
-//! `mayfly explain` and `mayfly wait` read.
+//! What a container-launcher reports about its backends: a part of its status record, which
+//! `mayfly status`, `mayfly explain` and `mayfly wait` read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::lifetime::Moment;
 use crate::names::NodeName;
 use crate::records::Status;
+use crate::records::lifetime::Moment;
 use crate::version::BackendId;
 
 /// The field of a status record's `detail` that holds a [`Launching`].
@@ -22,19 +22,33 @@ pub struct Launching {
     /// Why nothing is retired at present, if that is held back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<String>,
-    /// The backends that it looks after, by `service@version`: those that it runs or is to run, and those that are needed,
-    /// have no instance, and cannot be started.
+    /// The backends that it looks after, by `service@version`: those that it runs or is to run, and
+    /// those that are needed, have no instance, and cannot be started.
     #[serde(default)]
     pub backends: BTreeMap<String, Backend>,
     /// How many more there are than `backends` holds.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::records::is_default")]
     pub more: usize,
+    /// The backends, by `service@version`, whose last word to launch them again was given up.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub given_up: BTreeMap<String, GivenUp>,
 }
 
-/// An operator's word that what the guard holds back is meant: the value of [`crate::keys::Key::Confirmation`]. The launcher
-/// deletes the key when it has taken it.
+/// An operator's word, [`crate::keys::Key::Relaunch`], of which nothing comes. It stands in the
+/// status record before its key is deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confirmation {
+pub struct GivenUp {
+    /// The revision of the word, which tells it from a later one.
+    pub revision: i64,
+    /// Why.
+    pub reason: String,
+}
+
+/// An operator's word: the value of [`crate::keys::Key::Confirmation`], which says that what a
+/// guard holds back is meant, and of [`crate::keys::Key::Relaunch`]. The launcher deletes the key
+/// when it has done so, or when nothing can come of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorRequest {
     /// The node where it was given.
     pub by: NodeName,
     /// When.
@@ -51,10 +65,15 @@ pub struct Backend {
     pub wanted: usize,
     /// How many are live, whoever started them.
     pub live: usize,
+    /// The ids of the images that the containers of the launcher run, shortened as an engine lists
+    /// them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub images: BTreeSet<String>,
     /// How many tries have failed in a row.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::records::is_default")]
     pub failures: usize,
-    /// Why the last of them failed, also while it is tried again; of what runs, why it could not be started now.
+    /// Why the last of them failed, also while it is tried again; where none has failed, why it may
+    /// not be started, also while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
     /// When the next try is, after a failure (RFC 3339, UTC).
@@ -63,6 +82,10 @@ pub struct Backend {
     /// The last lines that a container printed which failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub output: Vec<String>,
+    /// Why the image could not be pulled for the last container that a relaunch started, which then
+    /// got the one that the engine had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_pulled: Option<String>,
 }
 
 /// What is going on with a backend.
@@ -81,7 +104,7 @@ pub enum Phase {
     Starting,
     /// It runs and is not registered as answering yet.
     Checking,
-    /// Somebody else has started a container of it, which is not registered as answering yet: it is left to them.
+    /// Something else has started a container of it that is not registered yet: it is left alone.
     Foreign,
     /// All instances answer.
     Running,
@@ -111,9 +134,10 @@ impl fmt::Display for Phase {
             } => write!(f, "pulling {percent} %"),
             Self::Starting => f.write_str("starting"),
             Self::Checking => f.write_str("checking"),
-            Self::Foreign => {
-                f.write_str("left to a container that somebody else has started, and that is not registered")
-            }
+            Self::Foreign => f.write_str(
+                "left to a container that something else started and that is not \
+                     registered",
+            ),
             Self::Running => f.write_str("running"),
             Self::Unused { retire_at } => write!(f, "unused, retired at {retire_at}"),
             Self::Retiring => f.write_str("retiring"),
@@ -124,7 +148,8 @@ impl fmt::Display for Phase {
 }
 
 impl Launching {
-    /// What a status record says of launching; `None` for one of another daemon, or one that cannot be read.
+    /// What a status record says of launching; `None` for one of another daemon, or one that cannot
+    /// be read.
     pub fn of(status: &Status) -> Option<Self> {
         serde_json::from_value(status.detail.get(FIELD)?.clone()).ok()
     }
@@ -140,10 +165,12 @@ impl Launching {
     pub fn backend(&self, backend: &BackendId) -> Option<&Backend> {
         self.backends.get(&backend.to_string())
     }
-}
 
-fn is_zero(number: &usize) -> bool {
-    *number == 0
+    /// Why a word to launch a backend again was given up, if that or a later one was.
+    pub fn given_up(&self, backend: &BackendId, revision: i64) -> Option<&str> {
+        let given_up = self.given_up.get(&backend.to_string())?;
+        (given_up.revision >= revision).then_some(given_up.reason.as_str())
+    }
 }
 
 #[cfg(test)]
@@ -156,10 +183,12 @@ mod tests {
             phase,
             wanted: 1,
             live: 0,
+            images: ["0f1e2d3c4b5a".to_owned()].into(),
             failures: 2,
             failure: Some("exited with 1".to_owned()),
             next_try: Some("2030-01-31T18:00:00Z".to_owned()),
             output: vec!["no such file".to_owned()],
+            not_pulled: None,
         };
         let phases = [
             Phase::Waiting,
@@ -187,6 +216,14 @@ mod tests {
             guard: Some("3 of 7 environments vanished".to_owned()),
             backends: backends.collect(),
             more: 3,
+            given_up: [(
+                "backend@1".to_owned(),
+                GivenUp {
+                    revision: 7,
+                    reason: "it may not be started".to_owned(),
+                },
+            )]
+            .into(),
         };
         let mut status = Status::default();
         assert_eq!(Launching::of(&status), None);
@@ -194,5 +231,14 @@ mod tests {
         assert_eq!(Launching::of(&status), Some(launching.clone()));
         let third = launching.backend(&"backend@1".parse().unwrap()).unwrap();
         assert_eq!(third.phase.to_string(), "pulling 40 %");
+        // A reason is that of its word, and of those that were given before.
+        for (backend, revision, reason) in [
+            ("backend@1", 6, Some("it may not be started")),
+            ("backend@1", 7, Some("it may not be started")),
+            ("backend@1", 8, None),
+            ("backend@2", 7, None),
+        ] {
+            assert_eq!(launching.given_up(&backend.parse().unwrap(), revision), reason);
+        }
     }
 }

@@ -1,22 +1,26 @@
-//! What is wrong with files of environments and of service definitions, without etcd: the faults of each file, and what
-//! several files can't have together, which is a name, prefix or header twice, a service defined twice, and environments
-//! that extend each other in a circle or over too many levels; and the addresses that routers would refuse. Reading the files is left to the caller.
+//! Finds the faults in files of environments and service definitions, without etcd: those of each
+//! file, and conflicts between files (a name, prefix or header twice, a service defined twice,
+//! environments that extend each other in a circle or over too many levels). It also finds
+//! addresses that routers would refuse. The caller reads the files.
 
 mod around;
+mod parents;
 
 use crate::printable::printable;
 use std::collections::BTreeMap;
 
 pub use around::Around;
+use around::ClaimsBefore;
+use parents::unknown_parents;
 use serde::Serialize;
 
-use crate::claims::precedence;
+use crate::claims::{Claim, Claims, Seniority, rank};
 use crate::definition_file;
-use crate::environment_file::{Found, NamedAddress, Parsed};
+use crate::environment_file::{FoundEnvironment, NamedAddress, ParsedEnvironments};
 use crate::file::{Fault, Subject};
-use crate::index::EXTENDS_LIMIT;
 use crate::names::{EnvironmentName, ServiceName};
 use crate::outside::{AddressRule, MOST_OF_ONE};
+use crate::records::EXTENDS_LIMIT;
 use crate::yaml::Mark;
 
 /// The outcome of a check.
@@ -26,9 +30,21 @@ pub struct Checked {
     pub files: Vec<CheckedFile>,
     /// How many faults there are.
     pub faults: usize,
+    /// Notes beside the faults.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
 }
 
-/// What is to be said of one file.
+/// What is no fault, and worth a word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Note {
+    /// What it is about, as it is to be shown.
+    pub file: String,
+    /// The message.
+    pub message: String,
+}
+
+/// A note about one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckedFile {
     /// Its name, as it is to be shown.
@@ -61,8 +77,8 @@ impl Holds {
 }
 
 impl Checked {
-    /// For people and for editors that jump to `file:line:column`: a line for each fault, one for each good file, and a
-    /// summary if there is a fault.
+    /// For people and for editors that jump to `file:line:column`: a line for each fault, one for
+    /// each good file, and a summary if there is a fault.
     pub fn text(&self) -> String {
         let mut text = String::new();
         let mut bad_files = 0;
@@ -85,6 +101,9 @@ impl Checked {
                 bad_files += 1;
             }
         }
+        for Note { file, message } in &self.notes {
+            text += &format!("{}: note: {message}\n", printable(file));
+        }
         if self.faults > 0 {
             let (faults, all) = (counted(self.faults, "fault"), counted(self.files.len(), "file"));
             text += &format!("{faults} in {bad_files} of {all}\n");
@@ -93,21 +112,21 @@ impl Checked {
     }
 }
 
-/// Checks files that have been read, given with their names as they are to be shown: those of environments, and those of
-/// definitions. The rule is that of the routers for addresses outside.
+/// Checks files that have been read, given with their names as they are to be shown: those of
+/// environments, and those of definitions. The rule is that of the routers for addresses outside.
 pub fn check(
-    files: &[(String, Parsed)],
-    definitions: &[(String, definition_file::Parsed)],
+    files: &[(String, ParsedEnvironments)],
+    definitions: &[(String, definition_file::ParsedDefinitions)],
     rule: &AddressRule,
 ) -> Checked {
     check_among(files, definitions, Around::default(), rule)
 }
 
-/// As [`check`], with what is around the files: what that has is taken, and some of what it had must not go. Its own faults
-/// are not told.
+/// As [`check`], with what is around the files: what that has is taken, and some of what it had
+/// must not go. Its own faults are not reported.
 pub fn check_among(
-    files: &[(String, Parsed)],
-    definitions: &[(String, definition_file::Parsed)],
+    files: &[(String, ParsedEnvironments)],
+    definitions: &[(String, definition_file::ParsedDefinitions)],
     around: Around<'_>,
     rule: &AddressRule,
 ) -> Checked {
@@ -130,7 +149,7 @@ pub fn check_among(
     }
     // What is beside them comes first, and so has what it has.
     let all: Vec<_> = around.beside.iter().chain(files).collect();
-    for (file, fault) in across(&all) {
+    for (file, fault) in across(&all, around) {
         if let Some(file) = file.checked_sub(around.beside.len()) {
             checked[file].faults.push(fault);
         }
@@ -143,7 +162,7 @@ pub fn check_among(
         checked[file].faults.extend(faults);
     }
     let all_definitions: Vec<_> = around.definitions_beside.iter().chain(definitions).collect();
-    for (file, fault) in defined_twice(&all_definitions) {
+    for (file, fault) in defined_twice(&all_definitions, around) {
         if let Some(file) = file.checked_sub(around.definitions_beside.len()) {
             checked[files.len() + file].faults.push(fault);
         }
@@ -154,6 +173,7 @@ pub fn check_among(
     }
     Checked {
         faults: checked.iter().map(|file| file.faults.len()).sum(),
+        notes: unknown_parents(&all, around.beside.len()),
         files: checked,
     }
 }
@@ -162,42 +182,56 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// The faults that only several files of environments together have, each with the position of the file in which it is reported.
-fn across(files: &[&(String, Parsed)]) -> Vec<(usize, Fault)> {
-    let mut faults = Vec::new();
-    let mut taken: [BTreeMap<String, (usize, usize)>; 3] = Default::default();
-    let mut parents: BTreeMap<&EnvironmentName, &EnvironmentName> = BTreeMap::new();
+/// The faults that only several files of environments together have, each with the position of the
+/// file in which it is reported.
+fn across(files: &[&(String, ParsedEnvironments)], around: Around<'_>) -> Vec<(usize, Fault)> {
     let all = files
         .iter()
         .enumerate()
-        .flat_map(|(file, (_, parsed))| parsed.entries.iter().map(move |e| (file, e)));
-    let mut all: Vec<_> = all.collect();
-    all.sort_by_key(|(file, found)| precedence(&found.environment, &files[*file].0));
-    for &(file, found) in &all {
+        .flat_map(|(file, (_, parsed))| parsed.entries.iter().map(move |found| (file, found)));
+    let all: Vec<_> = all.collect();
+    let past = ClaimsBefore::of(around.before, files);
+    let mut claims = Claims::default();
+    for (place, (file, found)) in all.iter().enumerate() {
+        let (name, environment) = (files[*file].0.as_str(), &found.environment);
+        let is_beside = *file < around.beside.len();
+        let seniority = if is_beside {
+            Seniority::Beside
+        } else {
+            past.seniority(name, environment)
+        };
+        let claimed = Claim::all_of(environment).map(|claim| {
+            let had = is_beside || past.had(&claim, name, environment);
+            (claim, had)
+        });
+        claims.put(place, rank(seniority, environment, name), claimed);
+    }
+    claims.settle();
+    let mut faults = Vec::new();
+    let mut parents: BTreeMap<&EnvironmentName, &EnvironmentName> = BTreeMap::new();
+    for (place, (file, found)) in all.iter().enumerate() {
         let environment = &found.environment;
-        let claims = [
-            ("name", environment.name.to_string(), found.name),
-            ("prefix", environment.prefix.to_string(), found.prefix),
-            ("header", environment.header.to_string(), found.header),
-        ];
-        for ((field, text, mark), taken) in claims.into_iter().zip(&mut taken) {
-            match taken.get(&text) {
-                Some((other, _)) if *other == file => {}
-                Some((other, line)) => {
-                    let message = taken_at(field, &text, &files[*other].0, *line);
-                    faults.push((file, fault(&environment.name, mark, field, message)));
-                    if field == "name" {
-                        // Its defaults are taken too, then: that need not be said.
-                        break;
-                    }
-                }
-                None => {
-                    taken.insert(text, (file, mark.line));
-                }
+        let mut is_named = true;
+        for (claim, rival) in claims.rivals(&place) {
+            let (other, holder) = &all[*rival];
+            let message = taken_at(
+                claim.field(),
+                claim.as_str(),
+                &files[*other].0,
+                mark(claim, holder).line,
+            );
+            faults.push((
+                *file,
+                fault(&environment.name, mark(claim, found), claim.field(), message),
+            ));
+            // If a name is taken, so are its defaults: that need not be reported.
+            if let Claim::Name(_) = claim {
+                is_named = false;
+                break;
             }
         }
-        if let Some(parent) = &environment.extends {
-            parents.entry(&environment.name).or_insert(parent);
+        if let Some(parent) = environment.extends.as_ref().filter(|_| is_named) {
+            parents.insert(&environment.name, parent);
         }
     }
     for (file, found) in all {
@@ -209,8 +243,18 @@ fn across(files: &[&(String, Parsed)]) -> Vec<(usize, Fault)> {
     faults
 }
 
-/// The addresses of an environment that routers would set aside, whatever they resolve to, and the first of too many.
-fn refused_addresses(found: &Found, rule: &AddressRule) -> Vec<Fault> {
+/// Where a file makes a claim.
+fn mark(claim: &Claim, found: &FoundEnvironment) -> Mark {
+    match claim {
+        Claim::Name(_) => found.name,
+        Claim::Prefix(_) => found.prefix,
+        Claim::Header(_) => found.header,
+    }
+}
+
+/// The addresses of an environment that routers would set aside, whatever they resolve to, and the
+/// first of too many.
+fn refused_addresses(found: &FoundEnvironment, rule: &AddressRule) -> Vec<Fault> {
     let fault = |address: &NamedAddress, message: String| Fault {
         field: address.field.clone(),
         ..fault(&found.environment.name, address.mark, "", message)
@@ -225,7 +269,8 @@ fn refused_addresses(found: &Found, rule: &AddressRule) -> Vec<Fault> {
         .filter_map(|(address, reason)| Some(fault(address, reason?)));
     let over = counting.get(MOST_OF_ONE).map(|(address, _)| {
         let message = format!(
-            "of one environment {MOST_OF_ONE} addresses count, and this is one more of {}: name fewer",
+            "an environment may name at most {MOST_OF_ONE} addresses, and this one names {}: name \
+             fewer",
             found.addresses.len()
         );
         fault(address, message)
@@ -233,27 +278,39 @@ fn refused_addresses(found: &Found, rule: &AddressRule) -> Vec<Fault> {
     refused.chain(over).collect()
 }
 
-/// The services that several files of definitions define, each with the position of the file in which it is reported.
-fn defined_twice(files: &[&(String, definition_file::Parsed)]) -> Vec<(usize, Fault)> {
+/// The services that several files of definitions define, each with the position of the file in
+/// which it is reported.
+fn defined_twice(
+    files: &[&(String, definition_file::ParsedDefinitions)],
+    around: Around<'_>,
+) -> Vec<(usize, Fault)> {
     let mut faults = Vec::new();
     let mut taken: BTreeMap<&ServiceName, (usize, usize)> = BTreeMap::new();
-    let mut all: Vec<_> = files.iter().enumerate().collect();
-    all.sort_by_key(|(_, (name, _))| name);
-    for (file, (_, parsed)) in all {
-        for found in &parsed.entries {
-            let name = &found.definition.name;
-            let (other, line) = *taken.entry(name).or_insert((file, found.name.line));
-            if other != file {
-                faults.push((
-                    file,
-                    Fault {
-                        mark: found.name,
-                        field: "name".to_owned(),
-                        message: taken_at("service", name.as_str(), &files[other].0, line),
-                        subject: Some(Subject::Service(name.clone())),
-                    },
-                ));
-            }
+    let all = files
+        .iter()
+        .enumerate()
+        .flat_map(|(file, (_, parsed))| parsed.entries.iter().map(move |e| (file, e)));
+    let mut all: Vec<_> = all.collect();
+    let homes = around::homes(around.definitions_before);
+    all.sort_by_cached_key(|(file, found)| {
+        let name = &files[*file].0;
+        let is_beside = *file < around.definitions_beside.len();
+        let is_home = homes.contains(&(&found.definition.name, around::base(name)));
+        (!is_beside, !is_home, name)
+    });
+    for (file, found) in all {
+        let name = &found.definition.name;
+        let (other, line) = *taken.entry(name).or_insert((file, found.name.line));
+        if other != file {
+            faults.push((
+                file,
+                Fault {
+                    mark: found.name,
+                    field: "name".to_owned(),
+                    message: taken_at("service", name.as_str(), &files[other].0, line),
+                    subject: Some(Subject::Service(name.clone())),
+                },
+            ));
         }
     }
     faults
@@ -272,8 +329,8 @@ fn fault(environment: &EnvironmentName, mark: Mark, field: &str, message: String
     }
 }
 
-/// What is wrong with the line of environments that one inherits from, as far as `parents` tells it: a circle, or too
-/// many levels.
+/// What is wrong with the line of environments that one inherits from, as far as `parents` tells
+/// it: a circle, or too many levels.
 pub fn lineage_fault(
     name: &EnvironmentName,
     parents: &BTreeMap<&EnvironmentName, &EnvironmentName>,
@@ -312,6 +369,26 @@ mod tests {
             .map(|(name, text)| (name.to_string(), environment_file::parse(text.as_bytes())))
             .collect();
         check(&files, &[], &AddressRule::default())
+    }
+
+    #[test]
+    fn a_parent_that_is_probably_misspelt_is_noted() {
+        let checked = check_texts(&[
+            ("a.yaml", "name: prod"),
+            (
+                "b.yaml",
+                "- {name: qa, extends: prd}\n- {name: temp, extends: elsewhere}",
+            ),
+        ]);
+        assert_eq!(checked.faults, 0);
+        assert!(
+            checked
+                .text()
+                .ends_with("b.yaml: note: qa extends `prd`, which no file has: did you mean `prod`?\n"),
+            "{}",
+            checked.text()
+        );
+        assert_eq!(checked.notes.len(), 1);
     }
 
     #[test]
@@ -379,6 +456,19 @@ mod tests {
     }
 
     #[test]
+    fn who_does_not_get_all_that_it_claims_has_nothing() {
+        let checked = check_texts(&[
+            ("a.yaml", "{name: a, prefix: p}"),
+            ("b.yaml", "{name: b, prefix: p, header: h}"),
+            ("c.yaml", "{name: c, header: h}"),
+        ]);
+        let expected = "a.yaml: ok, 1 environment\n\
+            b.yaml:1:19: prefix: prefix \"p\" is taken at a.yaml:1: each may occur once\n\
+            c.yaml: ok, 1 environment\n1 fault in 1 of 3 files\n";
+        assert_eq!(checked.text(), expected);
+    }
+
+    #[test]
     fn lines_of_extends_end_and_are_short() {
         let chain = "- {name: a, extends: elsewhere}\n- {name: b, extends: a}\n- {name: c, extends: b}\n";
         assert_eq!(check_texts(&[("a.yaml", chain)]).faults, 0);
@@ -437,7 +527,7 @@ mod tests {
         let checked = check_texts(&[("a.yaml", &text(300))]);
         assert_eq!(
             checked.text().lines().next().unwrap(),
-            "a.yaml:103:25: services[100].address: of one environment 100 addresses count, and this is one more of 300: name fewer"
+            "a.yaml:103:25: services[100].address: an environment may name at most 100 addresses, and this one names 300: name fewer"
         );
         assert_eq!(checked.faults, 1);
     }

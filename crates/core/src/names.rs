@@ -1,14 +1,19 @@
-//! Names as checked types. A value of one of these types can stand in a configuration file, a map, a hosts file, an
-//! etcd key or a run-time command without quoting, because no constructor lets anything else through.
+//! Names as checked types. A value of one of these types can stand in a configuration file, a map,
+//! a hosts file, an etcd key or a run-time command without quoting, because no constructor lets
+//! anything else through.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What a checked type keeps: a text of at most 23 octets, as nearly all names are, takes no memory beside its owner, and a
-/// longer one is shared with its clones. A registrar of 10,000 environments holds a million.
+use crate::shorten::shortened;
+
+/// What a checked type keeps: a text of at most 23 bytes, as nearly all names are, takes no memory
+/// beside its owner, and a longer one is shared with its clones. A registrar of 10,000 environments
+/// holds a million.
 pub(crate) use smol_str::SmolStr as Text;
 
-/// Why a text is not a name of the wanted kind: what was given, what kind was wanted, and what would be right.
+/// Why a text is not a name of the wanted kind: what was given, what kind was wanted, and what
+/// would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{given:?} is not {kind}: {rule}")]
 pub struct NameError {
@@ -20,12 +25,8 @@ pub struct NameError {
 impl NameError {
     pub(crate) fn new(given: &str, kind: &'static str, rule: impl Into<String>) -> Self {
         // A hostile value can be megabytes long; a message needs only its beginning.
-        let given = match given.char_indices().nth(80) {
-            Some((end, _)) => format!("{}...", &given[..end]),
-            None => given.to_owned(),
-        };
         Self {
-            given,
+            given: shortened(given, 80),
             kind,
             rule: rule.into(),
         }
@@ -37,8 +38,8 @@ impl NameError {
     }
 }
 
-/// Gives a checked text type what every name has: `FromStr` through its own `check`, `Display`, `as_str`, and serde
-/// as a plain string.
+/// Gives a checked text type what every name has: `FromStr` through its own `check`, `Display`,
+/// `as_str`, and serde as a plain string.
 macro_rules! checked_text {
     ($type:ident) => {
         impl $type {
@@ -87,11 +88,11 @@ macro_rules! checked_conversions {
 }
 pub(crate) use checked_conversions;
 
-/// Longest DNS label, in octets (RFC 1035, section 2.3.4).
+/// Longest DNS label, in bytes (RFC 1035, section 2.3.4).
 const LABEL_LIMIT: usize = 63;
-/// Longest host name, in octets, without a closing dot (RFC 1035, section 2.3.4).
+/// Longest host name, in bytes, without a closing dot (RFC 1035, section 2.3.4).
 const HOSTNAME_LIMIT: usize = 253;
-/// Longest header value, node name and instance id, in octets.
+/// Longest header value, node name and instance id, in bytes.
 const TOKEN_LIMIT: usize = 128;
 
 const LABEL_RULE: &str = "lower-case letters, digits and hyphens, a letter or digit at both ends, at most 63";
@@ -120,7 +121,7 @@ fn check_label(text: &str, kind: &'static str) -> Result<Text, NameError> {
     Err(NameError::new(text, kind, LABEL_RULE))
 }
 
-/// The name of an environment, a DNS label of at most 63 octets: `dev`, `temp-1`.
+/// The name of an environment, a DNS label of at most 63 bytes: `dev`, `temp-1`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct EnvironmentName(Text);
@@ -135,7 +136,8 @@ impl EnvironmentName {
 }
 checked_text!(EnvironmentName);
 
-/// The name of a service, a DNS label of at most 63 octets; a trailing `.service` is accepted and dropped.
+/// The name of a service, a DNS label of at most 63 bytes; a trailing `.service` is accepted and
+/// dropped.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ServiceName(Text);
@@ -160,7 +162,7 @@ impl DnsPrefix {
     /// The prefix of an environment that names none: `www-<name>`.
     ///
     /// # Errors
-    /// When the name is so long that the prefix would pass 63 octets.
+    /// When the name is so long that the prefix would pass 63 bytes.
     pub fn default_for(environment: &EnvironmentName) -> Result<Self, NameError> {
         let text = format!("www-{environment}");
         if is_label(&text) {
@@ -169,14 +171,15 @@ impl DnsPrefix {
         Err(NameError::new(
             &text,
             "a prefix",
-            "the default `www-<name>` passes 63 octets here: give a `prefix` or a shorter name",
+            "the default `www-<name>` would exceed 63 bytes: give a `prefix` or a shorter name",
         ))
     }
 }
 checked_text!(DnsPrefix);
 
-/// The value of `x-mayfly` that marks a request of an environment: an HTTP token (RFC 9110, section 5.6.2) of at most
-/// 128 octets that begins with a letter or digit, since a map file takes a line that begins with `#` for a comment.
+/// The value of `x-mayfly` that marks a request of an environment: an HTTP token (RFC 9110, section
+/// 5.6.2) of at most 128 bytes that begins with a letter or digit, since a map file takes a line
+/// that begins with `#` for a comment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HeaderValue(Text);
@@ -207,15 +210,15 @@ impl From<&EnvironmentName> for HeaderValue {
     }
 }
 
-/// A public path prefix that leads to a service, canonical: absolute, no closing slash but in `/` itself, no empty
-/// segment, no `.` or `..`, nothing percent-encoded, at most 256 octets. `api` is taken as `/api`, as it was by the
-/// first Mayfly, whose files are to work unchanged.
+/// A public path prefix that leads to a service, canonical: absolute, no closing slash but in `/`
+/// itself, no empty segment, no `.` or `..`, nothing percent-encoded, at most 256 bytes. `api` is
+/// taken as `/api`, as it was by the first Mayfly, whose files are to work unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RoutePath(Text);
 
 impl RoutePath {
-    /// Longest path, in octets.
+    /// Longest path, in bytes.
     pub const LIMIT: usize = 256;
 
     fn check(text: &str) -> Result<Text, NameError> {
@@ -226,7 +229,7 @@ impl RoutePath {
         let rest = text.strip_prefix('/').unwrap_or(text);
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if text.len() > Self::LIMIT {
-            return error("at most 256 octets");
+            return error("at most 256 bytes");
         }
         if rest.is_empty() {
             return if text == "/" {
@@ -248,7 +251,8 @@ impl RoutePath {
         Ok(format!("/{rest}").into())
     }
 
-    /// The path with a closing slash, as `/api/`: a prefix of `<path>/` exactly when it covers whole segments.
+    /// The path with a closing slash, as `/api/`: a prefix of `<path>/` exactly when it covers
+    /// whole segments.
     pub fn with_slash(&self) -> String {
         if self.0 == "/" {
             self.to_string()
@@ -259,12 +263,16 @@ impl RoutePath {
 }
 checked_text!(RoutePath);
 
-/// The name of a machine or process that writes records: letters, digits, `_`, `.`, `-`, at most 128 octets.
+/// The name of a machine or process that writes records: letters, digits, `_`, `.`, `-`, at most
+/// 128 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(Text);
 
 impl NodeName {
+    /// Longest name, in bytes.
+    pub const LIMIT: usize = TOKEN_LIMIT;
+
     fn check(text: &str) -> Result<Text, NameError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         if (1..=TOKEN_LIMIT).contains(&text.len()) && text.bytes().all(allowed) {
@@ -279,7 +287,8 @@ impl NodeName {
 }
 checked_text!(NodeName);
 
-/// A host name of one or more DNS labels, at most 253 octets, lower case: `db.service`. A closing dot is dropped.
+/// A host name of one or more DNS labels, at most 253 bytes, lower case: `db.service`. A closing
+/// dot is dropped.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Hostname(Text);
@@ -300,7 +309,7 @@ impl Hostname {
     /// The host name of a service in a domain: `backend.service`.
     ///
     /// # Errors
-    /// When the two together pass 253 octets.
+    /// When the two together pass 253 bytes.
     pub fn of_service(service: &ServiceName, domain: &Hostname) -> Result<Self, NameError> {
         format!("{service}.{domain}").parse()
     }
@@ -339,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn upper_case_is_told_what_would_be_right() {
+    fn upper_case_is_refused_with_what_would_be_right() {
         let error = "Dev".parse::<EnvironmentName>().unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -410,7 +419,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes in, nothing that means something to HAProxy, dnsmasq or a map file comes out.
+        /// Whatever comes in, nothing that means something to HAProxy, dnsmasq or a map file comes
+        /// out.
         #[test]
         fn any_text_is_a_name_without_syntax_or_an_error(text in "\\PC{0,40}|[ -~\\n\\t\\r]{0,40}|[a-z]{1,5}[ \\n\"'{};#<]{1,2}[a-z]{0,5}") {
             let passed = [

@@ -1,16 +1,18 @@
-//! Which addresses outside Mayfly a router may send requests to. An environment file names them with `address:`, so whoever
-//! may push a file could let a router ask whatever it reaches: etcd, an engine, the metadata of a cloud.
+//! Which external addresses a router may connect to. An environment file names them with
+//! `address:`, so anyone who may push a file could make a router connect to whatever it reaches:
+//! etcd, an engine, the metadata of a cloud.
 //!
-//! The rule judges an address, and the name that resolves to it. Some ranges are nobody's but the router's host
-//! ([`SPECIAL`]), and so is where the router itself listens: those pass only with an entry of `--allow-address` that is meant
-//! for them. Everything else passes where there is no entry at all; with entries, what one of them names. A rule is a value:
-//! routers judge by theirs, and tools by what a router says of its own.
+//! The rule judges an address, and the name that resolves to it. Some ranges belong to the router's
+//! host alone ([`SPECIAL`]), and so does the address where the router listens: these need an entry
+//! of `--allow-address` of their own. Everything else passes if there are no entries; with entries,
+//! only what one of them names passes. A rule is a value: routers use their own, and tools use the
+//! one that a router reports.
 
 mod network;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::LazyLock;
 
@@ -30,7 +32,7 @@ pub const MOST: usize = 1000;
 const MOST_TOLD: usize = 5;
 
 /// The ranges that pass only by an entry within them, and what each is.
-const SPECIAL: [(&str, &str); 10] = [
+const SPECIAL: [(&str, &str); 17] = [
     ("127.0.0.0/8", "a loopback address"),
     ("::1", "a loopback address"),
     (
@@ -40,13 +42,38 @@ const SPECIAL: [(&str, &str); 10] = [
     ("fe80::/10", "a link-local address"),
     // Linux takes 0.0.0.0 for itself.
     ("0.0.0.0/8", "an address of the host itself"),
-    // Metadata and agents of clouds at addresses that are not link-local: AWS, Google, Azure, Alibaba.
+    // Metadata and agents of clouds at addresses that are not link-local: AWS, Google, Azure,
+    // Alibaba.
     ("fd00:ec2::/32", "the metadata of a cloud"),
     ("fd20:ce::254", "the metadata of a cloud"),
     ("168.63.129.16", "the metadata of a cloud"),
     ("100.100.100.200", "the metadata of a cloud"),
-    // An IPv4 address in another form; the common ones are judged as the address that they are.
-    ("::/96", "an IPv4 address in a form of IPv6 that nobody uses"),
+    // Oracle by both families, and Scaleway.
+    ("192.0.0.192", "the metadata of a cloud"),
+    ("fd00:c1::a9fe:a9fe", "the metadata of a cloud"),
+    ("fd00:42::42", "the metadata of a cloud"),
+    // Broadcast among them.
+    ("240.0.0.0/4", "a reserved address, which no host has"),
+    ("fec0::/10", "a site-local address, an obsolete form"),
+    // An IPv4 address in another form; where it is clear which, that is judged, see `bare` and
+    // `carried`.
+    ("::/96", "an IPv4 address in an obsolete form of IPv6"),
+    ("2001::/32", "a Teredo address, which hides an IPv4 address"),
+    (
+        "64:ff9b:1::/48",
+        "an address of a local NAT64, which hides an IPv4 address",
+    ),
+];
+
+/// What the hosts files of Debian, Fedora and their kin call the host itself, besides `localhost`.
+const HOST_ITSELF: [&str; 7] = [
+    "localhost.localdomain",
+    "localhost4",
+    "localhost4.localdomain4",
+    "localhost6",
+    "localhost6.localdomain6",
+    "ip6-localhost",
+    "ip6-loopback",
 ];
 
 /// One entry of `--allow-address`.
@@ -85,8 +112,8 @@ impl FromStr for Allowed {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let rule = "a host name, `*.` and a domain, an IP address or a network, as billing.example, *.internal, 10.0.0.5 or \
-                    10.0.0.0/8";
+        let rule = "a host name, `*.` and a domain, an IP address or a network, such as \
+             billing.example, *.internal, 10.0.0.5 or 10.0.0.0/8";
         if text.contains('/') || text.parse::<IpAddr>().is_ok() {
             return text.parse().map(Self::Network);
         }
@@ -136,7 +163,8 @@ impl Default for AddressRule {
 }
 
 impl AddressRule {
-    /// A rule by the entries of `--allow-address`, where the router listens, and the limit of `--max-addresses`.
+    /// A rule by the entries of `--allow-address`, where the router listens, and the limit of
+    /// `--max-addresses`.
     pub fn new(allowed: Vec<Allowed>, own: BTreeSet<(Network, u16)>, most: usize) -> Self {
         Self {
             allowed,
@@ -166,8 +194,8 @@ impl AddressRule {
         self
     }
 
-    /// Why a server is refused whatever its host may resolve to: its address, if it is one, or its name where only names
-    /// are allowed, and not this one.
+    /// Why a server is refused whatever its host may resolve to: its address, if it is one, or its
+    /// name where only names are allowed, and not this one.
     pub fn refuses(&self, upstream: &Upstream) -> Option<String> {
         let place = upstream.host_and_port();
         match &upstream.host {
@@ -176,8 +204,13 @@ impl AddressRule {
                 Some(format!("{place} is {what}"))
             }
             UpstreamHost::Name(name) if is_localhost(name) => {
-                let address = Address::new(Ipv4Addr::LOCALHOST.into(), upstream.port()).ok()?;
-                let what = self.refuses_address(&upstream.host, address)?;
+                let refuses = |ip: IpAddr| {
+                    let address = Address::new(ip, upstream.port()).ok()?;
+                    self.refuses_address(&upstream.host, address)
+                };
+                // It may lead to either.
+                let what = refuses(Ipv4Addr::LOCALHOST.into());
+                let what = refuses(Ipv6Addr::LOCALHOST.into()).and(what)?;
                 Some(format!("{name} is {what}"))
             }
             UpstreamHost::Name(name) => {
@@ -196,19 +229,34 @@ impl AddressRule {
         }
         let (ip, port) = (bare(address.ip()), address.port());
         let allowed = || self.allowed.iter().filter_map(Allowed::network);
-        let listens = |(network, own): &(Network, u16)| *own == port && network.contains(ip);
-        if self.own.iter().any(listens) {
+        let listens = |ip: &IpAddr| {
+            let mut own = self.own.iter();
+            own.any(|(network, own)| *own == port && network.contains(*ip))
+        };
+        if let Some(ip) = std::iter::once(ip).chain(carried(ip)).find(listens) {
             let meant = allowed().any(|network| network.is_single() && network.contains(ip));
             return (!meant).then(|| {
                 format!(
-                    "where the router itself listens, so it would ask itself: choose a version of that service, or allow \
-                     exactly this address (--allow-address {ip})"
+                    "where the router itself listens, so requests would come back: choose a \
+                     version of that service, or allow exactly this address (--allow-address {ip})"
                 )
             });
         }
-        if let Some((range, what)) = special(ip) {
+        let barred = |ip: IpAddr| {
+            let (range, what) = special(ip)?;
             let meant = allowed().any(|network| network.is_within(&range) && network.contains(ip));
-            return (!meant).then(|| format!("{what}, allowed only by an --allow-address within {range}"));
+            (!meant).then(|| format!("{what}, allowed only by an --allow-address within {range}"))
+        };
+        let hidden = || {
+            let mut all = carried(ip);
+            all.find_map(|inner| Some(format!("{inner} in another form, {}", barred(inner)?)))
+        };
+        if let Some(reason) = barred(ip).or_else(hidden) {
+            return Some(reason);
+        }
+        // An entry is meant for it.
+        if special(ip).is_some() {
+            return None;
         }
         let is_named = || match host {
             UpstreamHost::Ip(_) => false,
@@ -219,7 +267,7 @@ impl AddressRule {
     }
 
     fn not_allowed(&self) -> String {
-        let told: Vec<String> = self
+        let shown: Vec<String> = self
             .allowed
             .iter()
             .take(MOST_TOLD)
@@ -230,8 +278,8 @@ impl AddressRule {
             more => format!(" and {more} more"),
         };
         format!(
-            "not allowed: routers ask only {}{more} (--allow-address)",
-            told.join(", ")
+            "not allowed: routers connect only to {}{more} (--allow-address)",
+            shown.join(", ")
         )
     }
 }
@@ -246,11 +294,13 @@ fn special(ip: IpAddr) -> Option<(Network, &'static str)> {
     RANGES.iter().find(|(range, _)| range.contains(ip)).copied()
 }
 
-/// The address that packets go to: IPv4 that is written as IPv6, as NAT64 has it too, is what it is.
+/// The address that packets go to: IPv4 that is written as IPv6 is what it is, and so is what the
+/// usual NAT64 (RFC 6052) and SIIT (RFC 2765) translate.
 fn bare(ip: IpAddr) -> IpAddr {
     const NAT64: u128 = 0x0064_ff9b << 96;
+    const SIIT: u128 = 0xffff << 48;
     match ip.to_canonical() {
-        IpAddr::V6(six) if u128::from(six) >> 32 == NAT64 >> 32 => {
+        IpAddr::V6(six) if [NAT64 >> 32, SIIT >> 32].contains(&(u128::from(six) >> 32)) => {
             let [.., a, b, c, d] = six.octets();
             Ipv4Addr::new(a, b, c, d).into()
         }
@@ -258,11 +308,30 @@ fn bare(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether resolvers take a name for the host itself (RFC 6761, section 6.3).
+/// The IPv4 addresses that an IPv6 address carries as the end of a tunnel: 6to4 (RFC 3056) behind
+/// its prefix, ISATAP (RFC 5214) behind `0:5efe` at the end. A host that tunnels sends it there.
+fn carried(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let octets = match ip {
+        IpAddr::V4(_) => [0; 16],
+        IpAddr::V6(six) => six.octets(),
+    };
+    let of_6to4 = match octets {
+        [0x20, 0x02, a, b, c, d, ..] => Some([a, b, c, d]),
+        _ => None,
+    };
+    let of_isatap = match octets {
+        [.., 0 | 2, 0, 0x5e, 0xfe, a, b, c, d] => Some([a, b, c, d]),
+        _ => None,
+    };
+    [of_6to4, of_isatap].into_iter().flatten().map(IpAddr::from)
+}
+
+/// Whether resolvers take a name for the host itself (RFC 6761, section 6.3), or the hosts file of
+/// common systems does.
 fn is_localhost(name: &Hostname) -> bool {
-    name.as_str()
-        .strip_suffix("localhost")
-        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    let name = name.as_str();
+    let reserved = name.strip_suffix("localhost");
+    reserved.is_some_and(|rest| rest.is_empty() || rest.ends_with('.')) || HOST_ITSELF.contains(&name)
 }
 
 #[cfg(test)]

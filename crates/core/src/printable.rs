@@ -1,10 +1,13 @@
-//! Text from outside in a log, on a terminal or in a message: what a reader cannot see is shown escaped. That is every
-//! control character, what ends a line, what turns the direction of writing, and what has no width at all. Otherwise a
-//! key, a value or a file name could pass for something else. The one list of these characters.
+//! Text from outside in a log, on a terminal or in a message: what a reader cannot see is shown
+//! escaped. That is every control character, what ends a line, what turns the direction of writing,
+//! and what has no width at all. Otherwise a key, a value or a file name could pass for something
+//! else. The one list of these characters.
 
-/// Whether a reader does not see the character, or sees what stands around it differently because of it.
+/// Whether a reader does not see the character, or sees what stands around it differently because
+/// of it.
 ///
-/// Not among them: the marks U+FE00 to U+FE0F, which only choose how the letter before them looks, as of an emoji.
+/// Not among them: the marks U+FE00 to U+FE0F, which only choose how the letter before them looks,
+/// as of an emoji.
 pub fn is_hidden(letter: char) -> bool {
     letter.is_control()
         || matches!(
@@ -49,8 +52,8 @@ fn escaped(text: &str, stays: impl Fn(char) -> bool) -> String {
     safe
 }
 
-/// JSON, as serde_json writes it, with hidden characters escaped as JSON escapes: it means the same. The line feeds
-/// that part its lines stay.
+/// JSON, as serde_json writes it, with hidden characters escaped as JSON escapes: it means the
+/// same. The line feeds that part its lines stay.
 pub fn printable_json(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     let mut halves = [0; 2];
@@ -95,7 +98,8 @@ mod tests {
         proptest::string::string_regex(&format!("([{named}\u{0}-\u{1f}\u{7f}-\u{9f}]|.){{0,60}}")).unwrap()
     }
 
-    /// What Unicode calls a mark of direction, a separator of lines or a format character without a shape.
+    /// What Unicode calls a mark of direction, a separator of lines or a format character without a
+    /// shape.
     fn is_named(letter: char) -> bool {
         "\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{61c}\u{ad}\u{feff}\u{200b}\u{200c}\u{200d}\u{2060}"
             .contains(letter)

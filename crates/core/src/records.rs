@@ -1,22 +1,36 @@
-//! The values of the etcd keys, as JSON. Every field is a checked type, so a record that parses is safe to use; one
-//! that does not is set aside with its key and the reason. Unknown fields are ignored: a newer writer may add some.
+//! The values of the etcd keys, as JSON. Every field is a checked type, so a record that parses is
+//! safe to use; one that does not is set aside with its key and the reason. Unknown fields are
+//! ignored: a newer writer may add some.
+
+pub mod access;
+mod decode;
+pub mod definition;
+pub mod ended;
+pub mod lifetime;
+mod set_aside;
+pub mod switching;
+pub mod traffic;
+
+pub use decode::{Record, RecordError, VALUE_LIMIT, amended, parse, source_of, to_json};
+pub use set_aside::{SetAside, SetAsides};
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::definition::Definition;
-use crate::lifetime::{Expiry, Idle, Life};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, NameError, NodeName, RoutePath, ServiceName};
-use crate::printable::printable;
-use crate::switching::Switch;
+use crate::records::access::Access;
+use crate::records::lifetime::{Expiry, Idle, Life};
+use crate::records::switching::Switch;
 use crate::upstream::Upstream;
 use crate::version::Selector;
+
+/// How many environments one may stand below by `extends`. The router's configuration writes as
+/// many steps out.
+pub const EXTENDS_LIMIT: usize = 3;
 
 /// A named choice of service versions, with all defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +53,9 @@ pub struct Environment {
     /// Whether it stays when its file is missing, and can only be deleted by force.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub protected: bool,
+    /// Who may use it from outside; everybody where nothing is said, here and where it inherits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
     /// When it changes to a new version.
     #[serde(default, skip_serializing_if = "Switch::is_default")]
     pub switch: Switch,
@@ -51,7 +68,8 @@ pub struct Environment {
     /// Where it comes from; absent when nobody said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
-    /// What became of it since it was first registered; absent before, and in records that were written by hand.
+    /// What became of it since it was first registered; absent before, and in records that were
+    /// written by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub life: Option<Life>,
 }
@@ -65,8 +83,8 @@ impl Environment {
         }
     }
 
-    /// About how many bytes its record takes: counted rather than written, since whoever keeps to a quota asks of all of
-    /// them again and again.
+    /// About how many bytes its record takes: counted rather than written, since whoever keeps to a
+    /// quota asks of all of them again and again.
     pub fn bytes(&self) -> usize {
         /// The names of its fields, and what became of it.
         const FRAME: usize = 200;
@@ -88,6 +106,7 @@ impl Environment {
         FRAME
             + texts.iter().sum::<usize>()
             + self.source.as_ref().map_or(0, source)
+            + self.access.as_ref().map_or(0, Access::bytes)
             + self.services.iter().map(service).sum::<usize>()
     }
 
@@ -106,6 +125,7 @@ impl Environment {
             expires,
             idle,
             protected,
+            access,
             switch,
             description,
             services,
@@ -119,6 +139,7 @@ impl Environment {
             && *expires == other.expires
             && *idle == other.idle
             && *protected == other.protected
+            && *access == other.access
             && *switch == other.switch
             && *description == other.description
             && *services == other.services
@@ -137,7 +158,7 @@ pub struct ServiceChoice {
     pub routes: Vec<RoutePath>,
 }
 
-/// Who registered an environment, and from which file.
+/// The registrar of an environment, and the file that it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// The node of the registrar.
@@ -160,12 +181,24 @@ pub struct Instance {
     /// Its share of the requests relative to its siblings, 0 to 256.
     #[serde(default)]
     pub weight: Weight,
-    /// Whether other backends may be at the same address. Else who registers an address later has it alone.
+    /// Whether other backends may be at the same address. Else who registers an address later has
+    /// it alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
     /// Notes for people and tools; routing does not look at them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+}
+
+impl Instance {
+    /// The value that says that it takes no new requests: what stands there right before the key is
+    /// deleted on purpose, since a router goes on with what only vanishes.
+    pub fn farewell(self) -> Vec<u8> {
+        to_json(&Self {
+            state: InstanceState::Draining,
+            ..self
+        })
+    }
 }
 
 /// Whether an instance takes new requests.
@@ -256,6 +289,11 @@ impl fmt::Display for Weight {
     }
 }
 
+/// Whether a field says nothing that its absence would not say.
+pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// One HAProxy that routes for Mayfly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Router {
@@ -281,7 +319,7 @@ pub struct Status {
     /// When that was (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_at: Option<String>,
-    /// Whether it has been in step with etcd since it started.
+    /// Whether it has been in sync with etcd since it started.
     #[serde(default)]
     pub ready: bool,
     /// Entries that are left out, in the order of their keys.
@@ -293,260 +331,4 @@ pub struct Status {
     /// What only this daemon has to tell: reloads, slots, version of HAProxy.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub detail: serde_json::Map<String, serde_json::Value>,
-}
-
-/// An entry that is left out, so that it harms nobody else.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct SetAside {
-    /// The etcd key, or the file and environment.
-    pub key: String,
-    /// What is wrong with it and what would be right.
-    pub reason: String,
-}
-
-/// Longest value that is looked at, in octets; etcd's own limit for a request is 1.5 MiB.
-pub const VALUE_LIMIT: usize = 1 << 20;
-
-/// Why the value of a key is not a record.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordError {
-    /// It is longer than [`VALUE_LIMIT`].
-    #[error("the value has {0} octets; at most {VALUE_LIMIT} are taken")]
-    TooLong(usize),
-    /// It is not JSON, or a field of it breaks a rule.
-    #[error("the value is not a record: {}", in_one_line(.0))]
-    Invalid(#[from] serde_json::Error),
-    /// The name in the value is not the one in the key.
-    #[error("the value names environment {0}, its key another")]
-    OtherName(EnvironmentName),
-    /// The service in the value is not the one in the key.
-    #[error("the value names service {0}, its key another")]
-    OtherService(ServiceName),
-}
-
-/// What an error says. It can quote the value, which may be long and hold whatever a log or a terminal takes for more.
-fn in_one_line(error: &serde_json::Error) -> String {
-    printable(&error.to_string()).chars().take(1_000).collect()
-}
-
-/// Reads the value of a key.
-///
-/// # Errors
-/// When it is too long, not JSON, or breaks a rule; the message says where.
-pub fn parse<Record: DeserializeOwned>(value: &[u8]) -> Result<Record, RecordError> {
-    if value.len() > VALUE_LIMIT {
-        return Err(RecordError::TooLong(value.len()));
-    }
-    Ok(serde_json::from_slice(value)?)
-}
-
-/// Reads the value of an environment's key.
-///
-/// # Errors
-/// As [`parse`], and when the record names another environment than its key.
-pub fn parse_environment(name: &EnvironmentName, value: &[u8]) -> Result<Environment, RecordError> {
-    let environment: Environment = parse(value)?;
-    if environment.name != *name {
-        return Err(RecordError::OtherName(environment.name));
-    }
-    Ok(environment)
-}
-
-/// Reads the value of a definition's key.
-///
-/// # Errors
-/// As [`parse`], and when the record names another service than its key.
-pub fn parse_definition(service: &ServiceName, value: &[u8]) -> Result<Definition, RecordError> {
-    let definition: Definition = parse(value)?;
-    if definition.name != *service {
-        return Err(RecordError::OtherService(definition.name));
-    }
-    Ok(definition)
-}
-
-/// The value of an instance's key with the word that it takes no new requests: what stands there right before the key is
-/// deleted on purpose.
-///
-/// # Errors
-/// As [`parse`].
-pub fn draining(value: &[u8]) -> Result<Vec<u8>, RecordError> {
-    let record: Instance = parse(value)?;
-    Ok(to_json(&Instance {
-        state: InstanceState::Draining,
-        ..record
-    }))
-}
-
-/// The value of a key with what differs between two records, and with all else as it stands there: fields that only a
-/// newer Mayfly knows too.
-///
-/// # Errors
-/// As [`parse`].
-pub fn amended<Record: Serialize>(
-    value: &[u8],
-    before: &Record,
-    after: &Record,
-) -> Result<Vec<u8>, RecordError> {
-    let mut value: Value = parse(value)?;
-    amend(
-        &mut value,
-        &serde_json::to_value(before)?,
-        serde_json::to_value(after)?,
-    );
-    Ok(to_json(&value))
-}
-
-fn amend(value: &mut Value, before: &Value, after: Value) {
-    match (value, before, after) {
-        (Value::Object(fields), Value::Object(before), Value::Object(after)) => {
-            for name in before.keys().filter(|name| !after.contains_key(*name)) {
-                fields.remove(name);
-            }
-            for (name, after) in after {
-                let before = before.get(&name).unwrap_or(&Value::Null);
-                match fields.get_mut(&name) {
-                    Some(field) => amend(field, before, after),
-                    // What is left out is the default, and stays left out.
-                    None if *before == after => {}
-                    None => drop(fields.insert(name, after)),
-                }
-            }
-        }
-        (_, before, after) if *before == after => {}
-        (value, _, after) => *value = after,
-    }
-}
-
-/// Writes a record as the value of a key. Equal records give equal bytes.
-pub fn to_json<Record: Serialize>(record: &Record) -> Vec<u8> {
-    // Every record is a struct of strings, numbers and maps with string keys, which JSON can always hold.
-    serde_json::to_vec(record).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_amended_value_keeps_what_is_not_known() {
-        let value = br#"{"name": "a", "prefix": "a", "header": "a", "expires": "8h", "colour": "blue",
-            "services": [{"name": "s", "version": "1", "new": 1}],
-            "life": {"registered_at": "2030-01-31T11:00:00Z", "refused": "bad", "moon": "full"}}"#;
-        let before: Environment = parse(value).unwrap();
-        let life = before.life.clone().map(|life| Life {
-            kept_until: "2030-01-31T13:00:00Z".parse().ok(),
-            refused: None,
-            ..life
-        });
-        let after = Environment {
-            life,
-            ..before.clone()
-        };
-        let amended = amended(value, &before, &after).unwrap();
-        assert_eq!(parse::<Environment>(&amended).unwrap(), after);
-        let expected = serde_json::json!({
-            "name": "a", "prefix": "a", "header": "a", "expires": "8h", "colour": "blue",
-            "services": [{"name": "s", "version": "1", "new": 1}],
-            "life": {"registered_at": "2030-01-31T11:00:00Z", "kept_until": "2030-01-31T13:00:00Z", "moon": "full"},
-        });
-        assert_eq!(parse::<Value>(&amended).unwrap(), expected);
-        // Defaults that are left out stay so.
-        let short = br#"{"header":"a","name":"a","prefix":"a"}"#;
-        let before: Environment = parse(short).unwrap();
-        assert_eq!(super::amended(short, &before, &before).unwrap(), short);
-    }
-
-    fn environment() -> Environment {
-        Environment {
-            name: "temp-1".parse().unwrap(),
-            extends: Some("qa".parse().unwrap()),
-            prefix: "www-temp-1".parse().unwrap(),
-            header: "temp-1".parse().unwrap(),
-            expires: Some("8h".parse().unwrap()),
-            idle: Some("1h".parse().unwrap()),
-            protected: false,
-            switch: Switch::WhenLive,
-            description: Some("checkout".to_owned()),
-            services: vec![ServiceChoice {
-                name: "frontend".parse().unwrap(),
-                version: "0.0.2".parse().unwrap(),
-                routes: vec!["/".parse().unwrap()],
-            }],
-            source: Some(Source {
-                registrar: "host-1".parse().unwrap(),
-                file: "temp-1.yaml".to_owned(),
-            }),
-            life: Some(Life::beginning("2030-01-31T18:00:00Z".parse().unwrap())),
-        }
-    }
-
-    #[test]
-    fn an_environment_survives_its_json() {
-        let record = environment();
-        assert_eq!(
-            parse_environment(&record.name, &to_json(&record)).unwrap(),
-            record
-        );
-    }
-
-    #[test]
-    fn every_record_becomes_json() {
-        assert!(!to_json(&environment()).is_empty());
-        assert!(!to_json(&Status::default()).is_empty());
-        let router = Router {
-            address: "10.0.0.1".parse().unwrap(),
-            haproxy_version: "2.6.12".to_owned(),
-        };
-        assert_eq!(parse::<Router>(&to_json(&router)).unwrap(), router);
-    }
-
-    #[test]
-    fn an_instance_needs_only_its_address() {
-        let instance: Instance = parse(br#"{"address": "10.0.0.5:8080", "added_later": 1}"#).unwrap();
-        assert_eq!(
-            (instance.state, instance.protocol),
-            (InstanceState::Up, Protocol::Http)
-        );
-        assert_eq!(u16::from(instance.weight), 100);
-    }
-
-    #[test]
-    fn hostile_values_are_refused_with_a_reason() {
-        for (value, reason) in [
-            (&b"not json"[..], "the value is not a record: expected"),
-            (
-                br#"{"address": "10.0.0.5:8080\n  server x 1.2.3.4:1"}"#,
-                "is not an address",
-            ),
-            (br#"{"address": "evil.example:80/x"}"#, "is not an address"),
-            (
-                br#"{"address": "10.0.0.5:8080", "weight": 257}"#,
-                "is not a weight",
-            ),
-            (
-                br#"{"address": "10.0.0.5:8080", "protocol": "http\n"}"#,
-                "unknown variant",
-            ),
-            (b"", "the value is not a record: EOF"),
-        ] {
-            let error = parse::<Instance>(value).unwrap_err().to_string();
-            assert!(error.contains(reason), "{error}");
-        }
-        let long = vec![b' '; VALUE_LIMIT + 1];
-        assert!(matches!(parse::<Instance>(&long), Err(RecordError::TooLong(_))));
-    }
-
-    #[test]
-    fn a_record_under_another_key_is_refused() {
-        let record = environment();
-        let error = parse_environment(&"other".parse().unwrap(), &to_json(&record)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the value names environment temp-1, its key another"
-        );
-        let definition = br#"{"name": "a", "image": "a:{{ version }}", "port": 80}"#;
-        assert!(parse_definition(&"a".parse().unwrap(), definition).is_ok());
-        let error = parse_definition(&"b".parse().unwrap(), definition).unwrap_err();
-        assert_eq!(error.to_string(), "the value names service a, its key another");
-    }
 }

@@ -1,150 +1,25 @@
-//! The routing that a router should have: the rows of its lookup tables and the servers of its backends. Rows are
-//! built from checked names only, in this module, so whatever a row says can stand in a map file or a command.
+//! The routing that a router should have: the rows of its lookup tables and the servers of its
+//! backends. Rows are made of checked names only, so whatever a router writes of them can stand in
+//! a map file or a command.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+mod rows;
+mod touched;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use rows::{AccessKind, Admission, Choice, EnvironmentRows, Row, Table};
+pub use touched::{ChangedRows, Touched};
+
 use crate::address::Address;
-use crate::index::EXTENDS_LIMIT;
-use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, RoutePath, ServiceName};
-use crate::records::{InstanceState, Protocol, Weight};
-use crate::symbols::{Symbol, Symbols};
+use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, ServiceName};
+use crate::records::ended::Ended;
+use crate::records::{EXTENDS_LIMIT, InstanceState, Protocol, Weight};
 use crate::upstream::{Upstream, UpstreamHost};
 use crate::version::BackendId;
 
-/// A lookup table of the router.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Table {
-    /// `<service>@<version>` -> the Host that its servers expect, for those that are not reached by the name of the
-    /// service: services outside.
-    Hosts,
-    /// `<environment>/<service>` -> `<service>@<version>`. Where no live version fits, the value names the selector, which is
-    /// never a backend in use, so that the router's answer can say what is missing.
-    Versions,
-    /// Environment -> the environment that it extends.
-    Parents,
-    /// `<environment>/<path>/` -> three digits of length, a colon, service. The length is that of `/<path>/`; with it
-    /// a router that follows `parents` can tell the longest route among own and inherited ones.
-    Routes,
-    /// Header value -> environment.
-    Headers,
-    /// First label of the host -> header value.
-    Edge,
-}
-
-impl Table {
-    /// All tables, each after those that its values lead to: who adds rows in this order and removes them in the
-    /// opposite one never leaves a row that leads nowhere.
-    pub const ALL: [Self; 6] = [
-        Self::Hosts,
-        Self::Versions,
-        Self::Parents,
-        Self::Routes,
-        Self::Headers,
-        Self::Edge,
-    ];
-
-    /// Its name, as in the name of its map file.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hosts => "hosts",
-            Self::Versions => "versions",
-            Self::Parents => "parents",
-            Self::Routes => "routes",
-            Self::Headers => "headers",
-            Self::Edge => "edge",
-        }
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// Where a row stands: its table and its key. The key has no blank, quote, `;`, `\` or control character and does not
-/// begin with `#`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RowKey {
-    table: Table,
-    text: String,
-}
-
-impl RowKey {
-    pub(crate) fn host(backend: &BackendId) -> Self {
-        Self {
-            table: Table::Hosts,
-            text: backend.to_string(),
-        }
-    }
-
-    fn version(environment: &str, service: &str) -> Self {
-        Self {
-            table: Table::Versions,
-            text: format!("{environment}/{service}"),
-        }
-    }
-
-    /// The table.
-    pub fn table(&self) -> Table {
-        self.table
-    }
-
-    /// The key within the table.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-}
-
-/// A row with its value, which is as free of syntax as the key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Where it stands.
-    pub key: RowKey,
-    /// Its value.
-    pub value: String,
-}
-
-impl Row {
-    fn new(table: Table, key: String, value: String) -> Self {
-        Self {
-            key: RowKey { table, text: key },
-            value,
-        }
-    }
-
-    pub(crate) fn host(backend: &BackendId, upstream: &Upstream) -> Self {
-        Self {
-            key: RowKey::host(backend),
-            value: upstream.authority(),
-        }
-    }
-
-    pub(crate) fn edge(prefix: &DnsPrefix, header: &HeaderValue) -> Self {
-        Self::new(Table::Edge, prefix.to_string(), header.to_string())
-    }
-
-    pub(crate) fn header(header: &HeaderValue, environment: &EnvironmentName) -> Self {
-        Self::new(Table::Headers, header.to_string(), environment.to_string())
-    }
-
-    pub(crate) fn parent(environment: &EnvironmentName, parent: &EnvironmentName) -> Self {
-        Self::new(Table::Parents, environment.to_string(), parent.to_string())
-    }
-
-    pub(crate) fn route(environment: &EnvironmentName, path: &RoutePath, service: &ServiceName) -> Self {
-        let path = path.with_slash();
-        Self::new(
-            Table::Routes,
-            format!("{environment}{path}"),
-            format!("{:03}:{service}", path.len()),
-        )
-    }
-}
-
-/// Names a server within a backend. Another address or protocol is another server: neither can be changed in place.
+/// Names a server within a backend. Another address or protocol is another server: neither can be
+/// changed in place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerId {
     /// Where it listens.
@@ -167,43 +42,38 @@ pub struct ServerState {
 /// The servers of one backend.
 pub type Servers = BTreeMap<ServerId, ServerState>;
 
-/// What an environment chooses, in the order of the services: the service, and the value of its row in `versions`.
-/// Shared with whoever writes them to files.
-pub(crate) type Choices = Arc<[(Symbol, Symbol)]>;
+/// Servers of one backend that are known by their host names alone, where nobody resolves these.
+pub type NamedServers = BTreeMap<(Upstream, Protocol), ServerState>;
 
 /// The routing that a router should have.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Routing {
-    /// The rows of all tables but `versions`.
-    rows: BTreeMap<RowKey, String>,
-    /// The rows of `versions`, which are by far the most, by the name of the environment.
-    choices: BTreeMap<Arc<str>, Choices>,
-    /// How many these are.
-    chosen: usize,
-    pub(crate) symbols: Symbols,
+    ended: BTreeMap<DnsPrefix, (EnvironmentName, Ended)>,
+    ended_names: BTreeMap<EnvironmentName, Ended>,
+    hosts: BTreeMap<BackendId, Upstream>,
+    /// What each environment brings into the other tables.
+    environments: BTreeMap<EnvironmentName, Arc<EnvironmentRows>>,
+    headers: BTreeMap<HeaderValue, EnvironmentName>,
+    prefixes: BTreeMap<DnsPrefix, EnvironmentName>,
+    /// How many choices all environments have.
+    choices: usize,
     backends: BTreeMap<BackendId, Servers>,
+    unresolved: BTreeMap<BackendId, NamedServers>,
     /// How many environments choose a backend.
     named: BTreeMap<BackendId, usize>,
-}
-
-impl PartialEq for Routing {
-    fn eq(&self, other: &Self) -> bool {
-        // The numbers of symbols depend on the order of events.
-        self.rows().eq(other.rows()) && self.backends == other.backends && self.named == other.named
-    }
 }
 
 impl Routing {
     /// How many rows there are in all tables.
     pub fn len(&self) -> usize {
-        self.rows.len() + self.chosen
+        Table::ALL.into_iter().map(|table| self.count(table)).sum()
     }
 
     /// How many rows a table has.
     pub fn count(&self, table: Table) -> usize {
         match table {
-            Table::Versions => self.chosen,
-            _ => self.range(table, "").count(),
+            Table::Versions => self.choices,
+            _ => self.rows(table).count(),
         }
     }
 
@@ -212,88 +82,126 @@ impl Routing {
         self.len() == 0
     }
 
-    /// The value of a row, if there should be one.
-    pub fn row(&self, key: &RowKey) -> Option<&str> {
-        match key.table {
-            Table::Versions => self.choice(&key.text),
-            _ => self.rows.get(key).map(String::as_str),
-        }
-    }
-
-    /// The value of the row of `versions` with this key.
-    fn choice(&self, key: &str) -> Option<&str> {
-        let (environment, service) = key.split_once('/')?;
-        let choices = self.choices.get(environment)?;
-        let place = choices.binary_search_by(|(chosen, _)| self.symbols.text(*chosen).cmp(service));
-        Some(self.symbols.text(choices[place.ok()?].1))
-    }
-
-    /// All rows in the order of tables and keys; those of `versions` by environment, then by service.
-    pub fn rows(&self) -> impl Iterator<Item = (RowKey, &str)> {
-        Table::ALL.into_iter().flat_map(|table| self.table(table))
-    }
-
-    /// The rows of one table, in the same order.
-    pub fn table(&self, table: Table) -> impl Iterator<Item = (RowKey, &str)> {
-        let all = (table == Table::Versions).then_some(&self.choices);
-        let chosen = all
-            .into_iter()
-            .flatten()
-            .flat_map(|(name, choices)| self.rows_of(name, choices));
-        chosen.chain(self.beginning_elsewhere(table, ""))
-    }
-
-    fn rows_of<'a>(
-        &'a self,
-        environment: &'a str,
-        choices: &'a Choices,
-    ) -> impl Iterator<Item = (RowKey, &'a str)> {
-        choices.iter().map(move |(service, value)| {
-            let key = RowKey::version(environment, self.symbols.text(*service));
-            (key, self.symbols.text(*value))
-        })
-    }
-
-    /// Shows each row of a table, in the same order, without a copy of its key.
-    pub fn each(&self, table: Table, mut show: impl FnMut(&str, &str)) {
-        if table != Table::Versions {
-            for (key, value) in self.range(table, "") {
-                show(key.as_str(), value);
-            }
-            return;
-        }
-        let mut key = String::new();
-        for (environment, choices) in &self.choices {
-            key.clear();
-            key.push_str(environment);
-            key.push('/');
-            let length = key.len();
-            for (service, value) in choices.iter() {
-                key.truncate(length);
-                key.push_str(self.symbols.text(*service));
-                show(&key, self.symbols.text(*value));
+    /// The rows of a table in the order of their keys, those of `versions` and `routes` by
+    /// environment first.
+    pub fn rows(&self, table: Table) -> Box<dyn Iterator<Item = Row<'_>> + '_> {
+        let environments = self.environments.iter();
+        match table {
+            Table::Ended => Box::new(self.ended.values().map(|(name, ended)| Row::Ended(name, ended))),
+            Table::EndedNames => Box::new(
+                self.ended_names
+                    .iter()
+                    .map(|(name, ended)| Row::EndedName(name, ended)),
+            ),
+            Table::Hosts => Box::new(
+                self.hosts
+                    .iter()
+                    .map(|(backend, upstream)| Row::Host(backend, upstream)),
+            ),
+            Table::Versions
+            | Table::Parents
+            | Table::Users
+            | Table::Networks
+            | Table::Access
+            | Table::Routes
+            | Table::Links => Box::new(environments.flat_map(move |(name, rows)| rows.of(table, name))),
+            Table::Headers => Box::new(
+                self.headers
+                    .iter()
+                    .map(|(header, name)| Row::Header(header, name)),
+            ),
+            Table::Protected | Table::Edge => {
+                let names = self.prefixes.values();
+                let rows = names.filter_map(|name| Some((name, self.environments.get(name)?)));
+                Box::new(rows.flat_map(move |(name, rows)| rows.of(table, name)))
             }
         }
     }
 
-    /// The rows of one table alone, as they are now: for who shows them elsewhere and must not hold up what comes next. Copies
-    /// next to nothing where there are many.
+    /// The rows of one table alone, as they are now: for who writes them elsewhere and must not
+    /// hold up what comes next. What environments bring is shared, not copied.
+    #[must_use]
     pub fn only(&self, table: Table) -> Self {
         let mut only = Self::default();
-        if table == Table::Versions {
-            only.choices = self.choices.clone();
-            only.chosen = self.chosen;
-            only.symbols = self.symbols.clone();
-        } else {
-            let rows = self.range(table, "");
-            only.rows = rows.map(|(key, value)| (key.clone(), value.to_owned())).collect();
+        match table {
+            Table::Ended => only.ended = self.ended.clone(),
+            Table::EndedNames => only.ended_names = self.ended_names.clone(),
+            Table::Hosts => only.hosts = self.hosts.clone(),
+            Table::Versions
+            | Table::Parents
+            | Table::Users
+            | Table::Networks
+            | Table::Access
+            | Table::Routes
+            | Table::Links => {
+                only.environments = self.environments.clone();
+                only.choices = self.choices;
+            }
+            Table::Headers => only.headers = self.headers.clone(),
+            Table::Protected | Table::Edge => {
+                only.environments = self.environments.clone();
+                only.prefixes = self.prefixes.clone();
+            }
         }
         only
+    }
+
+    /// All environments that are routed, with what they bring into the tables.
+    pub fn environments(&self) -> impl Iterator<Item = (&EnvironmentName, &EnvironmentRows)> {
+        self.environments.iter().map(|(name, rows)| (name, &**rows))
+    }
+
+    /// What an environment brings into the tables, if it is routed.
+    pub fn environment(&self, name: &EnvironmentName) -> Option<&EnvironmentRows> {
+        self.environments.get(name).map(|rows| &**rows)
+    }
+
+    /// What an environment chooses of a service itself.
+    pub fn choice(&self, environment: &EnvironmentName, service: &ServiceName) -> Option<&Choice> {
+        self.environment(environment)?.choice(service)
+    }
+
+    /// The environment that a header value leads to.
+    pub fn environment_of(&self, header: &HeaderValue) -> Option<&EnvironmentName> {
+        self.headers.get(header)
+    }
+
+    /// The header value that the first label of a host stands for.
+    pub fn header_of(&self, prefix: &DnsPrefix) -> Option<&HeaderValue> {
+        let environment = self.environments.get(self.prefixes.get(prefix)?)?;
+        Some(&environment.header)
+    }
+
+    /// The environment that a prefix leads to, if it is protected.
+    pub fn protected(&self, prefix: &DnsPrefix) -> Option<&EnvironmentName> {
+        let name = self.prefixes.get(prefix)?;
+        self.environment(name)?.protected.then_some(name)
+    }
+
+    /// How the environment of this name ended.
+    pub fn ended_name(&self, name: &EnvironmentName) -> Option<&Ended> {
+        self.ended_names.get(name)
+    }
+
+    /// The environment that had a prefix and has ended.
+    pub fn ended(&self, prefix: &DnsPrefix) -> Option<(&EnvironmentName, &Ended)> {
+        self.ended.get(prefix).map(|(name, ended)| (name, ended))
+    }
+
+    /// The server whose Host all servers of a backend expect, where that is not the name of the
+    /// service.
+    pub fn host(&self, backend: &BackendId) -> Option<&Upstream> {
+        self.hosts.get(backend)
     }
 
     /// The servers of a backend; `None` when it has no instance.
     pub fn servers(&self, backend: &BackendId) -> Option<&Servers> {
         self.backends.get(backend)
+    }
+
+    /// The servers of a backend that are known by their host names alone.
+    pub fn unresolved(&self, backend: &BackendId) -> Option<&NamedServers> {
+        self.unresolved.get(backend)
     }
 
     /// All backends that have an instance, with their servers.
@@ -312,144 +220,68 @@ impl Routing {
     }
 
     /// The environments that choose the backend themselves. Looks at every environment once.
-    pub fn choosers(&self, backend: &BackendId) -> impl Iterator<Item = EnvironmentName> {
-        let (service, value) = (backend.service.as_str(), backend.to_string());
-        self.choices
-            .iter()
-            .filter(move |(_, choices)| {
-                let place = choices.binary_search_by(|(chosen, _)| self.symbols.text(*chosen).cmp(service));
-                place.is_ok_and(|place| self.symbols.text(choices[place].1) == value)
-            })
-            // The keys were names.
-            .filter_map(|(name, _)| name.parse().ok())
-    }
-
-    /// What a table leads to from a key, as the router looks it up.
-    pub fn look_up(&self, table: Table, key: &str) -> Option<&str> {
-        if table == Table::Versions {
-            return self.choice(key);
-        }
-        self.row(&RowKey {
-            table,
-            text: key.to_owned(),
-        })
-    }
-
-    /// The rows of a table whose keys begin so, in their order; in `versions` the beginning has to be an environment and a
-    /// slash at least.
-    pub fn beginning<'a>(
-        &'a self,
-        table: Table,
-        text: &str,
-    ) -> impl Iterator<Item = (RowKey, &'a str)> + use<'a> {
-        let split = text.split_once('/').filter(|_| table == Table::Versions);
-        let chosen = split.and_then(|(environment, _)| self.choices.get_key_value(environment));
-        let text = text.to_owned();
-        let begins = text.clone();
-        let chosen = chosen
-            .into_iter()
-            .flat_map(|(name, choices)| self.rows_of(name, choices));
-        chosen
-            .filter(move |(key, _)| key.text.starts_with(&begins))
-            .chain(self.beginning_elsewhere(table, &text))
-    }
-
-    fn beginning_elsewhere<'a>(
-        &'a self,
-        table: Table,
-        text: &str,
-    ) -> impl Iterator<Item = (RowKey, &'a str)> + use<'a> {
-        self.range(table, text).map(|(key, value)| (key.clone(), value))
-    }
-
-    fn range<'a>(
-        &'a self,
-        table: Table,
-        text: &str,
-    ) -> impl Iterator<Item = (&'a RowKey, &'a str)> + use<'a> {
-        let start = RowKey {
-            table,
-            text: text.to_owned(),
+    pub fn choosers(&self, backend: &BackendId) -> impl Iterator<Item = &EnvironmentName> {
+        let chooses = |rows: &EnvironmentRows| {
+            let choice = rows.choice(&backend.service).and_then(Choice::backend);
+            choice == Some(backend)
         };
-        let begin = text.to_owned();
-        self.rows
-            .range(start..)
-            .take_while(move |(key, _)| key.table == table && key.text.starts_with(&begin))
-            .map(|(key, value)| (key, value.as_str()))
+        let all = self.environments.iter();
+        all.filter(move |(_, rows)| chooses(rows)).map(|(name, _)| name)
     }
 
     /// An environment and those that it extends, the nearest first, as the router follows them.
-    pub fn chain<'a>(&'a self, environment: &'a str) -> impl Iterator<Item = &'a str> {
-        let parent = |name: &&'a str| self.look_up(Table::Parents, name);
+    pub fn chain<'a>(
+        &'a self,
+        environment: &'a EnvironmentName,
+    ) -> impl Iterator<Item = &'a EnvironmentName> {
+        let parent = |name: &&'a EnvironmentName| self.environments.get(*name)?.parent.as_ref();
         std::iter::successors(Some(environment), parent).take(EXTENDS_LIMIT + 1)
     }
 
-    pub(crate) fn set_row(&mut self, row: Row, touched: &mut Touched) {
-        if self.rows.get(&row.key) != Some(&row.value) {
-            let before = self.rows.insert(row.key.clone(), row.value);
-            touched.rows.entry(row.key).or_insert(before);
-        }
-    }
-
-    pub(crate) fn remove_row(&mut self, key: &RowKey, touched: &mut Touched) {
-        if let Some(before) = self.rows.remove(key) {
-            touched.rows.entry(key.clone()).or_insert(Some(before));
-        }
-    }
-
-    /// Gives symbols to choices, and puts them in order. Where a service stands there twice, the first counts.
-    pub(crate) fn choices_of(&mut self, chosen: &[(&ServiceName, String)]) -> Choices {
-        let mut choices: Vec<(&ServiceName, &str)> = chosen
-            .iter()
-            .map(|(service, value)| (*service, value.as_str()))
-            .collect();
-        choices.sort_by_key(|(service, _)| *service);
-        choices.dedup_by_key(|(service, _)| *service);
-        let symbols = &mut self.symbols;
-        let numbers = choices
-            .into_iter()
-            .map(|(service, value)| (symbols.number(service.as_str()), symbols.number(value)));
-        numbers.collect()
-    }
-
-    /// Puts the choices of an environment in the place of those that it had. Backends that it chooses for the first time are
-    /// named from now on; those that it chooses no more are returned, and have to be unnamed when all environments have
-    /// their new ones.
-    pub(crate) fn choose(
+    /// Puts what an environment brings, nothing where it is not routed, in the place of what it
+    /// brought. Backends that it chooses for the first time are named from now on; those that it
+    /// chooses no more are returned, and have to be unnamed when all environments have their new
+    /// choices.
+    pub(crate) fn set_environment(
         &mut self,
-        environment: &EnvironmentName,
-        choices: Choices,
+        name: &EnvironmentName,
+        new: Option<EnvironmentRows>,
         touched: &mut Touched,
     ) -> Vec<BackendId> {
-        let (name, before) = match self.choices.get_key_value(environment.as_str()) {
-            Some((name, before)) => (name.clone(), &before[..]),
-            None => (environment.as_str().into(), &[][..]),
-        };
-        if *before == *choices {
+        let before = self.environments.get(name).cloned();
+        if before.as_deref() == new.as_ref() {
             return Vec::new();
         }
-        let backends = |choices: &[(Symbol, Symbol)], others: &[(Symbol, Symbol)]| {
-            let all = choices.iter().filter(|choice| !others.contains(choice));
-            // A selector that nothing fits is no backend.
-            all.filter_map(|(_, value)| self.symbols.text(*value).parse().ok())
-                .collect::<Vec<BackendId>>()
+        if let Some(before) = &before {
+            // Another environment may have them by now.
+            remove_own(&mut self.prefixes, &before.prefix, name);
+            remove_own(&mut self.headers, &before.header, name);
+            self.choices -= before.choices.len();
+        }
+        let chosen = |rows: &Option<&EnvironmentRows>, other: &Option<&EnvironmentRows>| {
+            let new = rows.map(|rows| rows.not_chosen_in(*other));
+            let backends = new.into_iter().flatten().filter_map(Choice::backend);
+            backends.cloned().collect::<Vec<BackendId>>()
         };
-        let (new, old) = (backends(&choices, before), backends(before, &choices));
-        for backend in new {
+        let (old, now) = (before.as_deref(), new.as_ref());
+        let left = chosen(&old, &now);
+        for backend in chosen(&now, &old) {
             *self.named.entry(backend).or_default() += 1;
         }
-        self.chosen += choices.len();
-        let before = match choices.is_empty() {
-            true => self.choices.remove(&name),
-            false => self.choices.insert(name.clone(), choices),
-        };
-        let before = before.unwrap_or_default();
-        self.chosen -= before.len();
-        touched.choices.entry(name).or_insert(before);
-        old
+        match new {
+            Some(rows) => {
+                self.prefixes.insert(rows.prefix.clone(), name.clone());
+                self.headers.insert(rows.header.clone(), name.clone());
+                self.choices += rows.choices.len();
+                self.environments.insert(name.clone(), Arc::new(rows));
+            }
+            None => drop(self.environments.remove(name)),
+        }
+        touched.note_environment(name, before);
+        left
     }
 
-    /// Notes that an environment chooses a backend no more; says whether it was the last one.
+    /// Notes that an environment chooses a backend no more.
     pub(crate) fn unname_backend(&mut self, backend: &BackendId, touched: &mut Touched) {
         if let Some(choosers) = self.named.get_mut(backend) {
             *choosers -= 1;
@@ -460,112 +292,62 @@ impl Routing {
         }
     }
 
-    pub(crate) fn set_servers(&mut self, backend: &BackendId, servers: Servers, touched: &mut Touched) {
-        if self.backends.get(backend).unwrap_or(&Servers::new()) == &servers {
-            return;
+    pub(crate) fn set_host(&mut self, backend: &BackendId, host: Option<&Upstream>, touched: &mut Touched) {
+        if self.hosts.get(backend) != host {
+            let before = replace(&mut self.hosts, backend, host.cloned());
+            touched.note_host(backend, before);
         }
-        touched.backends.insert(backend.clone());
-        if servers.is_empty() {
-            self.backends.remove(backend);
-        } else {
-            self.backends.insert(backend.clone(), servers);
+    }
+
+    pub(crate) fn set_ended(
+        &mut self,
+        prefix: &DnsPrefix,
+        ended: Option<(EnvironmentName, Ended)>,
+        touched: &mut Touched,
+    ) {
+        if self.ended.get(prefix) != ended.as_ref() {
+            let before = replace(&mut self.ended, prefix, ended);
+            touched.note_ended(prefix, before);
+        }
+    }
+
+    pub(crate) fn set_ended_name(
+        &mut self,
+        name: &EnvironmentName,
+        ended: Option<&Ended>,
+        touched: &mut Touched,
+    ) {
+        if self.ended_names.get(name) != ended {
+            let before = replace(&mut self.ended_names, name, ended.cloned());
+            touched.note_ended_name(name, before);
+        }
+    }
+
+    pub(crate) fn set_servers(
+        &mut self,
+        backend: &BackendId,
+        (servers, unresolved): (Servers, NamedServers),
+        touched: &mut Touched,
+    ) {
+        let servers = Some(servers).filter(|servers| !servers.is_empty());
+        let unresolved = Some(unresolved).filter(|servers| !servers.is_empty());
+        if self.servers(backend) != servers.as_ref() || self.unresolved(backend) != unresolved.as_ref() {
+            replace(&mut self.backends, backend, servers);
+            replace(&mut self.unresolved, backend, unresolved);
+            touched.backends.insert(backend.clone());
         }
     }
 }
 
-/// What has changed in a [`Routing`] since it was last asked: the only places that need a look.
-#[derive(Debug, Clone, Default)]
-pub struct Touched {
-    /// Rows of other tables than `versions` that were set or removed, each with the value that it had before.
-    rows: BTreeMap<RowKey, Option<String>>,
-    /// The environments whose rows in `versions` changed, each with the choices that it had before.
-    choices: BTreeMap<Arc<str>, Choices>,
-    /// Backends whose servers changed, or that no environment leads to any more.
-    pub backends: BTreeSet<BackendId>,
-}
-
-/// A row that was set or removed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change<'a> {
-    /// Where it stands.
-    pub key: RowKey,
-    /// The value that it had.
-    pub before: Option<&'a str>,
-    /// The value that it has now.
-    pub now: Option<&'a str>,
-}
-
-impl Touched {
-    /// Whether nothing has changed.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.choices.is_empty() && self.backends.is_empty()
-    }
-
-    /// Adds what `other` holds, which came later.
-    pub fn extend(&mut self, other: Self) {
-        for (key, before) in other.rows {
-            self.rows.entry(key).or_insert(before);
-        }
-        for (environment, before) in other.choices {
-            self.choices.entry(environment).or_insert(before);
-        }
-        self.backends.extend(other.backends);
-    }
-
-    /// The tables that rows were set in or removed from.
-    pub fn tables(&self) -> BTreeSet<Table> {
-        let chosen = (!self.choices.is_empty()).then_some(Table::Versions);
-        self.rows.keys().map(RowKey::table).chain(chosen).collect()
-    }
-
-    /// The rows of one table that were set or removed, given the routing as it is now. One that was set back is left out.
-    pub fn rows<'a>(
-        &'a self,
-        table: Table,
-        routing: &'a Routing,
-    ) -> Box<dyn Iterator<Item = Change<'a>> + 'a> {
-        if table == Table::Versions {
-            let all = self.choices.iter();
-            return Box::new(all.flat_map(|(name, before)| changed_choices(name, before, routing)));
-        }
-        let start = RowKey {
-            table,
-            text: String::new(),
-        };
-        let all = self
-            .rows
-            .range(start..)
-            .take_while(move |(key, _)| key.table == table);
-        let changes = all.map(|(key, before)| Change {
-            key: key.clone(),
-            before: before.as_deref(),
-            now: routing.row(key),
-        });
-        Box::new(changes.filter(|change| change.before != change.now))
+fn replace<K: Ord + Clone, V>(rows: &mut BTreeMap<K, V>, key: &K, value: Option<V>) -> Option<V> {
+    match value {
+        Some(value) => rows.insert(key.clone(), value),
+        None => rows.remove(key),
     }
 }
 
-/// Where the choices of an environment differ, in the order of the services.
-fn changed_choices<'a>(
-    environment: &'a str,
-    before: &'a Choices,
-    routing: &'a Routing,
-) -> impl Iterator<Item = Change<'a>> + 'a {
-    let text = |symbol: Symbol| routing.symbols.text(symbol);
-    let now = routing.choices.get(environment).map_or(&[][..], |now| now);
-    let mut values: BTreeMap<&str, (Option<Symbol>, Option<Symbol>)> = BTreeMap::new();
-    for (service, value) in before.iter() {
-        values.entry(text(*service)).or_default().0 = Some(*value);
+fn remove_own<K: Ord>(owners: &mut BTreeMap<K, EnvironmentName>, key: &K, name: &EnvironmentName) {
+    if owners.get(key) == Some(name) {
+        owners.remove(key);
     }
-    for (service, value) in now {
-        values.entry(text(*service)).or_default().1 = Some(*value);
-    }
-    values
-        .into_iter()
-        .filter(|(_, (before, now))| before != now)
-        .map(move |(service, (before, now))| Change {
-            key: RowKey::version(environment, service),
-            before: before.map(text),
-            now: now.map(text),
-        })
 }

@@ -1,17 +1,19 @@
-//! Where something listens that Mayfly may not have started: an IP address or a host name, in clear text or behind TLS.
-//! Host names are resolved by the routers, which follow them as they change.
+//! The address of a server that Mayfly may not have started: an IP address or a host name, in clear
+//! text or behind TLS. Routers resolve host names and follow them as they change.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-use crate::address::Address;
+use crate::address::{Address, InstanceId};
 use crate::names::{Hostname, NameError, checked_conversions};
 
-const RULE: &str = "a host and a port, as billing.internal:8080 or 10.0.0.5:8080, or a URL without a path, as https://billing.internal";
+const RULE: &str = "a host and a port, such as billing.internal:8080 or 10.0.0.5:8080, or a URL \
+     without a path, such as https://billing.internal";
 
 /// A server: a host, a port from 1 to 65535, and whether it speaks TLS. Written `10.0.0.5:8080`,
-/// `billing.internal:8080` or `https://billing.internal:443`; a scheme may stand in for its port, 80 or 443.
+/// `billing.internal:8080` or `https://billing.internal:443`; a scheme may stand in for its port,
+/// 80 or 443.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Upstream {
@@ -54,13 +56,23 @@ impl Upstream {
         }
     }
 
+    /// Names the instance here in its etcd key, whether or not it speaks TLS: as that of its
+    /// address, or with a name in its place.
+    ///
+    /// # Errors
+    /// When the name and the port together pass 128 bytes.
+    pub fn id(&self) -> Result<InstanceId, NameError> {
+        self.host_and_port().replace(['[', ']'], "").parse()
+    }
+
     /// The URL without a path: always with scheme and port, `http://10.0.0.5:8080`.
     pub fn url(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}", self.host_and_port())
     }
 
-    /// What a client says in the header Host: host and port, without the port that the scheme stands for.
+    /// What a client says in the header Host: host and port, without the port that the scheme
+    /// stands for.
     pub fn authority(&self) -> String {
         let host_and_port = self.host_and_port();
         let implied = if self.tls { ":443" } else { ":80" };
@@ -140,7 +152,8 @@ impl FromStr for Upstream {
                     text,
                     "an address",
                     format!(
-                        "an IP address has four decimal numbers, as {ip} has, which some programs read here"
+                        "an IP address has four decimal numbers; some programs would read this as \
+                         {ip}"
                     ),
                 ),
                 None => error(),
@@ -157,8 +170,9 @@ impl FromStr for Upstream {
     }
 }
 
-/// Whether a text has the form of a host name, and of a number to resolvers: `10.0.0.300`, `0x7f000001`, `127.1`. Nobody
-/// means it as a name, and no domain ends like that (RFC 3696, section 2).
+/// Whether a text has the form of a host name, and of a number to resolvers: `10.0.0.300`,
+/// `0x7f000001`, `127.1`. Nobody means it as a name, and no domain ends like that (RFC 3696,
+/// section 2).
 pub(crate) fn is_number(host: &str) -> bool {
     let label = host.rsplit('.').next().unwrap_or_default();
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -166,8 +180,8 @@ pub(crate) fn is_number(host: &str) -> bool {
     digits(label) || label.strip_prefix("0x").is_some_and(hex)
 }
 
-/// The address that `inet_aton` of libc reads in such a number: up to four parts, decimal, octal or hexadecimal, of which
-/// the last fills what is left.
+/// The address that `inet_aton` of libc reads in such a number: up to four parts, decimal, octal or
+/// hexadecimal, of which the last fills what is left.
 fn as_libc_reads(host: &str) -> Option<Ipv4Addr> {
     let number = |part: &str| match part.strip_prefix("0x") {
         Some("") => Some(0),

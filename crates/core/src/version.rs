@@ -1,5 +1,5 @@
-//! Versions of services, and the selectors by which an environment chooses one: exact, `latest`, or a range. How versions
-//! are compared: [`order`]; which fit a range: [`range`].
+//! Versions of services, and the selectors by which an environment chooses one: exact, `latest`, or
+//! a range. How versions are compared: [`order`]; which fit a range: [`range`].
 
 mod order;
 mod range;
@@ -12,13 +12,17 @@ use crate::upstream::Upstream;
 use order::Numbers;
 pub use range::Range;
 
-/// Longest version and range, in octets: the limit of a container tag.
+/// Longest version and range, in bytes: the limit of a container tag.
 const LIMIT: usize = 128;
 const VERSION_RULE: &str = "letters, digits, `_`, `.`, `-`, not beginning with `.` or `-`, at most 128 (the grammar of a container tag)";
 
-/// A released version of a service in the grammar of a container tag: `0.0.2`, `1.4.0-rc1`, `main-4f2a`. For a service
-/// outside its address stands in for a version, as `http://billing.internal:8080`: no text that is read as a version
-/// has that form, so no instance can be registered under it.
+/// What the version of a process on a person's machine begins with: `laptop-ada-4f2a`.
+pub const LAPTOP: &str = "laptop-";
+
+/// A released version of a service in the grammar of a container tag: `0.0.2`, `1.4.0-rc1`,
+/// `main-4f2a`. For a service outside its address stands in for a version, as
+/// `http://billing.internal:8080`: no text that is read as a version has that form, so no instance
+/// can be registered under it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Version(Text);
@@ -36,6 +40,11 @@ impl Version {
         Err(NameError::new(text, "a version", VERSION_RULE))
     }
 
+    /// The version that is called `latest`.
+    pub(crate) fn latest() -> Self {
+        Self(Text::new_static("latest"))
+    }
+
     /// What stands in for the version of a service outside: the URL of the server.
     fn outside(upstream: &Upstream) -> Self {
         Self(upstream.url().into())
@@ -46,16 +55,24 @@ impl Version {
         self.is_outside().then(|| self.0.parse().ok()).flatten()
     }
 
+    /// Whether this is a process on a person's machine: only the environment that names it gets it,
+    /// and no launcher can start it.
+    pub fn is_on_laptop(&self) -> bool {
+        self.0.starts_with(LAPTOP)
+    }
+
     /// Whether this stands in for the version of a service outside.
     pub fn is_outside(&self) -> bool {
-        // Asked of every service of every environment, and a version begins like that only with a URL behind.
+        // Asked of every service of every environment, and a version begins like that only with a
+        // URL behind.
         self.0.starts_with("http") && self.0.contains("://")
     }
 }
 checked_text!(Version);
 
 /// A service at a version, written `backend@0.0.2`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct BackendId {
     /// The service.
     pub service: ServiceName,
@@ -73,9 +90,14 @@ impl FromStr for BackendId {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let (service, version) = text
-            .split_once('@')
-            .ok_or_else(|| NameError::new(text, "a backend", "a service and a version, as backend@0.0.2"))?;
+        let (service, version) = text.split_once('@').ok_or_else(|| {
+            NameError::new(
+                text,
+                "a backend",
+                "a service and a version, such as \
+                 backend@0.0.2",
+            )
+        })?;
         let version = match version.contains("://") {
             true => Version::outside(&version.parse()?),
             false => version.parse()?,
@@ -86,12 +108,14 @@ impl FromStr for BackendId {
         })
     }
 }
+checked_conversions!(BackendId);
 
 /// How an environment chooses the version of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Selector {
-    /// Exactly this version, whether it has a live instance or not; or a service outside, at one address.
+    /// Exactly this version, whether it has a live instance or not; or a service outside, at one
+    /// address.
     Exact(Version),
     /// The highest version that has a live instance.
     Latest,
@@ -114,15 +138,18 @@ impl Selector {
         }
     }
 
-    /// The version that the selector means, given the versions that have a live instance, in any order, each with the
-    /// revision at which its oldest live instance was registered.
+    /// The version that the selector means, given the versions that have a live instance, in any
+    /// order, each with the revision at which its oldest live instance was registered.
     ///
-    /// `latest` takes the last in the order of [`Rank`]; a range that with the highest numbers of those that fit it, and
-    /// of equal ones the one that was registered last.
+    /// `latest` takes the last in the order of [`Rank`], and no process on a person's machine; a
+    /// range that with the highest numbers of
+    /// those that fit it, and of equal ones the one that was registered last.
     pub fn choose<'a>(&'a self, live: impl Iterator<Item = (&'a Version, i64)>) -> Option<&'a Version> {
         let last = match self {
             Self::Exact(version) => return Some(version),
-            Self::Latest => live.max_by_key(|(version, registered)| Rank::of(version, *registered)),
+            Self::Latest => live
+                .filter(|(version, _)| !version.is_on_laptop())
+                .max_by_key(|(version, registered)| Rank::of(version, *registered)),
             Self::Range(range) => live
                 .filter_map(|(version, registered)| {
                     let numbers = order::read(version.as_str()).filter(|numbers| range.fits(numbers))?;
@@ -134,11 +161,12 @@ impl Selector {
         last.map(|(version, _)| version)
     }
 
-    /// Why a live version is no candidate of this selector, although people may expect it to be; nothing of one that is a
-    /// candidate, and of one whose numbers are outside the range.
+    /// Why a live version is no candidate of this selector, although people may expect it to be;
+    /// nothing of one that is a candidate, and of one whose numbers are outside the range.
     pub fn passes_over(&self, version: &Version) -> Option<&'static str> {
         let Some(numbers) = order::read(version.as_str()) else {
-            let expected = !matches!(self, Self::Exact(_)) && version.as_str() != "latest";
+            let expected =
+                !matches!(self, Self::Exact(_)) && version.as_str() != "latest" && !version.is_on_laptop();
             return expected.then_some("it does not begin with a number");
         };
         let pre_release = !numbers.pre.is_empty()

@@ -1,13 +1,15 @@
-//! YAML text becomes a small tree in which every node knows its line and column and every scalar keeps its text as
-//! written, so that `version: 1.10` stays `1.10`. Limits on length, depth and number of nodes bound what any text can
-//! cost; a document that breaks one or does not parse is a fault of that document alone.
+//! YAML text becomes a small tree in which every node knows its line and column and every scalar
+//! keeps its text as written, so that `version: 1.10` stays `1.10`. Limits on length, depth and
+//! number of nodes bound what any text can cost; a document that breaks one or does not parse is a
+//! fault of that document alone.
 //!
-//! The tree is built in one pass over the events of saphyr-parser. Plain serde deserialisation was not enough: it stops
-//! at the first fault, and the untagged forms that the schema needs would turn `1.10` into a number.
+//! The tree is built in one pass over the events of saphyr-parser. Plain serde deserialisation was
+//! not enough: it stops at the first fault, and the untagged forms that the schema needs would turn
+//! `1.10` into a number.
 
 mod reader;
 
-use reader::{Budget, Failure, Reader};
+use reader::{Budget, ReadFailure, Reader};
 
 /// A place in a text; lines and columns count from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -44,7 +46,8 @@ pub enum Value {
     },
     /// A list.
     Sequence(Vec<Node>),
-    /// Pairs of key and value in the order of the text, repeated keys included: who decodes them refuses the second.
+    /// Pairs of key and value in the order of the text, repeated keys included: who decodes them
+    /// refuses the second.
     Mapping(Vec<(Node, Node)>),
     /// Something that is not taken, with the reason; its neighbours are not affected.
     Refused(String),
@@ -65,8 +68,8 @@ impl Node {
 /// What a text may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest text in octets, and the most that aliases may add to it.
-    pub octets: usize,
+    /// Longest text in bytes, and the most that aliases may add to it.
+    pub bytes: usize,
     /// Deepest nesting of lists and mappings.
     pub depth: usize,
     /// Most nodes, those that aliases stand for included.
@@ -77,7 +80,7 @@ impl Default for Limits {
     /// 1 MiB, 32 levels, 250,000 nodes.
     fn default() -> Self {
         Self {
-            octets: 1 << 20,
+            bytes: 1 << 20,
             depth: 32,
             nodes: 250_000,
         }
@@ -96,19 +99,20 @@ pub struct YamlError {
 
 /// What a text holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stream {
+pub struct YamlStream {
     /// The documents that could be read, without those that are empty.
     pub documents: Vec<Node>,
     /// What is wrong with the others.
     pub errors: Vec<YamlError>,
 }
 
-/// Reads a text of any number of documents. A document that does not parse is left out and reported; reading goes on
-/// with the next line that begins with `---`, which no document can contain.
-pub fn read(text: &str, limits: Limits) -> Stream {
-    let mut stream = Stream::default();
-    if text.len() > limits.octets {
-        let message = format!("{} octets; a file may have at most {}", text.len(), limits.octets);
+/// Reads a text of any number of documents. A document that does not parse is left out and
+/// reported; reading goes on with the next line that begins with `---`, which no document can
+/// contain.
+pub fn read(text: &str, limits: Limits) -> YamlStream {
+    let mut stream = YamlStream::default();
+    if text.len() > limits.bytes {
+        let message = format!("{} bytes, more than the limit of {}", text.len(), limits.bytes);
         stream.errors.push(YamlError {
             mark: Mark::START,
             message,
@@ -124,8 +128,8 @@ pub fn read(text: &str, limits: Limits) -> Stream {
             return stream;
         };
         let (error, fatal) = match failure {
-            Failure::Document(error) => (error, false),
-            Failure::Text(error) => (error, true),
+            ReadFailure::Document(error) => (error, false),
+            ReadFailure::Text(error) => (error, true),
         };
         let line_in_rest = error.mark.line - lines_before;
         // A document that was cut short by `---` is reported there, and once more from there on.
@@ -133,8 +137,8 @@ pub fn read(text: &str, limits: Limits) -> Stream {
             stream.errors.push(error);
         }
         match next_document(rest, line_in_rest) {
-            Some((octets, lines)) if !fatal => {
-                rest = &rest[octets..];
+            Some((bytes, lines)) if !fatal => {
+                rest = &rest[bytes..];
                 lines_before += lines;
             }
             _ => return stream,
@@ -142,7 +146,8 @@ pub fn read(text: &str, limits: Limits) -> Stream {
     }
 }
 
-/// The next line from `line` on (but not the first of all) that begins a document: its offset, and the lines before it.
+/// The next line from `line` on (but not the first of all) that begins a document: its offset, and
+/// the lines before it.
 fn next_document(text: &str, line: usize) -> Option<(usize, usize)> {
     let mut offset = 0;
     for (index, content) in text.split_inclusive('\n').enumerate() {

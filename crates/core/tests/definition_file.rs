@@ -1,4 +1,5 @@
-//! Files of service definitions from outside: golden cases, texts that somebody else wrote, and texts made to do harm.
+//! Files of service definitions from outside: golden cases, texts that other programs wrote, and
+//! texts made to do harm.
 
 // Helpers and strategies of a test stand outside of its `#[test]` functions.
 #![allow(clippy::unwrap_used)]
@@ -7,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mayfly_core::definition::{Argument, Definition, VariableName};
-use mayfly_core::definition_file::{Parsed, parse};
+use mayfly_core::definition_file::{ParsedDefinitions, parse};
 use mayfly_core::records;
+use mayfly_core::records::definition::{Argument, Definition, VariableName};
 use proptest::prelude::*;
 
 /// The cases of a folder, by name.
@@ -37,7 +38,7 @@ fn check(case: &Path, extension: &str, found: &str) {
     assert_eq!(found, expected, "{}", case.display());
 }
 
-fn definitions(parsed: &Parsed) -> Vec<&Definition> {
+fn definitions(parsed: &ParsedDefinitions) -> Vec<&Definition> {
     parsed.entries.iter().map(|found| &found.definition).collect()
 }
 
@@ -88,10 +89,10 @@ fn a_definition_has_a_limit() {
         format!("{{name: a, image: 'a:{{{{ version }}}}', port: 80, command: [{command}]}}")
     };
     assert_eq!(parse(text(20).as_bytes()).faults, []);
-    let told = parse(text(30).as_bytes()).faults[0].to_string();
+    let reported = parse(text(30).as_bytes()).faults[0].to_string();
     assert!(
-        told.starts_with("line 1, column 8: ") && told.contains("at most 100000 are taken"),
-        "{told}"
+        reported.starts_with("line 1, column 8: ") && reported.contains("more than the limit of 100000"),
+        "{reported}"
     );
 }
 
@@ -112,6 +113,7 @@ prop_compose! {
         versions in proptest::option::of("[\\^~][1-9](\\.[1-9][0-9]?)?|>=1, <2|1\\.\\*|\\*"),
         port in 1..=u16::MAX,
         check in proptest::option::of("/[a-z?=&]{0,10}|tcp"),
+        check_host in proptest::option::of("[a-z]{1,9}(\\.[a-z]{1,9}){0,2}"),
         h2c: bool,
         instances in 1u16..=100,
         command in prop::collection::vec("[^\\p{C}\\p{Zl}\\p{Zp}]{0,20}|~|null|1\\.10|<<", 0..4),
@@ -127,6 +129,7 @@ prop_compose! {
             versions: versions.map(|text| text.parse().unwrap()),
             port: port.try_into().unwrap(),
             check: check.map(|text| text.parse().unwrap()),
+            check_host: check_host.map(|text| text.parse().unwrap()),
             protocol: if h2c { "h2c" } else { "http" }.parse().unwrap(),
             instances: instances.try_into().unwrap(),
             command: command.iter().map(|text| text.parse::<Argument>().unwrap()).collect(),
@@ -153,7 +156,7 @@ proptest! {
         prop_assert_eq!(&parsed.faults, &vec![], "{}", text);
         prop_assert_eq!(definitions(&parsed), vec![&definition], "{}", text);
         // And it survives the way through etcd.
-        let record = records::parse_definition(&definition.name, &records::to_json(&definition)).unwrap();
+        let record: Definition = records::parse(&records::to_json(&definition)).unwrap();
         prop_assert_eq!(record, definition);
     }
 
@@ -211,7 +214,7 @@ proptest! {
         for definition in definitions(&parse(text.as_bytes())) {
             let targets: BTreeSet<_> = definition.volumes.iter().map(|volume| volume.target()).collect();
             prop_assert_eq!(targets.len(), definition.volumes.len());
-            let record = records::parse_definition(&definition.name, &records::to_json(definition)).unwrap();
+            let record: Definition = records::parse(&records::to_json(definition)).unwrap();
             prop_assert_eq!(&record, definition);
         }
     }

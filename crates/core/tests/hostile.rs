@@ -11,13 +11,15 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mayfly_core::definition::Definition;
+use mayfly_core::failing::Failing;
 use mayfly_core::file::Fault;
 use mayfly_core::index::Index;
 use mayfly_core::keys::{Key, KeySpace};
-use mayfly_core::launching::{Confirmation, Launching};
+use mayfly_core::launching::{Launching, OperatorRequest};
 use mayfly_core::printable::is_hidden;
-use mayfly_core::records::{self, DnsRecord, Environment, Instance, Router, Status};
+use mayfly_core::records::definition::Definition;
+use mayfly_core::records::{self, DnsRecord, Environment, Instance, Record, Router, SetAsides, Status};
+use mayfly_core::routing::{Row, Table};
 use mayfly_core::{definition_file, environment_file, labels};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -50,7 +52,7 @@ fn any_of(kind: &str) -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Faults are in the file, and few.
-fn faults_are_told(content: &[u8], faults: &[Fault], took: Duration) -> TestCaseResult {
+fn faults_are_reported(content: &[u8], faults: &[Fault], took: Duration) -> TestCaseResult {
     prop_assert!(took < LONG, "it took {took:?}");
     prop_assert!(faults.len() <= 201);
     // YAML has line ends that others do not count.
@@ -168,9 +170,13 @@ fn read<Record: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
             Ok(Some(record))
         }
         Err(error) => {
-            let told = error.to_string();
-            prop_assert!(!told.is_empty() && told.len() < 2_000, "{} octets", told.len());
-            prop_assert!(!told.contains(is_hidden), "{told:?}");
+            let reported = error.to_string();
+            prop_assert!(
+                !reported.is_empty() && reported.len() < 2_000,
+                "{} octets",
+                reported.len()
+            );
+            prop_assert!(!reported.contains(is_hidden), "{reported:?}");
             Ok(None)
         }
     }
@@ -181,7 +187,7 @@ proptest! {
     fn any_octets_are_environments_or_faults(content in any_of("environment_file")) {
         let start = Instant::now();
         let parsed = environment_file::parse(&content);
-        faults_are_told(&content, &parsed.faults, start.elapsed())?;
+        faults_are_reported(&content, &parsed.faults, start.elapsed())?;
         for found in &parsed.entries {
             environment_is_plain(&found.environment)?;
         }
@@ -191,7 +197,7 @@ proptest! {
     fn any_octets_are_definitions_or_faults(content in any_of("definition_file")) {
         let start = Instant::now();
         let parsed = definition_file::parse(&content);
-        faults_are_told(&content, &parsed.faults, start.elapsed())?;
+        faults_are_reported(&content, &parsed.faults, start.elapsed())?;
         for found in &parsed.entries {
             survives(&found.definition)?;
         }
@@ -223,36 +229,65 @@ proptest! {
         read::<Router>(&value)?;
         read::<DnsRecord>(&value)?;
         read::<Definition>(&value)?;
-        read::<Confirmation>(&value)?;
+        read::<OperatorRequest>(&value)?;
         if let Some(status) = read::<Status>(&value)? {
             if let Some(launching) = Launching::of(&status) {
                 survives(&launching)?;
             }
+            let mut again = Status::default();
+            Failing::put(Failing::of(&status), &mut again);
+            prop_assert!(Failing::of(&again).len() <= 100);
         }
-        if let Ok(draining) = records::draining(&value) {
-            prop_assert!(records::parse::<Instance>(&draining).is_ok());
+        if let Ok(instance) = records::parse::<Instance>(&value) {
+            prop_assert!(records::parse::<Instance>(&instance.farewell()).is_ok());
         }
     }
 
-    /// The whole way of a router: whatever is put, no row carries syntax, and what is set aside is told.
+    /// The whole way of a router: whatever is put, no row carries syntax, and what is set aside is
+    /// reported.
     #[test]
     fn any_records_become_plain_rows(entries in prop::collection::vec((any_key(), any_value()), 0..6), swapped in prop::collection::vec(any::<prop::sample::Index>(), 3)) {
         let mut index = Index::new(KeySpace::default());
+        let mut aside = SetAsides::default();
+        let mut put = |index: &mut Index, text: &str, value: &[u8], revision: i64| {
+            let key = KeySpace::default().parse(text).map_err(|error| error.to_string());
+            match key.and_then(|key| Record::decode(&key, value).map_err(|error| error.to_string())) {
+                Ok(record) => index.put(record, revision),
+                Err(reason) => aside.insert(text.to_owned(), reason),
+            }
+        };
         let good = records();
         for (revision, (key, value)) in good.iter().enumerate() {
-            index.put(&format!("/mayfly/{key}"), value.as_bytes(), revision as i64);
+            put(&mut index, &format!("/mayfly/{key}"), value.as_bytes(), revision as i64);
         }
         for (key, value) in &entries {
             let key = String::from_utf8_lossy(key);
-            index.put(&key, value, 100);
+            put(&mut index, &key, value, 100);
             // A spoilt value under a good key gets further.
-            index.put(&format!("/mayfly/{}", good[swapped[0].index(good.len())].0), value, 100);
+            put(&mut index, &format!("/mayfly/{}", good[swapped[0].index(good.len())].0), value, 100);
         }
-        index.delete(&format!("/mayfly/{}", good[swapped[1].index(good.len())].0));
+        let gone = format!("/mayfly/{}", good[swapped[1].index(good.len())].0);
+        index.gone(&KeySpace::default().parse(&gone).unwrap());
+        index.set_unreadable(aside);
         index.resolve();
         index.settle();
-        for (key, value) in index.routing().rows() {
-            prop_assert!(is_plain(key.as_str()) && is_plain(value), "{key:?} {value:?}");
+        for row in Table::ALL.into_iter().flat_map(|table| index.routing().rows(table)) {
+            let texts = match row {
+                Row::Ended(name, ended) => [name.to_string(), ended.prefix.to_string(), ended.at.to_string()],
+                Row::EndedName(name, ended) => [name.to_string(), ended.at.to_string(), String::new()],
+                Row::Host(backend, upstream) => [backend.to_string(), upstream.authority(), String::new()],
+                Row::Version(name, choice) => [name.to_string(), choice.to_string(), String::new()],
+                Row::Parent(name, parent) => [name.to_string(), parent.to_string(), String::new()],
+                Row::User(name, user, hash) => [name.to_string(), user.to_string(), hash.to_string()],
+                Row::Network(name, network) => [name.to_string(), network.digits(), String::new()],
+                Row::Access(name, access) => [name.to_string(), access.owner.to_string(), String::new()],
+                Row::Route(name, path, service) => [name.to_string(), path.with_slash(), service.to_string()],
+                Row::Header(header, name) => [header.to_string(), name.to_string(), String::new()],
+                Row::Protected(prefix, name) => [prefix.to_string(), name.to_string(), String::new()],
+                Row::Link(name, header) => [name.to_string(), header.to_string(), String::new()],
+                Row::Edge(prefix, header) => [prefix.to_string(), header.to_string(), String::new()],
+            };
+            prop_assert!(texts.iter().all(|text| text.is_empty() || is_plain(text)), "{texts:?}");
         }
         for (backend, servers) in index.routing().backends() {
             prop_assert!(is_plain(&backend.to_string()));
@@ -288,7 +323,7 @@ proptest! {
                 prop_assert_eq!(labels::read(pairs, "", &[]), Ok(Some(labelled)));
             }
             Ok(None) => {}
-            Err(told) => prop_assert!(!told.contains(char::is_control) && told.len() < 2_000, "{told:?}"),
+            Err(reported) => prop_assert!(!reported.contains(char::is_control) && reported.len() < 2_000, "{reported:?}"),
         }
     }
 }

@@ -1,6 +1,7 @@
-//! The admin endpoint, off unless an address is given: /healthz (the process is alive), /readyz (503 until it was
-//! in step once) and /metrics (the text format of Prometheus; OpenMetrics for who asks for it). It also holds the
-//! metrics that all daemons have. [`serve`] limits the connections, [`text`] writes the text format.
+//! The admin endpoint, off unless an address is given: /healthz (the process is alive), /readyz
+//! (503 until it was in sync once) and /metrics (the text format of Prometheus; OpenMetrics for who
+//! asks for it). It also holds the metrics that all daemons have. [`serve`] limits the connections,
+//! [`text`] writes the text format.
 
 mod serve;
 mod text;
@@ -23,6 +24,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tracing::info;
 
+use crate::metrics::metric;
 use crate::retry::Backoff;
 use crate::store::Store;
 use crate::systemd;
@@ -35,7 +37,7 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 /// How long a listening socket that a former process still holds is waited for.
 const BIND_TRIES: u32 = 5;
 
-/// Whether the daemon has been in step with etcd since it started, and can do its work. Cheap to
+/// Whether the daemon has been in sync with etcd since it started, and can do its work. Cheap to
 /// clone.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
@@ -76,49 +78,51 @@ pub struct CommonMetrics {
 }
 
 impl CommonMetrics {
-    /// Registers the common metrics of a daemon, those of its store included. Names begin with `mayfly_`.
+    /// Registers the common metrics of a daemon, those of its store included. Names begin with
+    /// `mayfly_`.
     pub fn register(
         registry: &mut Registry,
         daemon: &'static str,
         version: &'static str,
         store: &Store,
     ) -> Self {
-        let metrics = Self::default();
         let build = Info::new(vec![("daemon", daemon), ("version", version)]);
-        registry.register("mayfly_build", "Which program this is", build);
+        registry.register("mayfly_build", "The program and its version", build);
         registry.register(
             "mayfly_etcd_connected",
             "1 while etcd answers",
             store.connected_gauge(),
         );
-        registry.register(
-            "mayfly_applied_revision",
-            "The revision of etcd up to which every change is applied",
-            metrics.applied_revision.clone(),
-        );
-        registry.register(
-            "mayfly_set_aside",
-            "Entries that are left out for a fault",
-            metrics.set_aside.clone(),
-        );
-        metrics
+        Self {
+            applied_revision: metric(
+                registry,
+                "mayfly_applied_revision",
+                "The revision of etcd up to which every change is applied",
+            ),
+            set_aside: metric(
+                registry,
+                "mayfly_set_aside",
+                "Files and records that are set aside for a fault",
+            ),
+        }
     }
 
     /// Registers the metrics of a watch.
     pub fn register_watch(registry: &mut Registry, watch: &WatchMetrics) {
-        let relists = "How often everything was listed again";
+        let relists = "Repeated listings of all keys";
         registry.register("mayfly_watch_relists", relists, watch.relists.clone());
-        let held = "Deletes held back because all keys of a kind vanished at once";
+        let held = "Deletions that are withheld";
         registry.register("mayfly_watch_held", held, watch.held.clone());
         registry.register(
             "mayfly_watch_in_step",
             "1 while changes arrive from etcd",
-            watch.in_step.clone(),
+            watch.in_sync.clone(),
         );
     }
 }
 
-/// Serves the endpoint in the background if an address is given, and gives the address it listens at.
+/// Serves the endpoint in the background if an address is given, and gives the address it listens
+/// at.
 ///
 /// # Errors
 /// When the address cannot be listened at.
@@ -136,7 +140,7 @@ pub async fn start(
     info!("admin endpoint at http://{local}");
     let service = router(readiness.clone(), registry);
     tasks.spawn("admin endpoint", async move {
-        serve::serve(listener, service, serve::Limits::default()).await;
+        serve::serve(listener, service, serve::ConnectionLimits::default()).await;
         Ok(())
     });
     Ok(Some(local))
@@ -156,7 +160,7 @@ async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     }
 }
 
-struct Shared {
+struct AdminState {
     readiness: Readiness,
     registry: Registry,
 }
@@ -166,22 +170,23 @@ fn router(readiness: Readiness, registry: Registry) -> Router {
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(Arc::new(Shared { readiness, registry }))
+        .with_state(Arc::new(AdminState { readiness, registry }))
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+async fn ready(State(shared): State<Arc<AdminState>>) -> Response {
     if shared.readiness.is_ready() {
         "ready\n".into_response()
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: not in sync with etcd yet, or what it drives is gone; see its log and `mayfly status`\n",
+            "not ready: not in sync with etcd yet, or what it controls is gone; see its log and \
+             `mayfly status`\n",
         )
             .into_response()
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+async fn metrics(State(shared): State<Arc<AdminState>>, headers: HeaderMap) -> Response {
     let mut text = String::new();
     let accepted = headers.get_all(header::ACCEPT).iter();
     let mut accepted = accepted.filter_map(|value| value.to_str().ok());

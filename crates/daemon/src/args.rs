@@ -1,9 +1,8 @@
-//! The arguments that every daemon takes. Each is a flag with an environment variable, and each is checked by
-//! its type while the command line is read, so a mistake is told before anything starts. [`parse`] reads the command
-//! line of every program.
+//! The arguments that every daemon takes. Each is a flag with an environment variable, and each is
+//! checked by its type while the command line is read, so a mistake is reported before anything
+//! starts. [`parse`] reads the command line of every program.
 
 mod access;
-mod endpoint;
 mod variables;
 
 use std::net::SocketAddr;
@@ -14,18 +13,19 @@ use clap::Args;
 use mayfly_core::keys::KeySpace;
 use mayfly_core::names::NodeName;
 use mayfly_core::outside::Allowed;
+use mayfly_core::records::lifetime::parse_span;
 
 use crate::logs::{self, LogFormat};
-use crate::store::Store;
+use crate::store::{Endpoint, Store};
 pub use access::AccessArgs;
-pub use endpoint::{Endpoint, EndpointError};
 pub use variables::{parse, parse_as};
 
-/// Flatten this into the top-level arguments of a program; its flags may stand before or after a subcommand.
+/// Flatten this into the top-level arguments of a program; its flags may stand before or after a
+/// subcommand.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Common options")]
 pub struct CommonArgs {
-    /// Where etcd listens: one or more endpoints, separated by commas; https:// for TLS
+    /// Connects to etcd at these endpoints, separated by commas; https:// for TLS
     #[arg(
         long,
         alias = "peer",
@@ -41,7 +41,8 @@ pub struct CommonArgs {
     #[command(flatten)]
     pub access: AccessArgs,
 
-    /// The beginning of every key in etcd; several Mayflies can share an etcd by having a prefix each
+    /// Begins every key in etcd with this prefix; if several Mayflies share an etcd, each needs its
+    /// own prefix
     #[arg(
         long,
         env = "MAYFLY_PREFIX",
@@ -51,15 +52,16 @@ pub struct CommonArgs {
     )]
     pub prefix: KeySpace,
 
-    /// The name of this node in etcd, unique for each daemon of a kind [default: the host name]
+    /// Names this daemon in etcd; the name must be unique among daemons of the same kind [default:
+    /// the host name]
     #[arg(long, env = "MAYFLY_NODE", value_name = "NAME", global = true)]
     pub node: Option<NodeName>,
 
-    /// Serve /healthz, /readyz and /metrics at this address, such as 127.0.0.1:9101 [default: off]
+    /// Serves /healthz, /readyz and /metrics at this address, such as 127.0.0.1:9101 [default: off]
     #[arg(long, env = "MAYFLY_ADMIN", value_name = "ADDRESS", global = true)]
     pub admin: Option<SocketAddr>,
 
-    /// What to log: a level, or a filter such as info,mayfly_daemon=debug
+    /// Logs the events that pass this level or filter, such as debug or info,mayfly_daemon=debug
     #[arg(
         long,
         env = "MAYFLY_LOG",
@@ -70,17 +72,26 @@ pub struct CommonArgs {
     )]
     pub log: String,
 
-    /// How a line of the log looks
+    /// Sets the format of the log lines
     #[arg(long, env = "MAYFLY_LOG_FORMAT", value_enum, default_value_t, global = true)]
     pub log_format: LogFormat,
+
+    /// A store that is used instead of one of the above: that of the simulation.
+    #[arg(skip)]
+    pub given: Option<Store>,
 }
 
-/// Which addresses outside an environment may name. Flatten this into the arguments of a program that has to know.
+/// Which addresses outside an environment may name. Flatten this into the arguments of a program
+/// that has to know.
 #[derive(Debug, Clone, Default, Args)]
 pub struct AddressArgs {
-    /// The services outside that environments may name by `address`: host names (billing.example, *.internal) and addresses
-    /// or networks (10.0.0.5, 10.0.0.0/8, fd00::/8), several with commas. Loopback, link-local and what else is the
-    /// host's own need an entry of their own, such as 127.0.0.0/8 [default: any but those]
+    /// Allows environments to name only these external addresses: host names and networks,
+    /// separated by commas [default: all addresses that do not need their own entry]
+    ///
+    /// An entry is a host name (billing.example), a wildcard (*.internal), an address (10.0.0.5) or
+    /// a network (10.0.0.0/8, fd00::/8). Some addresses need their own entry, such as 127.0.0.0/8:
+    /// loopback and link-local addresses, metadata addresses of clouds, and the addresses at which
+    /// the router itself listens.
     #[arg(
         long,
         env = "MAYFLY_ALLOW_ADDRESS",
@@ -100,7 +111,8 @@ impl CommonArgs {
         if let Some(node) = &self.node {
             return Ok(node.clone());
         }
-        // The kernel's own answer, which needs no unsafe call; Mayfly runs where HAProxy runs, on Linux.
+        // The kernel's own answer, which needs no unsafe call; Mayfly runs where HAProxy runs, on
+        // Linux.
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
             .context("cannot read the host name: give a name with --node")?;
         host.trim()
@@ -113,22 +125,25 @@ impl CommonArgs {
     /// # Errors
     /// When the endpoints, the files for TLS and the user do not go together.
     pub fn store(&self) -> anyhow::Result<Store> {
+        if let Some(given) = &self.given {
+            return Ok(given.clone());
+        }
         let access = self.access.access(&self.etcd)?;
-        Ok(Store::new(self.etcd.clone(), self.prefix.clone()).with_access(access))
+        Ok(Store::with_access(self.etcd.clone(), self.prefix.clone(), access))
     }
 }
 
-/// Reads a span of time from an argument, such as `15s`, `500ms` or `2min`; a bare number counts seconds. For clap's
-/// `value_parser`.
+/// Reads a span of time from an argument, such as `15s`, `500ms` or `2min`; a bare number counts
+/// seconds. For clap's `value_parser`.
 ///
 /// # Errors
 /// When it is none, with what would be right.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let parsed = match text.parse::<u32>() {
-        Ok(seconds) => Ok(Duration::from_secs(seconds.into())),
-        Err(_) => humantime::parse_duration(text),
+        Ok(seconds) => Some(Duration::from_secs(seconds.into())),
+        Err(_) => parse_span(text),
     };
-    parsed.map_err(|_| "a span of time looks like 15s, 500ms or 2min".to_owned())
+    parsed.ok_or_else(|| "a duration looks like 15s, 500ms, 2m or 2min".to_owned())
 }
 
 /// As [`duration`], for the interval of something that is done again and again: at least 10 ms.
@@ -140,7 +155,20 @@ pub fn interval(text: &str) -> Result<Duration, String> {
     if span >= Duration::from_millis(10) {
         Ok(span)
     } else {
-        Err("it has to be at least 10ms".to_owned())
+        Err("it must be at least 10ms".to_owned())
+    }
+}
+
+/// As [`duration`], for the life of a daemon's records in etcd without the daemon: 2s to 1h.
+///
+/// # Errors
+/// When it is none or out of that range, with what would be right.
+pub fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text)?;
+    if (Duration::from_secs(2)..=Duration::from_secs(3600)).contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err("it must be from 2s to 1h".to_owned())
     }
 }
 
@@ -157,7 +185,7 @@ mod tests {
     use clap::Parser;
 
     #[derive(Parser)]
-    struct Program {
+    struct CommonProgram {
         #[command(flatten)]
         common: CommonArgs,
         #[command(subcommand)]
@@ -180,20 +208,24 @@ mod tests {
 
     #[test]
     fn flags_stand_before_or_after_the_command_and_peer_is_etcd() {
-        let before = Program::try_parse_from(["x", "--peer", "a:1,b:2", "watch"]).unwrap();
-        let after = Program::try_parse_from(["x", "watch", "--etcd", "a:1", "--etcd", "b:2"]).unwrap();
+        let before = CommonProgram::try_parse_from(["x", "--peer", "a:1,b:2", "watch"]).unwrap();
+        let after = CommonProgram::try_parse_from(["x", "watch", "--etcd", "a:1", "--etcd", "b:2"]).unwrap();
         assert_eq!(before.common.etcd, after.common.etcd);
         assert!(matches!(after.command, Some(Command::Watch)));
     }
 
     #[test]
     fn the_node_is_the_host_unless_given() {
-        let given = Program::try_parse_from(["x", "--node", "n-1"]).unwrap();
+        let given = CommonProgram::try_parse_from(["x", "--node", "n-1"]).unwrap();
         assert_eq!(given.common.node().unwrap().as_str(), "n-1");
-        let host = Program::try_parse_from(["x"]).unwrap().common.node().unwrap();
+        let host = CommonProgram::try_parse_from(["x"])
+            .unwrap()
+            .common
+            .node()
+            .unwrap();
         assert!(!host.as_str().is_empty());
-        assert!(Program::try_parse_from(["x", "--node", "a b"]).is_err());
-        assert!(Program::try_parse_from(["x", "--prefix", "mayfly"]).is_err());
-        assert!(Program::try_parse_from(["x", "--log", "info,=,="]).is_err());
+        assert!(CommonProgram::try_parse_from(["x", "--node", "a b"]).is_err());
+        assert!(CommonProgram::try_parse_from(["x", "--prefix", "mayfly"]).is_err());
+        assert!(CommonProgram::try_parse_from(["x", "--log", "info,=,="]).is_err());
     }
 }

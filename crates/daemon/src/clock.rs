@@ -1,11 +1,13 @@
-//! Notices when somebody sets the clock of the system, and says what that means. Pauses, limits and leases go by the
-//! monotonic clock and do not mind; only moments that people write down, such as the end of an environment, do.
+//! Notices when the clock of the system is set, and logs what that means. Pauses, limits and leases
+//! use the monotonic clock and do not mind; only moments that people write down, such as the end of
+//! an environment, do.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::warn;
 
-/// How often to compare the clocks: nothing waits for it, and a look that finds nothing should cost nothing.
+/// How often to compare the clocks: nothing waits for it, and a look that finds nothing should cost
+/// nothing.
 const LOOK: Duration = Duration::from_secs(3);
 /// Steps below this are what time synchronisation does every day.
 const NOTABLE: Duration = Duration::from_secs(5);
@@ -33,8 +35,8 @@ pub(crate) async fn watch() {
         };
         before = now;
         warn!(
-            "the clock of this machine went {way} by {} s (set by somebody, or the machine slept): going on, leases and \
-             pauses do not depend on it; what has an end by date is judged by the new time",
+            "the clock of this machine went {way} by {} s (it was set, or the machine slept): \
+             leases and pauses do not depend on it; expiry dates are compared with the new time",
             span.as_secs()
         );
     }

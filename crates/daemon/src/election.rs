@@ -1,7 +1,8 @@
-//! Which of several daemons of a kind works: the one whose name stands under the key of the leader, under a lease. Another
-//! takes over when that lease ends. A leader that cannot keep its lease alive gives up before the lease can have run out,
-//! by its own clock, so that no two ever lead at once. No leader writes that key without a lease: such a record is
-//! overwritten, by the leader at once, by the others when no leader has done so for the life of a lease.
+//! Which of several daemons of a kind works: the one whose name stands under the key of the leader,
+//! under a lease. Another takes over when that lease ends. A leader that cannot keep its lease
+//! alive gives up before the lease can have run out, by its own clock, so that no two ever lead at
+//! once. No leader writes that key without a lease: such a record is overwritten, by the leader at
+//! once, by the others when no leader has done so for the life of a lease.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What a candidate knows of the election.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum Leadership {
     /// etcd has not been asked yet, or does not answer.
     Unknown,
     /// It leads.
@@ -33,15 +34,15 @@ pub enum Standing {
 /// A candidacy. Dropping it does not end it: it ends with its tasks, or with [`Election::resign`].
 #[derive(Debug)]
 pub struct Election {
-    standing: watch::Receiver<Standing>,
+    leadership: watch::Receiver<Leadership>,
     resigning: watch::Sender<bool>,
 }
 
 impl Election {
-    /// Stands for the lead among the daemons of a kind, under the name of a node. A leader that dies is followed after
-    /// `ttl` (at least 2 s, etcd's own minimum).
+    /// Stands for the lead among the daemons of a kind, under the name of a node. A leader that
+    /// dies is followed after `ttl` (at least 2 s, etcd's own minimum).
     pub fn start(tasks: &Tasks, store: &Store, daemon: Daemon, node: NodeName, ttl: Duration) -> Self {
-        let (told, standing) = watch::channel(Standing::Unknown);
+        let (sender, leadership) = watch::channel(Leadership::Unknown);
         let (resigning, resign) = watch::channel(false);
         let candidate = Candidate {
             // A call that hangs must not outlast the lease.
@@ -49,17 +50,20 @@ impl Election {
             key: Key::Leader(daemon),
             node,
             ttl,
-            told,
+            sender,
             resign,
             unleased: None,
         };
         tasks.spawn("election", candidate.run());
-        Self { standing, resigning }
+        Self {
+            leadership,
+            resigning,
+        }
     }
 
-    /// The standing and every change of it.
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.standing.clone()
+    /// Who leads, and every change of it.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
     }
 
     /// Gives the lead up, so that another takes over at once.
@@ -68,11 +72,11 @@ impl Election {
     /// When etcd does not take that within `limit`; the lead then ends with its lease.
     pub async fn resign(&self, limit: Duration) -> anyhow::Result<()> {
         self.resigning.send_replace(true);
-        let mut standing = self.standing.clone();
-        let gone = standing.wait_for(|standing| *standing != Standing::Leading);
+        let mut leadership = self.leadership.clone();
+        let gone = leadership.wait_for(|leadership| *leadership != Leadership::Leading);
         match timeout(limit, gone).await {
             Ok(_) => Ok(()),
-            Err(_) => bail!("cannot give up the lead within {limit:?}: it ends with its lease"),
+            Err(_) => bail!("cannot release the leadership within {limit:?}; it ends when its lease expires"),
         }
     }
 }
@@ -82,7 +86,7 @@ struct Candidate {
     key: Key,
     node: NodeName,
     ttl: Duration,
-    told: watch::Sender<Standing>,
+    sender: watch::Sender<Leadership>,
     resign: watch::Receiver<bool>,
     /// The revision of a record without a lease under the key, and when it was seen first.
     unleased: Option<(i64, Instant)>,
@@ -105,11 +109,11 @@ impl Candidate {
                         sleep(LOOK).await;
                     }
                     Err(error) => {
-                        self.tell(Standing::Unknown);
+                        self.report(Leadership::Unknown);
                         if backoff.failures() == 0 {
-                            warn!("{error}; trying again");
+                            warn!("{error}; retrying");
                         } else {
-                            debug!("{error}; trying again");
+                            debug!("{error}; retrying");
                         }
                         backoff.rest().await;
                     }
@@ -124,7 +128,7 @@ impl Candidate {
         if let Some(entry) = self.store.get(&self.key).await? {
             if !self.is_abandoned(&entry) {
                 let leader = String::from_utf8_lossy(&entry.value).into_owned();
-                self.tell(Standing::Following(leader));
+                self.report(Leadership::Following(leader));
                 return Ok(None);
             }
             guard = Guard::ModRevision(entry.mod_revision);
@@ -140,7 +144,8 @@ impl Candidate {
         Ok(put?.map(|_| (lease, asked + lease.ttl)))
     }
 
-    /// Whether a record has no lease, and no leader has overwritten it for so long that there is none.
+    /// Whether a record has no lease, and no leader has overwritten it for so long that there is
+    /// none.
     fn is_abandoned(&mut self, entry: &Entry) -> bool {
         let now = Instant::now();
         let seen = self
@@ -154,7 +159,7 @@ impl Candidate {
     /// Leads until the lease is lost, or may be.
     async fn lead(&mut self, lease: Lease, mut until: Instant) {
         info!("leading: node {}", self.node);
-        self.tell(Standing::Leading);
+        self.report(Leadership::Leading);
         let mut backoff = Backoff::default();
         let mut next = Instant::now() + lease.ttl / 3;
         loop {
@@ -164,7 +169,7 @@ impl Candidate {
                     if let Err(error) = self.store.revoke(lease.id).await {
                         warn!("{error}");
                     }
-                    break self.tell(Standing::Unknown);
+                    break self.report(Leadership::Unknown);
                 }
                 () = sleep_until(next) => {}
             }
@@ -177,17 +182,17 @@ impl Candidate {
                     next = asked + lease.ttl / 3;
                 }
                 Ok(Ok(false)) => {
-                    warn!("the lead is lost: somebody else has it, or etcd has lost it");
-                    break self.tell(Standing::Unknown);
+                    warn!("no longer the leader: another node leads, or etcd lost the leader's key");
+                    break self.report(Leadership::Unknown);
                 }
                 Ok(Err(error)) => {
-                    debug!("{error}; trying again");
+                    debug!("{error}; retrying");
                     // Never past the moment at which the lead is given up.
                     next = (Instant::now() + backoff.next_delay()).min(until - lease.ttl / 6);
                 }
                 Err(_) => {
-                    warn!("etcd has not answered for {:?}: giving up the lead", lease.ttl);
-                    break self.tell(Standing::Unknown);
+                    warn!("etcd has not answered for {:?}; no longer leading", lease.ttl);
+                    break self.report(Leadership::Unknown);
                 }
             }
         }
@@ -201,7 +206,10 @@ impl Candidate {
         }
         match self.store.get(&self.key).await? {
             Some(entry) if entry.lease.is_none() => {
-                warn!("the leader's key was overwritten by a record without a lease: putting it again");
+                warn!(
+                    "a tool or an attacker has overwritten the leader's key with a record without \
+                     a lease; writing it again"
+                );
                 let name = self.node.as_str().as_bytes().to_vec();
                 let guard = Guard::ModRevision(entry.mod_revision);
                 let put = self.store.put_if(&self.key, name, Some(lease), guard).await?;
@@ -211,10 +219,10 @@ impl Candidate {
         }
     }
 
-    fn tell(&self, standing: Standing) {
-        self.told.send_if_modified(|told| {
-            let changed = *told != standing;
-            *told = standing;
+    fn report(&self, leadership: Leadership) {
+        self.sender.send_if_modified(|reported| {
+            let changed = *reported != leadership;
+            *reported = leadership;
             changed
         });
     }

@@ -1,17 +1,19 @@
-//! Files that another program reads: a reader sees the old bytes or the new ones, never a part, and the
-//! file survives a power cut. Written beside its place under a name that begins with a dot, then renamed.
+//! Files that another program reads: a reader sees the old bytes or the new ones, never a part, and
+//! the file survives a power cut. Written beside its place under a name that begins with a dot,
+//! then renamed.
 
-use std::fs::{File, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Puts `bytes` at `path` with the permission bits `mode` (such as `0o644`), whatever stood there before.
+/// Puts `bytes` at `path` with the permission bits `mode` (such as `0o644`), whatever stood there
+/// before.
 ///
-/// The directory must exist. The temporary file lies in the same directory and begins with a dot, which
-/// dnsmasq (`--hostsdir`) and most others leave alone; it is removed when anything fails.
+/// The directory must exist. The temporary file lies in the same directory and begins with a dot,
+/// which dnsmasq (`--hostsdir`) and most others leave alone; it is removed when anything fails.
 ///
 /// # Errors
 /// When the directory or the file cannot be written; the old file is then untouched.
@@ -40,10 +42,11 @@ fn put(path: &Path, bytes: &[u8], mode: u32, before: Before<'_>) -> anyhow::Resu
         .prefix(&prefix)
         .suffix(".tmp")
         .tempfile_in(directory)
-        .with_context(|| format!("cannot make a temporary file in {}", directory.display()))?;
+        .with_context(|| format!("cannot create a temporary file in {}", directory.display()))?;
     let write = |temporary: &mut tempfile::NamedTempFile| -> std::io::Result<()> {
         temporary.write_all(bytes)?;
-        // Set after creation, so the umask of whoever started us does not decide what dnsmasq may read.
+        // Set after creation, so the umask of whoever started us does not decide what dnsmasq may
+        // read.
         temporary
             .as_file()
             .set_permissions(Permissions::from_mode(mode))?;
@@ -78,8 +81,8 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<bool> {
     put(path, bytes, mode, Before::Nothing)
 }
 
-/// As [`write_atomically`], but only over a file that still holds exactly `before` when the new one is ready to take its
-/// place. Says whether it wrote.
+/// As [`write_atomically`], but only over a file that still holds exactly `before` when the new one
+/// is ready to take its place. Says whether it wrote.
 ///
 /// # Errors
 /// As [`write_atomically`].
@@ -87,18 +90,74 @@ pub fn write_over(path: &Path, before: &[u8], bytes: &[u8], mode: u32) -> anyhow
     put(path, bytes, mode, Before::Exactly(before))
 }
 
-/// As [`write_atomically`], but leaves a file that already holds exactly `bytes` alone. Says whether it wrote.
+/// As [`write_atomically`], but leaves a file alone that already has these bytes and this mode. One
+/// that cannot be read, such as with its mode taken away, is replaced. Where the file system
+/// decides on the modes, as vfat and CIFS do, only the bytes count. Says whether it wrote.
 ///
 /// # Errors
-/// When the file cannot be read (other than by being absent) or written.
+/// As [`write_atomically`].
 pub fn write_if_different(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<bool> {
-    match std::fs::read(path) {
-        Ok(present) if present == bytes => return Ok(false),
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    let set = |permissions| std::fs::set_permissions(path, permissions);
+    if is_as(path, bytes, mode) || keeps_its_mode(path, bytes, mode, set) {
+        return Ok(false);
     }
     write_atomically(path, bytes, mode).map(|()| true)
+}
+
+/// Whether a file has exactly these bytes and this mode.
+pub fn is_as(path: &Path, bytes: &[u8], mode: u32) -> bool {
+    let has = |metadata: Metadata| {
+        metadata.permissions().mode() & 0o7777 == mode && metadata.len() == bytes.len() as u64
+    };
+    std::fs::metadata(path).is_ok_and(has) && std::fs::read(path).is_ok_and(|present| present == bytes)
+}
+
+/// Whether a file has these bytes and, whatever is set, another mode than this one. Where `set`
+/// does change it, the file still has to be written: who waits for a new file does not see that an
+/// old one can be read again.
+fn keeps_its_mode(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    set: impl FnOnce(Permissions) -> std::io::Result<()>,
+) -> bool {
+    // A link may lead to a file of another user.
+    let present = || {
+        let metadata = std::fs::symlink_metadata(path).ok()?;
+        metadata.is_file().then(|| metadata.permissions().mode() & 0o7777)
+    };
+    let Some(before) = present() else { return false };
+    is_as(path, bytes, before) && set(Permissions::from_mode(mode)).is_ok() && present() == Some(before)
+}
+
+/// Changes whenever a file is written, replaced or gets other permissions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileFingerprint {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    mode: u32,
+}
+
+impl FileFingerprint {
+    /// Of a file with this metadata.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            mode: metadata.mode(),
+        }
+    }
+
+    /// Who may read and write the file. Its owner always may: that is us, where we write it again.
+    pub fn mode(&self) -> u32 {
+        self.mode & 0o777 | 0o600
+    }
 }
 
 fn directory_of(path: &Path) -> &Path {
@@ -186,5 +245,31 @@ mod tests {
         assert!(write_if_different(&path, b"a", 0o644).unwrap());
         assert!(!write_if_different(&path, b"a", 0o644).unwrap());
         assert!(write_if_different(&path, b"b", 0o644).unwrap());
+    }
+
+    #[test]
+    fn another_mode_is_a_difference_even_one_that_forbids_reading() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hosts");
+        write_atomically(&path, b"a", 0o644).unwrap();
+        for mode in [0o600, 0o000] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert!(write_if_different(&path, b"a", 0o644).unwrap(), "{mode:o}");
+            assert!(is_as(&path, b"a", 0o644), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_mode_that_the_file_system_decides_on_is_no_difference() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hosts");
+        write_atomically(&path, b"a", 0o700).unwrap();
+        let keeps = |bytes: &[u8]| keeps_its_mode(&path, bytes, 0o644, |_| Ok(()));
+        assert!(keeps(b"a"));
+        assert!(!keeps(b"b"));
+        let forbidden = |_: Permissions| Err(std::io::Error::from(ErrorKind::PermissionDenied));
+        assert!(!keeps_its_mode(&path, b"a", 0o644, forbidden));
+        let set = |permissions| std::fs::set_permissions(&path, permissions);
+        assert!(!keeps_its_mode(&path, b"a", 0o644, set));
     }
 }

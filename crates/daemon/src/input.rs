@@ -1,18 +1,24 @@
-//! Files of environments or definitions named on a command line: a file, a directory for those in it, or `-` for standard
-//! input. What can't be read is a fault of that file alone, told as any other.
+//! Files of environments or definitions named on a command line: a file, a directory for the files
+//! in it, or `-` for standard input. A file that cannot be read is a fault of that file alone.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use mayfly_core::file::{Parsed, SIZE_LIMIT, is_yaml_file, too_long};
+use mayfly_core::lint::Note;
 use mayfly_core::yaml::Mark;
+
+mod aside;
+
+pub use aside::{Aside, aside};
 
 /// How the content of a file of a kind is read.
 type Parse<Name, Found> = fn(&[u8]) -> Parsed<Name, Found>;
 
-/// Reads what the arguments name, in their order; each with its name as it is to be shown. `parse` is that of the kind of
-/// files: [`mayfly_core::environment_file::parse`] or [`mayfly_core::definition_file::parse`].
+/// Reads what the arguments name, in their order; each with its name as it is to be shown. `parse`
+/// is that of the kind of files: [`mayfly_core::environment_file::parse`] or
+/// [`mayfly_core::definition_file::parse`].
 pub fn read<Name: Ord, Found>(
     arguments: &[PathBuf],
     parse: Parse<Name, Found>,
@@ -23,7 +29,18 @@ pub fn read<Name: Ord, Found>(
             files.push(("(standard input)".to_owned(), content(io::stdin().lock(), parse)));
         } else if argument.is_dir() {
             match inside(argument) {
-                Ok(paths) => files.extend(paths.iter().map(|path| named(path, parse))),
+                Ok((paths, asides)) => {
+                    files.extend(paths.iter().map(|path| named(path, parse)));
+                    // What the registrar would not read is no good file; a directory in it may be
+                    // meant.
+                    let asides = asides.into_iter().filter(|aside| !aside.is_folder);
+                    files.extend(asides.map(|Aside { name, reason, .. }| {
+                        (
+                            shown(&argument.join(name)),
+                            Parsed::unreadable(Mark::START, reason),
+                        )
+                    }));
+                }
                 Err(error) => files.push((shown(argument), unreadable(&error))),
             }
         } else {
@@ -33,19 +50,46 @@ pub fn read<Name: Ord, Found>(
     files
 }
 
-/// The files of a directory, by name.
-fn inside(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
+/// The directories in directories of the arguments that nobody looks into although there are files
+/// in them, by the path to show. Not those that are arguments themselves, or are looked into
+/// `besides`.
+pub fn notes(arguments: &[&[PathBuf]], besides: &[PathBuf]) -> Vec<Note> {
+    let all = || arguments.iter().copied().flatten();
+    let given = all().chain(besides);
+    let given: Vec<PathBuf> = given.filter_map(|path| path.canonicalize().ok()).collect();
+    let mut notes = Vec::new();
+    for argument in all() {
+        let Ok((_, asides)) = inside(argument) else {
+            continue;
+        };
+        for Aside { name, reason, .. } in asides.into_iter().filter(|aside| aside.is_folder) {
+            let path = argument.join(name);
+            if path.canonicalize().is_ok_and(|real| !given.contains(&real)) {
+                notes.push(Note {
+                    file: shown(&path),
+                    message: reason.to_owned(),
+                });
+            }
+        }
+    }
+    notes
+}
+
+/// The files of a directory, by name, and what only looks like some.
+fn inside(directory: &Path) -> io::Result<(Vec<PathBuf>, Vec<Aside>)> {
+    let (mut paths, mut asides) = (Vec::new(), Vec::new());
     for entry in directory.read_dir()? {
         let entry = entry?;
-        let name = entry.file_name();
-        // A subdirectory of such a name is none of them; a link that leads nowhere is to be told.
-        if is_yaml_file(&name.to_string_lossy()) && !entry.path().is_dir() {
+        if let Some(aside) = aside(directory, &entry) {
+            asides.push(aside);
+        } else if entry.file_name().to_str().is_some_and(is_yaml_file) {
+            // Also a link that leads nowhere, which is to be reported.
             paths.push(entry.path());
         }
     }
     paths.sort();
-    Ok(paths)
+    asides.sort();
+    Ok((paths, asides))
 }
 
 fn shown(path: &Path) -> String {
@@ -53,7 +97,8 @@ fn shown(path: &Path) -> String {
 }
 
 fn named<Name: Ord, Found>(path: &Path, parse: Parse<Name, Found>) -> (String, Parsed<Name, Found>) {
-    // The length is looked at before the content, so that a huge file costs nothing. A pipe has none.
+    // The length is looked at before the content, so that a huge file costs nothing. A pipe has
+    // none.
     let parsed = match fs::metadata(path) {
         Ok(metadata) if metadata.len() > SIZE_LIMIT => {
             Parsed::unreadable(Mark::START, too_long(metadata.len()))
@@ -93,6 +138,9 @@ mod tests {
         fs::write(path.join("a.yaml"), "name: a").unwrap();
         fs::write(path.join(".hidden.yaml"), "[").unwrap();
         fs::write(path.join("notes.txt"), "[").unwrap();
+        fs::write(path.join("UPPER.YAML"), "name: c").unwrap();
+        fs::create_dir(path.join("team")).unwrap();
+        fs::write(path.join("team/d.yaml"), "name: d").unwrap();
         fs::create_dir(path.join("sub.yaml")).unwrap();
         symlink("nowhere", path.join("dangling.yaml")).unwrap();
         File::create(path.join("huge.yaml"))
@@ -115,7 +163,9 @@ mod tests {
             ("a.yaml", ""),
             ("b.yml", ""),
             ("dangling.yaml", "cannot be read: No such file"),
-            ("huge.yaml", "the file has 104857600 octets"),
+            ("huge.yaml", "the file has 104857600 bytes"),
+            ("UPPER.YAML", "its name does not end"),
+            ("sub.yaml", "neither a file nor a link"),
             ("notes.txt", "not YAML"),
             ("gone.yaml", "there is no such file"),
         ]) {
@@ -125,6 +175,14 @@ mod tests {
                 "{name}: {fault}"
             );
         }
-        assert_eq!(outcome.len(), 6);
+        assert_eq!(outcome.len(), 8);
+        let notes_of = |arguments: &[&[PathBuf]]| notes(arguments, &[]).len();
+        assert_eq!(notes_of(&[&arguments]), 1);
+        assert_eq!(
+            notes_of(&[&arguments, &[path.join("team")]]),
+            0,
+            "it is looked into"
+        );
+        assert_eq!(notes(&[&arguments], &[path.join("team")]).len(), 0);
     }
 }

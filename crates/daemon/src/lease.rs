@@ -1,10 +1,10 @@
-//! Keeps a set of keys alive in etcd under one lease, whatever happens to the lease, the keys or etcd: grants
-//! again when the lease is lost, and looks with every keep-alive whether its keys are still there. The latest
-//! value of a key wins; values in between may never be written.
+//! Keeps a set of keys alive in etcd under one lease, whatever happens to the lease, the keys or
+//! etcd: grants again when the lease is lost, and looks with every keep-alive whether its keys are
+//! still there. The latest value of a key wins; values in between may never be written.
 //!
-//! A record of a running daemon always has a lease. So a key of ours with a record of another lease belongs to a
-//! second daemon of the same name: the newer one has it, and the older one waits until it ends. A record without a
-//! lease comes from a tool or from an attacker, and is overwritten.
+//! A record of a running daemon always has a lease. So a key of ours with a record of another lease
+//! belongs to a second daemon of the same name: the newer one has it, and the older one waits until
+//! it ends. A record without a lease comes from a tool or from an attacker, and is overwritten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,16 +17,17 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::retry::Backoff;
-use crate::store::{Guard, Lease, LeaseId, Store, StoreError};
+use crate::store::{Guard, Lease, LeaseId, Store, StoreError, Write};
 use crate::tasks::Tasks;
 
-/// The shortest time between two writes of changed values, at most about 5 a second: status records change with everything.
+/// The shortest time between two writes of changed values, at most about 5 a second: status records
+/// change with everything.
 const WRITE_GAP: Duration = Duration::from_millis(200);
 
 /// Advertises keys. Cheap to clone; all clones advertise under the same lease.
 #[derive(Debug, Clone)]
 pub struct Advertiser {
-    wanted: Arc<Mutex<Wanted>>,
+    wanted: Arc<Mutex<WantedKeys>>,
     /// Grows with every change of `wanted`.
     changed: watch::Sender<u64>,
     /// The change up to which everything is in etcd; goes back to 0 when that is in doubt.
@@ -35,7 +36,7 @@ pub struct Advertiser {
 }
 
 #[derive(Debug, Default)]
-struct Wanted {
+struct WantedKeys {
     values: BTreeMap<Key, Vec<u8>>,
     /// The last values of keys that are to go.
     farewells: BTreeMap<Key, Vec<u8>>,
@@ -43,21 +44,21 @@ struct Wanted {
 }
 
 impl Advertiser {
-    /// Starts advertising, with nothing to advertise yet; the first lease is granted with the first key. A key that is
-    /// not renewed for `ttl` (at least 2 s, etcd's own minimum) vanishes by itself. Changes are written five times a second
-    /// at most.
+    /// Starts advertising, with nothing to advertise yet; the first lease is granted with the first
+    /// key. A key that is not renewed for `ttl` (at least 2 s, etcd's own minimum) vanishes by
+    /// itself. Changes are written five times a second at most.
     pub fn start(tasks: &Tasks, store: &Store, ttl: Duration) -> Self {
         Self::start_as(tasks, store, ttl, false)
     }
 
-    /// As [`Advertiser::start`], for keys that somebody waits for: the lease is granted at once, and each change is written
-    /// as soon as it comes.
+    /// As [`Advertiser::start`], for keys that somebody waits for: the lease is granted at once,
+    /// and each change is written as soon as it comes.
     pub fn start_eager(tasks: &Tasks, store: &Store, ttl: Duration) -> Self {
         Self::start_as(tasks, store, ttl, true)
     }
 
     fn start_as(tasks: &Tasks, store: &Store, ttl: Duration, eager: bool) -> Self {
-        let wanted = Arc::<Mutex<Wanted>>::default();
+        let wanted = Arc::<Mutex<WantedKeys>>::default();
         let (changed, changes) = watch::channel(0);
         let (written_sender, written) = watch::channel(0);
         let (foreign, taken_over) = watch::channel(BTreeSet::new());
@@ -81,51 +82,59 @@ impl Advertiser {
         }
     }
 
-    /// The keys that another writer has taken over, as far as is known by now, and every change of that. Of two that
-    /// advertise the same key only one finds it here: the one that came first.
+    /// The keys that another writer has taken over, as far as is known by now, and every change of
+    /// that. Of two that advertise the same key only one finds it here: the one that came first.
     pub fn taken_over(&self) -> watch::Receiver<BTreeSet<Key>> {
         self.taken_over.clone()
     }
 
-    /// Wants `key` to have this value, or with `None` to be gone. Returns at once; see [`Advertiser::flush`].
+    /// Wants `key` to have this value, or with `None` to be gone. Returns at once; see
+    /// [`Advertiser::flush`].
     pub fn set(&self, key: Key, value: Option<Vec<u8>>) {
-        {
-            let mut wanted = lock(&self.wanted);
-            let unchanged = wanted.values.get(&key) == value.as_ref();
-            if unchanged || wanted.ending {
-                return;
-            }
-            match value {
-                Some(value) => {
-                    wanted.farewells.remove(&key);
-                    wanted.values.insert(key, value)
-                }
-                None => wanted.values.remove(&key),
-            };
-        }
-        self.changed.send_modify(|change| *change += 1);
+        self.set_all([(key, value)]);
     }
 
-    /// Wants `key` to be gone, and to have this value right before, so that whoever watches it knows that its end is meant.
-    /// Nobody hears of a key that is not in etcd.
+    /// As [`Advertiser::set`] for several keys at once. A new key and one that is to be gone change
+    /// in one step.
+    pub fn set_all(&self, changes: impl IntoIterator<Item = (Key, Option<Vec<u8>>)>) {
+        let mut changed = false;
+        {
+            let mut wanted = lock(&self.wanted);
+            for (key, value) in changes {
+                if wanted.ending || wanted.values.get(&key) == value.as_ref() {
+                    continue;
+                }
+                changed = true;
+                match value {
+                    Some(value) => {
+                        wanted.farewells.remove(&key);
+                        wanted.values.insert(key, value)
+                    }
+                    None => wanted.values.remove(&key),
+                };
+            }
+        }
+        if changed {
+            self.changed.send_modify(|change| *change += 1);
+        }
+    }
+
+    /// Wants `key` to be gone, and to have this value right before, so that whoever watches it
+    /// knows that its end is meant. Nobody hears of a key that is not in etcd.
     pub fn leave(&self, key: Key, farewell: Vec<u8>) {
         lock(&self.wanted).farewells.insert(key.clone(), farewell);
         self.set(key, None);
     }
 
-    /// Whether everything that was set is in etcd, as far as is known.
-    pub fn is_flushed(&self) -> bool {
-        *self.written.borrow() >= *self.changed.borrow()
-    }
-
     /// Waits until everything that was set is in etcd.
     ///
     /// # Errors
-    /// When that takes longer than `limit` (trying goes on in the background), or everything was taken back meanwhile.
+    /// When that takes longer than `limit` (trying goes on in the background), or everything was
+    /// taken back meanwhile.
     pub async fn flush(&self, limit: Duration) -> anyhow::Result<()> {
         self.written(limit).await?;
         if lock(&self.wanted).ending {
-            bail!("everything is being taken back");
+            bail!("the daemon is deregistering everything");
         }
         Ok(())
     }
@@ -137,11 +146,12 @@ impl Advertiser {
         match reached {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => bail!("the advertiser has ended"),
-            Err(_) => bail!("etcd did not take everything within {limit:?}"),
+            Err(_) => bail!("etcd did not accept all records within {limit:?}"),
         }
     }
 
-    /// Takes everything back: deletes its keys by revoking the lease. Nothing can be advertised afterwards.
+    /// Takes everything back: deletes its keys by revoking the lease. Nothing can be advertised
+    /// afterwards.
     ///
     /// # Errors
     /// When that takes longer than `limit`; the keys then vanish with their lease.
@@ -155,11 +165,11 @@ impl Advertiser {
         }
         self.written(limit)
             .await
-            .context("cannot take back what is advertised: it vanishes with its lease")
+            .context("cannot deregister: the records expire with their lease")
     }
 }
 
-fn lock(wanted: &Mutex<Wanted>) -> MutexGuard<'_, Wanted> {
+fn lock(wanted: &Mutex<WantedKeys>) -> MutexGuard<'_, WantedKeys> {
     wanted.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -169,26 +179,26 @@ struct Keeper {
     ttl: Duration,
     /// Whether to have a lease before there is a key, and to write without a gap.
     eager: bool,
-    wanted: Arc<Mutex<Wanted>>,
+    wanted: Arc<Mutex<WantedKeys>>,
     changes: watch::Receiver<u64>,
     written: watch::Sender<u64>,
     /// What it has put under the present lease.
     held: BTreeMap<Key, Vec<u8>>,
-    /// Keys that somebody else has taken over.
+    /// Keys that another writer has taken over.
     foreign: watch::Sender<BTreeSet<Key>>,
     /// Those of them that had a record without a lease when they were looked at last.
     unleased: BTreeSet<Key>,
 }
 
 /// Why one step of the keeper did not work out.
-enum Trouble {
+enum LeaseTrouble {
     /// The lease is gone, and all keys with it.
     LeaseLost,
     /// etcd is out of reach, or refuses.
     Store(StoreError),
 }
 
-impl From<StoreError> for Trouble {
+impl From<StoreError> for LeaseTrouble {
     fn from(error: StoreError) -> Self {
         if error.is_lease_lost() {
             Self::LeaseLost
@@ -202,22 +212,22 @@ impl Keeper {
     async fn run(mut self) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
         let mut lease: Option<Lease> = None;
-        let mut told = None;
+        let mut reported = None;
         loop {
             match self.keep(&mut lease, &mut backoff).await {
                 Ok(()) => return std::future::pending().await,
-                Err(Trouble::LeaseLost) => {
+                Err(LeaseTrouble::LeaseLost) => {
                     info!("the lease is lost: registering again");
                     lease = None;
                     self.held.clear();
                     self.written.send_replace(0);
                 }
-                Err(Trouble::Store(error)) => {
+                Err(LeaseTrouble::Store(error)) => {
                     // Once, and again when it is about something else.
-                    if told.replace(error.topic()) != Some(error.topic()) || backoff.failures() == 0 {
-                        warn!("{error}; trying again");
+                    if reported.replace(error.topic()) != Some(error.topic()) || backoff.failures() == 0 {
+                        warn!("{error}; retrying");
                     } else {
-                        debug!("{error}; trying again");
+                        debug!("{error}; retrying");
                     }
                 }
             }
@@ -226,7 +236,7 @@ impl Keeper {
     }
 
     /// Keeps everything as wanted until there is trouble, or returns when it has been shut down.
-    async fn keep(&mut self, lease: &mut Option<Lease>, backoff: &mut Backoff) -> Result<(), Trouble> {
+    async fn keep(&mut self, lease: &mut Option<Lease>, backoff: &mut Backoff) -> Result<(), LeaseTrouble> {
         if let Some(lease) = *lease {
             // After trouble nothing is taken for granted.
             self.store.keep_alive(lease.id).await?;
@@ -283,7 +293,7 @@ impl Keeper {
         self.foreign.borrow().contains(key)
     }
 
-    /// Notes whether a key is somebody else's; says whether that is new.
+    /// Notes whether a key is another writer's; says whether that is new.
     fn note_foreign(&self, key: &Key, foreign: bool) -> bool {
         self.foreign.send_if_modified(|keys| {
             if foreign {
@@ -305,8 +315,8 @@ impl Keeper {
         }
     }
 
-    /// Brings etcd in step with what is wanted; says whether everything is to end.
-    async fn reconcile(&mut self, lease: LeaseId) -> Result<bool, Trouble> {
+    /// Brings etcd in sync with what is wanted; says whether everything is to end.
+    async fn reconcile(&mut self, lease: LeaseId) -> Result<bool, LeaseTrouble> {
         let change = *self.changes.borrow_and_update();
         let (values, mut farewells, ending) = {
             let wanted = lock(&self.wanted);
@@ -315,13 +325,13 @@ impl Keeper {
         if ending {
             return Ok(true);
         }
-        let gone: Vec<Key> = self
-            .held
-            .keys()
-            .filter(|key| !values.contains_key(*key))
-            .cloned()
-            .collect();
-        for key in gone {
+        let gone = self.held.keys().filter(|key| !values.contains_key(*key));
+        let (leaving, mut replaced): (Vec<Key>, Vec<Key>) =
+            gone.cloned().partition(|key| farewells.contains_key(key));
+        // A new key replaces one that is to be gone. The others are deleted first.
+        let new = |key: &&Key| !self.held.contains_key(*key) && !self.is_foreign(key);
+        let others = replaced.split_off(values.keys().filter(new).count().min(replaced.len()));
+        for key in leaving.into_iter().chain(others) {
             let guard = Guard::OwnedBy(lease);
             if let Some(farewell) = farewells.remove(&key) {
                 self.store.put_if(&key, farewell, Some(lease), guard).await?;
@@ -337,7 +347,8 @@ impl Keeper {
             if self.held.get(&key) == Some(&value) || self.is_foreign(&key) {
                 continue;
             }
-            // The first put takes over what a predecessor left behind; later ones must not take it back from a successor.
+            // The first put takes over what a predecessor left behind; later ones must not take it
+            // back from a successor.
             let mut missing = !self.held.contains_key(&key);
             if !missing {
                 let guard = Guard::OwnedBy(lease);
@@ -354,7 +365,7 @@ impl Keeper {
                 }
             }
             if missing {
-                self.store.put(&key, value.clone(), Some(lease)).await?;
+                self.put(&key, &value, lease, replaced.pop()).await?;
             }
             self.held.insert(key, value);
         }
@@ -362,26 +373,61 @@ impl Keeper {
         Ok(false)
     }
 
+    /// Puts a key, and deletes the one that it replaces with the same message: when a thousand
+    /// daemons change at once, etcd gets a thousand messages and not two thousand.
+    async fn put(
+        &mut self,
+        key: &Key,
+        value: &[u8],
+        lease: LeaseId,
+        replaced: Option<Key>,
+    ) -> Result<(), LeaseTrouble> {
+        let mut is_put = false;
+        if let Some(old) = replaced {
+            let put = Write::Put(key.clone(), value.to_vec(), Some(lease));
+            let writes = vec![Write::Delete(old.clone()), put];
+            let guard = Guard::OwnedBy(lease);
+            is_put = self.store.write_if(&old, guard, writes).await?.is_some();
+            // If it is not put, the old key is another writer's by now, and stays.
+            self.held.remove(&old);
+        }
+        if !is_put {
+            self.store.put(key, value.to_vec(), Some(lease)).await?;
+        }
+        Ok(())
+    }
+
     /// Looks which keys still hang on the lease, and finds out about the others.
-    async fn verify(&mut self, lease: LeaseId) -> Result<(), Trouble> {
+    async fn verify(&mut self, lease: LeaseId) -> Result<(), LeaseTrouble> {
         let present = self.store.keys_of(lease).await?;
         let wanted: Vec<Key> = lock(&self.wanted).values.keys().cloned().collect();
+        // A put whose answer was lost was carried out all the same. What is wanted no more is
+        // deleted, as everything that is held.
+        let keys = present
+            .iter()
+            .filter_map(|text| self.store.keyspace().parse(text).ok());
+        for key in keys.filter(|key| !wanted.contains(key)) {
+            self.held.entry(key).or_default();
+        }
         for key in wanted {
             if present.contains(&self.store.keyspace().text(&key)) {
                 self.note_foreign(&key, false);
             } else if self.held.contains_key(&key) || self.is_foreign(&key) {
-                // A key that was never put has no successor: what stands there is from a predecessor.
+                // A key that was never put has no successor: what stands there is from a
+                // predecessor.
                 self.look_after(&key, lease).await?;
             }
         }
         Ok(())
     }
 
-    /// Finds out what became of a key that may not be ours any more. One that is missing, or that has a record without
-    /// a lease, is forgotten, so that it is put again; one that another writer took over is left to it.
+    /// Finds out what became of a key that may not be ours any more. One that is missing, or that
+    /// has a record without a lease, is forgotten, so that it is put again; one that another writer
+    /// took over is left to it.
     ///
-    /// Two writers cannot loop here without a pause: this runs with a keep-alive, or with a changed value of ours.
-    async fn look_after(&mut self, key: &Key, lease: LeaseId) -> Result<(), Trouble> {
+    /// Two writers cannot loop here without a pause: this runs with a keep-alive, or with a changed
+    /// value of ours.
+    async fn look_after(&mut self, key: &Key, lease: LeaseId) -> Result<(), LeaseTrouble> {
         let found = self.store.get(key).await?.map(|entry| entry.lease);
         if found == Some(Some(lease)) {
             self.note_foreign(key, false);
@@ -389,8 +435,8 @@ impl Keeper {
         }
         let text = self.store.keyspace().text(key);
         let was_held = self.held.remove(key).is_some();
-        // The daemon that took the key over puts it again within the same time. If this one did so too, both would
-        // work until the next look; so it waits for a second look.
+        // The daemon that took the key over puts it again within the same time. If this one did so
+        // too, both would work until the next look; so it waits for a second look.
         let is_unleased = found == Some(None);
         let is_left_to_the_other = is_unleased && self.is_foreign(key) && self.unleased.insert(key.clone());
         if is_left_to_the_other {
@@ -400,13 +446,14 @@ impl Keeper {
         let is_foreign = found.is_some() && !is_unleased;
         let is_news = self.note_foreign(key, is_foreign);
         if is_foreign && is_news {
-            warn!("{text} has been taken over by another writer: leaving it alone until it is gone");
+            warn!("another daemon of the same name has taken over {text}; waiting until it ends");
         } else if is_unleased {
             warn!(
-                "{text} was overwritten by a record without a lease, which no daemon writes: putting it again"
+                "a tool or an attacker has overwritten {text} with a record without a lease; \
+                 writing it again"
             );
         } else if found.is_none() && was_held {
-            warn!("{text} is missing in etcd: putting it again");
+            warn!("{text} is missing in etcd; writing it again");
         }
         Ok(())
     }

@@ -1,14 +1,16 @@
-//! What every Mayfly daemon shares: arguments, logs, shutdown, retry, the etcd store with list+watch and leases, the
-//! status record and the admin endpoint. The only crate that knows etcd-client.
+//! What every Mayfly daemon shares: arguments, logs, shutdown, retry, the etcd store with
+//! list+watch and leases, the status record and the admin endpoint. The only crate that knows
+//! etcd-client.
 //!
-//! The chain of a daemon: [`args`] -> [`run::main`] (which starts [`logs`] and [`shutdown`]) -> [`store::Store`] ->
-//! [`watch::Watch`] (batches of changes, through every doubt) -> the daemon's own work -> [`lease::Advertiser`] and
-//! [`status::StatusReporter`] (what it says of itself) -> [`admin`]. [`tasks`], [`retry`], [`file`], [`input`]
-//! and [`output`] serve them all.
+//! The chain of a daemon: [`args`] -> [`run::main`] (which starts [`logs`] and [`shutdown`]) ->
+//! [`store::Store`] -> [`watch::Watch`] (batches of changes, through every doubt) -> the daemon's
+//! own work -> [`lease::Advertiser`] and [`status::StatusReporter`] (what it says of itself) ->
+//! [`admin`]. [`tasks`], [`retry`], [`file`], [`input`], [`lint`], [`output`] and [`own_address`]
+//! serve them all.
 //!
 //! ```no_run
 //! # use std::{process::ExitCode, time::Duration};
-//! # use mayfly_core::keys::Daemon;
+//! # use mayfly_core::{keys::Daemon, trust::Policy};
 //! # use mayfly_daemon::{admin, args::CommonArgs, lease::Advertiser, shutdown::Shutdown, status::StatusReporter};
 //! # use mayfly_daemon::{tasks::Tasks, watch::{self, WatchOptions}};
 //! # use prometheus_client::registry::Registry;
@@ -16,7 +18,7 @@
 //!     let (tasks, store, readiness) = (Tasks::new(), common.store()?, admin::Readiness::new());
 //!     let mut registry = Registry::default();
 //!     let metrics = admin::CommonMetrics::register(&mut registry, "dns-updater", env!("CARGO_PKG_VERSION"), &store);
-//!     let options = WatchOptions::default().with_vanish_grace(Duration::from_secs(60));
+//!     let options = WatchOptions::default().with_policy(Policy::naming(Duration::from_secs(60)));
 //!     let mut watch = watch::watch(&store, store.keyspace().naming(), options);
 //!     admin::CommonMetrics::register_watch(&mut registry, &watch.metrics());
 //!     let advertiser = Advertiser::start(&tasks, &store, Duration::from_secs(15));
@@ -42,17 +44,23 @@
 //! }
 //! ```
 
+#![deny(missing_docs)]
+
 pub mod admin;
 pub mod args;
 mod clock;
+#[cfg(feature = "docker")]
+pub mod docker;
 pub mod election;
 pub mod environments;
 pub mod file;
 pub mod input;
-mod known;
 pub mod lease;
+pub mod lint;
 pub mod logs;
+pub mod metrics;
 pub mod output;
+pub mod own_address;
 pub mod retry;
 pub mod run;
 pub mod shutdown;

@@ -1,23 +1,37 @@
-//! Logs go to stderr: stdout belongs to the output of commands such as `list`. Colours only on a terminal.
+//! Logs go to stderr: stdout belongs to the output of commands such as `list`. Colours only on a
+//! terminal. Nothing waits for a line to be written.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use mayfly_core::printable::{printable, printable_json};
+use mayfly_core::printable::{printable, printable_json, printable_lines};
 use tracing_subscriber::EnvFilter;
 
-/// How a line of the log looks.
+mod queue;
+
+use crate::output::complain;
+use queue::LineQueue;
+
+/// How long the end of a process waits for its last lines.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+/// One for the process, as what logs into it is.
+static LINES: LazyLock<LineQueue> = LazyLock::new(LineQueue::default);
+
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
-    /// One readable line an event.
+    /// One readable line for each event.
     #[default]
     Text,
-    /// One JSON object an event, for log collectors.
+    /// One JSON object for each event, for log collectors.
     Json,
 }
 
-/// Starts logging with a filter such as `info` or `info,mayfly_daemon=debug`. A second call changes nothing,
-/// so tests may call it freely.
+/// Starts logging with a filter such as `info` or `info,mayfly_daemon=debug`. A second call changes
+/// nothing, so tests may call it freely. [`flush`] belongs before the end of the process.
 ///
 /// # Errors
 /// When the filter cannot be read.
@@ -26,11 +40,9 @@ pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let is_coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(move || OneLine {
-            inner: io::stderr(),
-            format,
-            is_coloured,
-        })
+        .with_writer(move || OneLine { format, is_coloured })
+        // It would write to stderr itself, and panic where that cannot be written to.
+        .log_internal_errors(false)
         .with_ansi(is_coloured);
     let started = match format {
         LogFormat::Text => builder.with_target(false).try_init(),
@@ -40,10 +52,26 @@ pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
             .with_current_span(false)
             .try_init(),
     };
-    if started.is_err() {
-        tracing::debug!("logging has been started before");
+    match started {
+        Ok(()) => LINES.write_to(io::stderr()),
+        Err(_) => tracing::debug!("logging has been started before"),
     }
     Ok(())
+}
+
+/// Prints why a process ends, as [`complain`], and waits for that no longer than [`flush`] does.
+pub fn last_words(text: &str) {
+    if LINES.has_writer() {
+        LINES.push((printable_lines(text.trim_end()) + "\n").into_bytes());
+        flush();
+    } else {
+        complain(text);
+    }
+}
+
+/// Waits until the lines of the log are written, for half a second at most.
+pub fn flush() {
+    LINES.flush(LAST_LINES);
 }
 
 /// Reads a filter.
@@ -53,22 +81,21 @@ pub(crate) fn filter(text: &str) -> anyhow::Result<EnvFilter> {
     })
 }
 
-/// Makes each event one line, whatever stands in it: names of files, and what HAProxy, an engine or etcd says, can have
-/// line feeds, and what comes after one would pass for an event. Other hidden characters are escaped as well.
-struct OneLine<Inner> {
-    inner: Inner,
+/// Makes each event one line, whatever stands in it: names of files, and what HAProxy, an engine or
+/// etcd says, can have line feeds, and what comes after one would pass for an event. Other hidden
+/// characters are escaped as well.
+struct OneLine {
     format: LogFormat,
-    /// Whether the formatter writes colours, by sequences that begin with ESC. It escapes those of an event itself.
+    /// Whether the formatter writes colours, by sequences that begin with ESC. It escapes those of
+    /// an event itself.
     is_coloured: bool,
 }
 
-impl<Inner: Write> Write for OneLine<Inner> {
-    /// Takes a whole event, as the formatter gives it.
-    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+impl OneLine {
+    fn line(&self, event: &[u8]) -> Vec<u8> {
         let text = event.strip_suffix(b"\n").unwrap_or(event);
         if text.iter().all(|byte| (b' '..=b'~').contains(byte)) {
-            self.inner.write_all(event)?;
-            return Ok(event.len());
+            return event.to_vec();
         }
         let text = String::from_utf8_lossy(text);
         let mut line = match self.format {
@@ -80,12 +107,19 @@ impl<Inner: Write> Write for OneLine<Inner> {
             LogFormat::Text => printable(&text),
         };
         line.extend(event.ends_with(b"\n").then_some('\n'));
-        self.inner.write_all(line.as_bytes())?;
+        line.into_bytes()
+    }
+}
+
+impl Write for OneLine {
+    /// Takes a whole event, as the formatter gives it.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        LINES.push(self.line(event));
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        Ok(())
     }
 }
 
@@ -94,16 +128,9 @@ mod tests {
     use super::*;
 
     fn written(format: LogFormat, is_coloured: bool, events: &[&str]) -> String {
-        let mut inner = Vec::new();
-        for event in events {
-            let mut writer = OneLine {
-                inner: &mut inner,
-                format,
-                is_coloured,
-            };
-            writer.write_all(event.as_bytes()).unwrap();
-        }
-        String::from_utf8(inner).unwrap()
+        let writer = OneLine { format, is_coloured };
+        let lines = events.iter().flat_map(|event| writer.line(event.as_bytes()));
+        String::from_utf8(lines.collect()).unwrap()
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! The one helper behind every retry: the first try again comes at once, later ones after a growing,
-//! jittered and capped delay. A success that lasted resets it.
+//! The one helper behind every retry: the first try again comes at once, later ones after a
+//! growing, jittered and capped delay. A success that lasted resets it.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
-
-use rand::Rng as _;
 
 /// Delays between tries of something that keeps failing.
 ///
-/// The first delay after [`Backoff::reset`] is zero; then the delays double from `first` to `cap`. Each is
-/// drawn from the upper half of its step, so that many daemons do not come back in step.
+/// The first delay after [`Backoff::reset`] is zero; then the delays double from `first` to `cap`.
+/// Each is drawn from the upper half of its step, so that many daemons do not come back at the same
+/// moment.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -17,8 +17,9 @@ pub struct Backoff {
 }
 
 impl Default for Backoff {
-    /// At once, then about 100 ms, growing to at most 1 s: what changed during an outage of etcd is to be in effect within 2 s
-    /// of its end, and the changes of a daemon may wait for those of another.
+    /// At once, then about 100 ms, growing to at most 1 s: what changed during an outage of etcd is
+    /// to be in effect within 2 s of its end, and the changes of a daemon may wait for those of
+    /// another.
     fn default() -> Self {
         Self::new(Duration::from_millis(100), Duration::from_secs(1))
     }
@@ -49,7 +50,7 @@ impl Backoff {
         let step = self
             .first
             .saturating_mul(1u32.checked_shl(doublings.min(31)).unwrap_or(u32::MAX));
-        step.min(self.cap).mul_f64(rand::rng().random_range(0.5..=1.0))
+        step.min(self.cap).mul_f64(between(0.5, 1.0))
     }
 
     /// Counts a failure and rests for [`Backoff::next_delay`].
@@ -64,6 +65,12 @@ impl Backoff {
     pub fn reset(&mut self) {
         self.failures = 0;
     }
+}
+
+/// A number that differs from process to process: std seeds every hash map with such a one.
+pub(crate) fn between(least: f64, most: f64) -> f64 {
+    let any = RandomState::new().hash_one(0) >> 32;
+    least + (most - least) * any as f64 / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

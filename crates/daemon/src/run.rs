@@ -1,5 +1,6 @@
-//! What the `main` of every program does: start logging, build the runtime, run until the work or the process
-//! is told to end, print the chain of causes once, and turn the outcome into an exit code.
+//! What the `main` of every program does: start logging, build the runtime, run until the work or
+//! the process is told to end, print the chain of causes once, and turn the outcome into an exit
+//! code.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -10,17 +11,17 @@ use tokio::runtime::Builder;
 use tracing::debug;
 
 use crate::args::CommonArgs;
-use crate::output::complain;
 use crate::shutdown::Shutdown;
 use crate::{clock, logs, systemd};
 
 /// How long blocking work, such as a name being looked up, may hold up the end of the process.
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
-/// Runs a program to its end: `fn main() -> ExitCode { let args = Args::parse(); run::main(&args.common, |shutdown| ...) }`.
+/// Runs a program to its end: `fn main() -> ExitCode { let args = Args::parse();
+/// run::main(&args.common, |shutdown| ...) }`.
 ///
-/// `run` gets the [`Shutdown`] that SIGTERM and SIGINT begin; it has to return soon after. Its error is printed
-/// to stderr as one line, causes included, and gives exit code 1.
+/// `run` gets the [`Shutdown`] that SIGTERM and SIGINT begin; it has to return soon after. Its
+/// error is printed to stderr as one line, causes included, and gives exit code 1.
 pub fn main<F, Work>(common: &CommonArgs, run: F) -> ExitCode
 where
     F: FnOnce(Shutdown) -> Work,
@@ -31,8 +32,9 @@ where
     finish(common, runtime.worker_threads(2), run)
 }
 
-/// As [`main`], with one thread for everything: for a program that only waits, and that never computes for so long that its
-/// leases would suffer. It starts quicker, and wakes up without waking another thread.
+/// As [`main`], with one thread for everything: for a program that only waits, and that never
+/// computes for so long that its leases would suffer. It starts quicker, and wakes up without
+/// waking another thread.
 pub fn with_one_thread<F, Work>(common: &CommonArgs, run: F) -> ExitCode
 where
     F: FnOnce(Shutdown) -> Work,
@@ -46,10 +48,12 @@ where
     F: FnOnce(Shutdown) -> Work,
     Work: Future<Output = anyhow::Result<ExitCode>>,
 {
-    match start(common, runtime, run) {
+    let outcome = start(common, runtime, run);
+    logs::flush();
+    match outcome {
         Ok(code) => code,
         Err(error) => {
-            complain(&format!("error: {error:#}"));
+            logs::last_words(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -65,9 +69,9 @@ where
     let result = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
         tokio::spawn(clock::watch());
-        let told = shutdown.clone();
+        let ending = shutdown.clone();
         tokio::spawn(async move {
-            told.begun().await;
+            ending.begun().await;
             systemd::stopping();
         });
         run(shutdown).await

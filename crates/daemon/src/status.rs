@@ -1,16 +1,21 @@
-//! The status record: what a daemon says of itself in etcd, so that anybody can ask whether a change is live. It
-//! hangs on a lease, is written only when it changes, and at most some five times a second.
+//! The status record: what a daemon says of itself in etcd, so that anybody can ask whether a
+//! change is live. It hangs on a lease, is written only when it changes, and at most some five
+//! times a second.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::Duration;
 
 use mayfly_core::keys::{Daemon, Key};
 use mayfly_core::names::NodeName;
 use mayfly_core::records::{self, SetAside, Status};
+use mayfly_core::shorten;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::admin::CommonMetrics;
 use crate::lease::Advertiser;
+use crate::metrics::show;
 use crate::output::printable;
 
 /// Entries set aside that the record holds at most: etcd takes 1.5 MB, and nobody reads more.
@@ -19,6 +24,10 @@ const MOST_SET_ASIDE: usize = 100;
 const LONGEST_TEXT: usize = 400;
 /// The field of `detail` that counts the entries left out of a long list.
 const MORE: &str = "set_aside_more";
+/// The field of `detail` that has the version of the daemon.
+pub const VERSION: &str = "version";
+/// The field of `detail` that has what needs attention and is no error, in words.
+pub const NOTES: &str = "notes";
 
 /// Publishes a daemon's status record. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,16 +36,44 @@ pub struct StatusReporter {
     advertiser: Advertiser,
     metrics: CommonMetrics,
     status: Arc<Mutex<Status>>,
+    log: Arc<Mutex<Log>>,
 }
 
 impl StatusReporter {
-    /// A reporter for one daemon on one node. Nothing is written before the first [`StatusReporter::update`].
+    /// A reporter for one daemon on one node. Nothing is written before the first
+    /// [`StatusReporter::update`].
     pub fn new(advertiser: &Advertiser, daemon: Daemon, node: NodeName, metrics: &CommonMetrics) -> Self {
         Self {
             key: Key::Status(daemon, node),
             advertiser: advertiser.clone(),
             metrics: metrics.clone(),
             status: Arc::default(),
+            log: Arc::default(),
+        }
+        .with_detail(VERSION, env!("CARGO_PKG_VERSION").into())
+    }
+
+    /// With a field of `detail` that stays as it is. It is published with the first
+    /// [`StatusReporter::update`].
+    #[must_use]
+    pub fn with_detail(self, field: &str, value: serde_json::Value) -> Self {
+        self.lock().detail.insert(field.to_owned(), value);
+        self
+    }
+
+    /// With some time before the log reports an entry set aside: what it waits for may be about to
+    /// come. Then [`StatusReporter::remind`] has to be called again and again.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        self.log().patience = patience;
+        self
+    }
+
+    /// Logs what is set aside for long enough by now.
+    pub fn remind(&self) {
+        let mut log = self.log();
+        if !log.waiting.is_empty() {
+            log.report(&self.lock().set_aside, Instant::now());
         }
     }
 
@@ -49,12 +86,14 @@ impl StatusReporter {
             .set(self.key.clone(), Some(records::to_json(&*status)));
     }
 
-    /// Says that everything up to a revision is applied, ready from now on, with these entries set aside.
+    /// Says that everything up to a revision is applied, ready from now on, with these entries set
+    /// aside.
     pub fn applied(&self, revision: i64, set_aside: Vec<SetAside>) {
-        self.set_aside(set_aside);
+        let (listed, more) = self.note(set_aside);
         self.update(|status| {
+            put(status, listed, more);
             if status.applied_revision != revision || status.applied_at.is_none() {
-                status.applied_at = Some(humantime::format_rfc3339_millis(SystemTime::now()).to_string());
+                status.applied_at = Some(format!("{:.3}", jiff::Timestamp::now()));
             }
             status.applied_revision = revision;
             status.ready = true;
@@ -62,22 +101,21 @@ impl StatusReporter {
         });
     }
 
-    /// Says which entries are set aside. Those that are newly so are logged, and so is their return; a record holds
-    /// the first hundred of them.
+    /// Says which entries are set aside. Those that are newly so are logged, and so is their
+    /// return; a record holds the first hundred of them.
     pub fn set_aside(&self, set_aside: Vec<SetAside>) {
+        let (listed, more) = self.note(set_aside);
+        self.update(|status| put(status, listed, more));
+    }
+
+    /// Counts and logs the entries set aside: those for the record, and how many it leaves out.
+    fn note(&self, set_aside: Vec<SetAside>) -> (Vec<SetAside>, usize) {
         let total = set_aside.len();
-        self.metrics
-            .set_aside
-            .set(i64::try_from(total).unwrap_or(i64::MAX));
-        let set_aside = shortened(set_aside);
-        self.update(|status| {
-            tell(&status.set_aside, &set_aside);
-            match total - set_aside.len() {
-                0 => status.detail.remove(MORE),
-                more => status.detail.insert(MORE.to_owned(), more.into()),
-            };
-            status.set_aside = set_aside;
-        });
+        show(&self.metrics.set_aside, total);
+        let listed = shortened(set_aside);
+        self.log().report(&listed, Instant::now());
+        let more = total - listed.len();
+        (listed, more)
     }
 
     /// Says why the newest state is not in force.
@@ -93,6 +131,19 @@ impl StatusReporter {
     fn lock(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts the entries set aside, and how many more there are.
+fn put(status: &mut Status, listed: Vec<SetAside>, more: usize) {
+    match more {
+        0 => status.detail.remove(MORE),
+        more => status.detail.insert(MORE.to_owned(), more.into()),
+    };
+    status.set_aside = listed;
 }
 
 /// Sorted by key, not too many and none too long.
@@ -101,24 +152,51 @@ fn shortened(mut set_aside: Vec<SetAside>) -> Vec<SetAside> {
     set_aside.truncate(MOST_SET_ASIDE);
     for SetAside { key, reason } in &mut set_aside {
         for text in [key, reason] {
-            if let Some((end, _)) = text.char_indices().nth(LONGEST_TEXT) {
-                text.truncate(end);
-                text.push_str("...");
-            }
+            *text = shorten::shortened(text, LONGEST_TEXT);
         }
     }
     set_aside
 }
 
-fn tell(before: &[SetAside], now: &[SetAside]) {
-    for SetAside { key, reason } in now.iter().filter(|entry| !before.contains(entry)) {
-        warn!("{} is set aside: {}", printable(key), printable(reason));
+/// The entries set aside that the log has had.
+#[derive(Debug, Default)]
+struct Log {
+    patience: Duration,
+    /// Those that are yet to be logged, and since when they are set aside.
+    waiting: BTreeMap<SetAside, Instant>,
+    logged: BTreeSet<SetAside>,
+}
+
+impl Log {
+    fn report(&mut self, entries: &[SetAside], now: Instant) {
+        for entry in self.due(entries, now) {
+            let SetAside { key, reason } = &entry;
+            warn!("{} is set aside: {}", printable(key), printable(reason));
+            self.logged.insert(entry);
+        }
+        let logged = std::mem::take(&mut self.logged);
+        let (still, gone): (BTreeSet<_>, BTreeSet<_>) =
+            logged.into_iter().partition(|entry| entries.contains(entry));
+        self.logged = still;
+        for SetAside { key, .. } in gone {
+            if !entries.iter().any(|entry| entry.key == key) {
+                info!("{} is no longer set aside", printable(&key));
+            }
+        }
     }
-    for SetAside { key, .. } in before
-        .iter()
-        .filter(|old| !now.iter().any(|new| new.key == old.key))
-    {
-        info!("{} is no longer set aside", printable(key));
+
+    /// The entries to tell of now.
+    fn due(&mut self, entries: &[SetAside], now: Instant) -> Vec<SetAside> {
+        self.waiting.retain(|entry, _| entries.contains(entry));
+        let mut due = Vec::new();
+        for entry in entries.iter().filter(|entry| !self.logged.contains(*entry)) {
+            let since = *self.waiting.entry(entry.clone()).or_insert(now);
+            if now >= since + self.patience {
+                self.waiting.remove(entry);
+                due.push(entry.clone());
+            }
+        }
+        due
     }
 }
 
@@ -139,5 +217,33 @@ mod tests {
         );
         assert_eq!(short[0].reason.chars().count(), LONGEST_TEXT + 3);
         assert!(serde_json::to_vec(&short).unwrap().len() < 200_000);
+    }
+
+    #[test]
+    fn the_log_waits_for_what_may_be_about_to_come() {
+        let entry = |key: &str| SetAside {
+            key: key.to_owned(),
+            reason: "nothing live".to_owned(),
+        };
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        let mut log = Log {
+            patience: Duration::from_secs(5),
+            ..Log::default()
+        };
+        assert!(log.due(&[entry("a"), entry("b")], after(0)).is_empty());
+        assert!(log.due(&[entry("a")], after(4)).is_empty(), "b came");
+        // The patience begins again with each time.
+        log.report(&[entry("a"), entry("b")], after(5));
+        assert_eq!(log.logged, BTreeSet::from([entry("a")]));
+        log.report(&[entry("a"), entry("b")], after(10));
+        assert_eq!(log.logged, BTreeSet::from([entry("a"), entry("b")]));
+        assert!(
+            log.due(&[entry("a"), entry("b")], after(11)).is_empty(),
+            "told once"
+        );
+        log.report(&[entry("b")], after(12));
+        assert_eq!((log.logged.len(), log.waiting.len()), (1, 0));
+        assert_eq!(Log::default().due(&[entry("a")], begun), [entry("a")]);
     }
 }

@@ -1,37 +1,50 @@
-//! The etcd store, typed: keys go in as [`Key`], every call has a limit, and every failure says which action on
-//! what failed. Only this module and those below it know etcd-client.
+//! The etcd store, typed: keys go in as [`Key`], every call has a limit, and every failure says
+//! which action on what failed. Only this module and those below it know etcd-client, and only
+//! [`calls`] and [`connection`] of these talk to it: a store stands on an [`Etcd`], which may be
+//! another one.
 
 mod access;
+mod calls;
 mod certificate;
 mod connection;
+mod endpoint;
 mod error;
+mod etcd;
 mod stream;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{
-    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, LeaseTimeToLiveOptions, PutOptions,
-    ResponseHeader, Txn, TxnOp,
-};
 use mayfly_core::index::Revision;
 use mayfly_core::keys::{Key, KeyRange, KeySpace};
 use prometheus_client::metrics::gauge::Gauge;
 
-use crate::args::Endpoint;
-pub use access::{Access, Identity, Password, Tls, User};
+pub use access::{EtcdAccess, Identity, Password, Tls, User};
 use connection::Connection;
+pub use endpoint::{Endpoint, EndpointError};
 pub(crate) use error::Topic;
 pub use error::{Cause, FULL, StoreError};
-pub(crate) use stream::{RangeStream, StreamMessage};
+pub use etcd::{Answer, Etcd, Event, EventStream, LeaseState, Page, Question, StreamMessage, TextWrite};
+pub(crate) use stream::RangeStream;
 
-/// Keys that one answer of etcd holds at most when listing: far from any limit of gRPC, few round trips.
+/// Keys that one answer of etcd holds at most when listing: far from any limit of gRPC, few round
+/// trips.
 const PAGE: i64 = 1000;
+/// Keys that are looked through at most for [`Store::prefixes_in_use`].
+const MOST_KEYS: i64 = 50_000;
 
 /// A lease of etcd; the default is none that etcd could grant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(i64);
+
+impl LeaseId {
+    /// The lease of this number.
+    pub fn new(number: i64) -> Self {
+        Self(number)
+    }
+}
 
 impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,7 +52,8 @@ impl fmt::Display for LeaseId {
     }
 }
 
-/// A lease that has been granted, with the time to live that etcd chose (it has a minimum of about 2 s).
+/// A lease that has been granted, with the time to live that etcd chose (it has a minimum of about
+/// 2 s).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
     /// Its identity.
@@ -51,7 +65,7 @@ pub struct Lease {
 /// A key with its value, as etcd has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The text of the key; it may be none of Mayfly's, so parse it with [`KeySpace::parse`].
+    /// The text of the key; it may be none of Mayfly's.
     pub key: String,
     /// The value.
     pub value: Vec<u8>,
@@ -64,7 +78,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// When it came into etcd, for an index.
+    /// When it came into etcd.
     pub fn revision(&self) -> Revision {
         Revision {
             created: self.create_revision,
@@ -114,43 +128,40 @@ pub struct LeaseLife {
 /// The store. Cheap to clone; connects with the first call, so it may be made while etcd is down.
 #[derive(Debug, Clone)]
 pub struct Store {
-    connection: Connection,
+    etcd: Arc<dyn Etcd>,
     keyspace: KeySpace,
 }
 
 impl Store {
     /// The limit of one call, unless [`Store::with_limit`] says otherwise.
     pub const DEFAULT_LIMIT: Duration = Duration::from_secs(5);
-    /// The same where there are other endpoints to ask. What is written while a cluster has no leader is lost without a
-    /// word, and has to be in effect 5 s after the election.
+    /// The same where there are other endpoints to ask. What is written while a cluster has no
+    /// leader is lost without a word, and has to be in effect 5 s after the election.
     pub const LIMIT_OF_SEVERAL: Duration = Duration::from_secs(3);
 
-    /// A store of the keys in `keyspace`, at whichever of the endpoints answers, without TLS or user.
+    /// A store of the keys in `keyspace`, at whichever of the endpoints answers, without TLS or
+    /// user.
     pub fn new(endpoints: Vec<Endpoint>, keyspace: KeySpace) -> Self {
+        Self::with_access(endpoints, keyspace, EtcdAccess::default())
+    }
+
+    /// The same with TLS, or with a user.
+    pub fn with_access(endpoints: Vec<Endpoint>, keyspace: KeySpace, access: EtcdAccess) -> Self {
         let limit = match endpoints.len() {
             0 | 1 => Self::DEFAULT_LIMIT,
             _ => Self::LIMIT_OF_SEVERAL,
         };
-        Self {
-            connection: Connection::new(endpoints, Access::default(), limit),
-            keyspace,
-        }
+        Self::over(Arc::new(Connection::new(endpoints, access, limit)), keyspace)
     }
 
-    /// The same with TLS, or with a user.
-    pub fn with_access(self, access: Access) -> Self {
-        Self {
-            connection: self.connection.with_access(access),
-            keyspace: self.keyspace,
-        }
+    /// A store of the keys in `keyspace`, in this etcd.
+    pub fn over(etcd: Arc<dyn Etcd>, keyspace: KeySpace) -> Self {
+        Self { etcd, keyspace }
     }
 
     /// The same endpoints with another limit for every call, on a connection of its own.
     pub fn with_limit(&self, limit: Duration) -> Self {
-        Self {
-            connection: self.connection.with_limit(limit),
-            keyspace: self.keyspace.clone(),
-        }
+        Self::over(self.etcd.with_limit(limit), self.keyspace.clone())
     }
 
     /// The keys that this store is about.
@@ -160,82 +171,69 @@ impl Store {
 
     /// Where etcd is looked for.
     pub fn endpoints(&self) -> &[Endpoint] {
-        self.connection.endpoints()
+        self.etcd.endpoints()
     }
 
     /// Whether the last call was answered.
     pub fn connected(&self) -> bool {
-        self.connection.connected().get() == 1
+        self.etcd.connected().get() == 1
     }
 
     /// 1 while etcd answers, else 0; for the metrics.
     pub fn connected_gauge(&self) -> Gauge {
-        self.connection.connected().clone()
+        self.etcd.connected().clone()
     }
 
     /// Reads all entries of a range, all at one revision.
     ///
     /// # Errors
-    /// When etcd does not answer within the limit (which holds for every thousand entries), or the revision is
-    /// compacted between two pages.
+    /// When etcd does not answer within the limit (which holds for every thousand entries), or the
+    /// revision is compacted between two pages.
     pub async fn list(&self, range: &KeyRange) -> Result<Listing, StoreError> {
-        let action = || format!("list {}", range.start);
         let mut listing = Listing {
             revision: 0,
             entries: Vec::new(),
         };
-        let mut from = range.start.clone().into_bytes();
+        let mut start = range.start.clone().into_bytes();
         loop {
-            let mut options = GetOptions::new().with_range(range.end.as_str()).with_limit(PAGE);
-            if listing.revision != 0 {
-                options = options.with_revision(listing.revision);
-            }
-            let start = from.clone();
-            let mut page = self
-                .connection
-                .call(action, |client| {
-                    let (start, options) = (start.clone(), options.clone());
-                    async move { client.kv.clone().get(start, Some(options)).await }
-                })
-                .await?;
+            let question = Question {
+                start,
+                end: Some(range.end.clone()),
+                limit: PAGE,
+                revision: listing.revision,
+                keys_only: false,
+            };
+            let page = self.etcd.range(question).await;
+            let page = page.map_err(|cause| error(format!("list {}", range.start), cause))?;
             if listing.revision == 0 {
-                listing.revision = revision(page.header());
+                listing.revision = page.revision;
             }
-            let more = page.more();
-            let entries = page.take_kvs();
-            if let Some(last) = entries.last() {
-                from = last.key().to_vec();
-                from.push(0);
-            }
-            let ended = !more || entries.is_empty();
-            listing.entries.extend(entries.into_iter().map(entry));
-            if ended {
-                return Ok(listing);
+            listing.entries.extend(page.entries);
+            match page.next {
+                Some(next) => start = next,
+                None => return Ok(listing),
             }
         }
     }
 
-    /// Fails when nothing of Mayfly is in etcd below the prefix: then a command that finds nothing is more likely to
-    /// have the wrong one. Everything that a daemon does leaves something there.
+    /// Fails when nothing of Mayfly is in etcd below the prefix: then a command that finds nothing
+    /// is more likely to have the wrong one. Everything that a daemon does leaves something there.
     ///
     /// # Errors
-    /// When there is nothing, or etcd does not answer. One that does not permit the question is taken for used.
+    /// When there is nothing, or etcd does not answer. One that does not permit the question is
+    /// taken for used.
     pub async fn ensure_used(&self) -> anyhow::Result<()> {
         let range = self.keyspace.everything();
-        let options = GetOptions::new()
-            .with_range(range.end.as_str())
-            .with_keys_only()
-            .with_limit(1);
-        let ask = |client: connection::Clients| {
-            let (start, options) = (range.start.clone(), options.clone());
-            async move { client.kv.clone().get(start, Some(options)).await }
+        let question = Question {
+            start: range.start.clone().into_bytes(),
+            end: Some(range.end),
+            limit: 1,
+            revision: 0,
+            keys_only: true,
         };
-        match self
-            .connection
-            .call(|| format!("list {}", range.start), ask)
-            .await
-        {
-            Ok(answer) if answer.kvs().is_empty() => Err(self.unused()),
+        let answer = self.etcd.range(question).await;
+        match answer.map_err(|cause| error(format!("list {}", range.start), cause)) {
+            Ok(page) if page.entries.is_empty() => Err(self.unused()),
             Err(error) if !error.is_refusal() => Err(error.into()),
             _ => Ok(()),
         }
@@ -245,9 +243,35 @@ impl Store {
     pub fn unused(&self) -> anyhow::Error {
         let prefix = &self.keyspace;
         anyhow::anyhow!(
-            "etcd has nothing of Mayfly below {prefix}: check --prefix and --etcd; no daemon runs there, and nothing is \
-             registered"
+            "etcd has no keys below {prefix}: no daemon runs there and nothing is registered; \
+             check --prefix and --etcd"
         )
+    }
+
+    /// The key prefixes below which daemons report, in all of etcd: for an operator who gave
+    /// another one.
+    ///
+    /// # Errors
+    /// When etcd does not answer within the limit, or the user may not read everything.
+    pub async fn prefixes_in_use(&self) -> Result<BTreeSet<String>, StoreError> {
+        /// As etcd has it, from the first key to the last.
+        const EVERYTHING: &str = "\0";
+        let question = Question {
+            start: EVERYTHING.into(),
+            end: Some(EVERYTHING.to_owned()),
+            limit: MOST_KEYS,
+            revision: 0,
+            keys_only: true,
+        };
+        let page = self.etcd.range(question).await;
+        let page = page.map_err(|cause| error("look for other prefixes".to_owned(), cause))?;
+        let keys = page.entries.iter().map(|entry| entry.key.as_str());
+        let prefix = |key: &str| {
+            let (prefix, _) = key.split_once("/status/")?;
+            let space: KeySpace = prefix.parse().ok()?;
+            space.parse(key).is_ok().then(|| prefix.to_owned())
+        };
+        Ok(keys.filter_map(prefix).collect())
     }
 
     /// Reads one entry.
@@ -256,16 +280,16 @@ impl Store {
     /// When etcd does not answer within the limit.
     pub async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         let text = self.keyspace.text(key);
-        let action = || format!("read {text}");
-        let name = text.as_str();
-        let mut answer = self
-            .connection
-            .call(
-                action,
-                |client| async move { client.kv.clone().get(name, None).await },
-            )
-            .await?;
-        Ok(answer.take_kvs().pop().map(entry))
+        let question = Question {
+            start: text.clone().into_bytes(),
+            end: None,
+            limit: 0,
+            revision: 0,
+            keys_only: false,
+        };
+        let page = self.etcd.range(question).await;
+        let mut page = page.map_err(|cause| error(format!("read {text}"), cause))?;
+        Ok(page.entries.pop())
     }
 
     /// Puts a value, whatever was there, and gives the revision of the change.
@@ -274,20 +298,16 @@ impl Store {
     /// When etcd does not answer within the limit, or the lease is lost.
     pub async fn put(&self, key: &Key, value: Vec<u8>, lease: Option<LeaseId>) -> Result<i64, StoreError> {
         let text = self.keyspace.text(key);
-        let action = || format!("put {text}");
-        let name = text.as_str();
-        let put = |client: connection::Clients| {
-            let value = value.clone();
-            async move { client.kv.clone().put(name, value, put_options(lease)).await }
-        };
-        let answer = self.connection.call(action, put).await?;
-        Ok(revision(answer.header()))
+        let done = self.etcd.put(text.clone(), value, lease).await;
+        done.map_err(|cause| error(format!("put {text}"), cause))
     }
 
-    /// Puts a value if `guard` holds, and gives the revision of the change; `None` when it does not hold.
+    /// Puts a value if `guard` holds, and gives the revision of the change; `None` when it does not
+    /// hold.
     ///
     /// # Errors
-    /// As [`Store::put`]. After an error the value may have been put all the same: read before trying again.
+    /// As [`Store::put`]. After an error the value may have been put all the same: read before
+    /// trying again.
     pub async fn put_if(
         &self,
         key: &Key,
@@ -296,16 +316,12 @@ impl Store {
         guard: Guard,
     ) -> Result<Option<i64>, StoreError> {
         let text = self.keyspace.text(key);
-        let put = TxnOp::put(text.as_str(), value, put_options(lease));
-        self.conditional(
-            || format!("put {text}"),
-            Txn::new().when([compare(&text, guard)]).and_then([put]),
-        )
-        .await
+        let put = TextWrite::Put(text, value, lease);
+        self.conditional("put", &[(key.clone(), guard)], vec![put]).await
     }
 
-    /// Carries out all writes in one step if `guard` holds for `key`, and gives the revision of the change; `None` when
-    /// it does not hold. No two writes may be of one key.
+    /// Carries out all writes in one step if `guard` holds for `key`, and gives the revision of the
+    /// change; `None` when it does not hold. No two writes may be of one key.
     ///
     /// # Errors
     /// As [`Store::put`]. After an error they may have been carried out all the same.
@@ -315,18 +331,24 @@ impl Store {
         guard: Guard,
         writes: Vec<Write>,
     ) -> Result<Option<i64>, StoreError> {
-        let text = self.keyspace.text(key);
-        let operations: Vec<TxnOp> = writes
-            .into_iter()
-            .map(|write| match write {
-                Write::Put(key, value, lease) => {
-                    TxnOp::put(self.keyspace.text(&key), value, put_options(lease))
-                }
-                Write::Delete(key) => TxnOp::delete(self.keyspace.text(&key), None),
-            })
-            .collect();
-        let txn = Txn::new().when([compare(&text, guard)]).and_then(operations);
-        self.conditional(|| format!("write {text}"), txn).await
+        self.write_if_all(&[(key.clone(), guard)], writes).await
+    }
+
+    /// As [`Store::write_if`], if every guard holds for its key. etcd takes 128 guards and as many
+    /// writes, unless it was started with another limit.
+    ///
+    /// # Errors
+    /// As [`Store::write_if`].
+    pub async fn write_if_all(
+        &self,
+        guards: &[(Key, Guard)],
+        writes: Vec<Write>,
+    ) -> Result<Option<i64>, StoreError> {
+        let writes = writes.into_iter().map(|write| match write {
+            Write::Put(key, value, lease) => TextWrite::Put(self.keyspace.text(&key), value, lease),
+            Write::Delete(key) => TextWrite::Delete(self.keyspace.text(&key)),
+        });
+        self.conditional("write", guards, writes.collect()).await
     }
 
     /// Deletes a key; says whether it existed.
@@ -335,33 +357,22 @@ impl Store {
     /// When etcd does not answer within the limit.
     pub async fn delete(&self, key: &Key) -> Result<bool, StoreError> {
         let text = self.keyspace.text(key);
-        let action = || format!("delete {text}");
-        let name = text.as_str();
-        let answer = self
-            .connection
-            .call(action, |client| async move {
-                client.kv.clone().delete(name, None).await
-            })
-            .await?;
-        Ok(answer.deleted() > 0)
+        let done = self.etcd.delete(text.clone(), None).await;
+        let deleted = done.map_err(|cause| error(format!("delete {text}"), cause))?;
+        Ok(deleted > 0)
     }
 
-    /// Deletes every key of a range in one step, those that are none of Mayfly's too, and says how many there were.
+    /// Deletes every key of a range in one step, those that are none of Mayfly's too, and says how
+    /// many there were.
     ///
     /// # Errors
     /// When etcd does not answer within the limit.
     pub async fn delete_all(&self, range: &KeyRange) -> Result<i64, StoreError> {
-        let action = || format!("delete all of {}", range.start);
-        let options = Some(DeleteOptions::new().with_range(range.end.as_str()));
-        let start = range.start.as_str();
-        let answer = self
-            .connection
-            .call(action, |client| {
-                let options = options.clone();
-                async move { client.kv.clone().delete(start, options).await }
-            })
-            .await?;
-        Ok(answer.deleted())
+        let done = self
+            .etcd
+            .delete(range.start.clone(), Some(range.end.clone()))
+            .await;
+        done.map_err(|cause| error(format!("delete all of {}", range.start), cause))
     }
 
     /// Deletes a key if `guard` holds; says whether it did.
@@ -369,24 +380,29 @@ impl Store {
     /// # Errors
     /// As [`Store::delete`]. After an error the key may be deleted all the same.
     pub async fn delete_if(&self, key: &Key, guard: Guard) -> Result<bool, StoreError> {
-        let text = self.keyspace.text(key);
-        let delete = TxnOp::delete(text.as_str(), None);
-        let txn = Txn::new().when([compare(&text, guard)]).and_then([delete]);
-        Ok(self
-            .conditional(|| format!("delete {text}"), txn)
-            .await?
-            .is_some())
+        let delete = TextWrite::Delete(self.keyspace.text(key));
+        let guards = [(key.clone(), guard)];
+        let done = self.conditional("delete", &guards, vec![delete]).await?;
+        Ok(done.is_some())
     }
 
-    async fn conditional(&self, action: impl Fn() -> String, txn: Txn) -> Result<Option<i64>, StoreError> {
-        let answer = self
-            .connection
-            .call(action, |client| {
-                let txn = txn.clone();
-                async move { client.kv.clone().txn(txn).await }
-            })
-            .await?;
-        Ok(answer.succeeded().then(|| revision(answer.header())))
+    async fn conditional(
+        &self,
+        verb: &str,
+        guards: &[(Key, Guard)],
+        writes: Vec<TextWrite>,
+    ) -> Result<Option<i64>, StoreError> {
+        let guards = guards
+            .iter()
+            .map(|(key, guard)| (self.keyspace.text(key), *guard));
+        let guards: Vec<(String, Guard)> = guards.collect();
+        let what = match guards.as_slice() {
+            [] => verb.to_owned(),
+            [(key, _)] => format!("{verb} {key}"),
+            [(key, _), others @ ..] => format!("{verb} {key} and {} other keys", others.len()),
+        };
+        let done = self.etcd.write(guards, writes).await;
+        done.map_err(|cause| error(what, cause))
     }
 
     /// Whether etcd has raised the alarm NOSPACE.
@@ -394,15 +410,12 @@ impl Store {
     /// # Errors
     /// When etcd does not answer within the limit, or does not tell.
     pub async fn is_full(&self) -> Result<bool, StoreError> {
-        let ask = |client: connection::Clients| async move { client.maintenance.clone().status().await };
-        let status = self
-            .connection
-            .call(|| "read etcd's status".to_owned(), ask)
-            .await?;
-        Ok(status.errors().iter().any(|error| error.contains("NOSPACE")))
+        let answer = self.etcd.is_full().await;
+        answer.map_err(|cause| error("read etcd's status".to_owned(), cause))
     }
 
-    /// Asks for a lease. `ttl` is rounded up to whole seconds, at least one; etcd may give a longer one.
+    /// Asks for a lease. `ttl` is rounded up to whole seconds, at least one; etcd may give a longer
+    /// one.
     ///
     /// # Errors
     /// When etcd does not answer within the limit.
@@ -410,26 +423,18 @@ impl Store {
         let seconds = i64::try_from(ttl.as_millis().div_ceil(1000))
             .unwrap_or(i64::MAX)
             .max(1);
-        let grant =
-            |client: connection::Clients| async move { client.lease.clone().grant(seconds, None).await };
-        let answer = self.connection.call(|| "grant a lease".to_owned(), grant).await?;
-        Ok(Lease {
-            id: LeaseId(answer.id()),
-            ttl: seconds_of(answer.ttl()),
-        })
+        let answer = self.etcd.grant(seconds).await;
+        answer.map_err(|cause| error("grant a lease".to_owned(), cause))
     }
 
     /// Lets a lease live for its whole time again.
     ///
     /// # Errors
-    /// [`Cause::LeaseLost`] when etcd does not know it any more; when etcd does not answer within the limit.
+    /// [`Cause::LeaseLost`] when etcd does not know it any more; when etcd does not answer within
+    /// the limit.
     pub async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let action = || format!("keep lease {lease} alive");
-        self.connection
-            .call(action, |client| async move {
-                client.lease.clone().keep_alive(lease.0).await.map(drop)
-            })
-            .await
+        let answer = self.etcd.keep_alive(lease).await;
+        answer.map_err(|cause| error(format!("keep lease {lease} alive"), cause))
     }
 
     /// What is left of a lease; `None` when etcd does not know it any more.
@@ -437,91 +442,42 @@ impl Store {
     /// # Errors
     /// When etcd does not answer within the limit.
     pub async fn lease_life(&self, lease: LeaseId) -> Result<Option<LeaseLife>, StoreError> {
-        let action = || format!("read what is left of lease {lease}");
-        let ask = |client: connection::Clients| async move {
-            client.lease.clone().time_to_live(lease.0, None).await
-        };
-        let answer = self.connection.call(action, ask).await?;
-        Ok((answer.ttl() > 0).then(|| LeaseLife {
-            granted: seconds_of(answer.granted_ttl()),
-            left: seconds_of(answer.ttl()),
-        }))
+        let answer = self.etcd.lease(lease, false).await;
+        let state = answer.map_err(|cause| error(format!("read what is left of lease {lease}"), cause))?;
+        Ok(state.map(|state| state.life))
     }
 
     /// The texts of the keys that hang on a lease.
     ///
     /// # Errors
-    /// [`Cause::LeaseLost`] when etcd does not know it any more; when etcd does not answer within the limit.
+    /// [`Cause::LeaseLost`] when etcd does not know it any more; when etcd does not answer within
+    /// the limit.
     pub async fn keys_of(&self, lease: LeaseId) -> Result<BTreeSet<String>, StoreError> {
-        let action = || format!("read the keys of lease {lease}");
-        let options = Some(LeaseTimeToLiveOptions::new().with_keys());
-        let answer = self
-            .connection
-            .call(action, |client| {
-                let options = options.clone();
-                async move { client.lease.clone().time_to_live(lease.0, options).await }
-            })
-            .await?;
-        if answer.ttl() <= 0 {
-            return Err(StoreError::new(action(), Cause::LeaseLost));
-        }
-        Ok(answer.keys().iter().map(|key| text_of(key)).collect())
+        let answer = self.etcd.lease(lease, true).await;
+        let state = answer.and_then(|state| state.ok_or(Cause::LeaseLost));
+        let state = state.map_err(|cause| error(format!("read the keys of lease {lease}"), cause))?;
+        Ok(state.keys)
     }
 
-    /// Ends a lease and deletes every key that hangs on it, in one step. One that is lost already is no error.
+    /// Ends a lease and deletes every key that hangs on it, in one step. One that is lost already
+    /// is no error.
     ///
     /// # Errors
     /// When etcd does not answer within the limit.
     pub async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let action = || format!("revoke lease {lease}");
-        let revoke =
-            |client: connection::Clients| async move { client.lease.clone().revoke(lease.0).await.map(drop) };
-        match self.connection.call(action, revoke).await {
-            Err(error) if error.is_lease_lost() => Ok(()),
-            other => other,
+        match self.etcd.revoke(lease).await {
+            Ok(()) | Err(Cause::LeaseLost) => Ok(()),
+            Err(cause) => Err(error(format!("revoke lease {lease}"), cause)),
         }
     }
 
-    /// Watches a range from a revision on (that one included). Meant for [`crate::watch`], which minds the traps.
+    /// Watches a range from a revision on (that one included). Meant for [`crate::watch`], which
+    /// minds the traps.
     pub(crate) async fn stream(&self, range: &KeyRange, from: i64) -> Result<RangeStream, StoreError> {
-        RangeStream::open(&self.connection, range, from).await
+        RangeStream::open(&*self.etcd, range, from).await
     }
 }
 
-fn put_options(lease: Option<LeaseId>) -> Option<PutOptions> {
-    lease.map(|lease| PutOptions::new().with_lease(lease.0))
-}
-
-fn compare(text: &str, guard: Guard) -> Compare {
-    match guard {
-        Guard::Absent => Compare::mod_revision(text, CompareOp::Equal, 0),
-        Guard::ModRevision(revision) => Compare::mod_revision(text, CompareOp::Equal, revision),
-        Guard::OwnedBy(lease) => Compare::lease(text, CompareOp::Equal, lease.0),
-    }
-}
-
-fn revision(header: Option<&ResponseHeader>) -> i64 {
-    header.map_or(0, ResponseHeader::revision)
-}
-
-fn seconds_of(ttl: i64) -> Duration {
-    Duration::from_secs(ttl.max(1).unsigned_abs())
-}
-
-/// Keys that are not UTF-8 are none of Mayfly's; they only have to be named in a message.
-fn text_of(key: &[u8]) -> String {
-    String::from_utf8_lossy(key).into_owned()
-}
-
-fn entry(pair: KeyValue) -> Entry {
-    let (create_revision, mod_revision) = (pair.create_revision(), pair.mod_revision());
-    let lease = (pair.lease() != 0).then(|| LeaseId(pair.lease()));
-    let (key, value) = pair.into_key_value();
-    Entry {
-        key: text_of(&key),
-        value,
-        create_revision,
-        mod_revision,
-        lease,
-    }
+fn error(action: String, cause: Cause) -> StoreError {
+    StoreError::new(action, cause)
 }

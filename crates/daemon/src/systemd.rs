@@ -1,5 +1,5 @@
-//! Readiness for systemd's `Type=notify`: says READY=1 and STOPPING=1 where NOTIFY_SOCKET is set, and does
-//! nothing elsewhere.
+//! Readiness for systemd's `Type=notify`: says READY=1 and STOPPING=1 where NOTIFY_SOCKET is set,
+//! and does nothing elsewhere.
 
 use sd_notify::NotifyState;
 use tracing::debug;
@@ -15,7 +15,7 @@ pub fn stopping() {
 }
 
 fn notify(state: NotifyState<'_>) {
-    // A service manager that cannot be told is no reason to stop routing.
+    // A service manager that cannot be notified is no reason to stop routing.
     if let Err(error) = sd_notify::notify(&[state]) {
         debug!("cannot notify systemd: {error}");
     }

@@ -1,12 +1,30 @@
-//! Background tasks that may not die in silence: when one of them ends, fails or panics, the daemon ends
-//! with an error that names it, and whatever supervises the daemon starts it anew.
+//! Background tasks that may not die in silence: when one of them ends, fails or panics, the daemon
+//! ends with an error that names it, and whatever supervises the daemon starts it again.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::anyhow;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinError};
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
+
+/// Whether blocking work is done by the thread that asks for it.
+static INLINE: AtomicBool = AtomicBool::new(false);
+
+/// From now on, blocking work is done by the thread that asks for it: for the simulation, which
+/// decides the order of everything. No daemon may do that.
+pub fn block_inline() {
+    INLINE.store(true, Ordering::Relaxed);
+}
+
+/// Does work that may block on a thread where that is allowed.
+pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    match INLINE.load(Ordering::Relaxed) {
+        true => tokio::spawn(async move { work() }),
+        false => tokio::task::spawn_blocking(work),
+    }
+}
 
 /// The background tasks of one daemon. All are aborted when it is dropped.
 #[derive(Debug)]
@@ -51,7 +69,8 @@ impl Tasks {
         });
     }
 
-    /// Waits until one of the tasks has ended and says why. Waits for ever while all run. Safe in `select!`.
+    /// Waits until one of the tasks has ended and says why. Waits for ever while all run. Safe in
+    /// `select!`.
     pub async fn ended(&self) -> anyhow::Error {
         match self.ends.lock().await.recv().await {
             Some(error) => error,

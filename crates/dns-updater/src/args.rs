@@ -1,5 +1,5 @@
-//! The command line. Every argument is checked by its type while it is read, so that a mistake is told with what
-//! would be right, before anything starts.
+//! The command line. A type checks each argument while it is parsed, so a mistake is reported with
+//! what would be right, before anything starts.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -7,63 +7,59 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use mayfly_core::names::Hostname;
-use mayfly_daemon::args::{CommonArgs, duration, interval};
+use mayfly_daemon::args::{CommonArgs, duration};
 use mayfly_daemon::output::Format;
 
 const EXAMPLES: &str = "\
 Examples:
   dns-updater watch --hosts-file /var/lib/mayfly/hosts/mayfly.hosts
-  dnsmasq --hostsdir=/var/lib/mayfly/hosts --local=/service/     # reads the file by itself
+  dnsmasq --hostsdir=/var/lib/mayfly/hosts --local=/service/     # reads the file on each change
   dns-updater update db.service 10.0.0.7 10.0.0.8
   dns-updater delete db.service
 
-Exit codes: 0 fine, 1 failure, 2 wrong usage.";
+Exit codes: 0 success, 1 failure, 2 wrong usage.";
 
-/// Writes the hosts file that dnsmasq serves, from etcd, and keeps static records in etcd.
+/// Writes the hosts file that dnsmasq serves from etcd, and manages static records in etcd
 #[derive(Debug, Parser)]
 #[command(name = "dns-updater", version, about, after_help = EXAMPLES, after_long_help = EXAMPLES)]
 pub struct Arguments {
-    /// What every daemon takes.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Write the hosts file, and go on writing it as etcd changes, until told to end
-    Watch(Watch),
-    /// Put a static record: a host name and its addresses, in place of those it had
+    /// Writes the hosts file whenever etcd changes, until SIGTERM
+    Watch(WatchArguments),
+    /// Sets a static record: a host name with its addresses, which replace earlier addresses
     Update {
-        /// The host name as it will be asked for, domain included: db.service
+        /// The host name as clients ask for it, with its domain, such as db.service
         host: Hostname,
         /// Its addresses, IPv4 or IPv6
         #[arg(required = true, value_name = "IP")]
         addresses: Vec<IpAddr>,
     },
-    /// Delete static records
+    /// Deletes static records
     Delete {
         /// The host names
         #[arg(required = true, value_name = "HOST")]
         hosts: Vec<Hostname>,
     },
-    /// Show the static records
+    /// Lists the static records
     List {
-        /// How to print them
+        /// Prints them in this format
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Delete all static records
+    /// Deletes all static records
     Reset,
 }
 
-/// The arguments of `watch`.
 #[derive(Debug, Clone, Args)]
-pub struct Watch {
-    /// The file to write; in a directory of its own that dnsmasq reads with --hostsdir
+pub struct WatchArguments {
+    /// Writes this file; the file needs its own directory, which dnsmasq reads with --hostsdir
     #[arg(
         long,
         env = "MAYFLY_HOSTS_FILE",
@@ -73,17 +69,18 @@ pub struct Watch {
     )]
     pub hosts_file: PathBuf,
 
-    /// The domain of the services: `backend` becomes `backend.<DOMAIN>`
-    #[arg(long, env = "MAYFLY_DOMAIN", value_name = "DOMAIN", default_value = "service")]
+    /// Names services under this domain, as in `backend.service`
+    #[arg(long, env = "MAYFLY_DOMAIN", value_name = "NAME", default_value = "service")]
     pub domain: Hostname,
 
-    /// How long to go on when all environments, instances or routers vanish from etcd at once (0: not at all)
-    #[arg(long, env = "MAYFLY_VANISH_GRACE", value_name = "TIME", default_value = "60s", value_parser = duration)]
-    pub vanish_grace: Duration,
-
-    /// How often to look whether somebody else changed or removed the file
-    #[arg(long, env = "MAYFLY_REPAIR_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = interval)]
-    pub repair_interval: Duration,
+    /// Withholds deletions if so many come within this time that they look like a fault; with 0,
+    /// withholds no deletion
+    ///
+    /// If all instances or all routers vanish from etcd without deregistering, their names are kept
+    /// for this time. If all environments vanish at once, their names are kept until they are back
+    /// or until an operator confirms the deletion: `mayfly confirm haproxy-updater`.
+    #[arg(long, env = "MAYFLY_DISTRUST", value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub distrust: Duration,
 }
 
 fn hosts_file(text: &str) -> Result<PathBuf, String> {
@@ -92,12 +89,12 @@ fn hosts_file(text: &str) -> Result<PathBuf, String> {
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    // What dnsmasq passes over in a directory.
+    // dnsmasq skips such names in a directory.
     let ignored =
         name.starts_with('.') || name.ends_with('~') || (name.starts_with('#') && name.ends_with('#'));
     if name.is_empty() || text.ends_with('/') || ignored {
         return Err(
-            "it has to name a file that dnsmasq reads: not a directory, and no name such as .x, x~ or #x#"
+            "it must name a file that dnsmasq reads: not a directory, and no name such as .x, x~ or #x#"
                 .to_owned(),
         );
     }
@@ -118,7 +115,7 @@ mod tests {
             panic!("not watch")
         };
         assert_eq!(watch.domain.as_str(), "svc.example");
-        assert_eq!(watch.vanish_grace, Duration::from_secs(60));
+        assert_eq!(watch.distrust, Duration::from_secs(60));
         let Command::Update { host, addresses } =
             parse("update db.service 10.0.0.7 fd00::7").unwrap().command
         else {
@@ -136,10 +133,9 @@ mod tests {
             ("update db.service", "<IP>"),
             ("delete", "<HOST>"),
             ("watch --domain -x", "x"),
-            ("watch --hosts-file /tmp/", "has to name a file"),
-            ("watch --hosts-file /tmp/.hosts", "has to name a file"),
-            ("watch --vanish-grace soon", "looks like"),
-            ("watch --repair-interval 1ms", "10ms"),
+            ("watch --hosts-file /tmp/", "must name a file"),
+            ("watch --hosts-file /tmp/.hosts", "must name a file"),
+            ("watch --distrust soon", "looks like"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

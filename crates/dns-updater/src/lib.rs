@@ -1,16 +1,22 @@
-//! The DNS updater: every service that Mayfly knows leads, by name, to the internal side of every live router, by way of
-//! a hosts file that dnsmasq reads by itself whenever it is replaced. Static records stand beside them.
+//! The DNS updater: every service that Mayfly knows resolves to the internal side of every live
+//! router, by a hosts file that dnsmasq reads whenever it is replaced. The file has the static
+//! records, too.
 //!
-//! The chain of `watch`: [`args`] -> [`view`] (pure: changes of etcd to a typed view, the faulty set aside) ->
-//! [`render`] (pure: view to the bytes of the hosts file) -> [`hosts_file`] (written only when different, mended when
-//! somebody else changed it), driven by [`watch`]. [`records`] holds the commands for static records.
+//! The chain of `watch`, driven by [`run`](mod@run):
+//!
+//! 1. [`desired`] (pure): what etcd says about names, as a typed view.
+//! 2. [`render`] (pure): the bytes of the hosts file.
+//! 3. [`apply`]: the file on disk, written only when its bytes differ, and repaired.
+//!
+//! [`lacks`] logs what is missing. [`static_records`] holds the commands for static records.
 
+mod apply;
 pub mod args;
-pub mod hosts_file;
-pub mod records;
-pub mod render;
-pub mod view;
-pub mod watch;
+mod desired;
+mod lacks;
+mod render;
+mod run;
+mod static_records;
 
 use std::process::ExitCode;
 
@@ -25,10 +31,10 @@ use args::{Arguments, Command};
 pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let Arguments { common, command } = arguments;
     match command {
-        Command::Watch(watch) => watch::run(&common, watch, shutdown).await,
-        Command::Update { host, addresses } => records::update(&common, host, addresses).await,
-        Command::Delete { hosts } => records::delete(&common, hosts).await,
-        Command::List { format } => records::list(&common, format).await,
-        Command::Reset => records::reset(&common).await,
+        Command::Watch(watch) => run::run(&common, watch, shutdown).await,
+        Command::Update { host, addresses } => static_records::update(&common, host, addresses).await,
+        Command::Delete { hosts } => static_records::delete(&common, hosts).await,
+        Command::List { format } => static_records::list(&common, format).await,
+        Command::Reset => static_records::reset(&common).await,
     }
 }

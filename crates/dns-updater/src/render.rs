@@ -1,17 +1,18 @@
-//! The bytes of the hosts file. Pure: the same view gives the same bytes. Whatever stands in a line is the text of a
-//! checked type, so nothing in etcd can add a line. The head keeps the routers, for a restart while none is live.
+//! The bytes of the hosts file. Pure: the same view gives the same bytes. Every part of a line is
+//! the text of a checked type, so nothing in etcd can add a line. The head keeps the routers, for a
+//! restart while none is live.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use crate::view::View;
+use crate::desired::DnsView;
 
 const NOTICE: &str = "# Written by dns-updater of Mayfly from etcd; changes by others are undone.";
 const ROUTERS: &str = "# routers:";
 
 /// Renders the hosts file of a view: sorted by name, then by address.
-pub fn render(view: &View) -> String {
+pub fn render(view: &DnsView) -> String {
     let mut text = format!("{NOTICE}\n{ROUTERS}");
     for router in view.routers() {
         line(&mut text, format_args!(" {router}"));
@@ -30,7 +31,7 @@ fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     let _ = text.write_fmt(arguments);
 }
 
-/// The routers that a file rendered before leads to; none if it is of other making.
+/// The routers of a file that was rendered before; none if another program wrote it.
 pub fn routers_of(text: &str) -> BTreeSet<IpAddr> {
     let head = text
         .lines()
@@ -42,41 +43,85 @@ pub fn routers_of(text: &str) -> BTreeSet<IpAddr> {
 }
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests {
     use mayfly_core::keys::KeySpace;
     use mayfly_core::names::Hostname;
     use mayfly_daemon::store::Entry;
-    use mayfly_daemon::watch::Change;
+    use mayfly_daemon::watch::{Batch, Change};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn view(last_routers: BTreeSet<IpAddr>) -> View {
-        View::new(KeySpace::default(), "service".parse().unwrap(), last_routers)
+    fn view(last_routers: BTreeSet<IpAddr>) -> DnsView {
+        DnsView::new("service".parse().unwrap(), last_routers)
     }
 
-    fn put(key: &str, value: &str) -> Change {
-        let (key, value) = (format!("/mayfly/{key}"), value.as_bytes().to_vec());
-        Change::Put(Entry {
-            key,
-            value,
-            create_revision: 1,
-            mod_revision: 1,
-            lease: None,
-        })
+    /// A key of etcd and its value; without one, its end.
+    type TestChange = (String, Option<String>);
+
+    fn put(key: &str, value: &str) -> TestChange {
+        (key.to_owned(), Some(value.to_owned()))
     }
 
-    fn delete(key: &str) -> Change {
-        Change::Delete {
-            key: format!("/mayfly/{key}"),
+    fn delete(key: &str) -> TestChange {
+        (key.to_owned(), None)
+    }
+
+    impl DnsView {
+        fn apply(&mut self, change: &TestChange) {
+            self.apply_all(std::slice::from_ref(change));
+        }
+
+        /// Takes what the watch makes of this.
+        fn apply_all(&mut self, given: &[TestChange]) {
+            let mut set_aside = self.unreadable.clone();
+            let mut changes = Vec::new();
+            for (key, value) in given {
+                let text = format!("/mayfly/{key}");
+                set_aside.remove(&text);
+                let key = match KeySpace::default().parse(&text) {
+                    Ok(key) => key,
+                    Err(error) => {
+                        if value.is_some() {
+                            set_aside.insert(text, error.to_string());
+                        }
+                        continue;
+                    }
+                };
+                let Some(value) = value else {
+                    changes.push(Change::Gone(key));
+                    continue;
+                };
+                let entry = Entry {
+                    key: text.clone(),
+                    value: value.as_bytes().to_vec(),
+                    create_revision: 1,
+                    mod_revision: 1,
+                    lease: None,
+                };
+                let change = Change::of(key, &entry);
+                if let Change::Unreadable(unreadable) = &change {
+                    set_aside.insert(text, unreadable.reason.clone());
+                }
+                changes.push(change);
+            }
+            self.take(Batch {
+                revision: 1,
+                listed: false,
+                changes,
+                set_aside,
+            });
         }
     }
 
     /// The lines below the head.
-    fn lines(view: &View) -> Vec<String> {
+    fn lines(view: &DnsView) -> Vec<String> {
         render(view).lines().skip(2).map(str::to_owned).collect()
     }
 
+    const INSTANCE: &str = r#"{"address": "10.0.0.5:80"}"#;
     const ROUTER: &str = r#"{"address": "10.0.0.1"}"#;
 
     #[test]
@@ -86,9 +131,9 @@ mod tests {
         for change in [
             put("routers/n", ROUTER),
             put("environments/dev", environment),
-            put("backends/a/1/x", "whatever"),
-            put("backends/a/1/x", "once more"),
-            put("backends/b/1/y", "{}"),
+            put("backends/a/1/x", INSTANCE),
+            put("backends/a/1/x", INSTANCE),
+            put("backends/b/1/y", INSTANCE),
         ] {
             view.apply(&change);
         }
@@ -102,37 +147,9 @@ mod tests {
     }
 
     #[test]
-    fn names_stay_when_the_last_environment_goes_until_there_is_one() {
-        let environment = |service: &str| {
-            format!(
-                r#"{{"name": "dev", "prefix": "www-dev", "header": "dev", "services": [{{"name": "{service}", "version": "1"}}]}}"#
-            )
-        };
-        let mut view = view(BTreeSet::new());
-        view.apply_all(&[
-            put("routers/n", ROUTER),
-            put("backends/b/1/x", "{}"),
-            put("backends/e/1/x", "{}"),
-        ]);
-        view.apply_all(&[delete("backends/e/1/x")]);
-        view.apply_all(&[put("environments/dev", &environment("a"))]);
-        view.apply_all(&[delete("environments/dev"), delete("backends/b/1/x")]);
-        assert_eq!(lines(&view), ["10.0.0.1 a.service", "10.0.0.1 b.service"]);
-        view.apply_all(&[
-            put("environments/dev", &environment("f")),
-            delete("environments/dev"),
-        ]);
-        view.apply_all(&[put("backends/c/1/x", "{}")]);
-        view.apply_all(&[delete("backends/c/1/x")]);
-        assert_eq!(lines(&view), ["10.0.0.1 a.service", "10.0.0.1 b.service"]);
-        view.apply_all(&[put("environments/dev", &environment("d"))]);
-        assert_eq!(lines(&view), ["10.0.0.1 d.service"]);
-    }
-
-    #[test]
     fn the_last_router_s_address_stays_when_it_goes_and_over_a_restart() {
         let mut before = view(BTreeSet::new());
-        before.apply(&put("backends/a/1/x", "{}"));
+        before.apply(&put("backends/a/1/x", INSTANCE));
         assert!(lines(&before).is_empty(), "no router was ever known");
         before.apply(&put("routers/n", ROUTER));
         before.apply(&put("routers/m", r#"{"address": "fd00::1"}"#));
@@ -147,7 +164,7 @@ mod tests {
         assert_eq!(lines(&before), ["fd00::1 a.service"]);
 
         let mut after = view(routers_of(&render(&before)));
-        after.apply(&put("backends/b/1/x", "{}"));
+        after.apply(&put("backends/b/1/x", INSTANCE));
         assert_eq!(lines(&after), ["fd00::1 b.service"]);
         after.apply(&put("routers/n", ROUTER));
         assert_eq!(lines(&after), ["10.0.0.1 b.service"]);
@@ -178,7 +195,36 @@ mod tests {
     }
 
     #[test]
-    fn files_of_other_making_tell_no_routers() {
+    fn a_static_record_with_the_name_of_a_service_is_reported() {
+        let mut view = view(BTreeSet::new());
+        view.apply(&put("routers/n", ROUTER));
+        view.apply(&put("dns/billing.service", r#"{"addresses": ["10.9.9.9"]}"#));
+        view.apply(&put("dns/billing.example", r#"{"addresses": ["10.9.9.9"]}"#));
+        assert_eq!(view.set_aside(), [], "no service loses its name");
+        view.apply(&put("backends/billing/1/x", INSTANCE));
+        assert_eq!(
+            lines(&view),
+            ["10.9.9.9 billing.example", "10.9.9.9 billing.service"]
+        );
+        let aside = view.set_aside();
+        assert_eq!((aside.len(), aside[0].key.as_str()), (1, "service billing"));
+        assert!(
+            aside[0]
+                .reason
+                .starts_with("a static record has its name `billing.service`"),
+            "{aside:?}"
+        );
+        // A record with the addresses of the routers changes nothing.
+        view.apply(&put("dns/billing.service", r#"{"addresses": ["10.0.0.1"]}"#));
+        assert_eq!(view.set_aside(), []);
+        view.apply(&put("dns/billing.service", r#"{"addresses": ["10.9.9.9"]}"#));
+        assert_eq!(view.set_aside().len(), 1);
+        view.apply(&delete("dns/billing.service"));
+        assert_eq!(view.set_aside(), []);
+    }
+
+    #[test]
+    fn files_of_other_programs_have_no_routers() {
         for text in ["", "10.0.0.1 a.service", "# routers: x 10.0.0 <<", "# routers"] {
             assert!(routers_of(text).is_empty(), "{text:?}");
         }

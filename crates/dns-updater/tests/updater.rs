@@ -51,7 +51,7 @@ impl Bench {
     }
 
     fn watch(&self, line: &str) -> Process {
-        let mut command = self.command(&format!("watch --repair-interval 200ms {line}"));
+        let mut command = self.command(&format!("watch {line}"));
         command.arg("--hosts-file").arg(self.hosts_file());
         Process::spawn(
             "dns-updater",
@@ -137,21 +137,33 @@ async fn names_follow_etcd_without_a_restart_of_dnsmasq() {
         .await
         .unwrap();
     until_resolved(&dnsmasq, "frontend.service", &["10.0.0.1", "10.0.0.2"]).await;
-    // Names stay when the last environment goes, which is more often a fault than a wish.
-    bench.etcd.delete("/mayfly/environments/dev").await.unwrap();
-    eventually(SOON, "it is told", async || {
-        updater
-            .output()
-            .contains("no environment is left: the 2 names stay")
+    // Names stay as long as routers keep environments: all of them at once is more often a fault than a wish.
+    bench
+        .etcd
+        .put("/mayfly/environments/qa", &environment.replace("dev", "qa"))
+        .await
+        .unwrap();
+    bench.etcd.delete_all("/mayfly/environments/").await.unwrap();
+    eventually(SOON, "it is reported", async || {
+        let status = bench.status().await;
+        let guard = status["detail"]["guard"].as_str().unwrap_or_default().to_owned();
+        updater.output().contains("2 of 2 environments vanished") && guard.contains("their names are kept")
     })
     .await;
     until_resolved(&dnsmasq, "frontend.service", &["10.0.0.1", "10.0.0.2"]).await;
+    // One comes back, the loss of the other one is confirmed.
     bench
         .etcd
         .put(
             "/mayfly/environments/dev",
             &environment.replace("frontend", "other"),
         )
+        .await
+        .unwrap();
+    until_resolved(&dnsmasq, "other.service", &["10.0.0.1", "10.0.0.2"]).await;
+    bench
+        .etcd
+        .put("/mayfly/confirmations/haproxy-updater", "{}")
         .await
         .unwrap();
     until_resolved(&dnsmasq, "frontend.service", &[]).await;
@@ -204,7 +216,7 @@ async fn losing_etcd_or_its_data_empties_nothing() {
     let mut bench = Bench::new().await;
     bench.router("host-1", "10.0.0.1").await;
     bench.instance("backend").await;
-    let mut updater = bench.watch("--vanish-grace 1h");
+    let mut updater = bench.watch("--distrust 1h");
     bench.until_hosts("10.0.0.1 backend.service").await;
     bench.etcd.restart_emptied().await.unwrap();
     eventually(SOON, "the status says what is held", async || {
@@ -288,7 +300,7 @@ async fn a_file_that_somebody_changed_or_removed_is_mended() {
     std::fs::remove_file(bench.hosts_file()).unwrap();
     bench.until_hosts("10.0.0.1 backend.service").await;
 
-    // Not writable for anybody: something else stands in its place.
+    // It cannot be written: a directory has its name.
     std::fs::remove_file(bench.hosts_file()).unwrap();
     std::fs::create_dir(bench.hosts_file()).unwrap();
     eventually(SOON, "the reason in the status", async || {
@@ -345,7 +357,10 @@ async fn commands_for_static_records() {
 
     let delete = bench.run("delete nobody.service db.service").await;
     assert_eq!(delete.code, Some(1));
-    assert_eq!(delete.stderr, "error: there is no static record nobody.service\n");
+    assert_eq!(
+        delete.stderr,
+        "error: there is no static record `nobody.service`\n"
+    );
     let reset = bench.run("reset").await.ok().unwrap();
     assert_eq!(reset, "deleted 2 static records\n");
     assert!(bench.etcd.list("/mayfly/dns/").await.unwrap().is_empty());

@@ -13,7 +13,6 @@ use tokio::net::UdpSocket;
 use crate::process::Process;
 use crate::{eventually, port};
 
-/// A running dnsmasq.
 #[derive(Debug)]
 pub struct Dnsmasq {
     address: SocketAddr,
@@ -30,7 +29,20 @@ impl Dnsmasq {
     /// # Errors
     /// When the program `dnsmasq` is missing or does not start.
     pub async fn start(hosts: &Path, domain: &str, directory: &Path) -> Result<Self> {
-        let address = port::free();
+        Self::start_at(port::free(), hosts, domain, directory, &[]).await
+    }
+
+    /// The same at an address, with further arguments.
+    ///
+    /// # Errors
+    /// As [`Dnsmasq::start`].
+    pub async fn start_at(
+        address: SocketAddr,
+        hosts: &Path,
+        domain: &str,
+        directory: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let mut command = Command::new("dnsmasq");
         command.args([
             "--keep-in-foreground",
@@ -51,7 +63,8 @@ impl Dnsmasq {
             .arg(format!("--port={}", address.port()));
         command
             .arg(format!("--local=/{domain}/"))
-            .arg(format!("--hostsdir={}", hosts.display()));
+            .arg(format!("--hostsdir={}", hosts.display()))
+            .args(arguments);
         let log = directory.join("dnsmasq.log");
         let mut dnsmasq = Self {
             address,

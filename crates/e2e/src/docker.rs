@@ -290,7 +290,7 @@ impl DockerEngine {
 mod tests {
     use super::*;
     use crate::http::Request;
-    use crate::world::SOON;
+    use crate::mayfly::SOON;
 
     /// What a test may leave behind: processes, interfaces, mounts, control groups, files.
     fn left_behind(name: &str, directory: &Path, interface: &str) -> Vec<String> {

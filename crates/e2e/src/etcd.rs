@@ -427,13 +427,30 @@ impl Etcd {
     /// # Errors
     /// When etcd does not answer or the key is missing.
     pub async fn lease_of(&self, key: &str) -> Result<Option<String>> {
+        Ok(self.entry(key).await?["lease"].as_str().map(str::to_owned))
+    }
+
+    /// How often a key was written since it was created.
+    ///
+    /// Unlike [`Self::revision`], no other key changes it.
+    ///
+    /// # Errors
+    /// When etcd does not answer or the key is missing.
+    pub async fn writes_of(&self, key: &str) -> Result<u64> {
+        let entry = self.entry(key).await?;
+        let version = entry["version"].as_str().context("a version")?;
+        version.parse().context("read the version")
+    }
+
+    /// A key with all that etcd knows of it.
+    async fn entry(&self, key: &str) -> Result<Value> {
         let answer = self
             .call("/v3/kv/range", &json!({ "key": BASE64.encode(key) }))
             .await?;
-        let pair = answer["kvs"]
+        answer["kvs"]
             .get(0)
-            .with_context(|| format!("{key} does not exist"))?;
-        Ok(pair["lease"].as_str().map(str::to_owned))
+            .cloned()
+            .with_context(|| format!("{key} does not exist"))
     }
 
     async fn call(&self, path: &str, body: &Value) -> Result<Value> {

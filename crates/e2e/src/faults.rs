@@ -1,7 +1,7 @@
-//! What can break, broken under a steady load whose every answer is checked: the cases of RELIABILITY.md. `scripts/faults.sh`
+//! What can break, broken under a steady load whose every answer is checked: the cases of docs/reliability.md. `scripts/faults.sh`
 //! runs them in full length, and `crates/e2e/tests/e2e/faults.rs` each of them in a short form.
 //!
-//! - [`stage`]: a whole Mayfly with the load on it, and what a case has seen;
+//! - [`loaded`]: a whole Mayfly with the load on it, and what a case has seen;
 //! - one module for each thing that breaks.
 
 mod clock;
@@ -13,21 +13,24 @@ mod haproxy;
 mod host;
 mod instance;
 mod launcher;
+pub mod loaded;
 mod names;
+mod refusing;
 mod registrar;
 mod registry;
-pub mod stage;
 mod two_routers;
 mod updater;
+mod upgrade;
 mod whole;
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use stage::Outcome;
+use loaded::Outcome;
 
 /// How long the faults last, and how much load there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +89,7 @@ impl Fault {
     }
 }
 
-/// Every fault, in the order of RELIABILITY.md.
+/// Every fault, in the order of docs/reliability.md.
 pub fn all() -> Vec<Fault> {
     vec![
         Fault::new("etcd_killed", "etcd killed for 60 s, started again", etcd::killed),
@@ -121,6 +124,11 @@ pub fn all() -> Vec<Fault> {
             "haproxy_changed",
             "HAProxy reloaded and changed behind the updater's back",
             haproxy::changed,
+        ),
+        Fault::new(
+            "refusing_address_comes_and_goes",
+            "addresses that refuse connections come and go",
+            refusing::comes_and_goes,
         ),
         Fault::new(
             "updater_killed",
@@ -181,12 +189,42 @@ pub fn all() -> Vec<Fault> {
     ]
 }
 
+/// Daemons replaced by those of another version and back, which is planned, but must cost as little.
+/// The programs of the earlier version are in `before`.
+pub fn upgrades(before: &Path) -> Vec<Fault> {
+    let case = |name, what, order: upgrade::Order| {
+        let before = before.to_path_buf();
+        Fault::new(name, what, move |length| {
+            upgrade::there_and_back(before.clone(), order, length)
+        })
+    };
+    vec![
+        case(
+            "upgrade_registrars_first",
+            "registrars, then router and names, replaced by this version and back",
+            upgrade::Order::RegistrarsFirst,
+        ),
+        case(
+            "upgrade_routers_first",
+            "names and router, then registrars, replaced by this version and back",
+            upgrade::Order::RoutersFirst,
+        ),
+    ]
+}
+
 /// Runs one fault in its short form and checks what was seen.
 ///
 /// # Panics
 /// When there is none of this name, or a promise was not kept.
 pub async fn check(name: &str) {
-    let all = all();
+    check_of(&all(), name).await;
+}
+
+/// As [`check`], for one of these.
+///
+/// # Panics
+/// As [`check`].
+pub async fn check_of(all: &[Fault], name: &str) {
     let fault = all.iter().find(|fault| fault.name == name);
     let fault = fault.expect("a fault of this name");
     let outcome = fault

@@ -122,6 +122,11 @@ impl Haproxy {
         self.process.as_mut().is_some_and(Process::is_running)
     }
 
+    /// All that its processes have logged.
+    pub fn output(&self) -> String {
+        self.process.as_ref().map(Process::output).unwrap_or_default()
+    }
+
     /// Runs a command on the run-time socket.
     ///
     /// # Errors
@@ -245,7 +250,7 @@ impl Haproxy {
     }
 }
 
-async fn ask(socket: &Path, command: &str) -> Result<String> {
+pub(crate) async fn ask(socket: &Path, command: &str) -> Result<String> {
     let exchange = async {
         let mut stream = UnixStream::connect(socket).await?;
         stream.write_all(format!("{command}\n").as_bytes()).await?;

@@ -2,7 +2,7 @@
 //! needs. One request per connection here; [`crate::load`] keeps connections alive.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,10 +11,11 @@ use hyper::body::Bytes;
 use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 
-use crate::instance::{Echo, WEBSOCKET_ACCEPT, WEBSOCKET_KEY};
+use crate::tls::TlsClient;
 
 /// Limit for a whole request; far above what any answer of the tests takes.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -84,22 +85,118 @@ impl Request {
     /// # Errors
     /// When no complete answer has come within 10 s.
     pub async fn send(&self, to: SocketAddr) -> Result<Answer> {
+        self.send_within(LIMIT, to).await
+    }
+
+    /// As [`Request::send`], with a limit of its own.
+    ///
+    /// # Errors
+    /// When no complete answer has come within it.
+    pub async fn send_within(&self, limit: Duration, to: SocketAddr) -> Result<Answer> {
+        self.connect_and_send(limit, TcpStream::connect(to), to).await
+    }
+
+    /// As [`Request::send`], from an address of this host: a router knows callers by theirs.
+    ///
+    /// # Errors
+    /// As [`Request::send`], and when the address is not of this host.
+    pub async fn send_from(&self, from: IpAddr, to: SocketAddr) -> Result<Answer> {
+        let connect = async {
+            let socket = match from {
+                IpAddr::V4(_) => TcpSocket::new_v4()?,
+                IpAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            socket.bind(SocketAddr::new(from, 0))?;
+            socket.connect(to).await
+        };
+        self.connect_and_send(LIMIT, connect, to).await
+    }
+
+    async fn connect_and_send(
+        &self,
+        limit: Duration,
+        connect: impl Future<Output = std::io::Result<TcpStream>>,
+        to: SocketAddr,
+    ) -> Result<Answer> {
+        let exchange = async { self.by_http1(connect.await.context("connect")?).await };
+        tokio::time::timeout(limit, exchange)
+            .await
+            .unwrap_or_else(|_| anyhow::bail!("no answer within {limit:?}"))
+            .with_context(|| format!("{} http://{}{} at {to}", self.method, self.host, self.path))
+    }
+
+    /// Sends it to `to` by TLS, with the protocol `h2` or `http/1.1`.
+    ///
+    /// # Errors
+    /// When no complete answer has come within 10 s.
+    pub async fn send_tls(&self, to: SocketAddr, client: &TlsClient, protocol: &str) -> Result<Answer> {
         let exchange = async {
-            let stream = TcpStream::connect(to).await.context("connect")?;
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                .await
-                .context("begin HTTP/1.1")?;
-            let connection = tokio::spawn(connection);
-            let response = sender.send_request(self.build()).await.context("send")?;
-            let answer = Answer::read(response).await;
-            drop(sender);
-            connection.abort();
-            answer
+            let stream = client.connect(to, &self.host, protocol).await?;
+            match protocol {
+                "h2" => self.by_http2(stream, "https").await,
+                _ => self.by_http1(stream).await,
+            }
         };
         tokio::time::timeout(LIMIT, exchange)
             .await
             .unwrap_or_else(|_| anyhow::bail!("no answer within {LIMIT:?}"))
-            .with_context(|| format!("{} http://{}{} at {to}", self.method, self.host, self.path))
+            .with_context(|| {
+                format!(
+                    "{} https://{}{} at {to} by {protocol}",
+                    self.method, self.host, self.path
+                )
+            })
+    }
+
+    /// Sends it by HTTP/1.1 over a connection that is open already.
+    ///
+    /// # Errors
+    /// When no complete answer has come within 10 s.
+    pub async fn send_on<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+    ) -> Result<Answer> {
+        tokio::time::timeout(LIMIT, self.by_http1(stream))
+            .await
+            .unwrap_or_else(|_| anyhow::bail!("no answer within {LIMIT:?}"))
+            .with_context(|| format!("{} http://{}{}", self.method, self.host, self.path))
+    }
+
+    async fn by_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+    ) -> Result<Answer> {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .context("begin HTTP/1.1")?;
+        let connection = tokio::spawn(connection);
+        let response = sender.send_request(self.build()).await.context("send")?;
+        let answer = Answer::read(response).await;
+        drop(sender);
+        connection.abort();
+        answer
+    }
+
+    async fn by_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+        scheme: &str,
+    ) -> Result<Answer> {
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .context("begin HTTP/2")?;
+        let connection = tokio::spawn(connection);
+        let mut request = self.build();
+        request.headers_mut().remove(HOST);
+        *request.uri_mut() = format!("{scheme}://{}{}", self.host, self.path)
+            .parse()
+            .context("the address")?;
+        let response = sender.send_request(request).await.context("send")?;
+        let answer = Answer::read(response).await;
+        drop(sender);
+        connection.abort();
+        answer
     }
 
     /// Sends it to `to` by HTTP/2 in clear text with prior knowledge, as gRPC does.
@@ -109,21 +206,7 @@ impl Request {
     pub async fn send_h2c(&self, to: SocketAddr) -> Result<Answer> {
         let exchange = async {
             let stream = TcpStream::connect(to).await.context("connect")?;
-            let (mut sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                    .await
-                    .context("begin HTTP/2")?;
-            let connection = tokio::spawn(connection);
-            let mut request = self.build();
-            request.headers_mut().remove(HOST);
-            *request.uri_mut() = format!("http://{}{}", self.host, self.path)
-                .parse()
-                .context("the address")?;
-            let response = sender.send_request(request).await.context("send")?;
-            let answer = Answer::read(response).await;
-            drop(sender);
-            connection.abort();
-            answer
+            self.by_http2(stream, "http").await
         };
         tokio::time::timeout(LIMIT, exchange)
             .await
@@ -178,7 +261,6 @@ pub async fn websocket(to: SocketAddr, host: &str, path: &str, message: &str) ->
 /// A complete answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Status code.
     pub status: u16,
     /// Headers; several of one name are joined by `, `.
     pub headers: BTreeMap<String, String>,
@@ -224,6 +306,44 @@ impl Answer {
             .map(|echo| format!("{}@{}", echo.service, echo.version))
     }
 }
+
+/// What an instance answers: who it is and what reached it.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Echo {
+    pub service: String,
+    /// The version it was started as.
+    pub version: String,
+    /// The address it listens on: tells instances of one version apart.
+    pub address: SocketAddr,
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub protocol: String,
+    /// Every header received, by lower-case name, each with all its values.
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// Length of the body received.
+    pub body_length: usize,
+    /// The answer of the service that was called on the way (`call=`).
+    pub called: Option<Box<Echo>>,
+    /// Why that call brought no such answer.
+    pub call_failed: Option<String>,
+}
+
+impl Echo {
+    /// The values of a header, joined by `, `; empty when it did not come.
+    pub fn header(&self, name: &str) -> String {
+        self.headers
+            .get(name)
+            .map(|values| values.join(", "))
+            .unwrap_or_default()
+    }
+}
+
+/// The key and answer of the handshake that RFC 6455 shows; the test client uses this one key only.
+pub(crate) const WEBSOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// What answers it.
+pub(crate) const WEBSOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 fn flat(headers: &HeaderMap) -> BTreeMap<String, String> {
     let mut flat: BTreeMap<String, String> = BTreeMap::new();

@@ -2,9 +2,11 @@
 //! answers, WebSocket upgrades, gRPC trailers, and calls to other services by name through dnsmasq. It runs in
 //! the test ([`Service`]) or as a process of its own that can be killed ([`ServiceProcess`]).
 //!
-//! Query parameters steer an answer: `delay=MS` waits first, `status=CODE` sets the code, `call=SERVICE` calls
-//! `http://SERVICE.service/`, forwards `x-mayfly` and `baggage`, and shows the answer under `called`; `unwell=1` lets
-//! `/health` answer 503 from then on, until `unwell=0`.
+//! Query parameters steer an answer: `delay=MS` waits first, `status=CODE` sets the code,
+//! `call=SERVICE` calls `http://SERVICE.service/`, forwards `x-mayfly` and `baggage`, and shows the
+//! answer under `called`, and with `call=A,B` A calls B in turn; the service in `drop=SERVICE`
+//! forwards nothing; `unwell=1` lets `/health` answer 503 from then on, until `unwell=0`;
+//! `host=NAME` is what serves that one Host and no other, so that any other is answered by 400.
 
 mod alone;
 
@@ -24,53 +26,17 @@ use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::{HeaderMap, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::http::Request;
+use crate::http::{Echo, Request, WEBSOCKET_ACCEPT};
 use crate::network::Host;
 use crate::process::{Process, Signal};
 use crate::{dnsmasq, port};
 
 pub use alone::main;
-
-/// What an instance answers: who it is and what reached it.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-pub struct Echo {
-    /// The service's name.
-    pub service: String,
-    /// The version it was started as.
-    pub version: String,
-    /// The address it listens on: tells instances of one version apart.
-    pub address: SocketAddr,
-    /// The request's method.
-    pub method: String,
-    /// Path and query.
-    pub path: String,
-    /// `HTTP/1.1` or `HTTP/2.0`.
-    pub protocol: String,
-    /// Every header received, by lower-case name, each with all its values.
-    pub headers: BTreeMap<String, Vec<String>>,
-    /// Length of the body received.
-    pub body_length: usize,
-    /// The answer of the service that was called on the way (`call=`).
-    pub called: Option<Box<Echo>>,
-    /// Why that call brought no such answer.
-    pub call_failed: Option<String>,
-}
-
-impl Echo {
-    /// The values of a header, joined by `, `; empty when it did not come.
-    pub fn header(&self, name: &str) -> String {
-        self.headers
-            .get(name)
-            .map(|values| values.join(", "))
-            .unwrap_or_default()
-    }
-}
 
 /// Where an instance finds the other services.
 #[derive(Debug, Clone, Copy)]
@@ -142,7 +108,6 @@ impl Service {
         })
     }
 
-    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.identity.address
     }
@@ -210,7 +175,7 @@ impl ServiceProcess {
         version: &str,
         directory: &Path,
     ) -> Result<Self> {
-        let mut command = Command::new(crate::mayfly::binary("e2e-instance")?);
+        let mut command = Command::new(crate::process::binary("e2e-instance")?);
         command.arg(address.to_string()).args([service, version]);
         if let Some(host) = host {
             command = host.wrap(&command);
@@ -229,7 +194,6 @@ impl ServiceProcess {
         bail!("{name} does not listen: {}", process.output());
     }
 
-    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -334,8 +298,9 @@ async fn answer(
         called: None,
         call_failed: None,
     };
-    if let Some(service) = query.get("call") {
-        match call(identity.outgoing, service, &parts.headers).await {
+    if let Some(services) = query.get("call") {
+        let dropper = query.get("drop").map_or("", String::as_str);
+        match call(&identity, services, dropper, &parts.headers).await {
             Ok(called) => echo.called = Some(Box::new(called)),
             Err(error) => echo.call_failed = Some(format!("{error:#}")),
         }
@@ -345,6 +310,11 @@ async fn answer(
     }
     if parts.uri.path() == "/health" && identity.unwell.load(Ordering::Relaxed) {
         return Ok(plain(StatusCode::SERVICE_UNAVAILABLE));
+    }
+    let authority = parts.uri.authority().map(ToString::to_string);
+    let asked = authority.unwrap_or_else(|| echo.header("host"));
+    if query.get("host").is_some_and(|host| *host != asked) {
+        return Ok(plain(StatusCode::BAD_REQUEST));
     }
     let status = query
         .get("status")
@@ -398,24 +368,35 @@ fn with_grpc_status(response: Response<Body>) -> Response<Body> {
 }
 
 /// Calls `http://<service>.service/` as every service must: by name, with the environment's headers forwarded.
-async fn call(outgoing: Option<Outgoing>, service: &str, headers: &HeaderMap) -> Result<Echo> {
-    let outgoing = outgoing.context("this instance knows no way to other services")?;
+/// The first of `services` calls the next one, and so on; `dropper` is the service that forwards nothing.
+async fn call(identity: &Identity, services: &str, dropper: &str, headers: &HeaderMap) -> Result<Echo> {
+    let outgoing = identity
+        .outgoing
+        .context("this instance knows no way to other services")?;
+    let (service, path) = match services.split_once(',') {
+        Some((service, rest)) => (service, format!("/?call={rest}&drop={dropper}")),
+        None => (services, "/".to_owned()),
+    };
     let host = format!("{service}.service");
     let found = dnsmasq::lookup(outgoing.dns, &host).await?;
     let ip = *found.first().with_context(|| format!("{host} has no address"))?;
-    let mut request = Request::get(&host, "/");
-    for name in ["x-mayfly", "baggage"] {
-        for value in headers.get_all(name) {
+    let mut request = Request::get(&host, &path);
+    let forwarded: &[&str] = match dropper == identity.service {
+        true => &[],
+        false => &["x-mayfly", "baggage"],
+    };
+    for name in forwarded {
+        for value in headers.get_all(*name) {
             request = request.header(name, value.to_str().context("read a header")?);
         }
     }
-    request.send(SocketAddr::new(ip, outgoing.port)).await?.echo()
+    // In a container it listens at every address, and calls from the only one.
+    let from = identity.address.ip();
+    request
+        .send_from(from, SocketAddr::new(ip, outgoing.port))
+        .await?
+        .echo()
 }
-
-/// The key and answer of the handshake that RFC 6455 shows; the test client uses this one key only.
-pub(crate) const WEBSOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// What answers it.
-pub(crate) const WEBSOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// Accepts the upgrade and echoes every byte after it: to a router, frames are only bytes.
 fn websocket(request: hyper::Request<Incoming>) -> Response<Body> {

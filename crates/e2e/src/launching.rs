@@ -1,19 +1,18 @@
-//! A launcher and the registrar of an engine's containers, for a world.
+//! A launcher and the registrar of an engine's containers, for a Mayfly.
 
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::docker::DockerEngine;
-use crate::mayfly::binary;
+use crate::mayfly::Mayfly;
 use crate::process::Process;
-use crate::world::World;
+use crate::process::binary;
 
 /// Arguments that make a launcher quick, where a test does not give others.
-const QUICK: [(&str, &str); 5] = [
+const QUICK: [(&str, &str); 4] = [
     ("--patience", "300ms"),
     ("--drain", "500ms"),
-    ("--retry", "500ms"),
     ("--ttl", "3s"),
     ("--stop-timeout", "5s"),
 ];
@@ -22,21 +21,21 @@ const QUICK: [(&str, &str); 5] = [
 ///
 /// # Errors
 /// When it has not been built.
-pub fn registrar(world: &World, engine: &DockerEngine, network: &str) -> Result<Process> {
-    let mut command = world.command("container-registrar")?;
+pub fn registrar(mayfly: &Mayfly, engine: &DockerEngine, network: &str) -> Result<Process> {
+    let mut command = mayfly.command("container-registrar")?;
     command
         .args(["docker", "--docker", &engine.host_url(), "--network", network])
         .args(["--ttl", "5s", "--check-interval", "200ms"]);
-    world.spawn("container-registrar-docker", &command)
+    mayfly.spawn("container-registrar-docker", &command)
 }
 
 /// The command of a launcher that runs as a node.
 ///
 /// # Errors
 /// When it has not been built.
-pub fn launcher(world: &World, engine: &DockerEngine, node: &str, arguments: &[&str]) -> Result<Command> {
+pub fn launcher(mayfly: &Mayfly, engine: &DockerEngine, node: &str, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary("container-launcher")?);
-    command.args(["--etcd", &world.etcd.endpoint(), "--node", node]);
+    command.args(["--etcd", &mayfly.etcd.endpoint(), "--node", node]);
     command.args(["--docker", &engine.host_url()]);
     for (flag, value) in QUICK.iter().filter(|(flag, _)| !arguments.contains(flag)) {
         command.args([flag, value]);
@@ -49,13 +48,13 @@ pub fn launcher(world: &World, engine: &DockerEngine, node: &str, arguments: &[&
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn define(world: &World, service: &str, image: &str, network: &str, more: &str) -> Result<()> {
+pub fn define(mayfly: &Mayfly, service: &str, image: &str, network: &str, more: &str) -> Result<()> {
     let text = format!(
         "name: {service}\nimage: '{image}:{{{{ version }}}}'\nport: 8080\ncheck: /health\nnetworks: [{network}]\n{more}\n"
     );
-    let directory = world.directory().join("services");
+    let directory = mayfly.directory().join("services");
     std::fs::create_dir_all(&directory).context("make the directory of definitions")?;
-    let beside = world.directory().join("definition.new");
+    let beside = mayfly.directory().join("definition.new");
     std::fs::write(&beside, text).context("write a definition")?;
     std::fs::rename(&beside, directory.join(format!("{service}.yaml"))).context("rename a definition")
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use http_body_util::Full;
-use hyper::body::Bytes;
+use hyper::Response;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -22,7 +23,7 @@ use crate::http::{Answer, Request};
 const CONNECTIONS: u32 = 4;
 /// Requests a second of a load that a test starts beside others: two cores serve several tests at once.
 const MODEST: u32 = 800;
-/// No load runs longer, whatever the test does.
+/// No load runs longer than its limit, whatever the test does; this is the usual one.
 const LONGEST: Duration = Duration::from_secs(180);
 /// An answer that takes longer has failed.
 const SLOWEST: Duration = Duration::from_secs(5);
@@ -63,15 +64,12 @@ impl Expected {
 /// Where a load sends which request, and who may answer it.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// Where to.
     pub to: SocketAddr,
-    /// What.
     pub request: Request,
-    /// Who may answer.
     pub expected: Expected,
 }
 
-/// A load that runs until it is stopped, or for three minutes.
+/// A load that runs until it is stopped, or for [`LONGEST`].
 #[derive(Debug)]
 pub struct Load {
     workers: JoinSet<Report>,
@@ -82,7 +80,6 @@ pub struct Load {
 /// What a load has seen.
 #[derive(Debug, Default, Clone)]
 pub struct Report {
-    /// Requests sent.
     pub requests: u64,
     /// Requests without a complete answer of status 200 from whom it was expected: when, counted from the load's start, and
     /// why.
@@ -112,13 +109,18 @@ impl Load {
     /// Begins to send so many requests a second, spread evenly over the targets; fewer where answers take longer than it takes
     /// four connections for each target to keep up.
     pub fn steady(targets: Vec<Target>, rate: u32) -> Self {
+        Self::steady_for(targets, rate, LONGEST)
+    }
+
+    /// The same for a run that may take longer.
+    pub fn steady_for(targets: Vec<Target>, rate: u32, longest: Duration) -> Self {
         let (stop, outage) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let mut workers = JoinSet::new();
         let connections = u32::try_from(targets.len()).unwrap_or(u32::MAX) * CONNECTIONS;
         let every = Duration::from_secs(1) * connections / rate;
         for target in targets {
             for _ in 0..CONNECTIONS {
-                workers.spawn(work(target.clone(), every, stop.clone(), outage.clone()));
+                workers.spawn(work(target.clone(), every, longest, stop.clone(), outage.clone()));
             }
         }
         Self {
@@ -180,13 +182,19 @@ impl Report {
     }
 }
 
-async fn work(target: Target, every: Duration, stop: Arc<AtomicBool>, outage: Arc<AtomicBool>) -> Report {
+async fn work(
+    target: Target,
+    every: Duration,
+    longest: Duration,
+    stop: Arc<AtomicBool>,
+    outage: Arc<AtomicBool>,
+) -> Report {
     let start = Instant::now();
     let mut report = Report::default();
     let mut connection: Option<SendRequest<Full<Bytes>>> = None;
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !stop.load(Ordering::Relaxed) && start.elapsed() < LONGEST {
+    while !stop.load(Ordering::Relaxed) && start.elapsed() < longest {
         report.requests += 1;
         let (expected, excused) = (target.expected.now(), outage.load(Ordering::Relaxed));
         let exchange = exchange(target.to, &target.request, &mut connection);
@@ -224,22 +232,45 @@ async fn exchange(
     request: &Request,
     kept: &mut Option<SendRequest<Full<Bytes>>>,
 ) -> Result<(String, SocketAddr)> {
-    // A connection that the server closed while it was idle is no failure: any client opens another one.
-    let reused = match kept.take() {
-        Some(mut sender) => sender.ready().await.is_ok().then_some(sender),
-        None => None,
-    };
-    let mut sender = match reused {
-        Some(sender) => sender,
-        None => {
-            let stream = TcpStream::connect(to).await.context("connect")?;
-            let (mut sender, connection) = handshake(TokioIo::new(stream)).await.context("begin HTTP/1.1")?;
-            tokio::spawn(connection);
-            sender.ready().await.context("begin HTTP/1.1")?;
-            sender
+    let mut unsent = request.build();
+    if let Some(mut sender) = kept.take() {
+        match reuse(&mut sender, unsent).await? {
+            Ok(response) => return checked(response, sender, kept).await,
+            Err(request) => unsent = request,
         }
-    };
-    let response = sender.send_request(request.build()).await.context("send")?;
+    }
+    let stream = TcpStream::connect(to).await.context("connect")?;
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.context("begin HTTP/1.1")?;
+    tokio::spawn(connection);
+    sender.ready().await.context("begin HTTP/1.1")?;
+    let response = sender.send_request(unsent).await.context("send")?;
+    checked(response, sender, kept).await
+}
+
+/// Sends a request over a connection that is open already. A connection that the server closed while it was idle is no
+/// failure: any client opens another one. So this gives the request back if nothing of it was sent.
+async fn reuse(
+    sender: &mut SendRequest<Full<Bytes>>,
+    request: hyper::Request<Full<Bytes>>,
+) -> Result<Result<Response<Incoming>, hyper::Request<Full<Bytes>>>> {
+    if sender.ready().await.is_err() {
+        return Ok(Err(request));
+    }
+    match sender.try_send_request(request).await {
+        Ok(response) => Ok(Ok(response)),
+        Err(mut refused) => match refused.take_message() {
+            Some(request) => Ok(Err(request)),
+            None => Err(refused.into_error()).context("send"),
+        },
+    }
+}
+
+/// Who has answered. Only a complete answer of status 200 counts, and leaves the connection open for the next request.
+async fn checked(
+    response: Response<Incoming>,
+    sender: SendRequest<Full<Bytes>>,
+    kept: &mut Option<SendRequest<Full<Bytes>>>,
+) -> Result<(String, SocketAddr)> {
     let answer = Answer::read(response).await?;
     ensure!(answer.status == 200, "status {}: {}", answer.status, answer.body);
     let echo = answer.echo()?;
@@ -249,6 +280,8 @@ async fn exchange(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
     use crate::instance::Service;
 
@@ -271,6 +304,27 @@ mod tests {
         .await;
         let report = load.stop().await;
         assert_eq!(report.failures.len() as u64, report.requests);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_not_sent_is_given_back() {
+        let (client, mut server) = tokio::io::duplex(4096);
+        let (mut sender, connection) = handshake(TokioIo::new(client)).await.unwrap();
+        tokio::spawn(connection);
+        let request = || Request::get("backend.service", "/").build();
+        let serve = async {
+            assert!(server.read(&mut [0; 4096]).await.unwrap() > 0);
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            server.write_all(answer).await.unwrap();
+        };
+        let (response, ()) = tokio::join!(reuse(&mut sender, request()), serve);
+        let answer = Answer::read(response.unwrap().unwrap()).await.unwrap();
+        assert_eq!(answer.status, 200);
+        sender.ready().await.unwrap();
+        // The task of the connection learns of the end only when this test waits: with the next request in its hands.
+        drop(server);
+        let unsent = reuse(&mut sender, request()).await.unwrap().unwrap_err();
+        assert_eq!(unsent.uri(), request().uri());
     }
 
     #[tokio::test]

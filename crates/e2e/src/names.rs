@@ -9,7 +9,6 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use rustix::process::geteuid;
 
-/// A hosts file.
 #[derive(Debug, Clone)]
 pub struct Names {
     path: PathBuf,

@@ -122,7 +122,6 @@ impl Network {
 }
 
 impl Host {
-    /// Its address.
     pub fn address(&self) -> Ipv4Addr {
         self.address
     }
@@ -139,7 +138,18 @@ impl Host {
         wrapped
     }
 
-    /// From now on nothing that it sends arrives anywhere, and nothing arrives there: without a word to anybody.
+    /// Gives it a default route, by way of the switch.
+    ///
+    /// # Errors
+    /// When it has one.
+    pub fn route_by_default(&self) -> Result<()> {
+        ip(
+            Some(self.namespace.id()),
+            &["route", "add", "default", "dev", "eth0"],
+        )
+    }
+
+    /// From now on nothing that it sends arrives anywhere, and nothing arrives there; nobody is told.
     ///
     /// # Errors
     /// When it is gone.

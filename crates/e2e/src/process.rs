@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal as Raw, kill_process, kill_process_group};
 
 /// Lines of a child's output that are shown when a test fails.
@@ -27,8 +27,9 @@ pub enum Signal {
     Stop,
     /// SIGCONT: thaws it.
     Cont,
-    /// SIGHUP.
     Hup,
+    /// SIGUSR1: makes HAProxy finish its requests and end.
+    Usr1,
     /// SIGUSR2: makes HAProxy's master reload, as systemd's `ExecReload` does.
     Usr2,
 }
@@ -42,9 +43,32 @@ impl From<Signal> for Raw {
             Signal::Stop => Raw::STOP,
             Signal::Cont => Raw::CONT,
             Signal::Hup => Raw::HUP,
+            Signal::Usr1 => Raw::USR1,
             Signal::Usr2 => Raw::USR2,
         }
     }
+}
+
+/// The path of a program of the workspace, in `target/<profile>/` beside the running test.
+///
+/// # Errors
+/// When it has not been built.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe().context("find the running test")?;
+    // A test is target/<profile>/deps/<test>-<hash>; an example or a binary stands one level higher.
+    let directory = test.parent().context("the test's directory")?;
+    let directory = if directory.ends_with("deps") {
+        directory.parent().context("its parent")?
+    } else {
+        directory
+    };
+    let path = directory.join(name);
+    ensure!(
+        path.exists(),
+        "{} does not exist: run `cargo build --workspace` first",
+        path.display()
+    );
+    Ok(path)
 }
 
 /// A running (or ended) child process.
@@ -108,7 +132,6 @@ impl Process {
         &self.name
     }
 
-    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -238,9 +261,7 @@ impl Drop for Process {
 pub struct Finished {
     /// Exit code; `None` when a signal ended it.
     pub code: Option<i32>,
-    /// Standard output.
     pub stdout: String,
-    /// Standard error.
     pub stderr: String,
 }
 

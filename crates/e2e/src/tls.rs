@@ -1,13 +1,19 @@
-//! Servers behind TLS: an authority of the test's own, certificates of it (made by openssl), and an HAProxy that takes TLS
-//! off and passes the request to an instance.
+//! TLS: an authority of the test's own, certificates of it (made by openssl), a client that
+//! believes it, and an HAProxy that takes TLS off and passes the request to an instance.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::eventually;
 use crate::process::{Process, run};
@@ -111,6 +117,98 @@ impl Authority {
     }
 }
 
+impl Authority {
+    /// As [`Authority::certify_as`], valid between two moments, such as `20200101000000Z`.
+    ///
+    /// # Errors
+    /// When openssl fails.
+    pub async fn certify_between(
+        &self,
+        name: &str,
+        names: &[&str],
+        from: &str,
+        to: &str,
+    ) -> Result<Certified> {
+        let made = self.certify_as(name, names, &[]).await?;
+        let file = |ending: &str| self.path(&format!("{name}.{ending}"));
+        let (config, index) = (file("conf"), file("index"));
+        let directory = self.directory.display();
+        let text = format!(
+            "[ca]\ndefault_ca=d\n[d]\ndatabase={index}\nnew_certs_dir={directory}\nrand_serial=yes\ndefault_md=sha256\npolicy=p\n\
+             [p]\ncommonName=supplied\n"
+        );
+        std::fs::write(&index, "").context("write a file")?;
+        std::fs::write(&config, text).context("write a file")?;
+        let (own, own_key) = (self.path("pem"), self.path("key"));
+        let mut asked = vec!["ca", "-batch", "-notext", "-config", &config];
+        asked.extend([
+            "-cert",
+            &own,
+            "-keyfile",
+            &own_key,
+            "-startdate",
+            from,
+            "-enddate",
+            to,
+        ]);
+        let (names, request, certificate) = (file("names"), file("csr"), file("crt"));
+        asked.extend(["-extfile", &names, "-in", &request, "-out", &certificate]);
+        openssl(&asked).await?;
+        Ok(made)
+    }
+
+    /// A client that believes this authority.
+    ///
+    /// # Errors
+    /// When its certificate cannot be read.
+    pub fn client(&self) -> Result<TlsClient> {
+        let mut roots = RootCertStore::empty();
+        let own = CertificateDer::from_pem_file(self.certificate()).context("read an authority")?;
+        roots.add(own).context("take an authority")?;
+        let client = ClientConfig::builder().with_root_certificates(roots);
+        Ok(TlsClient {
+            config: client.with_no_client_auth(),
+        })
+    }
+}
+
+/// A client that believes one authority.
+#[derive(Debug, Clone)]
+pub struct TlsClient {
+    config: ClientConfig,
+}
+
+impl TlsClient {
+    /// Opens a connection for a host and agrees on a protocol: `h2` or `http/1.1`.
+    ///
+    /// # Errors
+    /// When the handshake fails, or the server speaks another protocol.
+    pub async fn connect(&self, to: SocketAddr, host: &str, protocol: &str) -> Result<TlsStream<TcpStream>> {
+        let mut config = self.config.clone();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let host = host.split(':').next().unwrap_or_default();
+        let name = ServerName::try_from(host.to_owned()).context("the name of a host")?;
+        let stream = TcpStream::connect(to).await.context("connect")?;
+        let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+        let stream = tokio::time::timeout(LIMIT, connecting)
+            .await
+            .context("a handshake")??;
+        let agreed = stream.get_ref().1.alpn_protocol();
+        anyhow::ensure!(agreed == Some(protocol.as_bytes()), "it speaks {agreed:?}");
+        Ok(stream)
+    }
+
+    /// The certificate that a server shows for a host, as DER.
+    ///
+    /// # Errors
+    /// As [`TlsClient::connect`].
+    pub async fn certificate(&self, to: SocketAddr, host: &str) -> Result<Vec<u8>> {
+        let stream = self.connect(to, host, "http/1.1").await?;
+        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        Ok(shown.first().context("a certificate")?.to_vec())
+    }
+}
+
 /// A certificate and its key.
 #[derive(Debug, Clone)]
 pub struct Certified {
@@ -118,6 +216,26 @@ pub struct Certified {
     pub certificate: PathBuf,
     /// The file of its key.
     pub key: PathBuf,
+}
+
+impl Certified {
+    /// Both as one text, the way HAProxy takes them.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn both(&self) -> Result<String> {
+        let read = |path: &Path| std::fs::read_to_string(path).context("read a certificate");
+        Ok(read(&self.certificate)? + &read(&self.key)?)
+    }
+
+    /// The certificate as DER.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn der(&self) -> Result<Vec<u8>> {
+        let der = CertificateDer::from_pem_file(&self.certificate).context("read a certificate")?;
+        Ok(der.to_vec())
+    }
 }
 
 async fn openssl(arguments: &[&str]) -> Result<()> {

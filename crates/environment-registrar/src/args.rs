@@ -4,26 +4,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mayfly_core::definition::Memory;
+use mayfly_core::records::definition::Memory;
 use mayfly_daemon::args::{AddressArgs, CommonArgs, duration, interval};
 
-use crate::merge::Quota;
+use crate::desired::{Quota, SourceLimit};
 
 const EXAMPLES: &str = "\
 Examples:
-  environment-registrar watch                           watch /etc/mayfly/environments
+  environment-registrar watch                           watches /etc/mayfly/environments
   environment-registrar watch ./environments --etcd 10.0.0.1:2379,10.0.0.2:2379
   environment-registrar watch /mnt/nfs/environments --poll 1s
   environment-registrar watch --archive /var/lib/mayfly/archive --archive-keep 50
-  environment-registrar watch --write-back              files for what `mayfly apply` registers
-  environment-registrar watch --services ./services     where service definitions are, if there are any
-  environment-registrar check environments/*.yaml       say what is wrong, before it is saved there
-  environment-registrar check --services services/      the same of service definitions
-  environment-registrar list --format json              what is registered
+  environment-registrar watch --write-back              writes files for what `mayfly apply` registers
+  environment-registrar watch --max-environments-of 'pr-*=30' --max-environments-of '*-pr-*=10'
+  environment-registrar watch --services ./services     reads service definitions from ./services
+  environment-registrar check environments/*.yaml       finds faults before the files are saved
+  environment-registrar check --services services/      the same for service definitions
+  environment-registrar list --format json              lists what is registered
 
 An environment file:
   name: temp-1
-  extends: qa               # optional: all that is not named here is as in qa
+  extends: qa               # optional: services that are not named here come from qa
   services:
     - name: backend
       version: 0.0.2        # exact, or latest (the default), or a range such as ^1.2
@@ -31,74 +32,73 @@ An environment file:
 
 Also optional: prefix (default www-<name>), header (default <name>), description,
 and how long it lives:
-  expires: 8h               # from its first registration; or 2030-01-31T18:00:00Z
-  idle: 2h                  # it ends when no request came for so long
-  protected: true           # it never ends, nor with its file
+  expires: 8h               # counted from its first registration; or 2030-01-31T18:00:00Z
+  idle: 2h                  # ends it after 2 hours without a request
+  protected: true           # never ends it, even when its file is deleted
 
-A new version is used as soon as it has a live instance, and the old one until then;
-with `switch: at-once` it is used at once.
+A new version takes over once it has a live instance; until then the old one stays in use.
+With `switch: at-once` it takes over at once.
 
-What has ended does not come back because its file is still there: change the file,
-or `mayfly keep temp-1 8h`.";
+An environment that has ended does not come back while its file stays the same. Change the
+file, or run `mayfly keep temp-1 8h`.";
 
-/// Keeps the environments of etcd in step with a directory of YAML files
+/// Keeps the environments in etcd in sync with a directory of YAML files
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 pub struct Arguments {
     /// What every program of Mayfly takes.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Watch a directory and keep etcd in step with its *.yaml and *.yml files, and another one of service definitions
+    /// Watches a directory of environments and a directory of service definitions, and keeps etcd
+    /// in sync with their *.yaml and *.yml files
     ///
-    /// A file that breaks a rule is reported, and the last good version of its environments stays; the other files are
-    /// not affected. Environments that another registrar (another --node) has registered are left alone, so keep the
-    /// node's name when you move this registrar to another machine or container.
+    /// A file that breaks a rule is reported, and the last good version of its environments stays
+    /// in force. Other files are not affected. The registrar does not change environments of
+    /// another registrar (another --node). So keep --node when you move a registrar to another
+    /// machine.
     ///
-    /// An environment goes with its file, unless it is protected. One that has expired, was not used for too long, or was
-    /// removed through etcd is reported, and registered again only when its file asks for something else.
-    Watch(WatchOptions),
-    /// Check files without etcd: one line for each fault, exit code 1 if there is one
+    /// An environment ends when its file is deleted, unless it is protected. If an environment has
+    /// expired, was idle for too long or was deleted in etcd, the registrar reports this. It
+    /// registers the environment again only when the content of its file changes.
+    Watch(DirectoryArguments),
+    /// Checks files without etcd; prints one line for each fault and exits with 1 if there is one
     Check {
-        /// Files of environments, directories with *.yaml and *.yml files, or `-` for standard input
+        /// Environment files, directories with *.yaml and *.yml files, or `-` for standard input
         #[arg(required_unless_present = "services", value_name = "FILE")]
         files: Vec<PathBuf>,
 
-        /// A file of service definitions, or a directory with *.yaml and *.yml files; may be given again
+        /// Checks this file of service definitions, or the *.yaml and *.yml files of this
+        /// directory; can be repeated
         #[arg(long, value_name = "PATH")]
         services: Vec<PathBuf>,
 
-        /// What routers allow.
         #[command(flatten)]
         addresses: AddressArgs,
     },
-    /// List the environments that are registered in etcd, and what they lack
+    /// Lists the environments that are registered in etcd, and what they lack
     List(ListOptions),
 }
 
-/// How to list.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct ListOptions {
-    /// How to print them
+    /// Prints the list in this format
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 
-    /// How many live instances each service has to have
+    /// Counts an environment as incomplete while a service has fewer live instances than this
     #[arg(long, env = "MAYFLY_MIN_INSTANCES", value_name = "N", default_value_t = 1)]
     pub min_instances: usize,
 }
 
-/// How to watch.
 #[derive(Debug, Clone, Args)]
-pub struct WatchOptions {
-    /// The directory; it need not exist yet
+pub struct DirectoryArguments {
+    /// The directory of environment files; it need not exist yet
     #[arg(
         env = "MAYFLY_ENVIRONMENTS",
         value_name = "DIRECTORY",
@@ -106,31 +106,34 @@ pub struct WatchOptions {
     )]
     pub directory: PathBuf,
 
-    /// The directory of service definitions, which say how a container of a service is started; it need not exist. By
-    /// default `services` beside the directory
+    /// Reads service definitions, which say how to start a service, from this directory; it need
+    /// not exist [default: `services` beside DIRECTORY]
     #[arg(long, env = "MAYFLY_SERVICES", value_name = "DIRECTORY")]
     pub services: Option<PathBuf>,
 
-    /// Look at the directories this often instead of waiting for events, for file systems without any (NFS, some mounts
-    /// of virtual machines)
+    /// Scans the directories at this interval, such as 1s, instead of waiting for events. Use it
+    /// for file systems without events (NFS, some mounts of virtual machines). A changed file is
+    /// read once it has stayed the same for 2s [default: off]
     #[arg(long, env = "MAYFLY_POLL", value_name = "TIME", value_parser = interval)]
     pub poll: Option<Duration>,
 
-    /// How long an environment or definition that no file names any more stays: a save by delete and create makes no gap
+    /// Keeps an environment or definition for this long after its last file is gone, so that an
+    /// editor that deletes and creates a file causes no gap
     #[arg(long, env = "MAYFLY_GRACE", value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub grace: Duration,
 
-    /// Delete protected environments too when no file names them any more; else they stay and are reported
+    /// Deletes protected environments, too, when their files are gone; without this flag, they stay
+    /// and are reported
     #[arg(long, env = "MAYFLY_FORCE")]
     pub force: bool,
 
-    /// Where earlier contents go: <ARCHIVE>/<environment>/<UTC time>.yaml, and the files of environments that have ended;
-    /// by default `archive` beside the directory
+    /// Archives earlier contents as <ARCHIVE>/<environment>/<UTC time>.yaml, and the files of
+    /// environments that have ended [default: `archive` beside DIRECTORY]
     #[arg(long, env = "MAYFLY_ARCHIVE", value_name = "DIRECTORY")]
     pub archive: Option<PathBuf>,
 
-    /// How many contents of each environment are archived, that in force included; with 0 nothing is, and the files of
-    /// ended environments stay
+    /// Archives this many contents of each environment, including the current content; with 0, it
+    /// archives nothing, and the files of ended environments stay
     #[arg(
         long,
         env = "MAYFLY_ARCHIVE_KEEP",
@@ -139,16 +142,19 @@ pub struct WatchOptions {
     )]
     pub archive_keep: usize,
 
-    /// Make a file of each environment that was registered elsewhere (by `mayfly apply`, another registrar, etcdctl)
+    /// Writes a file for each environment that was registered elsewhere (by `mayfly apply`, another
+    /// registrar, etcdctl)
     ///
-    /// Such a copy begins with a comment that says so, and follows etcd: it changes and goes with the environment. Change
-    /// it, and it counts like any other file: it is registered from here. A file that a person wrote or changed is never
-    /// overwritten or deleted; where etcd changed at the same time, that is reported and the file wins.
+    /// The first line of such a copy marks it as a copy. The registrar changes and deletes the copy
+    /// together with the environment in etcd. Once you change a copy, it counts like any other
+    /// file, and this registrar registers it. The registrar never overwrites or deletes a file that
+    /// a person wrote or changed. If etcd changed at the same time, the file wins, and this is
+    /// reported.
     #[arg(long, env = "MAYFLY_WRITE_BACK")]
     pub write_back: bool,
 
-    /// How many environments of its files the registrar registers; those that are registered stay, and what is new beyond
-    /// is refused with the reason
+    /// Registers at most this many environments; registered environments stay, and further
+    /// environments are refused with the reason
     #[arg(
         long,
         env = "MAYFLY_MAX_ENVIRONMENTS",
@@ -157,23 +163,37 @@ pub struct WatchOptions {
     )]
     pub max_environments: usize,
 
-    /// How much of etcd they may take together, with their histories: 256m, 1g; mind etcd's own --quota-backend-bytes, which
-    /// is 2g by default and counts earlier revisions too
+    /// Registers at most this many environments of each source, such as a repository or a person;
+    /// repeatable [default: no limit]
+    ///
+    /// PATTERN is a name in which `*` stands for any text. Environments that match it, and whose
+    /// names are the same up to the last `*`, belong to one source. `pr-*=30` allows 30
+    /// environments such as pr-7. `*-pr-*=10` allows 10 such as shop-pr-7, and 10 such as api-pr-7.
+    /// The first pattern that matches a name applies. Registered environments stay, and further
+    /// environments are refused with the reason.
+    #[arg(
+        long,
+        env = "MAYFLY_MAX_ENVIRONMENTS_OF",
+        value_name = "PATTERN=NUMBER",
+        value_delimiter = ','
+    )]
+    pub max_environments_of: Vec<SourceLimit>,
+
+    /// Limits the space that all environments and their histories take in etcd, such as 256m or 1g
+    ///
+    /// etcd's own limit is --quota-backend-bytes (2g by default). It also counts earlier revisions.
     #[arg(long, env = "MAYFLY_MAX_BYTES", value_name = "BYTES", default_value = "256m")]
     pub max_bytes: Memory,
-
-    /// Look through the whole of each directory this often even without an event; by default every 30s, and up to every
-    /// 10m where there are so many files that it would take more than a 5000th of the time
-    #[arg(long, env = "MAYFLY_RESCAN", value_name = "TIME", value_parser = interval)]
-    pub rescan: Option<Duration>,
 }
 
-impl WatchOptions {
-    /// How much of etcd the environments may take.
+impl DirectoryArguments {
+    /// How much of etcd the environments may take. It is asked for once, and holds as long as the
+    /// process lives.
     pub fn quota(&self) -> Quota {
         Quota {
             environments: self.max_environments,
-            bytes: usize::try_from(self.max_bytes.octets()).unwrap_or(usize::MAX),
+            bytes: usize::try_from(self.max_bytes.bytes()).unwrap_or(usize::MAX),
+            sources: self.max_environments_of.clone().leak(),
         }
     }
 
@@ -190,7 +210,7 @@ impl WatchOptions {
         };
         anyhow::ensure!(
             services != directory,
-            "{} is the directory of the environments: name another one for service definitions with --services",
+            "{} is the directory of the environments: name another directory for service definitions with --services",
             services.display()
         );
         Ok(services)
@@ -203,7 +223,7 @@ pub enum Format {
     /// For people.
     #[default]
     Table,
-    /// One JSON array of the records, each with `complete`, and what is `missing` where it is not.
+    /// One JSON array of the records, each with `complete` and, if it is incomplete, `missing`.
     Json,
     /// An environment file with all of them.
     Yaml,
@@ -238,6 +258,29 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_of_a_source_has_a_pattern_and_a_number() {
+        let limits =
+            |text: &str| match Arguments::try_parse_from(["x", "watch", "--max-environments-of", text]) {
+                Ok(arguments) => match arguments.command {
+                    Command::Watch(options) => Ok(options.quota().sources),
+                    _ => panic!("not watch"),
+                },
+                Err(error) => Err(error.to_string()),
+            };
+        let name = "shop-pr-1".parse().unwrap();
+        let quota = Quota {
+            sources: limits("pr-*=3,*-pr-*=2").unwrap(),
+            ..Quota::default()
+        };
+        assert_eq!(quota.source_of(&name), Some((1, "shop-pr-")));
+        assert_eq!(quota.sources[1].environments, 2);
+        for text in ["pr-*", "pr-1=2", "pr-*=", "pr-*=-1", "PR-*=1", "=1"] {
+            let error = limits(text).unwrap_err();
+            assert!(error.contains("as pr-*=20"), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn service_definitions_lie_in_a_directory_of_their_own() {
         let services = |arguments: &[&str]| {
             let all = ["x", "watch"].iter().chain(arguments);
@@ -252,6 +295,6 @@ mod tests {
         );
         assert_eq!(services(&["/a/envs"]).unwrap(), PathBuf::from("/a/services"));
         let error = services(&["/a/services"]).unwrap_err().to_string();
-        assert!(error.contains("name another one"), "{error}");
+        assert!(error.contains("name another directory"), "{error}");
     }
 }

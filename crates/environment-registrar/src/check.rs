@@ -1,29 +1,25 @@
-//! The command `check`: says what is wrong with files, without etcd. `mayfly lint` says the same, by the same code.
+//! The command `check`: finds faults in files, without etcd. `mayfly lint` finds the same, and
+//! more.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use mayfly_core::outside::{AddressRule, MOST};
-use mayfly_core::{definition_file, environment_file, lint};
 use mayfly_daemon::args::AddressArgs;
-use mayfly_daemon::{input, output};
+use mayfly_daemon::lint::{Lint, exit_code};
+use mayfly_daemon::output;
 
-/// Checks files of environments and of service definitions, and prints the outcome to standard output. The exit code is 1
-/// if there is a fault.
+/// Checks files of environments and of service definitions, and prints the outcome to standard
+/// output. The exit code is 1 if there is a fault.
 ///
 /// # Errors
 /// When the outcome can't be printed.
-pub fn run(files: &[PathBuf], services: &[PathBuf], addresses: AddressArgs) -> anyhow::Result<ExitCode> {
-    let checked = lint::check(
-        &input::read(files, environment_file::parse),
-        &input::read(services, definition_file::parse),
-        &AddressRule::new(addresses.allow_address, BTreeSet::new(), MOST),
-    );
+pub fn run(files: &[PathBuf], services: &[PathBuf], addresses: &AddressArgs) -> anyhow::Result<ExitCode> {
+    let lint = Lint {
+        files,
+        services,
+        ..Lint::default()
+    };
+    let checked = lint.check(addresses);
     output::print(&checked.text())?;
-    Ok(if checked.faults == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(exit_code(&checked))
 }

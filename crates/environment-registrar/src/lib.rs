@@ -1,37 +1,59 @@
-//! Keeps the environments of etcd in step with a directory of YAML files, and service definitions with another.
+//! Keeps the environments of etcd in sync with a directory of YAML files, and service definitions
+//! with another.
 //!
-//! The chain of `watch`: [`observe`] (what has changed in the directory) -> [`scan`] (the contents of files) ->
-//! [`library`] (what each file says, by the environment file of `mayfly-core`) -> [`merge`] (all files together, and
-//! what others have registered: which environments are to be in etcd) -> [`plan`] (that against the [`mirror`] of
-//! etcd: puts and deletes) -> [`backlog`] (what of it waits for the next round) -> [`publish`] (conditional writes). [`watch`] runs it, and [`report`] tells the outcome.
-//! [`check`] and [`list`] are commands of their own.
+//! The chain, one stack for both, generic over a [`resource::Resource`] ([`environments`],
+//! [`definitions`]): [`files_in`] (what has changed in the directory, and what the files hold) ->
+//! [`desired`] (what each file says, and all of them merged with what others have registered: what
+//! is to be in etcd) -> [`plan`] (that against [`actual`], what etcd holds: puts and deletes, and
+//! what of them waits for the next round) -> [`apply`] (conditional writes) -> [`report`] (the
+//! status record and metrics). [`reconcile`] goes through it once, for all or for what has changed;
+//! [`run`](mod@run) is the loop. [`check`] and [`list`] are commands of their own.
 //!
-//! [`definitions`] is the same for the definitions of services, shorter, with chain and directory of their own.
+//! The way back, beside the chain and after it: [`files_out`] (contents that took effect and files
+//! of ended environments go to the archive, files of those that were brought back return, and
+//! copies are kept of what others registered).
 //!
-//! The way back, beside the chain and after it: [`filing`] (what is to be done to files: contents that took effect and
-//! files of ended environments to the [`archive`], copies of what others registered by [`write_back`]) -> [`cabinet`]
-//! (does it, and looks again before it touches a file).
-//!
-//! Invariants: nothing of a refused environment is published, and its last good version stays; a record that somebody
-//! else registered is never touched, unless a person changed the copy of it that we wrote; nothing is deleted while the
-//! directory cannot be read; no file is overwritten, and none deleted, that says anything but what we know it to say.
+//! Invariants: nothing of a refused environment is registered, and its last good version stays; a
+//! record that somebody else registered is never touched, unless a person changed the copy of it
+//! that we wrote; nothing is deleted while the directory cannot be read; no file is overwritten,
+//! and none deleted, that says anything but what we know it to say.
 
-pub mod answered;
-pub mod archive;
+mod actual;
+mod apply;
 pub mod args;
-pub mod backlog;
-pub mod cabinet;
-pub mod check;
-pub mod definitions;
-pub mod filing;
-pub mod library;
-pub mod list;
-pub mod merge;
-pub mod mirror;
-pub mod observe;
-pub mod plan;
-pub mod publish;
-pub mod report;
-pub mod scan;
-pub mod watch;
-pub mod write_back;
+mod changes;
+mod check;
+mod definitions;
+mod desired;
+mod environments;
+mod files_in;
+mod files_out;
+mod list;
+mod plan;
+mod reconcile;
+mod report;
+mod resource;
+mod run;
+
+use std::process::ExitCode;
+
+use mayfly_daemon::shutdown::Shutdown;
+
+use args::{Arguments, Command};
+
+/// Runs the command that the arguments name; `watch` until the shutdown begins.
+///
+/// # Errors
+/// When what the command needs is not there: see each of them.
+pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
+    let common = arguments.common;
+    match arguments.command {
+        Command::Watch(options) => run::watch(&common, options, shutdown).await,
+        Command::Check {
+            files,
+            services,
+            addresses,
+        } => check::run(&files, &services, &addresses),
+        Command::List(options) => list::run(&common.store()?, &options).await,
+    }
+}

@@ -1,25 +1,24 @@
-//! The command `list`: the environments that are registered in etcd, and whether they have all that they need, for people
-//! and for programs.
+//! The command `list`: the environments that are registered in etcd, and whether they have all that
+//! they need, for people and for programs.
 
-use std::collections::BTreeSet;
-use std::io::{self, Write as _};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use mayfly_core::environment_file::list_to_yaml;
 use mayfly_core::index::Index;
-use mayfly_core::keys::Key;
+use mayfly_core::keys::Kind;
 use mayfly_core::outside::AddressRule;
-use mayfly_core::records::{self, Environment};
-use mayfly_daemon::output::{self, Table, printable};
+use mayfly_core::records::{Environment, Record};
+use mayfly_daemon::output::{self, TextTable, printable};
 use mayfly_daemon::store::Store;
+use mayfly_daemon::watch;
 use serde::Serialize;
 
 use crate::args::{Format, ListOptions};
 
 /// An environment with what is known of it beside its record.
 #[derive(Debug, Serialize)]
-struct Listed {
+struct ListedEnvironment {
     #[serde(flatten)]
     environment: Environment,
     /// Whether it is routed and every service, own or inherited, has enough live instances.
@@ -29,7 +28,7 @@ struct Listed {
     missing: Vec<String>,
 }
 
-impl Listed {
+impl ListedEnvironment {
     fn of(index: &Index, environment: Environment) -> Self {
         let view = index.view(&environment.name);
         Self {
@@ -39,7 +38,6 @@ impl Listed {
         }
     }
 
-    /// In one cell.
     fn state(&self) -> String {
         match (self.complete, self.missing.is_empty()) {
             (true, true) => "complete".to_owned(),
@@ -55,58 +53,53 @@ impl Listed {
 /// When etcd does not answer, or the list can't be printed.
 pub async fn run(store: &Store, options: &ListOptions) -> anyhow::Result<ExitCode> {
     // Instances too: they tell what is missing.
-    let listing = store.list(&store.keyspace().routing()).await?;
-    if listing.entries.is_empty() {
+    let batch = watch::look(store, &store.keyspace().routing()).await?;
+    if batch.is_empty() {
         store.ensure_used().await?;
+    }
+    for aside in batch.set_aside.iter() {
+        if store.keyspace().kind(&aside.key) == Some(Kind::Environment) {
+            output::complain(&format!(
+                "{} is set aside: {}",
+                printable(&aside.key),
+                aside.reason
+            ));
+        }
     }
     // What addresses the routers allow, only they know: `mayfly status` asks them.
     let mut index = Index::new(store.keyspace().clone())
         .with_least_instances(options.min_instances)
         .with_rule(AddressRule::off());
     let mut environments = Vec::new();
-    for entry in listing.entries {
-        index.put(&entry.key, &entry.value, entry.revision());
-        if store.keyspace().kind(&entry.key) != Some("environments") {
-            continue;
+    for stored in batch.records() {
+        if let Record::Environment(environment) = &stored.record {
+            environments.push(environment.clone());
         }
-        let record = match store.keyspace().parse(&entry.key) {
-            Ok(Key::Environment(name)) => {
-                records::parse_environment(&name, &entry.value).map_err(|error| error.to_string())
-            }
-            Ok(_) => Err("not the key of an environment".to_owned()),
-            Err(error) => Err(error.to_string()),
-        };
-        match record {
-            Ok(environment) => environments.push(environment),
-            Err(reason) => output::complain(&format!("{} is set aside: {reason}", printable(&entry.key))),
-        }
+        index.put(stored.record, stored.revision);
     }
     // Whether host names lead somewhere is the routers' business.
-    index.resolve_unseen(&BTreeSet::new());
-    let listed = |environments: Vec<Environment>| -> Vec<Listed> {
+    index.believe_names(BTreeMap::new());
+    index.resolve();
+    let listed = |environments: Vec<Environment>| -> Vec<ListedEnvironment> {
         environments
             .into_iter()
-            .map(|environment| Listed::of(&index, environment))
+            .map(|environment| ListedEnvironment::of(&index, environment))
             .collect()
     };
     match options.format {
         Format::Table => output::print(&table(&listed(environments)))?,
         Format::Json => output::print(&output::json(&listed(environments))?)?,
-        // As it is: it may become a file again, in which an escape would mean itself.
-        Format::Yaml => io::stdout()
-            .lock()
-            .write_all(list_to_yaml(&environments).as_bytes())
-            .context("cannot print the list")?,
+        Format::Yaml => output::print_as_it_is(&list_to_yaml(&environments))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The environments as a table, one line for each.
-fn table(environments: &[Listed]) -> String {
+fn table(environments: &[ListedEnvironment]) -> String {
     if environments.is_empty() {
         return "no environments\n".to_owned();
     }
-    let mut table = Table::new([
+    let mut table = TextTable::new([
         "NAME", "PREFIX", "HEADER", "EXTENDS", "EXPIRES", "SERVICES", "SOURCE", "STATE",
     ]);
     for listed in environments {
@@ -151,18 +144,15 @@ mod tests {
         let environments: Vec<Environment> = serde_json::from_str(json).unwrap();
         let mut index = Index::default();
         for environment in &environments {
-            let key = format!("/mayfly/environments/{}", environment.name);
-            index.put(&key, &records::to_json(environment), 1);
+            index.put(Record::Environment(environment.clone()), 1);
         }
-        index.put(
-            "/mayfly/backends/frontend/0.0.1/x",
-            br#"{"address": "10.0.0.1:80"}"#,
-            1,
-        );
+        let instance = serde_json::from_str(r#"{"address": "10.0.0.1:80"}"#).unwrap();
+        let backend = "frontend@0.0.1".parse().unwrap();
+        index.put(Record::Instance(backend, "x".parse().unwrap(), instance), 1);
         index.resolve();
-        let environments: Vec<Listed> = environments
+        let environments: Vec<ListedEnvironment> = environments
             .into_iter()
-            .map(|environment| Listed::of(&index, environment))
+            .map(|environment| ListedEnvironment::of(&index, environment))
             .collect();
         let expected = "\
 NAME    PREFIX      HEADER  EXTENDS  EXPIRES  SERVICES                      SOURCE                     STATE

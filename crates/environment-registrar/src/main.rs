@@ -1,25 +1,13 @@
-//! `environment-registrar`: parses the arguments and runs the library.
+//! Keeps etcd in sync with files. See the library for the chain of its steps.
 
 use std::process::ExitCode;
 
-use environment_registrar::args::{Arguments, Command};
-use environment_registrar::{check, list, watch};
-use mayfly_daemon::run;
+use environment_registrar::args::Arguments;
 
 fn main() -> ExitCode {
-    let Arguments { common, command } = mayfly_daemon::args::parse();
-    run::with_one_thread(&common, |shutdown| {
-        let common = common.clone();
-        async move {
-            match command {
-                Command::Watch(options) => watch::run(&common, options, shutdown).await,
-                Command::Check {
-                    files,
-                    services,
-                    addresses,
-                } => check::run(&files, &services, addresses),
-                Command::List(options) => list::run(&common.store()?, &options).await,
-            }
-        }
+    let arguments: Arguments = mayfly_daemon::args::parse();
+    let common = arguments.common.clone();
+    mayfly_daemon::run::with_one_thread(&common, |shutdown| {
+        environment_registrar::run(arguments, shutdown)
     })
 }

@@ -1,26 +1,28 @@
-//! What the registrar says of itself: the metrics, and the entries of its status record.
+//! What the registrar reports: metrics, and the entries of its status record.
 
 use std::collections::BTreeMap;
 
 use mayfly_core::file::Fault;
 use mayfly_core::records::SetAside;
 use mayfly_core::yaml::Mark;
+use mayfly_daemon::metrics::{metric, show};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::library::Library;
-use crate::merge::Merged;
-use crate::mirror::Mirror;
-use crate::publish::Outcome;
+use crate::actual::Actual;
+use crate::apply::Applied;
+use crate::desired::Desired;
+use crate::desired::files::Files;
+use crate::resource::Resource;
 
 /// Most faults of one environment or definition that an entry tells in full.
 const FAULTS: usize = 3;
 
-/// The registrar's own metrics.
+/// The registrar's own metrics of one kind of records.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
-    environments: Gauge,
+    records: Gauge,
     files: Gauge,
     faults: Gauge,
     puts: Counter,
@@ -28,58 +30,37 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the metrics. Names begin with `mayfly_environment`.
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        let gauges = [
-            (
-                "mayfly_environments",
-                "Environments of this registrar that are to be in etcd",
-                &metrics.environments,
-            ),
-            (
-                "mayfly_environment_files",
-                "Files in the directory",
-                &metrics.files,
-            ),
-            (
-                "mayfly_environment_faults",
-                "Faults and clashes in the files",
-                &metrics.faults,
-            ),
-        ];
-        for (name, help, gauge) in gauges {
-            registry.register(name, help, gauge.clone());
+    /// Registers the metrics. Names begin with that of the kind.
+    pub fn register<K: Resource>(registry: &mut Registry) -> Self {
+        let name = |end: &str| format!("mayfly_{}{end}", K::METRIC);
+        let help = |what: &str| format!("{}: {what}", K::NOUN);
+        let mut gauge = |end, what| metric(registry, &name(end), &help(what));
+        let (records, files, faults) = (
+            gauge("s", "of this registrar that should be in etcd"),
+            gauge("_files", "files in the directory"),
+            gauge("_faults", "faults and conflicts in the files"),
+        );
+        let mut counter = |end, what| metric(registry, &name(end), &help(what));
+        Self {
+            records,
+            files,
+            faults,
+            puts: counter("_puts", "records put into etcd"),
+            deletes: counter("_deletes", "records deleted from etcd"),
         }
-        registry.register(
-            "mayfly_environment_puts",
-            "Records put into etcd",
-            metrics.puts.clone(),
-        );
-        registry.register(
-            "mayfly_environment_deletes",
-            "Records deleted from etcd",
-            metrics.deletes.clone(),
-        );
-        metrics
     }
 
     /// Sets the metrics to the state of things.
-    pub fn set(&self, library: &Library, merged: &Merged) {
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let faults: usize = library
-            .faulty()
-            .map(|(_, document)| document.faults().len())
-            .sum();
-        self.environments.set(number(merged.accepted.len()));
-        self.files.set(number(library.len()));
-        self.faults.set(number(faults + merged.refused.len()));
+    pub fn set<K: Resource>(&self, files: &Files<K>, desired: &impl Desired<K>) {
+        let faults = files.faulty().map(|(_, document)| document.faults().len());
+        show(&self.records, desired.accepted().len());
+        show(&self.files, files.count());
+        show(&self.faults, faults.sum::<usize>() + desired.refused().count());
     }
 
-    /// Counts what was written.
-    pub fn count(&self, outcome: &Outcome) {
+    pub fn count<K: Resource>(&self, outcome: &Applied<K>) {
         self.puts.inc_by(outcome.puts);
-        self.deletes.inc_by(outcome.deletes);
+        self.deletes.inc_by(outcome.gone().count() as u64);
     }
 }
 
@@ -108,7 +89,7 @@ impl Reasons {
 
     /// An entry for each key, not too long.
     pub fn entries(self) -> Vec<SetAside> {
-        let told = self.0.into_iter().map(|(key, mut reasons)| {
+        let entries = self.0.into_iter().map(|(key, mut reasons)| {
             let more = reasons.len().saturating_sub(FAULTS);
             reasons.truncate(FAULTS);
             if more > 0 {
@@ -119,22 +100,30 @@ impl Reasons {
                 reason: reasons.join("; "),
             }
         });
-        told.collect()
+        entries.collect()
     }
 }
 
-/// Every environment that is left out, with the reason: keys are `<file>:<environment>`, `<file>`, or keys of etcd.
-pub fn set_aside(library: &Library, merged: &Merged, mirror: &Mirror) -> Vec<SetAside> {
+/// Every record that is left out, with the reason: keys are `<file>:<name>`, `<file>`, or keys of
+/// etcd.
+pub fn set_aside<K: Resource>(
+    files: &Files<K>,
+    desired: &impl Desired<K>,
+    actual: &Actual<K>,
+) -> Vec<SetAside> {
     let mut reasons = Reasons::default();
-    for (file, document) in library.faulty() {
-        reasons.add_faults(file, document.faults());
+    for (file, document) in files.faulty() {
+        reasons.add_faults(&format!("{}{file}", K::FOLDER), document.faults());
     }
-    for refusal in &merged.refused {
-        let key = format!("{}:{}", refusal.file, refusal.environment);
-        reasons.add(key, refusal.mark, &refusal.reason);
+    for (file, name, mark, reason) in desired.refused() {
+        reasons.add(format!("{}{file}:{name}", K::FOLDER), mark, reason);
     }
     let mut entries = reasons.entries();
-    entries.extend(mirror.set_aside());
+    entries.extend(desired.latecomers().map(|(name, reason)| SetAside {
+        key: actual.text_of(name),
+        reason: reason.clone(),
+    }));
+    entries.extend(actual.set_aside().iter());
     entries.sort();
     entries
 }
@@ -142,18 +131,19 @@ pub fn set_aside(library: &Library, merged: &Merged, mirror: &Mirror) -> Vec<Set
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::{Content, Found};
+    use crate::desired::merge::Merged;
+    use crate::files_in::scan::{Content, FoundFile};
 
     #[test]
     fn entries_tell_file_environment_and_reason() {
         let node: mayfly_core::names::NodeName = "us".parse().unwrap();
-        let mut library = Library::new(node.clone());
-        let mirror = Mirror::new(mayfly_core::keys::KeySpace::default(), node);
+        let mut files = Files::new(node.clone());
+        let actual = Actual::new(mayfly_core::keys::KeySpace::default(), node);
         let mut save = |file: &str, text: &str| {
-            let content = Content::Octets(text.as_bytes().to_vec());
-            library.take(
+            let content = Content::Bytes(text.as_bytes().to_vec());
+            files.update(
                 file,
-                Some(Found {
+                Some(FoundFile {
                     fingerprint: None,
                     content,
                 }),
@@ -164,17 +154,15 @@ mod tests {
             "- {name: x, a: 1, b: 2, c: 3, d: 4}\n- {name: y}\n---\n[",
         );
         save("b.yaml", "name: y");
-        let merged = crate::merge::merge(
-            &library,
-            &mirror,
-            &Merged::default(),
-            crate::merge::Terms {
-                now: std::time::SystemTime::now(),
-                force: false,
-                quota: crate::merge::Quota::default(),
-            },
-        );
-        let entries = set_aside(&library, &merged, &mirror);
+        let mut merged = Merged::default();
+        let terms = crate::desired::Terms {
+            now: std::time::SystemTime::now(),
+            force: false,
+            quota: crate::desired::Quota::default(),
+        };
+        let changes = crate::changes::Changes::all();
+        crate::desired::merge::merge(&mut merged, &files, &actual, &changes, terms);
+        let entries = set_aside(&files, &merged, &actual);
         let keys: Vec<_> = entries.iter().map(|entry| entry.key.as_str()).collect();
         assert_eq!(keys, ["a.yaml", "a.yaml:x", "b.yaml:y"]);
         assert!(

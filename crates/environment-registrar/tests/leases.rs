@@ -86,7 +86,7 @@ async fn a_change_keeps_the_life_and_its_end() {
     let mut record: serde_json::Value =
         serde_json::from_slice(&world.entry("a").await.unwrap().value).unwrap();
     let ago = std::time::SystemTime::now() - HOUR;
-    let ago = mayfly_core::lifetime::Moment::of(ago).to_string();
+    let ago = mayfly_core::records::lifetime::Moment::of(ago).to_string();
     record["life"]["registered_at"] = ago.as_str().into();
     for key in [World::key("a"), Key::History("a".parse().unwrap())] {
         let put = world.store.put(&key, records::to_json(&record), None);

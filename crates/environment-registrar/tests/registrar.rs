@@ -119,8 +119,8 @@ async fn one_bad_entry_of_five_harms_nobody_and_neither_does_a_hostile_file() {
     for (key, reason) in [
         ("five.yaml:c", "is not a prefix"),
         ("deep.yaml", "too many levels"),
-        ("bomb.yaml", "aliases stand for too much"),
-        ("huge.yaml", "104857600 octets"),
+        ("bomb.yaml", "aliases expand to too much"),
+        ("huge.yaml", "104857600 bytes"),
         ("dangling.yaml", "No such file"),
     ] {
         world.set_aside(key, reason).await;
@@ -214,7 +214,7 @@ async fn of_two_registrars_of_one_node_the_first_stands_by() {
     let mut second = process::Process::spawn("second", &command, &world.path("second.log")).unwrap();
     mayfly_e2e::eventually(LIMIT, "the first one's report", async || {
         let output = world.registrar.as_ref().unwrap().output();
-        output.contains("another environment-registrar runs as node us since")
+        output.contains("another environment-registrar has started as node us")
     })
     .await;
     world.until(&["b"]).await;
@@ -258,7 +258,7 @@ async fn etcd_may_be_out_of_reach() {
     let mut world = World::new(&[("a.yaml", &environment("a", "1"))]).await;
     world.etcd.kill9().await.unwrap();
     world.spawn(&[]);
-    // Faults are told although there is nothing to publish to.
+    // Faults are reported although there is nothing to publish to.
     world.write("b.yaml", "name: B");
     let registrar = world.registrar.as_ref().unwrap();
     mayfly_e2e::eventually(LIMIT, "the fault in the log", async || {
@@ -405,7 +405,7 @@ async fn check_and_list() {
     let other = run(&["list", "--etcd", &etcd, "--prefix", "/other"]).await;
     assert_eq!((other.code, other.stdout.as_str()), (Some(1), ""));
     assert!(
-        other.stderr.contains("etcd has nothing of Mayfly below /other"),
+        other.stderr.contains("etcd has no keys below /other"),
         "{}",
         other.stderr
     );

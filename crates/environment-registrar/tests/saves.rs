@@ -4,8 +4,10 @@
 
 mod harness;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
@@ -36,7 +38,7 @@ async fn saves_in_place_by_rename_and_by_delete_and_create_make_no_gap() {
     world.write("a.yaml", &environment("a", "5"));
     world.until(&["a:5"]).await;
 
-    // Emptied, and written a moment later by somebody else.
+    // Emptied, and written a moment later by another program.
     world.write("a.yaml", "");
     world.write("a.yaml", &environment("a", "6"));
     world.until(&["a:6"]).await;
@@ -57,13 +59,58 @@ async fn what_is_half_written_is_not_published() {
     file.sync_all().unwrap();
     // Meanwhile another file comes and goes.
     world.settled().await;
-    throughout(GRACE * 3, "the rest of the list", async || {
+    // Its writer stalls for longer than a file has to stay the same that is found without any
+    // event.
+    throughout(Duration::from_secs(4), "the rest of the list", async || {
         world.all().await == ["a", "b", "c"]
     })
     .await;
     file.write_all(b"- name: d\n").unwrap();
     drop(file);
     world.until(&["a", "d"]).await;
+}
+
+/// A registrar that is started in the middle, or has no events, sees nothing but that the file
+/// stays the same.
+#[tokio::test]
+async fn what_is_half_written_is_not_published_without_events() {
+    let mut world = World::new(&[("list.yaml", "- name: a\n- name: b\n")]).await;
+    world.start(&["--poll", "50ms"]).await;
+    world.until(&["a", "b"]).await;
+    let mut file = File::create(world.path("envs/list.yaml")).unwrap();
+    file.write_all(b"- name: a\n").unwrap();
+    throughout(GRACE * 2, "the rest of the list", async || {
+        world.all().await == ["a", "b"]
+    })
+    .await;
+    file.write_all(b"- name: d\n").unwrap();
+    drop(file);
+    world.until(&["a", "d"]).await;
+}
+
+#[tokio::test]
+async fn what_only_looks_like_a_file_is_reported() {
+    let world = World::started(&[("a.yaml", "name: a")]).await;
+    let envs = world.path("envs");
+    for folder in ["team-a", ".git", ".mayfly-push.1"] {
+        // Its files are there when it is seen.
+        let made = world.path(&folder.replace('.', "_"));
+        fs::create_dir(&made).unwrap();
+        fs::write(made.join("shop.yaml"), "name: shop").unwrap();
+        fs::rename(made, envs.join(folder)).unwrap();
+    }
+    fs::write(envs.join(".a.yaml.swp"), "x").unwrap();
+    world.set_aside("team-a/", "is not read").await;
+    fs::write(envs.join("UPPER.YAML"), "name: upper").unwrap();
+    world.set_aside("UPPER.YAML", "in lower case").await;
+    fs::write(envs.join(OsStr::from_bytes(b"caf\xe9.yaml")), "name: cafe").unwrap();
+    world.set_aside("caf\\xE9.yaml", "not UTF-8").await;
+    fs::create_dir(world.path("services")).unwrap();
+    fs::write(world.path("services/B.YML"), "name: b").unwrap();
+    world.set_aside("services/B.YML", "in lower case").await;
+    let reported = world.status("all", |_| true).await.set_aside;
+    assert_eq!(reported.len(), 4, "{reported:?}");
+    world.until(&["a"]).await;
 }
 
 #[tokio::test]

@@ -1,15 +1,19 @@
-//! The router record: where the internal side of this HAProxy is, so that dns-updater can lead the services' names
-//! there. It stands in etcd while HAProxy answers.
+//! The router record: the address of this HAProxy's internal side, to which dns-updater resolves
+//! the names of services. It is in etcd while HAProxy answers.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
-use mayfly_daemon::args::Endpoint;
-use tokio::net::{UdpSocket, lookup_host};
+use anyhow::{Context as _, anyhow};
+use mayfly_core::locality::only_here;
+use mayfly_daemon::own_address;
+use mayfly_daemon::store::Endpoint;
+use tokio::net::lookup_host;
 use tokio::time::timeout;
+
+use crate::haproxy::tokens::Bind;
 
 /// How long a name may take to resolve.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -17,9 +21,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// How the address of the internal side is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Advertised {
-    /// The address of the interface that leads to etcd.
+    /// The address of this host by which others reach it.
     Auto,
-    /// This address.
     Ip(IpAddr),
     /// Whatever this name resolves to.
     Name(String),
@@ -34,7 +37,7 @@ impl FromStr for Advertised {
         }
         if let Ok(ip) = text.parse::<IpAddr>() {
             if ip.is_unspecified() || ip.is_multicast() {
-                return Err("it has to be the address of one host".to_owned());
+                return Err("it must be the address of a single host".to_owned());
             }
             return Ok(Self::Ip(ip));
         }
@@ -43,7 +46,7 @@ impl FromStr for Advertised {
         if (1..=253).contains(&text.len()) && text.bytes().all(allowed) {
             return Ok(Self::Name(text.to_owned()));
         }
-        Err("it has to be an IP address, a host name, or `auto`".to_owned())
+        Err("it must be an IP address, a host name or `auto`".to_owned())
     }
 }
 
@@ -61,25 +64,43 @@ impl Advertised {
     /// The address at this moment.
     ///
     /// # Errors
-    /// When a name does not resolve, or no interface leads to etcd.
+    /// When a name does not resolve, or no address of this host is to be chosen.
     pub async fn locate(&self, endpoints: &[Endpoint]) -> anyhow::Result<IpAddr> {
         match self {
             Self::Ip(ip) => Ok(*ip),
             Self::Name(name) => resolve(&format!("{name}:0"))
                 .await
                 .context("cannot find the address to advertise (--advertise)"),
-            Self::Auto => {
-                for endpoint in endpoints {
-                    if let Ok(ip) = towards(endpoint).await {
-                        return Ok(ip);
-                    }
-                }
-                bail!(
-                    "cannot find the address to advertise: no interface leads to etcd; give one with --advertise"
+            Self::Auto => own_address::find(endpoints).await.map_err(|error| {
+                anyhow!(
+                    "{error:#}; give an address with --advertise (127.0.0.1 if everything runs on this host)"
                 )
-            }
+            }),
         }
     }
+
+    /// What is given. For `auto` it is the address that the internal side listens at, if a bind
+    /// names one: so the names of services never resolve to an address without a listener.
+    #[must_use]
+    pub fn or_where_it_listens(&self, internal: &[Bind]) -> Self {
+        // A bind at every address of the host names none in particular.
+        let named: Option<Vec<IpAddr>> = internal.iter().map(|bind| bind.place().0).collect();
+        let named = named.unwrap_or_default();
+        let reachable = named.iter().find(|ip| only_here(**ip).is_none());
+        match (self, reachable.or(named.first())) {
+            (Self::Auto, Some(ip)) => Self::Ip(*ip),
+            _ => self.clone(),
+        }
+    }
+}
+
+/// The warning about an address that only its own host reaches.
+pub fn doubt(ip: IpAddr) -> Option<String> {
+    let what = only_here(ip)?;
+    Some(format!(
+        "the names of services resolve to {ip}, {what}; give an address that every service reaches with --advertise, \
+         unless all of them run on this host"
+    ))
 }
 
 async fn resolve(host_and_port: &str) -> anyhow::Result<IpAddr> {
@@ -91,21 +112,13 @@ async fn resolve(host_and_port: &str) -> anyhow::Result<IpAddr> {
         .with_context(|| format!("cannot resolve {host_and_port}"))?
         .map(|address| address.ip())
         .collect();
-    // The order of a resolver's answer changes; IPv4 before IPv6, then the lowest.
-    found.sort_by_key(|ip| (ip.is_ipv6(), *ip));
+    // Hosts have names that resolve to loopback as well. The order of a resolver's answer changes;
+    // IPv4 before IPv6, then the lowest.
+    found.sort_by_key(|ip| (only_here(*ip).is_some(), ip.is_ipv6(), *ip));
     found
         .into_iter()
         .next()
         .with_context(|| format!("{host_and_port} has no address"))
-}
-
-/// The own address from which packets would go to etcd; connecting a datagram socket sends none.
-async fn towards(endpoint: &Endpoint) -> anyhow::Result<IpAddr> {
-    let etcd = resolve(endpoint.host_and_port()).await?;
-    let any = if etcd.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect((etcd, 9)).await?;
-    Ok(socket.local_addr()?.ip())
 }
 
 #[cfg(test)]
@@ -114,23 +127,54 @@ mod tests {
 
     #[tokio::test]
     async fn finds_addresses() {
-        let endpoints = ["127.0.0.1:2379".parse().unwrap()];
         for (text, ip) in [
-            ("auto", "127.0.0.1"),
             ("10.0.0.7", "10.0.0.7"),
             ("fd00::7", "fd00::7"),
             ("localhost", "127.0.0.1"),
         ] {
             let advertised: Advertised = text.parse().unwrap();
-            assert_eq!(
-                advertised.locate(&endpoints).await.unwrap().to_string(),
-                ip,
-                "{text}"
-            );
+            assert_eq!(advertised.locate(&[]).await.unwrap().to_string(), ip, "{text}");
             assert_eq!(advertised.to_string(), text);
         }
         for bad in ["", "0.0.0.0", "::", "224.0.0.1", "a b", "a\n"] {
             assert!(bad.parse::<Advertised>().is_err(), "{bad}");
         }
+    }
+    #[tokio::test]
+    async fn auto_without_an_address_names_the_flag() {
+        let error = Advertised::Auto.locate(&[]).await.unwrap_err().to_string();
+        assert!(
+            error.contains("there is no endpoint; give an address with --advertise"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn auto_is_the_address_that_the_internal_side_binds() {
+        for (given, binds, expected) in [
+            ("auto", "10.0.0.5:80", "10.0.0.5"),
+            ("auto", "127.0.0.1:8080", "127.0.0.1"),
+            ("auto", "127.0.0.1:8080 10.0.0.5:80", "10.0.0.5"),
+            ("auto", "[fd00::5]:80", "fd00::5"),
+            ("auto", "", "auto"),
+            ("auto", "*:80", "auto"),
+            ("auto", "127.0.0.1:8080 *:80", "auto"),
+            ("10.0.0.9", "10.0.0.5:80", "10.0.0.9"),
+            ("haproxy", "10.0.0.5:80", "haproxy"),
+        ] {
+            let advertised: Advertised = given.parse().unwrap();
+            let binds: Vec<Bind> = binds
+                .split_whitespace()
+                .map(|bind| bind.parse().unwrap())
+                .collect();
+            let found = advertised.or_where_it_listens(&binds).to_string();
+            assert_eq!(found, expected, "{given} {binds:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_only_this_host_reaches_is_doubted() {
+        assert!(doubt("127.0.0.1".parse().unwrap()).is_some_and(|doubt| doubt.contains("--advertise")));
+        assert_eq!(doubt("10.0.0.5".parse().unwrap()), None);
     }
 }

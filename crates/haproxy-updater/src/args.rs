@@ -1,21 +1,24 @@
-//! The command line. Whatever reaches haproxy.cfg is checked by its type while it is read, so that a mistake is told
-//! before anything starts.
+//! The command line. A type checks each value that reaches haproxy.cfg while it is parsed, so a
+//! mistake is reported before anything starts.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
+use mayfly_core::explain::ShareLinks;
 use mayfly_core::names::{EnvironmentName, Hostname};
 use mayfly_core::outside::MOST;
-use mayfly_daemon::args::{AddressArgs, CommonArgs, interval};
+use mayfly_daemon::args::{AddressArgs, CommonArgs, duration, interval};
 
 use crate::advertise::Advertised;
+use crate::haproxy::render::{AnsweredBy, RenderSettings, Renderer, TEMPLATE, TlsSettings};
+use crate::haproxy::slots::{MOST_OUTSIDE, MOST_SLOTS};
+use crate::haproxy::tokens::{Bind, CaFile, ConfigPath, EdgeBind, HealthPath, Millis, Pseudonym};
+use crate::haproxy::traces::Traces;
 use crate::reach::Reach;
-use crate::render::{AnsweredBy, Renderer, Settings, TEMPLATE};
-use crate::slots::{MOST_OUTSIDE, MOST_SLOTS};
-use crate::text::{Bind, CaFile, ConfigPath, HealthPath, Millis, Pseudonym};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,22 +27,21 @@ Examples:
   haproxy-updater template > my.cfg.tera
   haproxy-updater --template my.cfg.tera render > haproxy.cfg
 
-HAProxy itself is started beside it, once <dir>/haproxy.cfg exists, and shares only the directory:
+Start HAProxy beside it as soon as <dir>/haproxy.cfg exists. The two share only this directory:
   haproxy -W -S <dir>/run/master.sock -f <dir>/haproxy.cfg
 
-Exit codes: 0 fine, 1 failure, 2 wrong usage.";
+Exit codes: 0 success, 1 failure, 2 wrong usage.";
 
-/// Follows etcd and makes a running HAProxy route accordingly, without reloads.
+/// Follows etcd and updates a running HAProxy to match, without reloads.
 #[derive(Debug, Parser)]
 #[command(name = "haproxy-updater", version, about, after_help = EXAMPLES, after_long_help = EXAMPLES)]
 pub struct Arguments {
-    /// What every daemon takes.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// What HAProxy is to do.
+    /// What HAProxy is to do, and where it is.
     #[command(flatten)]
     pub options: Options,
-    /// What to do; without a command, it follows etcd until told to end.
+    /// What to do; without a command, it follows etcd until it is told to end.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -47,9 +49,9 @@ pub struct Arguments {
 /// What to do instead of following etcd.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print the configuration that the flags and the template make, without servers
+    /// Prints the configuration that the flags and the template produce, without servers
     Render,
-    /// Print the built-in template, to begin one of your own with
+    /// Prints the built-in template, as a start for your own
     Template,
 }
 
@@ -57,7 +59,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options")]
 pub struct Options {
-    /// The directory that HAProxy shares: haproxy.cfg, maps/ and run/
+    /// Shares this directory with HAProxy: haproxy.cfg, maps/ and run/
     #[arg(
         long,
         env = "MAYFLY_HAPROXY_DIR",
@@ -67,7 +69,9 @@ pub struct Options {
     )]
     pub dir: PathBuf,
 
-    /// Where HAProxy takes traffic from outside; several with commas
+    /// Binds the edge, HAProxy's listener for requests from outside, to these addresses, separated
+    /// by commas; write an IPv6 address in brackets, as in `[fd00::1]:80`. With `accept-proxy`
+    /// after the address, as in `*:80 accept-proxy`, connections must begin with the PROXY protocol
     #[arg(
         long,
         visible_alias = "edge",
@@ -77,10 +81,41 @@ pub struct Options {
         default_value = "*:80",
         global = true
     )]
-    pub edge_bind: Vec<Bind>,
+    pub edge_bind: Vec<EdgeBind>,
 
-    /// The path at which HAProxy itself answers 200 at the edge while it serves, whatever the host:
-    /// for the balancer before it
+    /// Accepts HTTPS (HTTP/2 and HTTP/1.1) from outside at these addresses, separated by commas,
+    /// such as `*:443` or `*:443 accept-proxy`
+    ///
+    /// HAProxy listens there once --edge-certificates contains a certificate.
+    #[arg(
+        long,
+        env = "MAYFLY_EDGE_TLS_BIND",
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        global = true
+    )]
+    pub edge_tls_bind: Vec<EdgeBind>,
+
+    /// Reads the certificates for --edge-tls-bind from this directory: files *.pem, each with
+    /// certificate, chain and private key
+    ///
+    /// A file that is added, replaced or removed is in force within 2 s, without a reload. If a
+    /// file cannot be used, its previous certificate stays in use. A client that sends no host name
+    /// gets default.pem or, if there is none, the first file by name. HAProxy starts from copies in
+    /// <dir>/tls.
+    #[arg(long, env = "MAYFLY_EDGE_CERTIFICATES", value_name = "DIR", global = true)]
+    pub edge_certificates: Option<PathBuf>,
+
+    /// Redirects plain HTTP requests at the edge to HTTPS (308), at the port of the first
+    /// --edge-tls-bind
+    ///
+    /// Requests for --edge-health-path are not redirected. Without a certificate, no request is
+    /// redirected.
+    #[arg(long, env = "MAYFLY_REDIRECT_TO_HTTPS", global = true)]
+    pub redirect_to_https: bool,
+
+    /// Answers 200 at this path of the edge, for any host, while HAProxy serves: the health check
+    /// of a load balancer in front of it
     #[arg(
         long,
         env = "MAYFLY_EDGE_HEALTH_PATH",
@@ -90,12 +125,13 @@ pub struct Options {
     )]
     pub edge_health_path: HealthPath,
 
-    /// Where HAProxy takes traffic between services; several with commas [default: port 8080 at the
-    /// address of --advertise, which is followed as it changes]
+    /// Binds the internal side, HAProxy's listener for requests between services, to these
+    /// addresses, separated by commas [default: port 8080 at the address of --advertise, also after
+    /// that address changes]
     ///
-    /// Whoever reaches it chooses an environment by x-mayfly, and reaches services that have no
-    /// route. In a container whose host is advertised, give `*:8080` and publish the port where
-    /// only services get.
+    /// Anyone who reaches this listener can choose any environment with x-mayfly, and can reach
+    /// services that have no route. If HAProxy runs in a container and --advertise names the host,
+    /// give `*:8080`, and publish the port only at an address for services.
     #[arg(
         long,
         visible_alias = "internal",
@@ -106,15 +142,16 @@ pub struct Options {
     )]
     pub internal_bind: Vec<Bind>,
 
-    /// HAProxy's run-time socket [default: <dir>/run/haproxy.sock]
+    /// Sends run-time commands to HAProxy through this socket [default: <dir>/run/haproxy.sock]
     #[arg(long, env = "MAYFLY_RUNTIME_SOCKET", value_name = "PATH", global = true)]
     pub runtime_socket: Option<ConfigPath>,
 
-    /// HAProxy's master socket, for the rare reloads [default: <dir>/run/master.sock]
+    /// Reloads HAProxy, which is rare, through this master socket [default: <dir>/run/master.sock]
     #[arg(long, env = "MAYFLY_MASTER_SOCKET", value_name = "PATH", global = true)]
     pub master_socket: Option<ConfigPath>,
 
-    /// The haproxy program that checks a configuration before it is put in place, if there is one
+    /// Checks each configuration with this haproxy program before using it; without such a program
+    /// nothing is checked
     #[arg(
         long,
         env = "MAYFLY_HAPROXY",
@@ -124,11 +161,13 @@ pub struct Options {
     )]
     pub haproxy: PathBuf,
 
-    /// A template of your own for haproxy.cfg (Tera); begin with what `haproxy-updater template` prints
+    /// Renders haproxy.cfg from this Tera template; start from the output of
+    /// `haproxy-updater template`
     #[arg(long, env = "MAYFLY_TEMPLATE", value_name = "FILE", global = true)]
     pub template: Option<PathBuf>,
 
-    /// How many backends HAProxy has room for at first; doubled by a reload when less than a quarter is free
+    /// Starts with room for this many backends; when less than a quarter is free, a reload doubles
+    /// the number
     #[arg(
         long,
         env = "MAYFLY_SLOTS",
@@ -139,7 +178,7 @@ pub struct Options {
     )]
     pub slots: u32,
 
-    /// The domain of the services' names: backend.service
+    /// Names services under this domain, as in `backend.service`
     #[arg(
         long,
         env = "MAYFLY_DOMAIN",
@@ -149,25 +188,44 @@ pub struct Options {
     )]
     pub domain: Hostname,
 
-    /// The environment of internal requests that name none; without it they get a 400
+    /// Routes internal requests that name no environment to this environment; without this flag,
+    /// they get a 400
     #[arg(long, env = "MAYFLY_DEFAULT_ENVIRONMENT", value_name = "NAME", global = true)]
     pub default_environment: Option<EnvironmentName>,
 
-    /// Let clients outside choose their environment by x-mayfly; without it the header is removed at the edge
+    /// Lets clients outside choose their environment with x-mayfly; without this flag, the edge
+    /// removes the header
     ///
-    /// A page of another origin cannot use it by itself: its browser asks before (CORS preflight)
-    /// without the header, so the host decides who answers that, and HAProxy's own refusals carry
-    /// no CORS headers.
+    /// A script on a page of another origin cannot choose in this way: the browser first sends a
+    /// CORS preflight request without the header, and the environment of the host name answers it.
+    /// HAProxy's own error answers have no CORS headers.
     #[arg(long, env = "MAYFLY_ALLOW_HEADER_AT_EDGE", global = true)]
     pub allow_header_at_edge: bool,
 
-    /// Another proxy stands before the edge: believe its x-forwarded-* headers and add to them.
-    /// Without it, whatever a client says in forwarded, x-forwarded-*, x-real-ip, x-original-url
-    /// and the like is removed
+    /// Lets links (?mayfly=temp-1) choose the environment: on no host (off), on the hosts of
+    /// environments that are not protected, or on all hosts; a cookie keeps the choice
+    ///
+    /// The instance sees neither the link's parameter nor the cookie. `?mayfly=` removes the
+    /// cookie. A link gives no more access than the environment's own host name.
+    #[arg(
+        long,
+        env = "MAYFLY_SHARE_LINKS",
+        value_name = "WHERE",
+        default_value_t,
+        value_parser = PossibleValuesParser::new(ShareLinks::ALL.map(ShareLinks::as_str))
+            .try_map(|text| text.parse::<ShareLinks>()),
+        global = true
+    )]
+    pub share_links: ShareLinks,
+
+    /// Trusts the x-forwarded-* headers of a proxy in front of the edge, and appends to them
+    ///
+    /// Without it the edge removes the forwarding headers that a client sends: forwarded,
+    /// x-forwarded-*, x-real-ip, x-original-url and similar ones.
     #[arg(long, env = "MAYFLY_BEHIND_PROXY", global = true)]
     pub behind_proxy: bool,
 
-    /// Where responses say which backend answered, in x-mayfly-answered-by
+    /// Names the backend that answered, in the response header x-mayfly-answered-by
     #[arg(
         long,
         env = "MAYFLY_ANSWERED_BY",
@@ -178,11 +236,21 @@ pub struct Options {
     )]
     pub answered_by: AnsweredBy,
 
-    /// Let HAProxy write a line for each request to its standard output
+    #[command(flatten)]
+    pub traces: Traces,
+
+    /// Makes HAProxy write a line for each request to its standard output
     #[arg(long, env = "MAYFLY_ACCESS_LOG", global = true)]
     pub access_log: bool,
 
-    /// How long HAProxy waits for a connection to an instance before it tries another
+    /// Accepts request and answer heads of up to 32 kB; without it, the limit is 14,800 bytes
+    ///
+    /// A head may have 200 headers in both cases. The larger limit costs 24 kB of memory for each
+    /// busy connection, and some throughput.
+    #[arg(long, env = "MAYFLY_LARGE_HEADS", global = true)]
+    pub large_heads: bool,
+
+    /// Tries another instance when a connection takes longer than this to open
     #[arg(
         long,
         env = "MAYFLY_CONNECT_TIMEOUT",
@@ -192,7 +260,8 @@ pub struct Options {
     )]
     pub connect_timeout: Millis,
 
-    /// How long an instance may take to answer, and either side may be silent
+    /// Ends a request when the instance takes longer than this to answer, or when either side is
+    /// silent for this long
     #[arg(
         long,
         env = "MAYFLY_IDLE_TIMEOUT",
@@ -202,7 +271,7 @@ pub struct Options {
     )]
     pub idle_timeout: Millis,
 
-    /// How long an upgraded connection, such as a WebSocket, may be silent
+    /// Closes an upgraded connection, such as a WebSocket, that is silent for this long
     #[arg(
         long,
         env = "MAYFLY_TUNNEL_TIMEOUT",
@@ -212,8 +281,10 @@ pub struct Options {
     )]
     pub tunnel_timeout: Millis,
 
-    /// The PEM file with the authorities that https:// servers are verified with, at the same path for HAProxy; loaded
-    /// when HAProxy starts or reloads. `@system-ca`: those of the system that HAProxy runs on
+    /// Verifies https:// servers with the certificate authorities in this PEM file; `@system-ca`
+    /// means those of the system on which HAProxy runs
+    ///
+    /// HAProxy reads the file at this path when it starts or reloads.
     #[arg(
         long,
         env = "MAYFLY_CA_FILE",
@@ -223,11 +294,11 @@ pub struct Options {
     )]
     pub ca_file: CaFile,
 
-    /// What environments may name.
     #[command(flatten)]
     pub addresses: AddressArgs,
 
-    /// How many addresses outside to take of all environments, of those that were registered first; 100 at most of one
+    /// Accepts at most this many external addresses from all environments together, and at most 100
+    /// from one environment; environments that were registered earlier take precedence
     #[arg(
         long,
         env = "MAYFLY_MAX_ADDRESSES",
@@ -238,13 +309,19 @@ pub struct Options {
     )]
     pub max_addresses: u32,
 
-    /// How often to resolve the host names of servers again, with the resolver of this system; one that fails, or takes
-    /// more than a second, less often each time, but every 5 minutes
+    /// Resolves the host names of servers again this often, with the resolver of this system
+    ///
+    /// A name that fails, or takes longer than a second, is resolved less often each time, but at
+    /// least every 5 minutes.
     #[arg(long, env = "MAYFLY_RESOLVE", value_name = "TIME", default_value = "10s", value_parser = interval, global = true)]
     pub resolve: Duration,
 
-    /// The address of the internal side for dns-updater: an IP address, a host name, or `auto` for the address of the
-    /// interface that leads to etcd
+    /// Advertises the internal side to dns-updater at this IP address or host name; `auto` finds an
+    /// address
+    ///
+    /// `auto` is the address of --internal-bind, if that names one. Otherwise it is the address
+    /// from which this host reaches etcd or, if etcd is on loopback, the address of the default
+    /// route.
     #[arg(
         long,
         env = "MAYFLY_ADVERTISE",
@@ -254,22 +331,16 @@ pub struct Options {
     )]
     pub advertise: Advertised,
 
-    /// How often to look whether HAProxy was started anew by somebody else
-    #[arg(long, env = "MAYFLY_LOOK", value_name = "TIME", default_value = "500ms", value_parser = interval, global = true)]
-    pub look: Duration,
-
-    /// How often to look whether somebody else has changed HAProxy, and repair it: all servers, and how many rows the maps
-    /// have; and what every row says where there are few (400 with 4s), else every 10 ms for each row
+    /// Looks this often for changes that another program made to HAProxy or to its files, and
+    /// repairs them
+    ///
+    /// Each check compares all servers and the number of rows of each map. With few rows (400 at
+    /// 4s), it also compares each row. With more rows, the time between two comparisons of all rows
+    /// is 10 ms for each row. The files are checked even while HAProxy is not running.
     #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "4s", value_parser = interval, global = true)]
     pub verify: Duration,
 
-    /// How often at most to let etcd know that an environment with an idle time is used; more often where a quarter of
-    /// its idle time is shorter
-    #[arg(long, env = "MAYFLY_REPORT_USE", value_name = "TIME", default_value = "30s", value_parser = interval, global = true)]
-    pub report_use: Duration,
-
-    /// How many live instances each service of an environment has to have; below, the environment is reported as
-    /// incomplete
+    /// Counts an environment as incomplete while a service has fewer live instances than this
     #[arg(
         long,
         env = "MAYFLY_MIN_INSTANCES",
@@ -279,29 +350,20 @@ pub struct Options {
     )]
     pub min_instances: usize,
 
-    /// Go on routing what etcd loses without a word: the last instance of a backend, or half of all instances within this
-    /// time, while they answer HAProxy's check; and all environments at once. Until they are back, or an operator says that it
-    /// is meant (`mayfly confirm haproxy-updater`); `off` believes everything
-    #[arg(long, env = "MAYFLY_GUARD", value_name = "TIME|off", default_value = "10s", value_parser = guard, global = true)]
-    pub guard: Window,
+    /// Withholds deletions if so many come within this time that they look like a fault; with 0,
+    /// withholds no deletion
+    ///
+    /// The router keeps the last instance of a backend, or half of all instances, if they vanish
+    /// from etcd without deregistering and pass HAProxy's check. It keeps all environments if they
+    /// vanish at once. It keeps them until they are back or until an operator confirms the
+    /// deletion: `mayfly confirm haproxy-updater`.
+    #[arg(long, env = "MAYFLY_DISTRUST", value_name = "TIME", default_value = "10s", value_parser = duration, global = true)]
+    pub distrust: Duration,
 }
 
 /// The internal side at an address.
 pub fn internal_bind(address: IpAddr) -> Bind {
     Bind::at(address, 8080)
-}
-
-/// The window of the guard, if there is one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window(pub Option<Duration>);
-
-fn guard(text: &str) -> Result<Window, String> {
-    match text {
-        "off" => Ok(Window(None)),
-        _ => interval(text)
-            .map(|window| Window(Some(window)))
-            .map_err(|error| format!("{error}, or `off`")),
-    }
 }
 
 impl Arguments {
@@ -313,18 +375,19 @@ impl Arguments {
         self.options.renderer(self.pseudonym()?)
     }
 
-    /// Without `--internal-bind` the internal side listens where it is advertised: whether it is
-    /// so.
+    /// Whether the internal side listens at the advertised address, as it does without
+    /// `--internal-bind`.
     pub fn listens_where_advertised(&self) -> bool {
         self.options.internal_bind.is_empty()
     }
 
-    /// Node and prefix tell the routers of one team apart, and the listeners those of two teams
-    /// that chose the same.
+    /// Node and prefix distinguish the routers of one team. The listeners distinguish those of two
+    /// teams that chose the same.
     fn pseudonym(&self) -> anyhow::Result<Pseudonym> {
         let own = [self.common.node()?.to_string(), self.common.prefix.to_string()];
-        let binds = self.options.edge_bind.iter().chain(&self.options.internal_bind);
-        Ok(Pseudonym::of(own.into_iter().chain(binds.map(Bind::to_string))))
+        let edge = self.options.edge_bind.iter().map(EdgeBind::to_string);
+        let binds = edge.chain(self.options.internal_bind.iter().map(Bind::to_string));
+        Ok(Pseudonym::of(own.into_iter().chain(binds)))
     }
 }
 
@@ -335,10 +398,8 @@ impl Options {
     /// When the path cannot stand in haproxy.cfg.
     pub fn dir(&self) -> anyhow::Result<ConfigPath> {
         let path = std::path::absolute(&self.dir).context("cannot find the current directory (--dir)")?;
-        let text = path
-            .to_str()
-            .context("the path of the directory is not ASCII (--dir)")?;
-        text.parse().context("cannot use the directory (--dir)")
+        let text = path.to_str().context("the path in --dir is not ASCII")?;
+        text.parse().context("cannot use the directory in --dir")
     }
 
     /// HAProxy's run-time socket.
@@ -361,9 +422,35 @@ impl Options {
             .map_or_else(|| Ok(self.dir()?.join("run/master.sock")), Ok)
     }
 
+    /// Where HAProxy reads the certificates of the edge.
+    ///
+    /// # Errors
+    /// As [`Options::dir`].
+    pub fn kept_certificates(&self) -> anyhow::Result<ConfigPath> {
+        Ok(self.dir()?.join("tls"))
+    }
+
+    /// How the edge serves TLS, once there is a certificate.
+    fn tls(&self) -> anyhow::Result<TlsSettings> {
+        let has_binds = !self.edge_tls_bind.is_empty();
+        if has_binds != self.edge_certificates.is_some() {
+            bail!("--edge-tls-bind and --edge-certificates belong together: give both or neither");
+        }
+        if self.redirect_to_https && !has_binds {
+            bail!("--redirect-to-https needs --edge-tls-bind and --edge-certificates");
+        }
+        Ok(TlsSettings {
+            binds: self.edge_tls_bind.clone(),
+            certificates: self.kept_certificates()?,
+            are_there: has_binds,
+            redirect: self.redirect_to_https,
+        })
+    }
+
     /// Which addresses outside are asked, by what is known of where this router listens.
     pub fn reach(&self) -> Reach {
-        let binds = self.edge_bind.iter().chain(&self.internal_bind);
+        let edge = self.edge_bind.iter().chain(&self.edge_tls_bind);
+        let binds = edge.map(|bind| &bind.place).chain(&self.internal_bind);
         Reach::new(
             self.addresses.allow_address.clone(),
             self.max_addresses as usize,
@@ -377,21 +464,25 @@ impl Options {
     /// When the template cannot be read, or what it makes lacks something that Mayfly relies on.
     fn renderer(&self, pseudonym: Pseudonym) -> anyhow::Result<Renderer> {
         if self.internal_bind.is_empty() {
-            bail!("cannot tell where the internal side listens: give --internal-bind");
+            bail!("cannot determine the address of the internal side: give --internal-bind");
         }
-        let settings = Settings {
+        let settings = RenderSettings {
             runtime_socket: self.runtime_socket()?,
             maps: self.dir()?.join("maps"),
             edge: self.edge_bind.clone(),
+            tls: self.tls()?,
             health_path: self.edge_health_path.clone(),
             internal: self.internal_bind.clone(),
             pseudonym,
             domain: self.domain.clone(),
             default_environment: self.default_environment.clone(),
             allow_header_at_edge: self.allow_header_at_edge,
+            share_links: self.share_links,
             behind_proxy: self.behind_proxy,
             answered_by: self.answered_by,
+            traces: self.traces,
             access_log: self.access_log,
+            large_heads: self.large_heads,
             ca_file: self.ca_file.clone(),
             connect_timeout: self.connect_timeout,
             idle_timeout: self.idle_timeout,
@@ -400,7 +491,7 @@ impl Options {
         let template = match &self.template {
             None => TEMPLATE.to_owned(),
             Some(path) => std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read the template {} (--template)", path.display()))?,
+                .with_context(|| format!("cannot read the template `{}` (--template)", path.display()))?,
         };
         let renderer = Renderer::new(&template, settings)?;
         renderer.render(self.slots, &Default::default())?;
@@ -458,36 +549,48 @@ mod tests {
     }
 
     #[test]
-    fn the_guard_has_a_window_or_is_off() {
-        for (line, window) in [("", Some(10)), ("--guard 1min", Some(60)), ("--guard off", None)] {
-            let found = parse(line).unwrap().options.guard;
-            assert_eq!(found, Window(window.map(Duration::from_secs)), "{line}");
+    fn tls_takes_listeners_and_certificates() {
+        let error = |line: &str| {
+            let line = format!("{line} --node a --internal-bind 127.0.0.1:8080");
+            parse(&line).unwrap().renderer().unwrap_err().to_string()
+        };
+        for alone in ["--edge-tls-bind *:443", "--edge-certificates /c"] {
+            assert!(error(alone).contains("belong together"), "{alone}");
         }
-        let error = parse("--guard never").unwrap_err().to_string();
-        assert!(error.contains("or `off`"), "{error}");
+        assert!(error("--redirect-to-https").contains("needs --edge-tls-bind"));
     }
 
     #[test]
-    fn what_would_break_haproxy_cfg_is_refused() {
+    fn distrust_is_a_time_or_nothing() {
+        for (line, seconds) in [("", 10), ("--distrust 1min", 60), ("--distrust 0", 0)] {
+            let found = parse(line).unwrap().options.distrust;
+            assert_eq!(found, Duration::from_secs(seconds), "{line}");
+        }
+        let error = parse("--distrust never").unwrap_err().to_string();
+        assert!(error.contains("looks like 15s"), "{error}");
+    }
+
+    #[test]
+    fn values_that_would_break_haproxy_cfg_are_refused() {
         for flag in [
             "--edge-bind=*:80\n",
+            "--edge-tls-bind=*:443 ssl",
             "--internal-bind=80",
             "--edge-health-path=health",
             "--runtime-socket=/a\"b",
             "--domain=a;b",
             "--default-environment=A",
+            "--share-links=some",
             "--slots=0",
             "--max-addresses=32769",
             "--allow-address=*",
             "--allow-address=10.0.0.1/8",
             "--tunnel-timeout=0s",
-            "--look=0s",
+            "--verify=0s",
             "--advertise=a b",
         ] {
-            assert!(
-                Arguments::try_parse_from(["haproxy-updater", flag]).is_err(),
-                "{flag}"
-            );
+            let parsed = Arguments::try_parse_from(["haproxy-updater", flag]);
+            assert!(parsed.is_err(), "{flag}");
         }
         let mut options = parse("").unwrap().options;
         options.dir = "/tmp/a b".into();

@@ -1,11 +1,12 @@
-//! Follows host names: asks the system's resolver for those that servers stand under, at once for a new one and again
-//! from time to time, and tells only what has changed. A name that cannot be resolved for a while keeps its last
-//! addresses, and a file remembers them for the next haproxy-updater: a restart takes no server away.
+//! Follows the host names of servers: resolves a new one at once and each again from time to time,
+//! and yields only changes. A name that fails for a while keeps its last addresses. A file keeps
+//! them for the next haproxy-updater, so a restart removes no server.
 //!
-//! Names are anybody's who may push a file, and so are their name servers. None holds up another for long: what has been
-//! due longest is asked first; a lookup that takes longer than a second gives its place to another, and goes on aside; and a
-//! name that fails or is slow is asked less and less often. So 64 names that never answer cost others nothing, and
-//! those of a whole router at once ([`MOST`](mayfly_core::outside::MOST)) a minute, once.
+//! Anyone who may push a file chooses names, and with them name servers. No name holds up another
+//! for long: environments take turns ([`turns`]), a lookup that takes longer than a second gives up
+//! its place while it goes on, and a name that fails or is slow is asked less and less often.
+
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,13 +15,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mayfly_core::names::Hostname;
+use mayfly_core::names::{EnvironmentName, Hostname};
 use mayfly_daemon::file::write_if_different;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-/// How long an answer may take until it counts as a failure; one that comes later is taken all the same.
+use crate::haproxy::stamp::Stamp;
+
+/// How long an answer may take until it counts as a failure; a later answer is still used.
 const LIMIT: Duration = Duration::from_secs(5);
 /// How many names are asked for at the same time,
 const AT_ONCE: usize = 16;
@@ -30,13 +33,12 @@ const SLOW: Duration = Duration::from_secs(1);
 const MOST_AT_ONCE: usize = 128;
 /// How long a name that fails or is slow waits at most until it is asked for again.
 const LONGEST: Duration = Duration::from_secs(300);
-/// How many addresses of one name are taken: a guard against a name server that says anything. HAProxy checks each of them
-/// every other second.
+/// How many addresses of one name are used: HAProxy checks each of them every other second, and a
+/// name server may answer anything.
 const MOST_ADDRESSES: usize = 8;
 
-/// What names lead to.
-pub type Addresses = BTreeMap<Hostname, BTreeSet<IpAddr>>;
-type Found = (Hostname, io::Result<BTreeSet<IpAddr>>);
+pub type ResolvedAddresses = BTreeMap<Hostname, BTreeSet<IpAddr>>;
+type LookupAnswer = (Hostname, io::Result<BTreeSet<IpAddr>>);
 
 /// How a name is looked up; tests have another way.
 type Resolve = Arc<dyn Fn(&Hostname) -> io::Result<BTreeSet<IpAddr>> + Send + Sync>;
@@ -46,31 +48,33 @@ pub struct Follower {
     every: Duration,
     resolve: Resolve,
     names: BTreeMap<Hostname, Followed>,
-    lookups: JoinSet<Found>,
+    lookups: JoinSet<LookupAnswer>,
     file: PathBuf,
     /// What the file said, until it is known which names are needed.
-    remembered: Addresses,
+    remembered: ResolvedAddresses,
     /// Something has changed that the file does not say.
     unsaved: bool,
-    saving: JoinSet<anyhow::Result<()>>,
-    /// Saving failed the last time, and that was told.
+    saving: JoinSet<anyhow::Result<Option<Stamp>>>,
+    /// What the file was like right after it was written.
+    stamp: Option<Stamp>,
+    /// Saving failed the last time, and that was logged.
     save_failed: bool,
 }
 
-/// One name.
 #[derive(Debug)]
 struct Followed {
-    /// What was told last.
+    /// Whose turn it takes.
+    owner: Option<EnvironmentName>,
     addresses: BTreeSet<IpAddr>,
     /// Why it could not be resolved the last time.
     failure: Option<String>,
     /// How often in a row it has failed, or was slow.
     troubles: u32,
-    state: State,
+    state: LookupState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum LookupState {
     /// To be asked for at this moment.
     Due(Instant),
     /// Being asked for since then.
@@ -80,22 +84,23 @@ enum State {
 }
 
 impl Follower {
-    /// Asks for each name again after `every`. The file is read now, and written whenever something changes.
+    /// Asks for each name again after `every`. The file is read now, and written whenever something
+    /// changes.
     pub fn new(file: &Path, every: Duration) -> Self {
         Self::with(file, every, Arc::new(ask))
     }
 
     fn with(file: &Path, every: Duration, resolve: Resolve) -> Self {
         let remembered = match std::fs::read(file) {
-            // Whatever is wrong with it: the names are asked for anew in a moment.
+            // Whatever is wrong with it: the names are resolved in a moment anyway.
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
                 warn!(
-                    "cannot read {}: {error}; resolving all host names anew",
+                    "cannot read `{}`: {error}; resolving all host names again",
                     file.display()
                 );
-                Addresses::new()
+                ResolvedAddresses::new()
             }),
-            Err(_) => Addresses::new(),
+            Err(_) => ResolvedAddresses::new(),
         };
         Self {
             every,
@@ -106,18 +111,24 @@ impl Follower {
             remembered,
             unsaved: false,
             saving: JoinSet::new(),
+            stamp: None,
             save_failed: false,
         }
     }
 
-    /// Says which names are needed from now on. Returns the last addresses of new ones that are remembered.
-    pub fn need<'a>(&mut self, names: impl Iterator<Item = &'a Hostname> + Clone) -> Addresses {
+    /// Says which names are needed from now on, and of new ones which environment is to wait for
+    /// its turn. Returns the last addresses of new ones that are remembered.
+    pub fn need<'a, 'b>(
+        &mut self,
+        names: impl Iterator<Item = &'a Hostname> + Clone,
+        owner: impl Fn(&Hostname) -> Option<&'b EnvironmentName>,
+    ) -> ResolvedAddresses {
         let remembered = std::mem::take(&mut self.remembered);
         if names.clone().eq(self.names.keys()) {
-            return Addresses::new();
+            return ResolvedAddresses::new();
         }
         self.unsaved = true;
-        let mut known = Addresses::new();
+        let mut known = ResolvedAddresses::new();
         let mut old = std::mem::take(&mut self.names);
         for name in names {
             let followed = old.remove(name).unwrap_or_else(|| {
@@ -126,10 +137,11 @@ impl Follower {
                     known.insert(name.clone(), addresses.clone());
                 }
                 Followed {
+                    owner: owner(name).cloned(),
                     addresses,
                     failure: None,
                     troubles: 0,
-                    state: State::Due(Instant::now()),
+                    state: LookupState::Due(Instant::now()),
                 }
             });
             self.names.insert(name.clone(), followed);
@@ -146,23 +158,43 @@ impl Follower {
             .names
             .iter()
             .filter(|(_, followed)| !followed.addresses.is_empty());
-        let all: Addresses = resolved
+        let all: ResolvedAddresses = resolved
             .map(|(name, followed)| (name.clone(), followed.addresses.clone()))
             .collect();
         let file = self.file.clone();
+        let damage = self
+            .stamp
+            .and_then(|stamp| stamp.difference(Stamp::of(&file).as_ref()));
         self.saving.spawn_blocking(move || {
             let text = serde_json::to_vec(&all)?;
-            write_if_different(&file, &text, 0o644).map(drop)
+            let written = write_if_different(&file, &text, 0o644)?;
+            if let Some(what) = damage.filter(|_| written) {
+                warn!(
+                    "`{}` was changed by another program: {what}; repaired it",
+                    file.display()
+                );
+            }
+            Ok(Stamp::of(&file))
         });
     }
 
-    fn saved(&mut self, result: anyhow::Result<()>) {
+    /// Writes the file again if another program has changed it, or if the last write failed.
+    pub fn look_at_file(&mut self) {
+        let now = Stamp::of(&self.file);
+        let is_other = self.stamp.is_some_and(|stamp| Some(stamp) != now);
+        if self.saving.is_empty() && (is_other || self.save_failed) {
+            self.unsaved = true;
+        }
+    }
+
+    fn saved(&mut self, result: anyhow::Result<Option<Stamp>>) {
         match result {
-            Ok(()) => self.save_failed = false,
+            Ok(stamp) => {
+                self.stamp = stamp;
+                self.save_failed = false;
+            }
             Err(error) if !self.save_failed => {
-                warn!(
-                    "cannot remember what host names lead to: {error:#}; trying again when something changes"
-                );
+                warn!("cannot save the addresses of host names: {error:#}; retrying");
                 self.save_failed = true;
             }
             Err(_) => {}
@@ -174,11 +206,6 @@ impl Follower {
         self.names.len()
     }
 
-    /// Whether no name is followed.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
     /// The names that could not be resolved the last time, with the reason.
     pub fn failures(&self) -> impl Iterator<Item = (&Hostname, &str)> {
         self.names
@@ -186,20 +213,21 @@ impl Follower {
             .filter_map(|(name, followed)| Some((name, followed.failure.as_deref()?)))
     }
 
-    /// Waits until a name leads elsewhere or begins or ceases to fail, and says so: `None` for the addresses when only
-    /// that has changed. May be dropped at any moment.
+    /// Waits until a name has other addresses, or begins or ceases to fail (then `None` for the
+    /// addresses). Safe in `select!`.
     pub async fn next(&mut self) -> (Hostname, Option<BTreeSet<IpAddr>>) {
         loop {
             self.ask_what_is_due();
             self.save();
-            // While as many are asked for as may be, what is due has to wait for one to end or become slow.
+            // While as many are asked for as may be, what is due has to wait for one to end or
+            // become slow.
             let now = Instant::now();
             let has_room = self.room(now) > 0;
             let next = self.names.values().filter_map(|followed| match followed.state {
-                State::Due(at) => has_room.then_some(at),
-                State::Asked(at) if at + SLOW > now => Some(at + SLOW),
-                State::Asked(at) => Some(at + LIMIT),
-                State::Overdue => None,
+                LookupState::Due(at) => has_room.then_some(at),
+                LookupState::Asked(at) if at + SLOW > now => Some(at + SLOW),
+                LookupState::Asked(at) => Some(at + LIMIT),
+                LookupState::Overdue => None,
             });
             let next = next.min();
             tokio::select! {
@@ -207,7 +235,8 @@ impl Follower {
                     self.saved(saved.unwrap_or_else(|error| Err(error.into())));
                 }
                 Some(ended) = self.lookups.join_next() => {
-                    // A lookup does not panic; if it did, its name would be asked for again once it is needed anew.
+                    // A lookup does not panic. If it did, its name would be resolved when it is
+                    // needed the next time.
                     let Ok((name, result)) = ended else { continue };
                     if let Some(change) = self.take(&name, result) {
                         return (name, change);
@@ -225,27 +254,40 @@ impl Follower {
 
     /// How many more names may be asked for now.
     fn room(&self, now: Instant) -> usize {
-        let fresh = |followed: &&Followed| matches!(followed.state, State::Asked(at) if at + SLOW > now);
+        let fresh =
+            |followed: &&Followed| matches!(followed.state, LookupState::Asked(at) if at + SLOW > now);
         let fresh = self.names.values().filter(fresh).count();
         let all = MOST_AT_ONCE.saturating_sub(self.lookups.len());
         all.min(AT_ONCE.saturating_sub(fresh))
     }
 
-    /// Asks for what is due, what has been so longest first.
+    /// Asks for what is due, by turns.
     fn ask_what_is_due(&mut self) {
         let now = Instant::now();
-        let mut due: Vec<(Instant, &Hostname, &mut Followed)> = Vec::new();
         let room = self.room(now);
-        for (name, followed) in &mut self.names {
+        if room == 0 {
+            return;
+        }
+        let (mut due, mut asked) = (Vec::new(), Vec::new());
+        for (name, followed) in &self.names {
+            let owner = followed.owner.as_ref();
             match followed.state {
-                State::Due(at) if at <= now => due.push((at, name, followed)),
-                _ => {}
+                LookupState::Due(since) if since <= now => due.push(turns::Due {
+                    name,
+                    owner,
+                    is_new: followed.is_new(),
+                    since,
+                }),
+                LookupState::Due(_) => {}
+                LookupState::Asked(_) | LookupState::Overdue => asked.extend(owner),
             }
         }
-        due.sort_by_key(|(at, ..)| *at);
-        for (_, name, followed) in due.into_iter().take(room) {
-            followed.state = State::Asked(now);
-            let (name, resolve) = (name.clone(), self.resolve.clone());
+        let chosen: Vec<Hostname> = turns::choose(due, &asked, room).into_iter().cloned().collect();
+        for name in chosen {
+            if let Some(followed) = self.names.get_mut(&name) {
+                followed.state = LookupState::Asked(now);
+            }
+            let resolve = self.resolve.clone();
             self.lookups.spawn_blocking(move || {
                 let found = resolve(&name);
                 (name, found)
@@ -257,8 +299,8 @@ impl Follower {
     fn overdue(&mut self) -> Option<Hostname> {
         let now = Instant::now();
         for (name, followed) in &mut self.names {
-            if matches!(followed.state, State::Asked(at) if at + LIMIT <= now) {
-                followed.state = State::Overdue;
+            if matches!(followed.state, LookupState::Asked(at) if at + LIMIT <= now) {
+                followed.state = LookupState::Overdue;
                 followed.troubles = followed.troubles.saturating_add(1);
                 if followed.fail(name, format!("no answer within {LIMIT:?}"), self.every) {
                     return Some(name.clone());
@@ -277,11 +319,11 @@ impl Follower {
         let followed = self.names.get_mut(name)?;
         let now = Instant::now();
         let is_slow = match followed.state {
-            State::Asked(at) => at + SLOW <= now,
+            LookupState::Asked(at) => at + SLOW <= now,
             // That was counted when it was overdue.
-            State::Due(_) | State::Overdue => false,
+            LookupState::Due(_) | LookupState::Overdue => false,
         };
-        let is_overdue = followed.state == State::Overdue;
+        let is_overdue = followed.state == LookupState::Overdue;
         let found = match result {
             Ok(found) if found.is_empty() => Err("it has no address".to_owned()),
             Ok(found) => Ok(found),
@@ -292,7 +334,7 @@ impl Follower {
             true => followed.troubles.saturating_add(1),
             false => 0,
         };
-        followed.state = State::Due(now + followed.pause(self.every));
+        followed.state = LookupState::Due(now + followed.pause(self.every));
         let found = match found {
             Ok(found) => found,
             Err(reason) => return followed.fail(name, reason, self.every).then_some(None),
@@ -300,15 +342,15 @@ impl Follower {
         let recovered = followed.failure.take().is_some();
         if found == followed.addresses {
             if recovered {
-                info!("host name {name} can be resolved again: still {}", list(&found));
+                info!("host name `{name}` resolves again: still {}", list(&found));
             }
             return recovered.then_some(None);
         }
         if followed.addresses.is_empty() {
-            info!("host name {name} leads to {}", list(&found));
+            info!("host name `{name}` resolves to {}", list(&found));
         } else {
             info!(
-                "host name {name} leads to {} now, no longer to {}",
+                "host name `{name}` resolves to {}, no longer to {}",
                 list(&found),
                 list(&followed.addresses)
             );
@@ -320,6 +362,11 @@ impl Follower {
 }
 
 impl Followed {
+    /// Whether nothing is known of it yet.
+    fn is_new(&self) -> bool {
+        self.addresses.is_empty() && self.troubles == 0
+    }
+
     /// How long to wait until it is asked for again: longer with each trouble in a row.
     fn pause(&self, every: Duration) -> Duration {
         let doubled = self.troubles.saturating_sub(1).min(16);
@@ -331,12 +378,12 @@ impl Followed {
         let is_new = self.failure.is_none();
         if is_new {
             let next = if self.addresses.is_empty() {
-                "requests for it get a 503 until it can".to_owned()
+                "requests to it get a 503 until it resolves".to_owned()
             } else {
-                format!("staying with {}", list(&self.addresses))
+                format!("keeping {}", list(&self.addresses))
             };
             warn!(
-                "cannot resolve host name {name}: {reason}; {next}; trying again in {every:?}, then less and less often, but every {:?}",
+                "cannot resolve host name `{name}`: {reason}; {next}; retrying in {every:?}, then less often, at least every {:?}",
                 LONGEST.max(every)
             );
         }
@@ -350,8 +397,8 @@ fn list(addresses: &BTreeSet<IpAddr>) -> String {
     texts.join(", ")
 }
 
-/// Asks the system. Where a name has addresses of both kinds, those of IPv4 are taken, as container-registrar does: many
-/// a host has IPv6 by name only.
+/// Asks the system's resolver. IPv4 addresses win over IPv6 ones, as in container-registrar: many
+/// hosts have IPv6 in name only.
 fn ask(name: &Hostname) -> io::Result<BTreeSet<IpAddr>> {
     let found = (name.as_str(), 0).to_socket_addrs()?;
     let all: BTreeSet<IpAddr> = found.map(|address| address.ip().to_canonical()).collect();

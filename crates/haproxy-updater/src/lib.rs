@@ -1,37 +1,40 @@
-//! The HAProxy updater: follows etcd and makes a running HAProxy route accordingly, without reloads.
+//! The HAProxy updater: follows etcd and updates a running HAProxy to match, without reloads.
 //!
-//! The chain: observe ([`updater`] takes batches from etcd) -> [`guard`] (what etcd lost without a word is kept) -> resolve ([`mayfly_core::index`] turns records into
-//! rows and servers; [`slots`] gives each backend its place) -> plan ([`plan`], pure: what should be, and what HAProxy
-//! has as [`model`] knows it, to [`command`]s in order) -> apply ([`engine`], through [`runtime`] and, for the rare
-//! reload, [`master`]).
+//! The chain, as the [`run`](mod@run) loop drives it:
 //!
-//! The other way round, [`uses`] reads from HAProxy which environments were used and lets those with an `idle` time live on
-//! in etcd.
+//! 1. `desired`: what etcd says, as far as it is believed ([`mayfly_core::trust`]), becomes rows
+//!    and servers ([`mayfly_core::index`]). `follow` resolves host names, and `reach` says which
+//!    external addresses count.
+//! 2. `actual`: what HAProxy has.
+//! 3. `plan`: from what should be and what is to commands in order; a pure function.
+//! 4. `apply`: makes HAProxy do it; a reload is rare.
+//! 5. `report`: what this router says of itself, in etcd and at `/readyz`; `advertise` finds the
+//!    address.
 //!
-//! Beside the chain: [`reach`] says which addresses outside it may lead to; [`follow`] finds out what the host names of
-//! servers resolve to; [`render`] and [`files`] keep on disk
-//! what HAProxy starts from; [`read`] understands its answers; [`text`] has the types without which no text reaches it;
-//! [`advertise`], [`metrics`] and [`args`] face the world.
+//! `haproxy` is the other side: sockets, answers, and the files that HAProxy starts from. In the
+//! other direction, `usage` reads from HAProxy which environments were used, and renews those with
+//! an `idle` time in etcd. `lost` reads which instances drop the header, and `traffic` how many
+//! requests each backend got. `certificates` brings the files of a directory to HAProxy;
+//! etcd has no part in it.
 
-pub mod advertise;
+mod actual;
+mod advertise;
+mod apply;
 pub mod args;
-pub mod command;
-pub mod engine;
-pub mod files;
-pub mod follow;
-pub mod guard;
-pub mod master;
-pub mod metrics;
-pub mod model;
-pub mod plan;
-pub mod reach;
-pub mod read;
-pub mod render;
-pub mod runtime;
-pub mod slots;
-pub mod text;
-pub mod updater;
-pub mod uses;
+mod certificates;
+mod desired;
+mod follow;
+mod haproxy;
+mod lost;
+mod metrics;
+mod plan;
+mod reach;
+mod report;
+mod run;
+#[cfg(test)]
+mod tests;
+mod traffic;
+mod usage;
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -39,6 +42,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use mayfly_core::index::Index;
+use mayfly_core::keys::Daemon;
+use mayfly_core::trust::Policy;
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
 use mayfly_daemon::lease::Advertiser;
 use mayfly_daemon::output;
@@ -50,16 +55,27 @@ use mayfly_daemon::watch::{self, WatchOptions};
 use prometheus_client::registry::Registry;
 use tracing::warn;
 
+use apply::{Applier, Parts};
 use args::{Arguments, Command, internal_bind};
-use engine::{Engine, Parts};
-use files::Files;
+use certificates::EdgeCertificates;
+use desired::DesiredRouting;
 use follow::Follower;
-use guard::Guard;
+use haproxy::files::HaproxyFiles;
+pub use haproxy::simulated;
+use haproxy::sockets::Runtime;
+use haproxy::tokens::Word;
+use lost::report::LostReporter;
 use metrics::Metrics;
-use runtime::Runtime;
-use text::Word;
-use updater::{DAEMON, Times, Updater, Voice};
-use uses::report::Reporter;
+use report::RouterReport;
+use run::{Checks, Locating, Location, Readers, Run, TrafficReader};
+use usage::report::UsageReporter;
+
+/// How long an environment may lack a parent or the instance for `latest` before the log warns of
+/// it. They may be about to be registered: when everything starts at once, that takes some seconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The key of this daemon's status.
+const DAEMON: Daemon = Daemon::HaproxyUpdater;
 
 /// The life of the status and router records without a sign of life.
 const TTL: Duration = Duration::from_secs(15);
@@ -70,9 +86,11 @@ const TTL: Duration = Duration::from_secs(15);
 /// When the command line asks for something that cannot be, or a background task ends.
 pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     if let Some(Command::Template) = arguments.command {
-        output::print(render::TEMPLATE)?;
+        output::print(haproxy::render::TEMPLATE)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let binds = &arguments.options.internal_bind;
+    let advertised = arguments.options.advertise.or_where_it_listens(binds);
     let listens = match arguments.listens_where_advertised() {
         false => None,
         true => {
@@ -84,7 +102,7 @@ pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result
             Some(address)
         }
     };
-    let renderer = arguments.renderer()?;
+    let mut renderer = arguments.renderer()?;
     let Arguments {
         common,
         options,
@@ -97,8 +115,8 @@ pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result
 
     for bind in options.internal_bind.iter().filter(|bind| bind.is_everywhere()) {
         warn!(
-            "the internal side listens on every address of its host ({bind}): whoever reaches it chooses an environment by \
-             x-mayfly and reaches services without a route; give one address with --internal-bind"
+            "the internal side listens on every address of its host ({bind}): a client that reaches it can call any \
+             service in any environment; give one address with --internal-bind"
         );
     }
     let (tasks, store, readiness) = (Tasks::new(), common.store()?, Readiness::new());
@@ -107,10 +125,20 @@ pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result
         CommonMetrics::register(&mut registry, DAEMON.as_str(), env!("CARGO_PKG_VERSION"), &store);
     let metrics = Metrics::register(&mut registry);
     let dir = options.dir()?;
+    let files = HaproxyFiles::open(&dir, &options.haproxy)?;
+    let socket = options.runtime_socket()?;
+    let mut certificates = None;
+    if let Some(directory) = &options.edge_certificates {
+        let kept = options.kept_certificates()?;
+        // Now, so that HAProxy's first configuration has the TLS listeners already.
+        let found = EdgeCertificates::start(directory, &socket, &kept, metrics.clone()).await;
+        renderer.serve_tls(found.are_kept());
+        certificates = Some(found);
+    }
     let parts = Parts {
         renderer,
-        files: Files::open(&dir, &options.haproxy)?,
-        runtime: Runtime::new(&options.runtime_socket()?, dir.join("maps")),
+        files,
+        runtime: Runtime::new(&socket, dir.join("maps")),
         master: options.master_socket()?,
         slots: options.slots,
         token: token()?,
@@ -120,54 +148,57 @@ pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result
     let index = Index::new(store.keyspace().clone())
         .with_least_instances(options.min_instances)
         .with_rule(reach.rule(None));
-    let engine = Engine::new(parts, index);
+    let metrics = parts.metrics.clone();
+    let applier = Applier::new(parts);
 
-    let guard = Guard::new(store.keyspace().clone(), options.guard.0);
-    let following = WatchOptions {
-        doubt_leases: options.guard.0.is_some(),
-        ..WatchOptions::default()
-    };
+    let following = WatchOptions::default().with_policy(Policy::routing(options.distrust));
     let watch = watch::watch(&store, store.keyspace().routing(), following);
     CommonMetrics::register_watch(&mut registry, &watch.metrics());
     let advertiser = Advertiser::start(&tasks, &store, TTL);
     let node = common.node()?;
-    let voice = Voice {
-        status: StatusReporter::new(&advertiser, DAEMON, node.clone(), &common_metrics),
-        advertiser,
-        readiness: readiness.clone(),
-        node,
-        advertised: options.advertise.clone(),
+    let status =
+        StatusReporter::new(&advertiser, DAEMON, node.clone(), &common_metrics).with_patience(PATIENCE);
+    // Under a lease of its own: etcd may refuse it to a user whose role is older, and the records
+    // above have to live on.
+    let counts = Advertiser::start(&tasks, &store, TTL);
+    let traffic = TrafficReader::new(counts, node.clone());
+    let report = RouterReport::new(status, advertiser, readiness.clone(), node);
+    let location = Location {
+        locating: Locating::new(advertised, common.etcd.clone()),
         listens,
-        endpoints: common.etcd.clone(),
         reach,
     };
     admin::start(&tasks, common.admin, &readiness, registry).await?;
 
-    let times = Times {
-        look: options.look,
-        verify: options.verify,
-    };
     let follower = Follower::new(&dir.as_path().join("names.json"), options.resolve);
-    let reporter = Reporter::new(store.clone(), options.report_use);
-    let updater = Updater::new(guard, engine, follower, reporter, voice, times);
-    tasks.supervise(updater.run(watch, &shutdown)).await?;
+    let desired = DesiredRouting::new(watch, index, follower, metrics);
+    let readers = Readers {
+        usage: UsageReporter::new(store.clone(), &dir.as_path().join("used.json")),
+        lost: LostReporter::new(),
+        traffic,
+    };
+    let checks = Checks::new(options.verify);
+    let run = Run::new(desired, applier, certificates, readers, report, location, checks);
+    tasks.supervise(run.run(&shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The address to advertise, which the internal side then has, too. A daemon waits until it is
-/// known, and HAProxy goes on with the configuration that it has; nothing is found when it is told
-/// to end meanwhile.
+/// The address to advertise, at which the internal side then listens, too. The daemon waits until
+/// it is known, and HAProxy goes on with its configuration. `None` when the shutdown begins
+/// meanwhile.
 async fn where_advertised(arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Option<IpAddr>> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let error = match arguments.options.advertise.locate(&arguments.common.etcd).await {
             Ok(address) => return Ok(Some(address)),
-            Err(error) => error.context("cannot tell where the internal side listens: give --internal-bind"),
+            Err(error) => {
+                error.context("cannot determine the address of the internal side: give --internal-bind")
+            }
         };
         if arguments.command.is_some() {
             return Err(error);
         }
-        warn!("{error:#}; trying again");
+        warn!("{error:#}; retrying");
         tokio::select! {
             () = shutdown.begun() => return Ok(None),
             () = backoff.rest() => {}
@@ -175,7 +206,7 @@ async fn where_advertised(arguments: &Arguments, shutdown: &Shutdown) -> anyhow:
     }
 }
 
-/// A word that no other haproxy-updater has told HAProxy.
+/// A word that no other haproxy-updater has given HAProxy.
 fn token() -> anyhow::Result<Word> {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -1,4 +1,5 @@
-//! Makes a running HAProxy route as etcd says. See the library for the chain of its steps.
+//! Makes a running HAProxy route by the content of etcd. See the library for the chain of its
+//! steps.
 
 use std::process::ExitCode;
 

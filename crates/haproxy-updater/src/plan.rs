@@ -1,66 +1,57 @@
-//! From what should be and what HAProxy has to the commands that lead from one to the other: a pure function. It
-//! looks at the touched places only, unless everything is in doubt. The order lets no request see half of a change:
-//! servers first, then each row after those that it leads to; removal goes the other way round, servers last.
+//! Computes the commands that make what HAProxy has what it should have: a pure function. It looks
+//! at the touched places only, unless everything is in doubt. The order lets no request see half of
+//! a change: servers first, then each row after those that it refers to; removal goes in the
+//! opposite order, servers last.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::InstanceState;
-use mayfly_core::routing::{Routing, Servers, Table, Touched};
+use mayfly_core::routing::{Servers, Table, Touched};
 use mayfly_core::version::BackendId;
 
-use crate::command::Command;
-use crate::model::{Actual, Admin, Map, Rows};
-use crate::slots::Pool;
-use crate::text::{CaFile, ServerName, Slot, Word};
+use crate::actual::ActualRouting;
+use crate::haproxy::commands::Command;
+use crate::haproxy::maps::{Map, Rows};
+use crate::haproxy::rows::{RowText, each_row, slot_row};
+use crate::haproxy::servers::Admin;
+use crate::haproxy::tokens::{CaFile, ServerName, Slot, Word};
+use crate::haproxy::wanted::Wanted;
 
 mod differences;
 
 use differences::{Differences, differences};
 
-/// What HAProxy should have.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
-    /// Rows and servers.
-    pub routing: &'a Routing,
-    /// Which backend has which slot.
-    pub pool: &'a Pool,
-    /// The environment of internal requests that name none.
-    pub default_environment: Option<&'a EnvironmentName>,
-    /// Whom to believe that servers behind TLS are who they should be.
-    pub ca_file: &'a CaFile,
-}
-
 /// What has to be looked at.
 #[derive(Debug, Clone, Copy)]
-pub enum Scope<'a> {
+pub enum PlanScope<'a> {
     /// These places; the rest is as it should be, and they are as they were before.
     Touched(&'a Touched),
-    /// Everything.
     Everything,
 }
 
 /// Commands, in order, and what cannot be done at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// What to tell HAProxy now.
+pub struct RuntimePlan {
+    /// What to send to HAProxy now.
     pub commands: Vec<Command>,
     /// Slots that were looked at; nothing that was known of leaving servers in them holds any more.
     pub slots: BTreeSet<Slot>,
     /// Servers that are to be removed when their connections have ended.
     pub leaving: BTreeSet<(Slot, ServerName)>,
-    /// Servers behind TLS that this process cannot have: it has not loaded the file with the authorities.
+    /// Servers behind TLS that this process cannot have: it has not loaded the file with the
+    /// authorities.
     pub untrusted: BTreeSet<(Slot, ServerName)>,
-    /// Texts that no command may carry. Core makes none.
+    /// RowText that no command may carry. Core makes none.
     pub refused: Vec<String>,
 }
 
-/// Above this many changed or removed rows of one map, the whole map is swapped: each such command searches the map.
+/// Above this many changed or removed rows of one map, the whole map is swapped: each such command
+/// searches the map.
 const SWAP_ABOVE: usize = 1_000;
 
 /// Plans how `actual` becomes what is wanted.
-pub fn plan(scope: Scope<'_>, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
-    let mut plan = Plan::default();
+pub fn plan(scope: PlanScope<'_>, wanted: &Wanted<'_>, actual: &ActualRouting) -> RuntimePlan {
+    let mut plan = RuntimePlan::default();
     let mut early = Vec::new();
     let mut late = Vec::new();
     for (slot, servers) in slots(scope, wanted, actual) {
@@ -77,10 +68,10 @@ pub fn plan(scope: Scope<'_>, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
     }
     plan.commands = early;
     let mut removals = Vec::new();
-    for map in Map::ALL {
+    for map in Map::ALL.into_iter().filter(|map| !actual.absent.contains(map)) {
         let differences = match scope {
-            Scope::Touched(touched) => touched_rows(map, touched, wanted, actual),
-            Scope::Everything => all_rows(map, wanted, actual),
+            PlanScope::Touched(touched) => touched_rows(map, touched, wanted, actual),
+            PlanScope::Everything => all_rows(map, wanted, actual),
         };
         plan_map(map, differences, wanted, actual, &mut plan, &mut removals);
     }
@@ -92,15 +83,20 @@ pub fn plan(scope: Scope<'_>, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
 }
 
 /// The slots to look at, with the servers that each should have.
-fn slots<'a>(scope: Scope<'_>, wanted: &Wanted<'a>, actual: &Actual) -> BTreeMap<Slot, Option<&'a Servers>> {
+fn slots<'a>(
+    scope: PlanScope<'_>,
+    wanted: &Wanted<'a>,
+    actual: &ActualRouting,
+) -> BTreeMap<Slot, Option<&'a Servers>> {
     let mut slots = BTreeMap::new();
     match scope {
-        Scope::Touched(touched) => {
+        PlanScope::Touched(touched) => {
             for backend in &touched.backends {
-                // Where it was, in case that it is nowhere or elsewhere now; unless another backend is there.
-                let before = actual
-                    .row(Map::Slots, &backend.to_string())
-                    .and_then(|slot| slot.parse::<Slot>().ok());
+                // Where it was, in case that it is nowhere or elsewhere now; unless another backend
+                // is there.
+                let key = backend.to_string();
+                let row = actual.row(Map::Slots, &key);
+                let before = row.and_then(|slot| Some(slot_row(&key, slot)?.1));
                 let given_on = |slot: &Slot| wanted.pool.assigned().any(|(_, other)| other == *slot);
                 if let Some(slot) =
                     before.filter(|slot| wanted.pool.slot(backend) == Some(*slot) || !given_on(slot))
@@ -114,7 +110,7 @@ fn slots<'a>(scope: Scope<'_>, wanted: &Wanted<'a>, actual: &Actual) -> BTreeMap
                 }
             }
         }
-        Scope::Everything => {
+        PlanScope::Everything => {
             slots.extend(actual.servers.keys().map(|slot| (*slot, None)));
             slots.extend(
                 wanted
@@ -131,10 +127,10 @@ fn plan_slot(
     slot: Slot,
     servers: Option<&Servers>,
     ca_file: &CaFile,
-    actual: &Actual,
+    actual: &ActualRouting,
     early: &mut Vec<Command>,
     late: &mut Vec<Command>,
-    plan: &mut Plan,
+    plan: &mut RuntimePlan,
 ) {
     let present = actual.servers.get(&slot);
     let mut wanted = BTreeSet::new();
@@ -176,7 +172,8 @@ fn plan_slot(
                         address: id.address,
                     });
                 }
-                // One that goes out of rotation does so only when what replaces it is in, and before it gets a weight.
+                // One that goes out of rotation does so only when what replaces it is in, and
+                // before it gets a weight.
                 let turn = if admin == Admin::Ready {
                     &mut *early
                 } else {
@@ -185,8 +182,8 @@ fn plan_slot(
                 if server.admin != admin {
                     turn.push(set_state);
                     if server.admin == Admin::Maint && admin == Admin::Ready {
-                        // Out of maintenance the first failed check takes a server out, and one that began
-                        // before another instance was there may still fail.
+                        // Out of maintenance the first failed check takes a server out, and one
+                        // that began before another instance was there may still fail.
                         turn.push(Command::SetHealthy {
                             slot,
                             name: name.clone(),
@@ -223,17 +220,19 @@ fn plan_slot(
     }
 }
 
-fn touched_rows(map: Map, touched: &Touched, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
+fn touched_rows(map: Map, touched: &Touched, wanted: &Wanted<'_>, actual: &ActualRouting) -> Differences {
     match map {
         // HAProxy has what was wanted before.
         Map::Table(table) => {
-            let owned = |value: Option<&str>| value.map(str::to_owned);
-            let changes = touched.rows(table, wanted.routing);
-            let differences = changes.map(|change| {
-                let values = (owned(change.before), owned(change.now));
-                (change.key.as_str().to_owned(), values)
-            });
-            differences.collect()
+            let changed = touched.rows(table, wanted.routing);
+            let mut differences = Differences::new();
+            for RowText { key, value } in changed.before.iter().map(RowText::of) {
+                differences.entry(key).or_default().0 = Some(value);
+            }
+            for RowText { key, value } in changed.now.iter().map(RowText::of) {
+                differences.entry(key).or_default().1 = Some(value);
+            }
+            differences
         }
         Map::Slots => {
             let slot = |backend: &BackendId| wanted.pool.slot(backend).map(|slot| slot.to_string());
@@ -244,13 +243,16 @@ fn touched_rows(map: Map, touched: &Touched, wanted: &Wanted<'_>, actual: &Actua
             });
             differences.collect()
         }
-        Map::Default if touched.tables().contains(&Table::Headers) => all_rows(map, wanted, actual),
+        Map::Default if touched.tables(wanted.routing).contains(&Table::Headers) => {
+            all_rows(map, wanted, actual)
+        }
         Map::Default | Map::Witness | Map::Uses => Differences::new(),
     }
 }
 
-fn all_rows(map: Map, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
-    // Neither is a matter of what is wanted: one says which process this is, the other what it has seen.
+fn all_rows(map: Map, wanted: &Wanted<'_>, actual: &ActualRouting) -> Differences {
+    // Neither is a matter of what is wanted: one says which process this is, the other what it has
+    // seen.
     if matches!(map, Map::Witness | Map::Uses) {
         return Differences::new();
     }
@@ -259,36 +261,12 @@ fn all_rows(map: Map, wanted: &Wanted<'_>, actual: &Actual) -> Differences {
     differences(present, |show| each_row(map, wanted, show))
 }
 
-/// Shows all rows that a map should have, in the order of their keys.
-pub fn each_row(map: Map, wanted: &Wanted<'_>, mut show: impl FnMut(&str, &str)) {
-    match map {
-        Map::Table(table) => {
-            wanted.routing.each(table, show);
-        }
-        Map::Slots => {
-            for (backend, slot) in wanted.pool.assigned() {
-                show(&backend.to_string(), &slot.to_string());
-            }
-        }
-        Map::Default => {
-            let Some(name) = wanted.default_environment else {
-                return;
-            };
-            let mut headers = wanted.routing.table(Table::Headers);
-            if let Some((header, _)) = headers.find(|(_, environment)| *environment == name.as_str()) {
-                show(name.as_str(), header.as_str());
-            }
-        }
-        Map::Witness | Map::Uses => {}
-    }
-}
-
 fn plan_map(
     map: Map,
     differences: Differences,
     wanted: &Wanted<'_>,
-    actual: &Actual,
-    plan: &mut Plan,
+    actual: &ActualRouting,
+    plan: &mut RuntimePlan,
     removals: &mut Vec<Vec<Command>>,
 ) {
     let (mut adds, mut sets, mut removes) = (Vec::new(), Vec::new(), Vec::new());

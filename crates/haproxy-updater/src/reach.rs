@@ -1,6 +1,7 @@
-//! How far this router reaches outside: what the operator allows, and where it listens itself. What it may not ask by any
-//! address of a file is its own binds: the address that each names, or, of one that names none, every address of this
-//! host's interfaces as the kernel lists them, and the address that it advertises.
+//! How far this router reaches outside: what the operator allows, and where it listens itself. What
+//! it may not ask by any address of a file is its own binds: the address that each names, or, of
+//! one that names none, every address of this host's interfaces as the kernel lists them, and the
+//! address that it advertises.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use mayfly_core::outside::{AddressRule, Allowed, Network};
 use tracing::warn;
 
-use crate::text::Bind;
+use crate::haproxy::tokens::Bind;
 
 /// What does not change while it runs.
 #[derive(Debug, Clone)]
@@ -28,7 +29,8 @@ impl Reach {
         }
     }
 
-    /// The rule at this moment: interfaces come and go. `advertised` is the address that was found last.
+    /// The rule at this moment: interfaces come and go. `advertised` is the address that was found
+    /// last.
     pub fn rule(&self, advertised: Option<IpAddr>) -> AddressRule {
         let host = match self.binds.iter().any(|(ip, _)| ip.is_none()) {
             true => networks_of_this_host(),
@@ -54,7 +56,7 @@ impl Reach {
 fn networks_of_this_host() -> BTreeSet<Network> {
     let read = |path| {
         std::fs::read_to_string(path).unwrap_or_else(|error| {
-            warn!("cannot read {path}, so not all addresses of this host are known to be its own: {error}");
+            warn!("cannot read {path}: {error}; the router may not recognise some addresses of its own host");
             String::new()
         })
     };
@@ -66,8 +68,8 @@ fn networks_of_this_host() -> BTreeSet<Network> {
     all
 }
 
-/// Reads the routes of IPv4: an address in one line, and in those after it the networks from there on, `/32 host LOCAL`
-/// for an address of an interface and `/8 host LOCAL` for loopback.
+/// Reads the routes of IPv4: an address in one line, and in those after it the networks from there
+/// on, `/32 host LOCAL` for an address of an interface and `/8 host LOCAL` for loopback.
 fn of_ipv4(text: &str) -> BTreeSet<Network> {
     let mut first = None;
     let mut all = BTreeSet::new();
@@ -85,8 +87,8 @@ fn of_ipv4(text: &str) -> BTreeSet<Network> {
     all
 }
 
-/// Reads the interfaces' addresses of IPv6: 32 hexadecimal digits, and what is of no interest. Link-local ones, of which
-/// each interface has one, are refused anyway.
+/// Reads the interfaces' addresses of IPv6: 32 hexadecimal digits, and what is of no interest.
+/// Link-local ones, of which each interface has one, are refused anyway.
 fn of_ipv6(text: &str) -> BTreeSet<Network> {
     let addresses = text.lines().filter_map(|line| {
         let bits = u128::from_str_radix(line.split_whitespace().next()?, 16).ok()?;

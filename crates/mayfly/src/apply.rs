@@ -1,5 +1,6 @@
-//! `mayfly apply`: registers the environments of files without a registrar. Everything is checked before anything is
-//! written: each file by itself, the files against each other, and all against what is registered.
+//! `mayfly apply`: registers the environments of files without a registrar. Everything is checked
+//! before anything is written: each file by itself, the files against each other, and all against
+//! what is registered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,47 +8,49 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{bail, ensure};
-use mayfly_core::environment_file::{self, Parsed};
-use mayfly_core::lifetime::{Life, Moment};
+use mayfly_core::environment_file::{self, ParsedEnvironments};
 use mayfly_core::lint;
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::outside::AddressRule;
 use mayfly_core::records::Environment;
-use mayfly_core::switching;
+use mayfly_core::records::lifetime::{Life, Moment};
+use mayfly_core::records::switching;
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::store::{Guard, LeaseId, Store};
 use mayfly_daemon::{environments, input, output};
 
 use crate::clash::clashes;
-use crate::registry::{Live, Registry, is_applied, origin, source};
+use crate::registry::{Registry, is_applied, origin, source};
 
 const EXAMPLES: &str = "\
 Examples:
   mayfly apply -f temp-1.yaml
-  mayfly apply -f environments/ --dry-run       what would happen
-  generate | mayfly apply -f -                  standard input
-  mayfly apply -f qa.yaml --force               take the name qa over from its registrar
+  mayfly apply -f environments/ --dry-run       shows what would happen
+  generate | mayfly apply -f -                  reads standard input
+  mayfly apply -f qa.yaml --force               takes the name qa over from its registrar
 
-Prints a line for each environment: created, changed or unchanged. What was applied lives without a file: it ends by
+Prints a line for each environment: created, changed or unchanged. An applied environment needs no file: it ends by
 `expires` or `idle`, or with `mayfly delete`.";
 
-/// Register the environments of files in etcd, without a registrar
+/// Registers the environments of files in etcd, without a registrar
 ///
-/// Nothing is written unless everything is right. An environment that is registered already is changed if it was
-/// applied, too; one that comes from a registrar belongs to its file, and is refused without --force. An environment that
-/// had ended begins a new life.
+/// If any file has a fault, nothing is written. The command can change an environment that `mayfly
+/// apply` registered. Without --force, it refuses an environment that a registrar registered from a
+/// file. An environment that has ended begins a new life.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A file, a directory with *.yaml and *.yml files, or `-` for standard input; may be given again
+    /// Reads this file, the *.yaml and *.yml files of this directory, or `-` for standard input;
+    /// can be repeated
     #[arg(short = 'f', long = "file", required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Take over names that a registrar or somebody else has registered; each is gone for some milliseconds then
+    /// Takes over environments that a registrar or another program registered; each is gone for
+    /// some milliseconds
     #[arg(long)]
     pub force: bool,
 
-    /// Only say what would happen
+    /// Shows what would happen, and writes nothing
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -55,7 +58,8 @@ pub struct Args {
 /// Applies files.
 ///
 /// # Errors
-/// When a file has a fault, an environment can't be registered beside what is there, or etcd does not answer.
+/// When a file has a fault, an environment can't be registered beside what is there, or etcd does
+/// not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
     let wanted = wanted(common, input::read(&args.files, environment_file::parse))?;
     let store = common.store()?;
@@ -100,11 +104,11 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    bail!("somebody else changes the same environments all the time: try again")
+    bail!("another writer keeps changing the same environments: try again")
 }
 
 /// The environments of files without any fault, with their source.
-fn wanted(common: &CommonArgs, files: Vec<(String, Parsed)>) -> anyhow::Result<Vec<Environment>> {
+fn wanted(common: &CommonArgs, files: Vec<(String, ParsedEnvironments)>) -> anyhow::Result<Vec<Environment>> {
     // What routers refuse they say themselves: `mayfly status` has it.
     let checked = lint::check(&files, &[], &AddressRule::off());
     if checked.faults > 0 {
@@ -121,52 +125,52 @@ fn wanted(common: &CommonArgs, files: Vec<(String, Parsed)>) -> anyhow::Result<V
             wanted.push(environment);
         }
     }
-    ensure!(!wanted.is_empty(), "there is no environment in what was given");
+    ensure!(!wanted.is_empty(), "the files contain no environment");
     Ok(wanted)
 }
 
 /// What happens to one environment.
 #[derive(Debug, PartialEq, Eq)]
-struct Step {
+struct EnvironmentStep {
     environment: Environment,
-    change: Change,
+    change: EnvironmentChange,
     /// The revision and the lease of the key that is replaced.
     before: Option<(i64, Option<LeaseId>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+enum EnvironmentChange {
     Unchanged,
     Created,
     /// It had ended.
     CreatedAgain,
     Changed,
-    /// The key is made anew: by that its registrar sees that it is no longer its own.
+    /// The key is made again: by that its registrar sees that it is no longer its own.
     TakenOver,
 }
 
-impl Step {
+impl EnvironmentStep {
     fn line(&self, would: &str) -> String {
         let end = self.environment.ends_at();
         let end = end.map(|end| format!(", until {end}")).unwrap_or_default();
         let name = &self.environment.name;
         match self.change {
-            Change::Unchanged => format!("{name} unchanged\n"),
-            Change::Created => format!("{name} {would}created{end}\n"),
-            Change::CreatedAgain => format!("{name} {would}created{end} (it had ended)\n"),
-            Change::Changed => format!("{name} {would}changed{end}\n"),
-            Change::TakenOver => format!("{name} {would}taken over{end}\n"),
+            EnvironmentChange::Unchanged => format!("{name} unchanged\n"),
+            EnvironmentChange::Created => format!("{name} {would}created{end}\n"),
+            EnvironmentChange::CreatedAgain => format!("{name} {would}created{end} (it had ended)\n"),
+            EnvironmentChange::Changed => format!("{name} {would}changed{end}\n"),
+            EnvironmentChange::TakenOver => format!("{name} {would}taken over{end}\n"),
         }
     }
 }
 
-/// What is to be done, in the order of the files; or every reason why nothing can be.
+/// The steps, in the order of the files; or every reason why nothing can be done.
 fn plan(
     registry: &Registry,
     wanted: Vec<Environment>,
     force: bool,
     now: SystemTime,
-) -> Result<Vec<Step>, Vec<String>> {
+) -> Result<Vec<EnvironmentStep>, Vec<String>> {
     let mut refusals = clashes(registry, &wanted.iter().collect::<Vec<_>>());
     refusals.extend(lineages(registry, &wanted));
     let mut steps = Vec::new();
@@ -188,15 +192,15 @@ fn step(
     mut environment: Environment,
     force: bool,
     now: SystemTime,
-) -> Result<Step, String> {
+) -> Result<EnvironmentStep, String> {
     let name = environment.name.clone();
     let live = registry.live.get(&name);
     let change = match live.map(|live| &live.record) {
-        None if registry.ended.contains_key(&name) => Change::CreatedAgain,
-        None => Change::Created,
-        Some(Ok(there)) if there.asks_for_the_same(&environment) => Change::Unchanged,
-        Some(Ok(there)) if is_applied(there) => Change::Changed,
-        Some(_) if force => Change::TakenOver,
+        None if registry.ended.contains_key(&name) => EnvironmentChange::CreatedAgain,
+        None => EnvironmentChange::Created,
+        Some(Ok(there)) if there.asks_for_the_same(&environment) => EnvironmentChange::Unchanged,
+        Some(Ok(there)) if is_applied(there) => EnvironmentChange::Changed,
+        Some(_) if force => EnvironmentChange::TakenOver,
         Some(Ok(there)) => {
             let origin = origin(there);
             return Err(format!(
@@ -205,13 +209,13 @@ fn step(
         }
         Some(Err(reason)) => {
             return Err(format!(
-                "{name}: what is registered by that name is no environment ({reason}): replace it with --force"
+                "{name}: its record in etcd is not valid ({reason}): replace it with --force"
             ));
         }
     };
     let before = live.and_then(|live| live.record.as_ref().ok());
     environment.life = match (change, before) {
-        (Change::Unchanged, Some(before)) => before.life.clone(),
+        (EnvironmentChange::Unchanged, Some(before)) => before.life.clone(),
         (_, before) => Some(Life {
             previous: before.map_or_else(Default::default, |before| {
                 switching::previous(before, &environment, |name| registry.environment(name))
@@ -220,15 +224,15 @@ fn step(
         }),
     };
     let over = environment.ends_at().filter(|end| end.left(now).is_zero());
-    if let Some(end) = over.filter(|_| change != Change::Unchanged) {
+    if let Some(end) = over.filter(|_| change != EnvironmentChange::Unchanged) {
         return Err(format!(
-            "{name}: it would end at {end}, which is past: give it a later `expires`"
+            "{name}: it would end at {end}, which is in the past: give it a later `expires`"
         ));
     }
-    Ok(Step {
+    Ok(EnvironmentStep {
         environment,
         change,
-        before: live.map(|Live { entry, .. }| (entry.mod_revision, entry.lease)),
+        before: live.map(|live| (live.revision.changed, live.lease)),
     })
 }
 
@@ -242,7 +246,7 @@ fn life(before: Option<&Environment>, now: SystemTime) -> Life {
     }
 }
 
-/// Whom each environment extends, once the wanted ones are registered.
+/// The base of each environment, once the wanted ones are registered.
 fn parents<'a>(
     registry: &'a Registry,
     wanted: &'a [Environment],
@@ -252,7 +256,7 @@ fn parents<'a>(
 }
 
 /// Circles, and lines of more than three, that the wanted environments would be in.
-fn lineages(registry: &Registry, wanted: &[Environment]) -> Vec<String> {
+pub fn lineages(registry: &Registry, wanted: &[Environment]) -> Vec<String> {
     let parents = parents(registry, wanted);
     let parents = parents
         .into_iter()
@@ -278,13 +282,13 @@ fn warn_of_missing_parents(registry: &Registry, wanted: &[Environment]) {
     }
 }
 
-/// Whether it was done; not when somebody else has changed the environment since it was read.
-async fn carry_out(store: &Store, step: &Step, now: SystemTime) -> anyhow::Result<bool> {
+/// Whether it was done; not when another writer has changed the environment since it was read.
+async fn carry_out(store: &Store, step: &EnvironmentStep, now: SystemTime) -> anyhow::Result<bool> {
     let environment = &step.environment;
     let (guard, lease) = match step.before {
-        _ if step.change == Change::Unchanged => return Ok(true),
+        _ if step.change == EnvironmentChange::Unchanged => return Ok(true),
         None => (Guard::Absent, None),
-        Some((revision, lease)) if step.change == Change::TakenOver => {
+        Some((revision, lease)) if step.change == EnvironmentChange::TakenOver => {
             let guard = Guard::ModRevision(revision);
             if !environments::unregister(store, &environment.name, guard, false).await? {
                 return Ok(false);
@@ -300,7 +304,7 @@ async fn carry_out(store: &Store, step: &Step, now: SystemTime) -> anyhow::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mayfly_daemon::store::Entry;
+    use crate::registry::LiveEnvironment;
     use serde_json::{Value, json};
 
     fn environment(fields: Value) -> Environment {
@@ -328,15 +332,9 @@ mod tests {
             ),
         ] {
             let record = environment(fields);
-            let entry = Entry {
-                key: String::new(),
-                value: Vec::new(),
-                create_revision: revision,
-                mod_revision: revision,
+            let live = LiveEnvironment {
+                revision: revision.into(),
                 lease: None,
-            };
-            let live = Live {
-                entry,
                 record: Ok(record.clone()),
             };
             registry.live.insert(record.name.clone(), live);
@@ -403,8 +401,8 @@ mod tests {
         check(
             json!([{"name": "new", "expires": "2030-01-31T11:59:00Z"}, {"name": "applied", "expires": "10m"}]),
             false,
-            "new: it would end at 2030-01-31T11:59:00Z, which is past: give it a later `expires`\n\
-             applied: it would end at 2030-01-31T11:10:00Z, which is past: give it a later `expires`",
+            "new: it would end at 2030-01-31T11:59:00Z, which is in the past: give it a later `expires`\n\
+             applied: it would end at 2030-01-31T11:10:00Z, which is in the past: give it a later `expires`",
         );
         check(
             json!([{"name": "applied", "extends": "new"}, {"name": "new", "extends": "applied"}]),

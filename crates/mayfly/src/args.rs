@@ -1,27 +1,38 @@
-//! The command line: what every command takes, and the list of commands. Each command's own arguments stand in its
-//! module.
+//! The command line: what every command takes, and the list of commands. Each command's own
+//! arguments stand in its module.
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use mayfly_daemon::args::CommonArgs;
 
-use crate::{apply, completions, confirm, delete, explain, keep, lint, man, schema, status, wait};
+use crate::{
+    access, apply, completions, confirm, delete, diff, doctor, dump, explain, import, init, keep, lint,
+    local, man, mcp, relaunch, restore, schema, status, wait,
+};
 
 const EXAMPLES: &str = "\
 Examples:
-  mayfly status                             what there is, what is missing, and who lags behind
+  mayfly init shop                          writes a compose project that runs Mayfly on this host
+  mayfly status                             shows environments, what is missing and which daemon lags
+  mayfly doctor                             finds faults of the installation, and names cures
   mayfly explain http://www-temp-1.example.com/api
-  mayfly wait temp-1                        until it is in force everywhere
-  mayfly lint environments/                 what is wrong with files, before they are saved there
-  mayfly apply -f temp-1.yaml               register an environment without a registrar
-  mayfly keep temp-1 8h                     let it live on, or bring it back
+  mayfly wait temp-1                        returns when temp-1 is in force everywhere
+  mayfly diff qa prod                       shows which versions and routes differ
+  mayfly lint environments/                 finds faults before the files are saved
+  mayfly apply -f temp-1.yaml               registers an environment without a registrar
+  mayfly keep temp-1 8h                     extends its life, or brings it back
+  mayfly access temp-1                      makes a password for those who may use it
   mayfly delete temp-1
-  mayfly confirm container-launcher         yes, so many environments were to go
+  mayfly local backend 8080 -e temp-1       routes an environment of your own to a process on this machine
+  mayfly relaunch backend pr-12             starts its containers again after a push under the same tag
+  mayfly import compose docker-compose.yml  makes definitions and an environment from a compose file
+  mayfly confirm container-launcher         confirms that the mass deletion was intended
+  mayfly dump mayfly.dump                   backs up the records that only etcd has
 
 Each command has examples of its own: mayfly help apply.
 
-Exit codes: 0 it is done; 1 it failed, or files have faults; 2 the command line is wrong.";
+Exit codes: 0 success; 1 failure, or faulty files; 2 wrong command line.";
 
-/// The operator's tool of Mayfly: checks environment files, and changes and shows what is registered in etcd
+/// Checks environment files, and shows and changes what is registered in etcd
 #[derive(Debug, Parser)]
 #[command(
     name = "mayfly",
@@ -34,35 +45,32 @@ pub struct Arguments {
     /// What every program of Mayfly takes.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    #[allow(missing_docs)]
+    Init(init::Args),
     Status(status::Args),
-    #[allow(missing_docs)]
+    Doctor(doctor::Args),
     Explain(explain::Args),
-    #[allow(missing_docs)]
     Wait(wait::Args),
-    #[allow(missing_docs)]
+    Diff(diff::Args),
     Lint(lint::Args),
-    #[allow(missing_docs)]
     Apply(apply::Args),
-    #[allow(missing_docs)]
     Delete(delete::Args),
-    #[allow(missing_docs)]
     Keep(keep::Args),
-    #[allow(missing_docs)]
+    Access(access::Args),
     Confirm(confirm::Args),
-    #[allow(missing_docs)]
+    Relaunch(relaunch::Args),
+    Local(local::Args),
+    Import(import::Args),
+    Dump(dump::Args),
+    Restore(restore::Args),
+    Mcp(mcp::Args),
     Schema(schema::Args),
-    #[allow(missing_docs)]
     Completions(completions::Args),
-    #[allow(missing_docs)]
     Man(man::Args),
 }
 
@@ -73,7 +81,8 @@ impl Arguments {
     }
 }
 
-/// The command line as clap has it: as for a daemon, but quiet, and without the endpoint of a daemon.
+/// The command line as clap has it: as for a daemon, but quiet, and without the endpoint of a
+/// daemon.
 pub fn command() -> clap::Command {
     Arguments::command()
         .mut_arg("log", |log| log.default_value("warn"))

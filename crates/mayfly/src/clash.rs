@@ -1,80 +1,70 @@
-//! What an environment can't be registered beside: another with its prefix or header. Routers would set the later one
-//! aside; it is refused here instead, with the name of who has it.
+//! Conflicts of an environment with registered ones that have its prefix or header. Routers would
+//! set the later one aside; `mayfly` refuses it instead, and names the owner.
 
 use std::collections::BTreeMap;
 
-use mayfly_core::names::EnvironmentName;
+use mayfly_core::claims::{Claim, Claims};
 use mayfly_core::records::Environment;
 
-use crate::registry::{Registry, origin};
+use crate::registry::{LiveEnvironment, Registry, is_applied, origin};
 
-/// What is wrong with registering these environments together, with all others that are registered: a line for each.
+/// What is wrong with registering these environments together, with all others that are registered:
+/// a line for each.
 pub fn clashes<'a>(registry: &'a Registry, wanted: &[&'a Environment]) -> Vec<String> {
-    let mut all: BTreeMap<&EnvironmentName, &Environment> = registry
-        .environments()
-        .map(|environment| (&environment.name, environment))
-        .collect();
-    all.extend(wanted.iter().map(|environment| (&environment.name, *environment)));
-    let (mut prefixes, mut headers) = (BTreeMap::new(), BTreeMap::new());
-    for environment in all.values() {
-        prefixes
-            .entry(&environment.prefix)
-            .or_insert_with(Vec::new)
-            .push(*environment);
-        headers
-            .entry(&environment.header)
-            .or_insert_with(Vec::new)
-            .push(*environment);
+    let mut all: BTreeMap<_, _> = registry.environments().map(|it| (&it.name, it)).collect();
+    all.extend(wanted.iter().map(|it| (&it.name, *it)));
+    let mut claims = Claims::default();
+    for (name, environment) in &all {
+        // The key of what is taken over is made again, as if it were new.
+        let before = |live: &'a LiveEnvironment| {
+            let there = live.record.as_ref().ok()?;
+            let stays = is_applied(there) || there.asks_for_the_same(environment);
+            stays.then_some((there, live.revision.created))
+        };
+        let before = registry.live.get(*name).and_then(before);
+        let rank = before.map_or(i64::MAX, |(_, revision)| revision);
+        let claimed = Claim::keys_of(environment).map(|claim| {
+            let had = before.is_some_and(|(there, _)| claim.is_of(there));
+            (claim, had)
+        });
+        claims.put(*name, rank, claimed);
     }
-    let mut lines = Vec::new();
-    for environment in wanted {
-        let (prefix, header) = (&environment.prefix, &environment.header);
-        let claims = [
-            ("prefix", prefix.as_str(), &prefixes[prefix]),
-            ("header", header.as_str(), &headers[header]),
-        ];
-        for (field, text, owners) in claims {
-            for other in owners.iter().filter(|other| other.name != environment.name) {
-                lines.push(format!(
-                    "{}: {field} {text:?} belongs to {}, which was registered {}: choose another",
-                    environment.name,
-                    other.name,
-                    origin(other)
-                ));
-            }
-        }
-    }
-    lines
+    claims.settle();
+    let line = |environment: &&Environment| {
+        let name = &environment.name;
+        let lines = claims.rivals(&name).map(|(claim, other)| {
+            let (field, text, origin) = (claim.field(), claim.as_str(), origin(all[*other]));
+            format!(
+                "{name}: {field} {text:?} belongs to {other}, which was registered {origin}: choose another"
+            )
+        });
+        lines.collect::<Vec<_>>()
+    };
+    wanted.iter().flat_map(line).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Live;
-    use mayfly_daemon::store::Entry;
 
     fn environment(name: &str, prefix: &str, header: &str) -> Environment {
         serde_json::from_value(serde_json::json!({"name": name, "prefix": prefix, "header": header})).unwrap()
     }
 
+    fn add(registry: &mut Registry, revision: i64, record: Environment) {
+        let live = LiveEnvironment {
+            revision: revision.into(),
+            lease: None,
+            record: Ok(record.clone()),
+        };
+        registry.live.insert(record.name, live);
+    }
+
     #[test]
     fn prefixes_and_headers_belong_to_one() {
         let mut registry = Registry::default();
-        for (name, prefix) in [("prod", "www"), ("dev", "www-dev")] {
-            let record = environment(name, prefix, name);
-            let entry = Entry {
-                key: String::new(),
-                value: Vec::new(),
-                create_revision: 1,
-                mod_revision: 1,
-                lease: None,
-            };
-            let live = Live {
-                entry,
-                record: Ok(record.clone()),
-            };
-            registry.live.insert(record.name.clone(), live);
-        }
+        add(&mut registry, 1, environment("prod", "www", "prod"));
+        add(&mut registry, 2, environment("dev", "www-dev", "dev"));
         let check = |wanted: &[Environment]| clashes(&registry, &wanted.iter().collect::<Vec<_>>());
         assert_eq!(check(&[environment("temp", "www-temp", "temp")]), [""; 0]);
         assert_eq!(check(&[environment("prod", "www", "p")]), [""; 0]);
@@ -92,6 +82,37 @@ mod tests {
                 environment("temp", "www", "temp")
             ]),
             [""; 0]
+        );
+    }
+
+    #[test]
+    fn what_came_later_is_in_the_way_of_nothing_that_was_there_first() {
+        let applied = |name: &str, prefix: &str, header: &str| Environment {
+            source: Some(serde_json::from_str(r#"{"registrar": "mayfly_apply.pc", "file": "f"}"#).unwrap()),
+            ..environment(name, prefix, header)
+        };
+        let mut registry = Registry::default();
+        add(&mut registry, 3, applied("a", "p", "a"));
+        add(&mut registry, 2, environment("early", "e", "early"));
+        add(&mut registry, 4, environment("late", "p", "late"));
+        let check = |wanted: &[Environment]| clashes(&registry, &wanted.iter().collect::<Vec<_>>());
+        assert_eq!(check(&[applied("a", "p", "new")]), [""; 0]);
+        // It has not had these before.
+        for (wanted, what) in [
+            (applied("a", "e", "a"), "prefix \"e\" belongs to early"),
+            (applied("a", "p", "late"), "header \"late\" belongs to late"),
+            (applied("b", "p", "b"), "prefix \"p\" belongs to a"),
+        ] {
+            let lines = check(&[wanted]);
+            assert!(lines.len() == 1 && lines[0].contains(what), "{lines:?}");
+        }
+        // What is taken over comes as late as if it were new.
+        assert_eq!(check(&[applied("early", "e", "h")]), [""; 0]);
+        add(&mut registry, 5, environment("rival", "e", "rival"));
+        let lines = clashes(&registry, &[&applied("early", "e", "h")]);
+        assert!(
+            lines[0].starts_with("early: prefix \"e\" belongs to rival"),
+            "{lines:?}"
         );
     }
 }

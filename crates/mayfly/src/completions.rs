@@ -2,23 +2,22 @@
 
 use std::process::ExitCode;
 
+use clap::Command;
 use clap_complete::Shell;
 use mayfly_daemon::output;
 
-use crate::args;
-
 const EXAMPLES: &str = "\
 Examples:
-  source <(mayfly completions bash)                                          for this shell alone
+  source <(mayfly completions bash)                                          for this shell only
   mayfly completions bash > /etc/bash_completion.d/mayfly
   mayfly completions zsh > /usr/local/share/zsh/site-functions/_mayfly
   mayfly completions fish > ~/.config/fish/completions/mayfly.fish";
 
-/// Print the completions for a shell
+/// Prints the completions for a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The shell
+    /// The shell to complete commands in
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(["bash", "zsh", "fish"]))]
     pub shell: String,
 }
@@ -27,15 +26,15 @@ pub struct Args {
 ///
 /// # Errors
 /// When they can't be printed.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    output::print(&script(&args.shell)?)?;
+pub fn run(args: &Args, tool: Command) -> anyhow::Result<ExitCode> {
+    output::print(&script(&args.shell, tool)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn script(shell: &str) -> anyhow::Result<String> {
+fn script(shell: &str, mut tool: Command) -> anyhow::Result<String> {
     let shell: Shell = shell.parse().map_err(anyhow::Error::msg)?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut args::command(), "mayfly", &mut script);
+    clap_complete::generate(shell, &mut tool, "mayfly", &mut script);
     Ok(String::from_utf8_lossy(&script).into_owned())
 }
 
@@ -46,7 +45,7 @@ mod tests {
     #[test]
     fn each_shell_learns_the_commands() {
         for shell in ["bash", "zsh", "fish"] {
-            let script = script(shell).unwrap();
+            let script = script(shell, crate::args::command()).unwrap();
             for word in ["lint", "apply", "dry-run"] {
                 assert!(script.contains(word), "{word} for {shell}");
             }

@@ -1,42 +1,46 @@
-//! `mayfly confirm`: an operator's word that what a guard holds back is meant. The word is a key under a lease, so that it
-//! is forgotten by itself where nobody takes it.
+//! `mayfly confirm`: an operator's confirmation that withheld deletions were intended. It is a key
+//! under a lease, so it lapses by itself if no daemon acts on it.
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use mayfly_core::keys::{Daemon, Key};
-use mayfly_core::launching::Confirmation;
-use mayfly_core::lifetime::Moment;
+use mayfly_core::launching::OperatorRequest;
 use mayfly_core::names::NodeName;
 use mayfly_core::records;
+use mayfly_core::records::lifetime::Moment;
+use mayfly_core::trust::Kept;
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output::{self, printable};
 
-use crate::launchers::{Launchers, NONE_LEADS};
-use crate::state::State;
+use mayfly_state::launchers::Launchers;
+use mayfly_state::state::State;
 
-/// How long the word holds: time enough for a launcher that is just taking over, too short to let a later surprise pass.
+/// How long a confirmation is valid: enough for a launcher that is just taking over, and too short
+/// to cover a later loss.
 const HOLDS: Duration = Duration::from_secs(60);
 
 const EXAMPLES: &str = "\
 Examples:
-  mayfly status                        says what is held back
-  mayfly confirm container-launcher    the environments were to go, and so are the containers that only they needed
-  mayfly confirm haproxy-updater       the instances or environments were to go, and no router needs to keep them
+  mayfly status                        shows which deletions are withheld
+  mayfly confirm container-launcher    retires the containers that only the deleted environments needed
+  mayfly confirm haproxy-updater       drops the deleted instances and environments on all routers
 
-Exit codes: 0 it is confirmed; 1 nothing is held back, or etcd does not answer; 2 the command line is wrong.";
+Exit codes: 0 confirmed; 1 nothing is withheld, or etcd does not answer; 2 wrong command line.";
 
-/// Confirm that what a daemon's guard holds back is meant
+/// Confirms that the deletions which a daemon withholds were intended
 ///
-/// container-launcher retires nothing while etcd's list of environments is empty or shrank by half within seconds, since
-/// that may be an accident; haproxy-updater keeps what etcd lost without a word. This says what is held back, and lets go of
-/// it, on all routers. The word holds for 60 seconds; a guard that
-/// comes later needs a new one.
+/// container-launcher retires nothing while etcd has no environment. It also retires nothing after
+/// half of the environments that need launched containers have vanished within --distrust. Both may
+/// be accidents. haproxy-updater and dns-updater keep records that vanished from etcd without being
+/// deregistered. The command prints the withheld deletions. The daemons then act on them, on all
+/// routers and in all names. A confirmation is valid for 60 seconds; later deletions need a new
+/// one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Whose guard
+    /// The daemon that withholds deletions
     #[arg(value_enum, value_name = "DAEMON")]
     pub daemon: Guarded,
 }
@@ -44,9 +48,10 @@ pub struct Args {
 /// The daemons that have a guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Guarded {
-    /// The one that starts and retires containers
+    /// The daemon that starts and retires containers
     ContainerLauncher,
-    /// The one that steers HAProxy
+    /// The daemon that configures HAProxy; the confirmation also applies to the names of
+    /// dns-updater
     HaproxyUpdater,
 }
 
@@ -61,16 +66,16 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
         Guarded::ContainerLauncher => (
             Daemon::ContainerLauncher,
             held_back(&state.launchers())?,
-            "it retires what is unused from now on",
+            "the launcher now retires what is unused",
         ),
         Guarded::HaproxyUpdater => (
             Daemon::HaproxyUpdater,
-            kept(state.guards())?,
-            "it goes from the routing",
+            kept(state.kept())?,
+            "the vanished keys are removed from the routing and the names",
         ),
     };
     output::print(&format!("{held}\n"))?;
-    let word = Confirmation {
+    let word = OperatorRequest {
         by: common.node()?,
         at: Moment::of(SystemTime::now()),
     };
@@ -79,9 +84,10 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
     store
         .put(&key, records::to_json(&word), Some(lease.id))
         .await
-        .context("cannot put the confirmation")?;
+        .context("cannot write the confirmation")?;
     output::print(&format!(
-        "confirmed: {then}; if {daemon} does not take this word within {}, it is forgotten (`mayfly status`)\n",
+        "confirmed: {then}; the confirmation expires if {daemon} does not act on it within {} \
+         (`mayfly status`)\n",
         humantime::format_duration(HOLDS)
     ))?;
     Ok(ExitCode::SUCCESS)
@@ -89,14 +95,9 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
 
 /// What is held back, and by whom.
 fn held_back(launchers: &Launchers) -> anyhow::Result<String> {
-    let Some(leader) = &launchers.leader else {
-        if launchers.are_there {
-            bail!("{NONE_LEADS}, and nothing is held back");
-        }
-        bail!("there is no container-launcher: is one running on this etcd, with the same --prefix?");
-    };
+    let leader = launchers.leads()?;
     let Some(guard) = &leader.launching.guard else {
-        bail!("the container-launcher of {} holds nothing back", leader.node);
+        bail!("the container-launcher of {} withholds nothing", leader.node);
     };
     Ok(format!(
         "the container-launcher of {} retires nothing: {}",
@@ -105,13 +106,14 @@ fn held_back(launchers: &Launchers) -> anyhow::Result<String> {
     ))
 }
 
-/// What the routers keep.
-fn kept<'a>(guards: impl Iterator<Item = (&'a NodeName, &'a str)>) -> anyhow::Result<String> {
-    let lines: Vec<String> = guards
-        .map(|(node, guard)| format!("the haproxy-updater of {node}: {}", printable(guard)))
-        .collect();
+/// What routers and DNS updaters keep.
+fn kept<'a>(all: impl Iterator<Item = (Daemon, &'a NodeName, Kept)>) -> anyhow::Result<String> {
+    let line = |(daemon, node, kept): (Daemon, &NodeName, Kept)| {
+        Some(format!("the {daemon} of {node}: {}", printable(&kept.alarm?)))
+    };
+    let lines: Vec<String> = all.filter_map(line).collect();
     if lines.is_empty() {
-        bail!("no haproxy-updater holds anything back");
+        bail!("no haproxy-updater withholds anything");
     }
     Ok(lines.join("\n"))
 }
@@ -119,25 +121,26 @@ fn kept<'a>(guards: impl Iterator<Item = (&'a NodeName, &'a str)>) -> anyhow::Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launchers::Leader;
     use mayfly_core::launching::Launching;
+    use mayfly_core::records::Status;
+    use mayfly_state::launchers::Leader;
 
     #[test]
     fn only_what_is_held_back_can_be_confirmed() {
         let mut launchers = Launchers::default();
-        let told = |launchers: &Launchers| match held_back(launchers) {
+        let reported = |launchers: &Launchers| match held_back(launchers) {
             Ok(held) => held,
             Err(error) => format!("error: {error}"),
         };
-        assert!(told(&launchers).starts_with("error: there is no container-launcher"));
+        assert!(reported(&launchers).starts_with("error: there is no container-launcher"));
         launchers.are_there = true;
-        assert!(told(&launchers).starts_with("error: no container-launcher leads"));
+        assert!(reported(&launchers).starts_with("error: no container-launcher leads"));
         let mut launching = Launching {
             leading: true,
             ..Launching::default()
         };
         for (guard, expected) in [
-            (None, "error: the container-launcher of host-1 holds nothing back"),
+            (None, "error: the container-launcher of host-1 withholds nothing"),
             (
                 Some("4 of 7 environments vanished\n"),
                 "the container-launcher of host-1 retires nothing: 4 of 7 environments vanished\\n",
@@ -149,17 +152,25 @@ mod tests {
                 is_current: true,
                 launching: launching.clone(),
             });
-            assert_eq!(told(&launchers), expected);
+            assert_eq!(reported(&launchers), expected);
         }
     }
 
     #[test]
-    fn what_several_routers_keep_is_told_of_each() {
+    fn what_several_routers_keep_is_reported_for_each() {
         let (one, two) = ("one".parse().unwrap(), "two".parse().unwrap());
-        let guards = [(&one, "etcd has lost 1"), (&two, "etcd has\nlost 2")];
+        let kept_so = |alarm: &str| {
+            let mut status = Status::default();
+            status.detail.insert("guard".to_owned(), alarm.into());
+            Kept::of(&status)
+        };
+        let all = [
+            (Daemon::HaproxyUpdater, &one, kept_so("1 vanished")),
+            (Daemon::DnsUpdater, &two, kept_so("2 have\nvanished")),
+        ];
         assert_eq!(
-            kept(guards.into_iter()).unwrap(),
-            "the haproxy-updater of one: etcd has lost 1\nthe haproxy-updater of two: etcd has\\nlost 2"
+            kept(all.into_iter()).unwrap(),
+            "the haproxy-updater of one: 1 vanished\nthe dns-updater of two: 2 have\\nvanished"
         );
         assert!(kept([].into_iter()).is_err());
     }

@@ -1,40 +1,44 @@
-//! `mayfly keep`: an environment lives on for a while, whatever it says itself, and one that has ended comes back.
+//! `mayfly keep`: extends the life of an environment, whatever its record says, and brings back one
+//! that has ended.
 
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{bail, ensure};
 use mayfly_core::keys::Key;
-use mayfly_core::lifetime::{Expiry, Idle, Life, Moment};
 use mayfly_core::names::EnvironmentName;
+use mayfly_core::records::lifetime::{Expiry, Idle, Life, Moment};
 use mayfly_core::records::{self, Environment};
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::store::Guard;
 use mayfly_daemon::{environments, output};
 
 use crate::clash::clashes;
-use crate::registry::{Live, Registry, unknown};
+use mayfly_state::state::unknown;
+
+use crate::registry::{Registry, is_local};
 
 const EXAMPLES: &str = "\
 Examples:
-  mayfly keep temp-1 8h           it lives 8 h from now at least
+  mayfly keep temp-1 8h           keeps it for at least 8 hours from now
   mayfly keep temp-1 2days
 
-An environment that has ended, and that has neither `expires` nor `idle`, comes back with `expires` set to the end of that
-time. It never shortens a life: what expires later, or is in use, stays as long as it would have.";
+An environment that has ended, and that has neither `expires` nor `idle`, comes back with `expires` set to the end of
+that time. The command never shortens a life: an environment that expires later, or is in use, stays as long as before.";
 
-/// Let an environment live on, or bring one back that has ended
+/// Extends the life of an environment, or brings back one that has ended
 ///
-/// It lives for the given time from now at least, however it expires and whether it is used or not. One that has ended
-/// is registered again as it was last; its registrar then writes its file again.
+/// The environment lives for at least the given time from now, whether it is used or not. An
+/// environment that has ended is registered again with its last content, and its registrar restores
+/// its file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The environment
+    /// The environment to keep
     #[arg(value_name = "NAME")]
     pub name: EnvironmentName,
 
-    /// How long from now on, such as 90m, 8h or 2days
+    /// Keeps the environment for this long, counted from now, such as 90m, 8h or 2days
     #[arg(value_name = "TIME")]
     pub time: Idle,
 }
@@ -42,23 +46,28 @@ pub struct Args {
 /// Keeps an environment and says until when.
 ///
 /// # Errors
-/// When there never was one of that name, nothing ends it, another has its prefix or header by now, or etcd does not
-/// answer.
+/// When there never was one of that name, nothing ends it, another has its prefix or header by now,
+/// or etcd does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
     let store = common.store()?;
-    // Whoever changes it at the same moment, such as a router that saw a request, makes us look again.
+    // Whoever changes it at the same moment, such as a router that saw a request, makes us look
+    // again.
     for _ in 0..5 {
         let registry = Registry::read(&store).await?;
         let now = SystemTime::now();
         // The value too: it may hold more than this version of Mayfly knows.
         let (before, value, environment, guard, lease) = match registry.live.get(&args.name) {
-            Some(Live { entry, record }) => {
-                let record = record.as_ref().map_err(|reason| {
-                    anyhow::anyhow!("what is registered as {} is no environment: {reason}", args.name)
+            Some(live) => {
+                let record = live.record.as_ref().map_err(|reason| {
+                    anyhow::anyhow!("the record of environment {} is not valid: {reason}", args.name)
                 })?;
-                let guard = Guard::ModRevision(entry.mod_revision);
                 let kept = kept(record, args.time, now)?;
-                (record.clone(), entry.value.clone(), kept, guard, entry.lease)
+                let entry = store.get(&Key::Environment(args.name.clone())).await?;
+                let Some(entry) = entry.filter(|entry| entry.mod_revision == live.revision.changed) else {
+                    continue;
+                };
+                let guard = Guard::ModRevision(entry.mod_revision);
+                (record.clone(), entry.value, kept, guard, entry.lease)
             }
             None => {
                 let (before, back) = revived(&registry, args, now)?;
@@ -70,17 +79,21 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
         let value = records::amended(&value, &before, &environment)?;
         let written = environments::register_value(&store, (&environment, value), guard, lease, now).await?;
         if written.is_some() {
-            output::print(&told(&environment, guard == Guard::Absent))?;
+            output::print(&report(&environment, guard == Guard::Absent))?;
             return Ok(ExitCode::SUCCESS);
         }
     }
-    bail!("somebody else changes {} all the time: try again", args.name)
+    bail!("another writer keeps changing {}: try again", args.name)
 }
 
 /// An environment that is registered, kept.
 fn kept(environment: &Environment, time: Idle, now: SystemTime) -> anyhow::Result<Environment> {
     let name = &environment.name;
     ensure!(!environment.protected, "{name} is protected: nothing ends it");
+    ensure!(
+        !is_local(environment),
+        "{name} belongs to `mayfly local`: it ends with that command"
+    );
     ensure!(
         environment.expires.is_some() || environment.idle.is_some(),
         "{name} has neither `expires` nor `idle`: nothing ends it"
@@ -99,7 +112,7 @@ fn revived<'a>(
         bail!("{}", unknown(&args.name, known));
     };
     let clashes = clashes(registry, &[environment]);
-    ensure!(clashes.is_empty(), "it can't come back: {}", clashes.join("; "));
+    ensure!(clashes.is_empty(), "it cannot come back: {}", clashes.join("; "));
     let mut back = prolonged(environment, args.time, now, true);
     // Nothing would end it otherwise, and the time that was asked for would mean nothing.
     if back.expires.is_none() && back.idle.is_none() && !back.protected {
@@ -117,7 +130,7 @@ fn prolonged(environment: &Environment, time: Idle, now: SystemTime, revived: bo
         life: Some(Life {
             kept_until: life.kept_until.max(Some(until)),
             revived: life.revived || revived,
-            // Of one that comes back, its registrar says anew what it thinks of the file.
+            // Of one that comes back, its registrar says again what it thinks of the file.
             refused: life.refused.filter(|_| !revived),
             ..life
         }),
@@ -125,7 +138,7 @@ fn prolonged(environment: &Environment, time: Idle, now: SystemTime, revived: bo
     }
 }
 
-fn told(environment: &Environment, back: bool) -> String {
+fn report(environment: &Environment, back: bool) -> String {
     let name = &environment.name;
     let kept_until = environment.life.as_ref().and_then(|life| life.kept_until);
     let end = if environment.protected {
@@ -173,13 +186,13 @@ mod tests {
     fn keep(fields: Value, time: &str) -> String {
         let noon = "2030-01-31T12:00:00Z".parse::<Moment>().unwrap().time();
         match kept(&environment(fields), time.parse().unwrap(), noon) {
-            Ok(environment) => told(&environment, false),
+            Ok(environment) => report(&environment, false),
             Err(error) => error.to_string(),
         }
     }
 
     #[test]
-    fn it_is_told_until_when() {
+    fn the_end_is_reported() {
         for (fields, time, expected) in [
             (
                 json!({"expires": "30m"}),
@@ -216,6 +229,11 @@ mod tests {
                 json!({}),
                 "2h",
                 "a has neither `expires` nor `idle`: nothing ends it",
+            ),
+            (
+                json!({"source": {"registrar": "mayfly_local.pc", "file": "b:80"}}),
+                "2h",
+                "a belongs to `mayfly local`: it ends with that command",
             ),
             (
                 json!({"protected": true}),
@@ -274,7 +292,7 @@ mod tests {
         let life = back.life.clone().unwrap();
         assert!(life.revived && life.refused.is_none());
         assert_eq!(
-            told(&back, true),
+            report(&back, true),
             "a is back; it lives until 2030-01-31T13:00:00Z\n"
         );
         // One that nothing ended by itself lives for the time that was asked for.
@@ -290,7 +308,7 @@ mod tests {
                 .insert(args.name.clone(), environment(fields.clone()));
             let (_, back) = revived(&registry, &args, noon).unwrap();
             assert_eq!(
-                told(&back, true),
+                report(&back, true),
                 format!("a is back; it {expected}\n"),
                 "{fields}"
             );

@@ -1,67 +1,85 @@
-//! `mayfly lint`: what the registrar would say of files, by the same code, without etcd.
+//! `mayfly lint`: checks files as the registrar would, by the same code, without etcd.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::ensure;
 use clap::ValueEnum;
-use mayfly_core::lint::{self, Around};
-use mayfly_core::outside::{AddressRule, MOST};
-use mayfly_core::{definition_file, environment_file};
+use mayfly_core::environment_file::{self, ParsedEnvironments};
+use mayfly_core::file::{Fault, Subject};
+use mayfly_core::lint::Checked;
+use mayfly_core::printable::printable;
 use mayfly_daemon::args::AddressArgs;
-use mayfly_daemon::{input, output};
+use mayfly_daemon::input;
+use mayfly_daemon::lint::{Lint, exit_code};
+use mayfly_daemon::output;
 
 const EXAMPLES: &str = "\
 Examples:
-  mayfly lint temp-1.yaml                       one file
-  mayfly lint environments/                     its *.yaml and *.yml, also against each other
-  mayfly lint environments/ --services services/    and service definitions
-  mayfly lint --allow-address '*.internal' environments/    as routers with this flag
-  git show main:temp-1.yaml | mayfly lint -     standard input
-  mayfly lint --format json environments/       for programs
+  mayfly lint temp-1.yaml                       checks one file
+  mayfly lint environments/                     checks its *.yaml and *.yml files, also against each other
+  mayfly lint environments/ --services services/    checks service definitions, too
+  mayfly lint --allow-address '*.internal' environments/    judges addresses as routers with this flag do
+  git show main:temp-1.yaml | mayfly lint -     checks standard input
+  mayfly lint --format json environments/       prints JSON, for programs
 
-Each fault is a line `file:line:column: field: what is wrong and what would be right`, as editors and CI take it.
-Exit codes: 0 no fault; 1 there are faults; 2 the command line is wrong.";
+Each fault is a line `file:line:column: field: what is wrong and what would be right`, as editors and CI expect it.
+Exit codes: 0 no fault; 1 faults; 2 wrong command line.";
 
-/// Check files without etcd: what a registrar would say, exit code 1 if there is a fault
+/// Checks files without etcd, as a registrar would; exits with 1 if there is a fault
 ///
-/// Besides the faults of each file it finds what the files can't have together: a name, prefix or header twice, a service
-/// that is defined twice, and environments that extend each other in a circle or over too many levels. And it finds the
-/// addresses outside that routers refuse, as far as that is known without resolving a name: give it the `--allow-address`
-/// of the routers.
+/// Besides the faults of each file, the command finds conflicts between files: a name, prefix or
+/// header that two environments claim, a service that is defined twice, and environments that
+/// extend each other in a circle or over too many levels. It also finds external addresses that
+/// routers refuse, but resolves no host names. For this, give it the --allow-address of the
+/// routers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Files of environments, directories with *.yaml and *.yml files, or `-` for standard input
+    /// Environment files, directories with *.yaml and *.yml files, or `-` for standard input
     #[arg(
-        required_unless_present_any = ["services", "before", "beside", "services_beside"],
+        required_unless_present_any = ["services", "before", "beside", "services_beside", "limited"],
         value_name = "FILE"
     )]
     pub files: Vec<PathBuf>,
 
-    /// A file of service definitions, or a directory with *.yaml and *.yml files; may be given again
+    /// Checks this file of service definitions, or the *.yaml and *.yml files of this directory;
+    /// can be repeated
     #[arg(long, value_name = "PATH")]
     pub services: Vec<PathBuf>,
 
-    /// A file or directory of environments that is there already, and not checked: its names, prefixes and headers are
-    /// taken; may be given again
+    /// Also refuses names, prefixes and headers that this file or directory of environments uses;
+    /// can be repeated
+    ///
+    /// The file or directory itself is not checked.
     #[arg(long, value_name = "PATH")]
     pub beside: Vec<PathBuf>,
 
-    /// The same for service definitions: the services that it defines are taken
+    /// Also refuses services that this file or directory of service definitions defines; can be
+    /// repeated
+    ///
+    /// The file or directory itself is not checked.
     #[arg(long, value_name = "PATH")]
     pub services_beside: Vec<PathBuf>,
 
-    /// The directory of environments as it was before: a protected environment that has gone is a fault, and so is one that
-    /// others still extend
+    /// Compares with this earlier copy of the directory of environments and its folder `services`
+    ///
+    /// It is then a fault to delete an environment that is protected or that others still extend.
+    /// If two environments claim a name, prefix or header, the environment that had it keeps it.
     #[arg(long, value_name = "DIRECTORY")]
     pub before: Option<PathBuf>,
 
-    /// What routers allow.
+    /// Checks this environment file, and refuses protected environments and environments whose name
+    /// is not the name of the file; can be repeated
+    ///
+    /// The hooks of a Git repository use it for the files that a limited key changes.
+    #[arg(long, value_name = "FILE")]
+    pub limited: Vec<PathBuf>,
+
     #[command(flatten)]
     pub addresses: AddressArgs,
 
-    /// How to print the outcome
+    /// Prints the outcome in this format
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }
@@ -79,32 +97,56 @@ pub enum Format {
 /// Checks files and prints the outcome to standard output.
 ///
 /// # Errors
-/// When the outcome can't be printed.
+/// When the outcome can't be printed, or standard input is to have the name of a file.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut before = input::read(args.before.as_slice(), environment_file::parse);
-    for (file, _) in &mut before {
-        // By the name that the file had, wherever what was before is kept.
-        if let Some(name) = Path::new(file).file_name() {
-            *file = name.to_string_lossy().into_owned();
-        }
-    }
-    let checked = lint::check_among(
-        &input::read(&args.files, environment_file::parse),
-        &input::read(&args.services, definition_file::parse),
-        Around {
-            beside: &input::read(&args.beside, environment_file::parse),
-            definitions_beside: &input::read(&args.services_beside, definition_file::parse),
-            before: &before,
-        },
-        &AddressRule::new(args.addresses.allow_address.clone(), BTreeSet::new(), MOST),
+    ensure!(
+        !args.limited.iter().any(|file| file == Path::new("-")),
+        "--limited needs a file name, which standard input does not have"
     );
+    let files = [args.files.as_slice(), &args.limited].concat();
+    let lint = Lint {
+        files: &files,
+        services: &args.services,
+        beside: &args.beside,
+        services_beside: &args.services_beside,
+        before: args.before.as_deref(),
+    };
+    let mut checked = lint.check(&args.addresses);
+    for (file, parsed) in input::read(&args.limited, environment_file::parse) {
+        limit(&mut checked, &file, &parsed);
+    }
     match args.format {
         Format::Text => output::print(&checked.text())?,
         Format::Json => output::print(&output::json(&checked)?)?,
     }
-    Ok(if checked.faults == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(exit_code(&checked))
+}
+
+/// Adds the faults that a file has only because it is limited.
+fn limit(checked: &mut Checked, file: &str, parsed: &ParsedEnvironments) {
+    let Some(of_file) = checked.files.iter_mut().find(|of| of.file == file) else {
+        return;
+    };
+    let stem = Path::new(file).file_stem().unwrap_or_default().to_string_lossy();
+    let before = of_file.faults.len();
+    for found in &parsed.entries {
+        let environment = &found.environment;
+        let mut fault = |field: &str, message: String| {
+            of_file.faults.push(Fault {
+                mark: found.name,
+                field: field.to_owned(),
+                message,
+                subject: Some(Subject::Environment(environment.name.clone())),
+            });
+        };
+        if stem != environment.name.as_str() {
+            let stem = printable(&stem);
+            fault("name", format!("only the environment {stem} may be in this file"));
+        }
+        if environment.protected {
+            fault("protected", "it may not be set in this file: omit it".to_owned());
+        }
+    }
+    checked.faults += of_file.faults.len() - before;
+    of_file.faults.sort_by_key(|fault| fault.mark);
 }

@@ -5,31 +5,31 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::Command;
 use clap_mangen::Man;
 use mayfly_daemon::output;
 
-use crate::args;
-
 const EXAMPLES: &str = "\
 Examples:
-  mayfly man | man -l -                     read the page of the tool
+  mayfly man | man -l -                     shows the page of the tool
   mayfly man /usr/local/share/man/man1      then: man mayfly, man mayfly-apply";
 
-/// Write the manual pages: one for the tool and one for each command
+/// Writes the manual pages: one for the tool and one for each command
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Where to write them; it is made if need be. Without it the page of the tool is printed
+    /// The directory to write them to, created if needed; without it the page of the tool is
+    /// printed
     #[arg(value_name = "DIRECTORY")]
     pub directory: Option<PathBuf>,
 }
 
-/// Writes the pages.
+/// Writes the pages of the tool that has this command line.
 ///
 /// # Errors
 /// When a file can't be written.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let pages = pages()?;
+pub fn run(args: &Args, tool: Command) -> anyhow::Result<ExitCode> {
+    let pages = pages(tool)?;
     match &args.directory {
         Some(directory) => write(&pages, directory)?,
         None => output::print(&pages[0].1)?,
@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn write(pages: &[(String, String)], directory: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     for (name, page) in pages {
         let path = directory.join(name);
         fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
@@ -47,8 +47,7 @@ fn write(pages: &[(String, String)], directory: &Path) -> anyhow::Result<()> {
 }
 
 /// The pages with the names of their files; that of the tool first.
-fn pages() -> anyhow::Result<Vec<(String, String)>> {
-    let mut tool = args::command();
+fn pages(mut tool: Command) -> anyhow::Result<Vec<(String, String)>> {
     // Only a command that was built has what flags are global.
     tool.build();
     let mut pages = vec![page(tool.clone())?];
@@ -58,7 +57,7 @@ fn pages() -> anyhow::Result<Vec<(String, String)>> {
     Ok(pages)
 }
 
-fn page(command: clap::Command) -> anyhow::Result<(String, String)> {
+fn page(command: Command) -> anyhow::Result<(String, String)> {
     let man = Man::new(command);
     let (name, mut page) = (man.get_filename(), Vec::new());
     man.render(&mut page)
@@ -73,7 +72,7 @@ mod tests {
     #[test]
     fn each_command_has_a_page() {
         let directory = tempfile::tempdir().unwrap();
-        write(&pages().unwrap(), directory.path()).unwrap();
+        write(&pages(crate::args::command()).unwrap(), directory.path()).unwrap();
         for name in [
             "mayfly",
             "mayfly-lint",

@@ -2,28 +2,30 @@
 
 use std::collections::BTreeMap;
 
+use mayfly_core::index::Revision;
 use mayfly_core::keys::Key;
 use mayfly_core::names::{EnvironmentName, NodeName};
-use mayfly_core::nearest::nearest;
-use mayfly_core::records::{self, Environment, Source};
+use mayfly_core::records::{Environment, Record, Source};
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output::printable;
-use mayfly_daemon::store::{Entry, Store, StoreError};
+use mayfly_daemon::store::{LeaseId, Store, StoreError};
+use mayfly_daemon::watch::{self, Change, Stored, Unreadable};
 
-/// The environments of etcd.
 #[derive(Debug, Default)]
 pub struct Registry {
     /// What is registered now.
-    pub live: BTreeMap<EnvironmentName, Live>,
+    pub live: BTreeMap<EnvironmentName, LiveEnvironment>,
     /// What has ended, as it was last registered.
     pub ended: BTreeMap<EnvironmentName, Environment>,
 }
 
 /// An environment that is registered.
 #[derive(Debug)]
-pub struct Live {
-    /// Its key.
-    pub entry: Entry,
+pub struct LiveEnvironment {
+    /// The revisions at which its key came to be and was last put.
+    pub revision: Revision,
+    /// The lease that it hangs on.
+    pub lease: Option<LeaseId>,
     /// What the key says, or why that is no environment.
     pub record: Result<Environment, String>,
 }
@@ -34,27 +36,47 @@ impl Registry {
     /// # Errors
     /// When etcd does not answer.
     pub async fn read(store: &Store) -> Result<Self, StoreError> {
-        let listing = store.list(&store.keyspace().registry()).await?;
+        let batch = watch::look(store, &store.keyspace().registry()).await?;
         let mut registry = Self::default();
-        for entry in listing.entries {
-            // A key that is none of ours names no environment; the daemons report it.
-            match store.keyspace().parse(&entry.key) {
-                Ok(Key::Environment(name)) => {
-                    let record =
-                        records::parse_environment(&name, &entry.value).map_err(|error| error.to_string());
-                    registry.live.insert(name, Live { entry, record });
-                }
-                Ok(Key::History(name)) => {
-                    if let Ok(environment) = records::parse_environment(&name, &entry.value) {
-                        registry.ended.insert(name, environment);
-                    }
-                }
+        for change in batch.changes {
+            match change {
+                Change::Put(Stored {
+                    record: Record::Environment(environment),
+                    revision,
+                    lease,
+                }) => registry.add(environment.name.clone(), Ok(environment), revision, lease),
+                Change::Unreadable(Unreadable {
+                    key: Key::Environment(name),
+                    reason,
+                    revision,
+                    lease,
+                    ..
+                }) => registry.add(name, Err(reason), revision, lease),
+                Change::Put(Stored {
+                    record: Record::History(environment),
+                    ..
+                }) => drop(registry.ended.insert(environment.name.clone(), environment)),
                 _ => {}
             }
         }
         let Self { live, ended } = &mut registry;
         ended.retain(|name, _| !live.contains_key(name));
         Ok(registry)
+    }
+
+    fn add(
+        &mut self,
+        name: EnvironmentName,
+        record: Result<Environment, String>,
+        revision: Revision,
+        lease: Option<LeaseId>,
+    ) {
+        let live = LiveEnvironment {
+            revision,
+            lease,
+            record,
+        };
+        self.live.insert(name, live);
     }
 
     /// The environments that are registered and can be read.
@@ -68,25 +90,30 @@ impl Registry {
     }
 }
 
-/// That there is no environment of a name, and which was meant.
-pub fn unknown<'a>(name: &EnvironmentName, known: impl Iterator<Item = &'a EnvironmentName>) -> String {
-    let known: Vec<&str> = known.map(EnvironmentName::as_str).collect();
-    match nearest(name.as_str(), &known) {
-        Some(meant) => format!("there is no environment {name}; did you mean {meant}?"),
-        None => format!("there is no environment {name}"),
-    }
-}
-
-/// The beginning of the name by which this tool registers. No host has such a name, so that no registrar takes what was
-/// applied for its own and misses its file.
+/// The beginning of the name by which this tool registers. No host has such a name, so that no
+/// registrar takes what was applied for its own and misses its file.
 const TOOL: &str = "mayfly_apply.";
+/// The same of `mayfly local`: its environments end with its process.
+const LOCAL: &str = "mayfly_local.";
 
 /// What the source of a record says that this tool registered.
 ///
 /// # Errors
 /// When this host's name can't be read and none is given.
 pub fn source(common: &CommonArgs, file: String) -> anyhow::Result<Source> {
-    let mut node = format!("{TOOL}{}", common.node()?);
+    source_as(TOOL, common, file)
+}
+
+/// The same of `mayfly local`. `what` is in place of a file.
+///
+/// # Errors
+/// As [`source`].
+pub fn local_source(common: &CommonArgs, what: String) -> anyhow::Result<Source> {
+    source_as(LOCAL, common, what)
+}
+
+fn source_as(tool: &str, common: &CommonArgs, file: String) -> anyhow::Result<Source> {
+    let mut node = format!("{tool}{}", common.node()?);
     // A name of a node is at most 128 ASCII letters.
     node.truncate(128);
     Ok(Source {
@@ -101,6 +128,12 @@ pub fn is_applied(environment: &Environment) -> bool {
     source.is_some_and(|source| source.registrar.as_str().starts_with(TOOL))
 }
 
+/// Whether an environment is one of `mayfly local`.
+pub fn is_local(environment: &Environment) -> bool {
+    let source = environment.source.as_ref();
+    source.is_some_and(|source| source.registrar.as_str().starts_with(LOCAL))
+}
+
 /// Where an environment comes from, for people: completes "it was registered ...".
 pub fn origin(environment: &Environment) -> String {
     let Some(Source { registrar, file }) = &environment.source else {
@@ -108,6 +141,9 @@ pub fn origin(environment: &Environment) -> String {
     };
     // The name of a file can hold anything that a terminal would act upon.
     let file = printable(file);
+    if let Some(host) = registrar.as_str().strip_prefix(LOCAL) {
+        return format!("by `mayfly local` on {host} for {file}");
+    }
     match registrar.as_str().strip_prefix(TOOL) {
         Some(host) => format!("by `mayfly apply` on {host} from {file}"),
         None => format!("by the registrar of {registrar} from its file {file}"),
@@ -120,16 +156,16 @@ mod tests {
     use clap::Parser as _;
 
     #[derive(clap::Parser)]
-    struct Program {
+    struct NodeProgram {
         #[command(flatten)]
         common: CommonArgs,
     }
 
     #[test]
-    fn what_this_tool_registers_is_told_from_what_a_registrar_does() {
+    fn what_this_tool_registers_is_distinguished_from_what_a_registrar_does() {
         let long = "n".repeat(128);
         for node in ["host-1", &long] {
-            let common = Program::parse_from(["x", "--node", node]).common;
+            let common = NodeProgram::parse_from(["x", "--node", node]).common;
             let source = source(&common, "a\u{1b}.yaml".to_owned()).unwrap();
             assert_ne!(source.registrar, common.node().unwrap());
             let mut environment: Environment =

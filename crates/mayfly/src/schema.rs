@@ -1,5 +1,5 @@
-//! `mayfly schema`: the JSON Schemas of the files, with which editors complete and check them. They say what a schema can
-//! say; `mayfly lint` says all.
+//! `mayfly schema`: the JSON Schemas of the files, for completion and checks in editors. They cover
+//! what a schema can express; `mayfly lint` covers everything.
 
 use std::process::ExitCode;
 
@@ -18,21 +18,22 @@ Examples:
 
 An editor with yaml-language-server (VS Code, Neovim, Helix, Emacs) then completes and checks a file that begins with
   # yaml-language-server: $schema=/etc/mayfly/environment.schema.json
-and every file of a directory by its setting
+For all files of a directory, use the setting
   yaml.schemas: {\"/etc/mayfly/environment.schema.json\": \"environments/*.yaml\"}";
 
-/// Print the JSON Schema of the environment file or of service definitions, with which editors complete and check them
+/// Prints the JSON Schema of environment files or service definitions, for completion and checks in
+/// editors
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Of which files
+    /// The kind of files that the schema describes
     #[arg(value_enum, default_value_t)]
-    pub files: Files,
+    pub files: SchemaKind,
 }
 
 /// The kinds of files that have a schema.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Files {
+pub enum SchemaKind {
     /// Environment files.
     #[default]
     Environments,
@@ -46,8 +47,11 @@ pub enum Files {
 /// When it can't be printed.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     output::print(match args.files {
-        Files::Environments => ENVIRONMENTS,
-        Files::Services => SERVICES,
+        SchemaKind::Environments => ENVIRONMENTS,
+        SchemaKind::Services => SERVICES,
     })?;
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,9 +6,10 @@ use bollard::models::{
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use mayfly_core::labels::SERVICE;
 use mayfly_core::version::BackendId;
+use mayfly_daemon::docker::{failed, found, within};
 use tracing::debug;
 
-use super::connect::{QUESTION, failed, found, within};
+use super::QUESTION;
 use super::labels::{self, Labels};
 
 /// All containers with the label of a service, running or not.
@@ -36,7 +37,8 @@ pub(super) async fn inspect(
     found(inspected).map_err(failed(format!("look at container {id}")))
 }
 
-/// The backend that a container of somebody else is an instance of, if it runs and can be told.
+/// The backend that a container not made by a launcher is an instance of, if it runs and its labels
+/// say so.
 pub(super) async fn other(
     client: &bollard::Docker,
     listed: &ContainerSummary,

@@ -1,5 +1,5 @@
-//! Containers of one Docker engine. The engine only runs them: whether one that has ended is started again, and when, is
-//! the launcher's decision, so no container has a restart policy.
+//! Containers of one Docker engine. The engine only runs them: the launcher decides whether and
+//! when one that has ended is restarted, so no container has a restart policy.
 
 mod body;
 mod create;
@@ -10,14 +10,17 @@ use std::time::Duration;
 use anyhow::bail;
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{RemoveContainerOptionsBuilder, StopContainerOptionsBuilder};
+use mayfly_core::keys::KeySpace;
 use mayfly_core::labels::SERVICE;
 use mayfly_core::version::BackendId;
+use mayfly_daemon::docker::{EngineUrl, failed, reason, status, within};
 use tracing::debug;
 
-use super::connect::{Connection, WORK, failed, reason, status, within};
+use super::WORK;
+use super::connect::EngineConnection;
 use super::containers::{inspect, labelled, name_of, other};
 use super::events::Events;
-use super::labels::{self, Labels, Owner};
+use super::labels::{self, Labels, UnitOwner};
 use super::{Engine, Inventory, Launch, Progress, Unit, UnitState, output, pull};
 
 /// How long [`Engine::changed`] waits at most: an event may be lost.
@@ -26,43 +29,39 @@ const DOUBT: Duration = Duration::from_secs(10);
 /// The containers of one engine.
 #[derive(Debug)]
 pub struct Docker {
-    connection: Connection,
-    owner: Owner,
+    connection: EngineConnection,
+    owner: UnitOwner,
     events: Events,
     silence: Duration,
 }
 
 impl Docker {
-    /// The engine at an address, `unix:///run/docker.sock` or `tcp://host:port`. It need not be there yet. `prefix` is the
+    /// The engine at an address. It need not be there yet. `prefix` is the
     /// key prefix, which marks what this launcher makes.
-    ///
-    /// # Errors
-    /// When it is no address of an engine.
-    pub fn new(url: &str, prefix: &str) -> anyhow::Result<Self> {
+    pub fn new(url: &EngineUrl, prefix: &KeySpace) -> Self {
         let happenings = [
             "create", "start", "die", "destroy", "pause", "unpause", "rename", "update",
         ];
-        Ok(Self {
-            connection: Connection::new(url)?,
-            owner: Owner::new(prefix),
+        Self {
+            connection: EngineConnection::new(url),
+            owner: UnitOwner::new(prefix),
             events: Events::new([
                 ("type", &["container"]),
                 ("label", &[SERVICE]),
                 ("event", &happenings),
             ]),
             silence: pull::SILENCE,
-        })
+        }
     }
 
-    /// Gives up pulling an image when nothing of it has moved for so long; 60 s, where nobody says so. The engine itself
-    /// tries again what fails.
-    #[must_use]
+    /// Another limit than 60 s for a pull of which nothing moves: a test cannot wait that long.
+    #[cfg(test)]
     pub fn pull_silence(mut self, limit: Duration) -> Self {
         self.silence = limit;
         self
     }
 
-    /// A listed container as a unit; `None` where it is gone or cannot be told.
+    /// A listed container as a unit; `None` where it is gone or its labels are wrong.
     async fn unit(
         &self,
         client: &bollard::Docker,
@@ -73,17 +72,17 @@ impl Docker {
         let (backend, digest) = match labels::unit(labels) {
             Ok(said) => said,
             Err(reason) => {
-                debug!("container {id} of this launcher is not to be told: {reason}");
+                debug!("cannot read the labels of container {id} of this launcher: {reason}");
                 return None;
             }
         };
         let state = match state::listed(listed.state) {
             Some(state) => state,
-            // Why it does not run, only the container itself says.
+            // Only a look at the container shows why it does not run.
             None => match inspect(client, &id).await {
                 Ok(Some(inspected)) => state::inspected(inspected.state.unwrap_or_default()),
                 Ok(None) => return None,
-                // Neither made again nor cleared, until it can be told.
+                // Neither made again nor cleared until that is known.
                 Err(error) => {
                     debug!("{error:#}");
                     UnitState::Starting
@@ -96,16 +95,27 @@ impl Docker {
             digest,
             state,
             containers: vec![id],
+            image: listed.image_id.as_deref().and_then(short),
         })
     }
 
     /// The container of exactly this name, if there is one.
     async fn named(client: &bollard::Docker, name: &str) -> anyhow::Result<Option<ContainerInspectResponse>> {
-        // An engine takes the beginning of an id for a name as well.
+        // An engine accepts the beginning of an id for a name, too.
         let inspected = inspect(client, name).await?;
         Ok(inspected
             .filter(|found| found.name.as_deref().map(|name| name.trim_start_matches('/')) == Some(name)))
     }
+}
+
+/// The id of an image as an engine lists it: `sha256:0f1e2d3c4b5a...` is `0f1e2d3c4b5a`.
+fn short(id: &str) -> Option<String> {
+    let (_, digits) = id.split_once(':')?;
+    let short = digits.get(..12)?;
+    short
+        .bytes()
+        .all(|digit| digit.is_ascii_hexdigit())
+        .then(|| short.to_owned())
 }
 
 impl Engine for Docker {
@@ -129,14 +139,19 @@ impl Engine for Docker {
         Ok(inventory)
     }
 
-    async fn start(&self, launch: &Launch, told: impl Fn(Progress) + Send + Sync) -> anyhow::Result<()> {
+    async fn start(
+        &self,
+        launch: &Launch,
+        report: impl Fn(Progress) + Send + Sync,
+    ) -> anyhow::Result<Option<String>> {
         let client = self.connection.client().await?;
         for network in &launch.definition.networks {
             create::known_network(&client, network).await?;
         }
-        pull::ensure(&client, &launch.image, launch.pull, self.silence, &told).await?;
-        told(Progress::Starting);
-        self.create(&client, launch).await
+        let not_pulled = pull::ensure(&client, &launch.image, launch.pull, self.silence, &report).await?;
+        report(Progress::Starting);
+        self.create(&client, launch).await?;
+        Ok(not_pulled)
     }
 
     async fn remove(&self, name: &str, backend: &BackendId, grace: Duration) -> anyhow::Result<()> {
@@ -146,7 +161,7 @@ impl Engine for Docker {
         };
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
         if let Some(whose) = self.owner.stranger(name, &labels, backend) {
-            bail!("cannot remove container {name}: {whose}; it is left alone");
+            bail!("cannot remove container `{name}`: {whose}; it is left alone");
         }
         // By its id from here on: the name may be another container's in the next moment.
         let id = found.id.unwrap_or_default();
@@ -155,7 +170,7 @@ impl Engine for Docker {
         let patient = client.clone().with_timeout(grace + WORK);
         if let Err(error) = within(grace + WORK, patient.stop_container(&id, Some(options))).await {
             debug!(
-                "cannot stop container {name}: {}; removing it all the same",
+                "cannot stop container `{name}`: {}; removing it anyway",
                 reason(&error)
             );
         }
@@ -166,7 +181,7 @@ impl Engine for Docker {
         match within(WORK, client.remove_container(&id, Some(options))).await {
             // Gone, or on its way.
             Err(error) if matches!(status(&error), Some(404 | 409)) => Ok(()),
-            outcome => outcome.map_err(failed(format!("remove container {name}"))),
+            outcome => outcome.map_err(failed(format!("remove container `{name}`"))),
         }
     }
 

@@ -1,5 +1,6 @@
-//! Waits for an event of an engine. The stream of events stays open from one wait to the next, so that nothing that
-//! happens in between is lost; after every doubt it is opened anew, and then anything may have happened.
+//! Waits for an event of an engine. The stream of events stays open from one wait to the next, so
+//! that nothing that happens in between is lost. After every doubt it is opened again, and then
+//! anything may have happened.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,10 +16,13 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::connect::{Connection, reason};
+use mayfly_daemon::docker::reason;
 
-/// The limits of the first waits after an event, and after a stream was opened. An engine tells of an event before its
-/// lists show it, and what happened while the stream was opened, it does not tell.
+use super::connect::EngineConnection;
+
+/// The limits of the first waits after an event, and after a stream was opened. An engine sends an
+/// event before its lists show the change, and does not send what happened while the stream was
+/// being opened.
 const AFTERMATH: [Duration; 4] = [
     Duration::from_millis(250),
     Duration::from_secs(1),
@@ -60,10 +64,10 @@ impl Events {
         }
     }
 
-    /// Waits for the next event, at most for `limit`, and some times after an event for less. Returns also when the stream
-    /// breaks; an engine that is gone makes it wait a growing while, up to 5 s, so that it is no busy loop. May be dropped
-    /// at any moment.
-    pub(super) async fn next(&self, connection: &Connection, limit: Duration) {
+    /// Waits for the next event, at most for `limit`, and some times after an event for less.
+    /// Returns also when the stream breaks; an engine that is gone makes it wait a growing while,
+    /// up to 5 s, so that it is no busy loop. May be dropped at any moment.
+    pub(super) async fn next(&self, connection: &EngineConnection, limit: Duration) {
         let open = &mut *self.open.lock().await;
         let messages = match &mut open.messages {
             Some(messages) => messages,
@@ -74,7 +78,7 @@ impl Events {
                     none.insert(Box::pin(client.events(Some(options))))
                 }
                 Err(error) => {
-                    debug!("{error:#}; trying again");
+                    debug!("{error:#}; retrying");
                     return open.backoff.rest().await;
                 }
             },

@@ -1,13 +1,14 @@
 //! What a container is made of on either engine.
 
 use bollard::models::{Mount, MountBindOptions, MountType};
-use mayfly_core::definition::Definition;
+use mayfly_core::records::definition::Definition;
 
 use super::Launch;
 
-/// What a container may do as root, all else being dropped: what the entrypoints of ordinary images need to give their
-/// files to another user, become that user, and bind a port below 1024. Not among them is `NET_RAW`, by which a container
-/// answers ARP for its neighbours and reads what is meant for them.
+/// What a container may do as root, all else being dropped: what the entrypoints of ordinary images
+/// need to give their files to another user, become that user, and bind a port below 1024. Not
+/// among them is `NET_RAW`, by which a container answers ARP for its neighbours and reads what is
+/// meant for them.
 const CAPABILITIES: [&str; 7] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -36,7 +37,6 @@ pub(super) fn command(definition: &Definition) -> Option<Vec<String>> {
     Some(words).filter(|words| !words.is_empty())
 }
 
-/// The environment variables, `NAME=value`.
 pub(super) fn variables(definition: &Definition) -> Vec<String> {
     let pairs = definition.env.iter();
     pairs.map(|(name, value)| format!("{name}={value}")).collect()

@@ -8,35 +8,63 @@ use bollard::errors::Error;
 use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt as _;
-use mayfly_core::definition::ImageReference;
+use mayfly_core::records::definition::ImageReference;
+use mayfly_daemon::docker::{failed, found, reason, within};
 
-use super::connect::{QUESTION, failed, found, reason, within};
+use super::QUESTION;
 use super::{Progress, Pull};
 
-/// How long nothing may move, where nobody says so.
+/// How long a pull may make no progress, unless a test sets another limit.
 pub(super) const SILENCE: Duration = Duration::from_secs(60);
 
-/// Makes sure that the engine has an image, as `pull` demands. Gives up pulling when nothing moves for `silence`.
+/// Makes sure that the engine has an image, as `pull` demands. Gives up when a pull makes no
+/// progress for `silence`. Returns why it could not be pulled, where that does not matter.
 ///
 /// # Errors
-/// When it does not have it, and it cannot be had.
+/// When it does not have it, and it cannot be pulled.
 pub(super) async fn ensure(
     client: &bollard::Docker,
     image: &ImageReference,
     pull: Pull,
     silence: Duration,
-    told: &(impl Fn(Progress) + Send + Sync),
-) -> anyhow::Result<()> {
-    if pull != Pull::Always {
-        let looked = within(QUESTION, client.inspect_image(image.as_str())).await;
-        let known = found(looked).map_err(failed(format!("look for image {image}")))?;
-        match pull {
-            _ if known.is_some() => return Ok(()),
-            Pull::Never => bail!("image {image} is not there, and images are not pulled"),
-            Pull::Missing | Pull::Always => {}
-        }
+    report: &(impl Fn(Progress) + Send + Sync),
+) -> anyhow::Result<Option<String>> {
+    if matches!(pull, Pull::Missing | Pull::Never) && is_there(client, image).await? {
+        return Ok(None);
     }
-    told(Progress::Pulling(None));
+    if pull == Pull::Never {
+        bail!("the engine does not have image {image}, and images are not pulled (--pull never)");
+    }
+    report(Progress::Pulling(None));
+    let Err(error) = fetch(client, image, silence, report).await else {
+        return Ok(None);
+    };
+    match pull {
+        Pull::Newest if is_there(client, image).await? => Ok(Some(error.to_string())),
+        Pull::Always if is_there(client, image).await? => {
+            bail!("{error}; the engine has the image, and uses it only after a pull (--pull always)")
+        }
+        _ => bail!(
+            "{error}; the engine does not have it either: push it to its registry, or build it on the \
+             engine's host"
+        ),
+    }
+}
+
+/// Whether the engine has an image.
+async fn is_there(client: &bollard::Docker, image: &ImageReference) -> anyhow::Result<bool> {
+    let looked = within(QUESTION, client.inspect_image(image.as_str())).await;
+    let known = found(looked).map_err(failed(format!("look for image {image}")))?;
+    Ok(known.is_some())
+}
+
+/// Pulls an image.
+async fn fetch(
+    client: &bollard::Docker,
+    image: &ImageReference,
+    silence: Duration,
+    report: &(impl Fn(Progress) + Send + Sync),
+) -> anyhow::Result<()> {
     let options = CreateImageOptionsBuilder::default()
         .from_image(&exact(image))
         .build();
@@ -44,19 +72,20 @@ pub(super) async fn ensure(
     let mut layers = Layers::default();
     loop {
         match tokio::time::timeout(silence, stream.next()).await {
-            Err(_) => bail!("cannot pull image {image}: nothing has moved for {silence:?}"),
+            Err(_) => bail!("cannot pull image {image}: no progress for {silence:?}"),
             Ok(None) => return Ok(()),
             Ok(Some(Err(error))) => return Err(refusal(image, &error)),
             Ok(Some(Ok(info))) => {
                 if let Some(percent) = layers.note(&info) {
-                    told(Progress::Pulling(Some(percent)));
+                    report(Progress::Pulling(Some(percent)));
                 }
             }
         }
     }
 }
 
-/// The image with its tag: an engine that is asked for an image without one pulls all tags that there are.
+/// The image with its tag: an engine that is asked for an image without one pulls all tags that
+/// there are.
 fn exact(image: &ImageReference) -> String {
     match image.tag() {
         None if !image.as_str().contains('@') => format!("{image}:latest"),
@@ -68,7 +97,7 @@ fn refusal(image: &ImageReference, error: &Error) -> anyhow::Error {
     let reason = reason(error);
     let missing = ["not found", "manifest unknown", "does not exist"];
     if missing.iter().any(|text| reason.contains(text)) {
-        anyhow!("image {image} is not found: {reason}")
+        anyhow!("image {image} does not exist: {reason}")
     } else {
         anyhow!("cannot pull image {image}: {reason}")
     }
@@ -78,10 +107,10 @@ fn refusal(image: &ImageReference, error: &Error) -> anyhow::Error {
 #[derive(Debug, Default)]
 struct Layers {
     layers: HashMap<String, Layer>,
-    told: Option<u8>,
+    reported: Option<u8>,
 }
 
-/// Octets of one layer. Each goes a way of twice its size: it is downloaded, then extracted.
+/// Bytes of one layer. Each goes a way of twice its size: it is downloaded, then extracted.
 #[derive(Debug, Default)]
 struct Layer {
     size: Option<u64>,
@@ -91,15 +120,15 @@ struct Layer {
 }
 
 impl Layers {
-    /// Notes a message of the engine; gives the per cent of the whole way, where there are more than were told last.
+    /// Notes a message of the engine; returns the percentage of the whole if it has grown.
     fn note(&mut self, info: &CreateImageInfo) -> Option<u8> {
         let (id, status) = (info.id.as_ref()?, info.status.as_deref()?);
-        let octets = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok());
+        let bytes = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok());
         let detail = info.progress_detail.as_ref();
-        let current = octets(detail.and_then(|detail| detail.current)).unwrap_or(0);
-        let total = octets(detail.and_then(|detail| detail.total)).filter(|total| *total > 0);
+        let current = bytes(detail.and_then(|detail| detail.current)).unwrap_or(0);
+        let total = bytes(detail.and_then(|detail| detail.total)).filter(|total| *total > 0);
         if !["Pulling fs layer", "Waiting"].contains(&status) && !self.layers.contains_key(id) {
-            // What is there already, and messages that are about no layer.
+            // A layer that is there already, or a message about no layer.
             return None;
         }
         let layer = self.layers.entry(id.clone()).or_default();
@@ -116,8 +145,8 @@ impl Layers {
         }
         let percent = self.percent()?;
         // A layer whose size turns out later than others must not make it go backwards.
-        let more = self.told.is_none_or(|told| percent > told);
-        more.then(|| *self.told.insert(percent))
+        let more = self.reported.is_none_or(|reported| percent > reported);
+        more.then(|| *self.reported.insert(percent))
     }
 
     fn percent(&self) -> Option<u8> {
@@ -127,7 +156,7 @@ impl Layers {
             .filter_map(|layer| layer.size)
             .map(u128::from)
             .collect();
-        // Those whose size is not known yet are taken to be like the others.
+        // Those whose size is not known yet count like the others.
         let usual = sizes.iter().sum::<u128>().checked_div(sizes.len() as u128)?;
         let (mut way, mut done) = (0, 0);
         for layer in self.layers.values() {
@@ -161,9 +190,9 @@ mod tests {
     }
 
     #[test]
-    fn per_cent_are_of_the_octets_downloaded_and_extracted() {
+    fn the_percentage_is_of_the_bytes_downloaded_and_extracted() {
         let mut layers = Layers::default();
-        let told = [
+        let percentages = [
             ("0.0.1", "Pulling from team/backend", 0, 0),
             ("a", "Already exists", 0, 0),
             ("b", "Pulling fs layer", 0, 0),
@@ -193,20 +222,20 @@ mod tests {
             Some(62),
             Some(100),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(percentages, expected);
     }
 
     #[test]
     fn the_reason_says_whether_there_is_such_an_image() {
         let image: ImageReference = "team/backend:7".parse().unwrap();
-        for (told, expected) in [
+        for (answer, expected) in [
             (
                 "manifest for team/backend:7 not found: manifest unknown",
-                "image team/backend:7 is not found: ",
+                "image team/backend:7 does not exist: ",
             ),
             (
                 "pull access denied for team/backend, repository does not exist or may require 'docker login'",
-                "is not found: ",
+                "does not exist: ",
             ),
             (
                 "Get \"x\": dial tcp: lookup registry: i/o timeout",
@@ -214,7 +243,7 @@ mod tests {
             ),
         ] {
             let error = Error::DockerStreamError {
-                error: told.to_owned(),
+                error: answer.to_owned(),
             };
             let text = refusal(&image, &error).to_string();
             assert!(text.contains(expected), "{text}");

@@ -1,5 +1,5 @@
-//! Services of a Docker Swarm, each with one task. Which node runs it, and that it is started again when it ends, is
-//! Swarm's; the launcher takes over again once Swarm has given up.
+//! Services of a Docker Swarm, each with one task. Swarm chooses the node and restarts a task that
+//! ends; the launcher takes over again once Swarm has given up.
 
 mod spec;
 mod tasks;
@@ -12,63 +12,66 @@ use anyhow::{Context as _, anyhow, bail};
 use bollard::errors::Error;
 use bollard::models::{Service, Task, TaskState};
 use bollard::query_parameters::{ListServicesOptionsBuilder, ListTasksOptionsBuilder};
-use mayfly_core::definition::NetworkName;
+use mayfly_core::keys::KeySpace;
+use mayfly_core::records::definition::NetworkName;
 use mayfly_core::version::BackendId;
+use mayfly_daemon::docker::{EngineUrl, failed, found, reason, status, within};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::connect::{Connection, QUESTION, WORK, failed, found, reason, status, within};
+use super::connect::EngineConnection;
 use super::containers::{labelled, name_of, other};
 use super::events::Events;
-use super::labels::{self, Labels, Owner, is_task};
+use super::labels::{self, Labels, UnitOwner, is_task};
 use super::{Engine, Inventory, Launch, Progress, Unit, UnitState, output};
+use super::{QUESTION, WORK};
 
-/// How often tasks are looked at while something is not as it should be. Swarm tells no events of them.
+/// How often tasks are looked at while something is not as it should be. Swarm sends no events of
+/// them.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often, while all is well.
 const CALM: Duration = Duration::from_secs(5);
 /// How long a task may stay in one state before it runs.
 const STUCK: Duration = Duration::from_secs(60);
-/// How long a node may pull an image. Swarm does not say how far it is.
+/// How long a node may pull an image. Swarm does not report the progress.
 const PULL: Duration = Duration::from_secs(900);
 
 /// The services of one swarm, by one of its managers.
 #[derive(Debug)]
 pub struct Swarm {
-    connection: Connection,
-    owner: Owner,
+    connection: EngineConnection,
+    owner: UnitOwner,
     grace: Duration,
     events: Events,
     calm: AtomicBool,
 }
 
 impl Swarm {
-    /// The swarm of the manager at an address, `unix:///run/docker.sock` or `tcp://host:port`. It need not be there yet.
-    /// `prefix` is the key prefix, which marks what this launcher makes. `grace` is how long a container has to end by
-    /// itself when it is stopped: Swarm wants to know that when it is made, also for the stops that Swarm decides on.
-    ///
-    /// # Errors
-    /// When it is no address of an engine.
-    pub fn new(url: &str, prefix: &str, grace: Duration) -> anyhow::Result<Self> {
+    /// The swarm of the manager at an address. It need not be there yet. `prefix` is the key
+    /// prefix, which marks what this launcher makes. `grace` is how long a container has to end by
+    /// itself when it is stopped: Swarm wants to know that when it is made, also for the stops that
+    /// Swarm decides on.
+    pub fn new(url: &EngineUrl, prefix: &KeySpace, grace: Duration) -> Self {
         let happenings = ["create", "update", "remove", "start", "die", "destroy"];
-        Ok(Self {
-            connection: Connection::new(url)?,
-            owner: Owner::new(prefix),
+        Self {
+            connection: EngineConnection::new(url),
+            owner: UnitOwner::new(prefix),
             grace,
             events: Events::new([("type", &["service", "container"]), ("event", &happenings)]),
             calm: AtomicBool::new(false),
-        })
+        }
     }
 
     /// The service of exactly this name, if there is one.
     async fn named(client: &bollard::Docker, name: &str) -> anyhow::Result<Option<Service>> {
         let inspected = within(QUESTION, client.inspect_service(name, None)).await;
-        let service = found(inspected).map_err(trouble(format!("look at service {name}")))?;
-        // An engine takes the beginning of an id for a name as well.
+        let service = found(inspected).map_err(trouble(format!("look at service `{name}`")))?;
+        // An engine accepts the beginning of an id for a name, too.
         Ok(service.filter(|service| self::name(service) == name))
     }
 
-    /// The unit that a service of ours is, by those of its tasks that are meant to run; `None` where it cannot be told.
+    /// The unit that a service of ours is, by those of its tasks that are meant to run; `None` if
+    /// its labels are wrong.
     async fn unit(
         client: &bollard::Docker,
         service: &Service,
@@ -78,7 +81,7 @@ impl Swarm {
         let (backend, digest) = match labels::unit(&labels_of(service)) {
             Ok(said) => said,
             Err(reason) => {
-                debug!("service {name} of this launcher is not to be told: {reason}");
+                debug!("cannot read the labels of service `{name}` of this launcher: {reason}");
                 return Ok(None);
             }
         };
@@ -94,6 +97,8 @@ impl Swarm {
             digest,
             state: tasks::state(&all),
             containers: tasks::running(&all).into_iter().collect(),
+            // A node has pulled it, and Swarm does not report which image that is.
+            image: None,
         }))
     }
 
@@ -101,7 +106,7 @@ impl Swarm {
     async fn follow(
         client: &bollard::Docker,
         name: &str,
-        told: &(impl Fn(Progress) + Send + Sync),
+        report: &(impl Fn(Progress) + Send + Sync),
     ) -> anyhow::Result<()> {
         let (mut last, mut since) = (None, Instant::now());
         loop {
@@ -116,16 +121,19 @@ impl Swarm {
             if now != last {
                 since = Instant::now();
                 last = now;
-                told(match all.first().and_then(|task| tasks::state_of(task)) {
+                report(match all.first().and_then(|task| tasks::state_of(task)) {
                     Some(TaskState::PREPARING) => Progress::Pulling(None),
                     _ => Progress::Starting,
                 });
             }
             let pulls = matches!(last, Some((_, Some(TaskState::PREPARING))));
             if since.elapsed() > if pulls { PULL } else { STUCK } {
-                let why = all.first().map(|task| tasks::told(task)).unwrap_or_default();
+                let why = all
+                    .first()
+                    .map(|task| tasks::description(task))
+                    .unwrap_or_default();
                 bail!(
-                    "service {name} has not started for {} s: {why}",
+                    "service `{name}` has not started for {} s: {why}",
                     since.elapsed().as_secs()
                 );
             }
@@ -163,7 +171,7 @@ impl Engine for Swarm {
         let mut others: Vec<_> = foreign.collect();
         for container in labelled(&client).await? {
             let labels = container.labels.clone().unwrap_or_default();
-            // Those of tasks are told by Swarm, wherever they run.
+            // Swarm lists those of tasks, wherever they run.
             if !is_task(name_of(&container), &labels) && !self.owner.is_anothers(&labels) {
                 others.extend(other(&client, &container, &labels).await);
             }
@@ -179,15 +187,19 @@ impl Engine for Swarm {
         Ok(inventory)
     }
 
-    async fn start(&self, launch: &Launch, told: impl Fn(Progress) + Send + Sync) -> anyhow::Result<()> {
+    async fn start(
+        &self,
+        launch: &Launch,
+        report: impl Fn(Progress) + Send + Sync,
+    ) -> anyhow::Result<Option<String>> {
         let client = self.connection.client().await?;
-        told(Progress::Starting);
+        report(Progress::Starting);
         let mut networks = Vec::new();
         for network in &launch.definition.networks {
             networks.push(swarm_network(&client, network).await?);
         }
         let name = &launch.name;
-        // Nodes of a swarm are believed to keep logs as this one does.
+        // Assumes that all nodes of a swarm keep logs as this one does.
         let log = self.connection.log(&client).await?;
         let spec = spec::spec(launch, self.owner.labels(launch), networks, self.grace, log);
         match within(WORK, client.create_service(spec, None)).await {
@@ -195,14 +207,16 @@ impl Engine for Swarm {
             Err(error) if status(&error) == Some(409) => {
                 let there = Self::named(&client, name).await?;
                 let there =
-                    there.with_context(|| format!("cannot create service {name}: {}", reason(&error)))?;
+                    there.with_context(|| format!("cannot create service `{name}`: {}", reason(&error)))?;
                 if let Some(whose) = self.owner.stranger(name, &labels_of(&there), &launch.backend) {
-                    bail!("there is a service {name} already, and {whose}");
+                    bail!("service `{name}` already exists, and {whose}");
                 }
             }
-            Err(error) => return Err(trouble(format!("create service {name}"))(error)),
+            Err(error) => return Err(trouble(format!("create service `{name}`"))(error)),
         }
-        Self::follow(&client, name, &told).await
+        Self::follow(&client, name, &report).await?;
+        // The nodes pull, and take what they have if that fails.
+        Ok(None)
     }
 
     async fn remove(&self, name: &str, backend: &BackendId, grace: Duration) -> anyhow::Result<()> {
@@ -211,14 +225,14 @@ impl Engine for Swarm {
             return Ok(());
         };
         if let Some(whose) = self.owner.stranger(name, &labels_of(&service), backend) {
-            bail!("cannot remove service {name}: {whose}; it is left alone");
+            bail!("cannot remove service `{name}`: {whose}; it is left alone");
         }
         // By its id from here on: the name may be another service's in the next moment.
         let id = service.id.as_deref().unwrap_or_default();
         let removed = within(WORK, client.delete_service(id)).await;
-        found(removed).map_err(trouble(format!("remove service {name}")))?;
-        // The service is gone at once, its container only after its time to end. All tasks are looked through: that one is
-        // to end is not noted in the same moment.
+        found(removed).map_err(trouble(format!("remove service `{name}`")))?;
+        // The service is gone at once, its container only after its time to end. All tasks are
+        // looked through: that one is to end is not noted in the same moment.
         let start = Instant::now();
         loop {
             let all = tasks(&client, HashMap::new()).await?;
@@ -228,7 +242,7 @@ impl Engine for Swarm {
             }
             if start.elapsed() > grace.max(self.grace) + WORK {
                 bail!(
-                    "cannot stop the container of service {name}: Swarm has removed the service, and its task does not end"
+                    "cannot stop the container of service `{name}`: Swarm has removed the service, but its task does not end"
                 );
             }
             sleep(LOOK / 2).await;
@@ -240,7 +254,7 @@ impl Engine for Swarm {
             let client = self.connection.client().await?;
             let listed = tasks(&client, [("service", vec![name])].into()).await?;
             let all = tasks::newest_first(&listed);
-            // One that no node has made a container for has printed nothing, and Swarm would wait for it.
+            // A task without a container has printed nothing, and Swarm would wait for it.
             let task = all.iter().find(|task| tasks::container(task).is_some());
             let id = task
                 .and_then(|task| task.id.as_deref())
@@ -272,24 +286,24 @@ async fn tasks(client: &bollard::Docker, filters: HashMap<&str, Vec<&str>>) -> a
 /// The id of a network of the swarm, by exactly this name.
 async fn swarm_network(client: &bollard::Docker, name: &NetworkName) -> anyhow::Result<String> {
     let inspected = within(QUESTION, client.inspect_network(name.as_str(), None)).await;
-    let inspected = found(inspected).map_err(failed(format!("look for network {name}")))?;
+    let inspected = found(inspected).map_err(failed(format!("look for network `{name}`")))?;
     let exact = inspected.filter(|network| network.name.as_deref() == Some(name.as_str()));
     let network = exact.with_context(|| {
         format!(
-            "network {name} is not there: create it with `docker network create --driver overlay --attachable {name}`"
+            "network `{name}` does not exist: create it with `docker network create --driver overlay --attachable {name}`"
         )
     })?;
     if network.scope.as_deref() != Some("swarm") {
-        bail!("network {name} is not one of the swarm, such as an overlay network");
+        bail!("network `{name}` is not a network of the swarm: create it with `--driver overlay`");
     }
-    network.id.with_context(|| format!("network {name} has no id"))
+    network.id.with_context(|| format!("network `{name}` has no id"))
 }
 
-/// As [`failed`], and says so where the engine is no manager of a swarm.
+/// As [`failed`], and says if the engine is not a manager of a swarm.
 fn trouble(what: impl std::fmt::Display) -> impl FnOnce(Error) -> anyhow::Error {
     move |error| match status(&error) {
         Some(503) => anyhow!(
-            "cannot {what}: the engine is no manager of a swarm: {}",
+            "cannot {what}: the engine is not a manager of a swarm: {}",
             reason(&error)
         ),
         _ => failed(what)(error),

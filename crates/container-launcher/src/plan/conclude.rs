@@ -1,15 +1,29 @@
-//! What is said of a backend once all is decided on it.
+//! What is reported of a backend once everything about it is decided.
 
-use mayfly_core::launching::{Backend, Phase};
+use mayfly_core::launching::{Backend, GivenUp, Phase};
 
-use super::draft::{Case, Draft};
-use super::{Moment, Plan, Planner};
+use super::draft::{BackendCase, BackendDraft};
+use super::{ClockReading, LaunchPlan, Planner};
 use crate::engine::{Progress, Unit};
 
 impl Planner {
-    /// Removes what is half made, and says how a backend is.
-    pub(super) fn conclude(&self, draft: &mut Draft, plan: &mut Plan) {
-        let Draft {
+    /// Removes what is half made, and reports the state of a backend.
+    pub(super) fn conclude(&self, draft: &mut BackendDraft, plan: &mut LaunchPlan) {
+        let backend = draft.case.backend;
+        let request = draft.case.situation.view.relaunches().get(backend).copied();
+        if let Some(revision) = request {
+            let outcome = draft.relaunched();
+            if outcome == Some(Ok(())) {
+                plan.relaunched.push(backend.clone());
+            }
+            let reason = outcome.and_then(Result::err);
+            let given_up = reason.map(|reason| GivenUp { revision, reason });
+            draft.memory.given_up = given_up.map(|given_up| (given_up, draft.case.now.at));
+        }
+        if let Some(given_up) = draft.memory.given_up(draft.case.now.at) {
+            plan.given_up.insert(backend.clone(), given_up);
+        }
+        let BackendDraft {
             case,
             memory,
             units,
@@ -18,14 +32,14 @@ impl Planner {
             victims,
             ..
         } = draft;
-        let Case {
+        let BackendCase {
             backend,
             needed,
             live,
             now,
             ..
         } = case;
-        // Half made by somebody who died; one whose name is used again is finished then.
+        // Half made by a launcher that died; one whose name is used again is completed then.
         for unit in &units.made {
             if !draft.started.contains(&unit.name) {
                 plan.removes.push(((*backend).clone(), unit.name.clone()));
@@ -43,6 +57,7 @@ impl Planner {
             (Some(true), Some(Err(reason))) => Some(reason.clone()),
             _ => None,
         };
+        let may_start = refusal.is_none();
         let trouble = match (*needed, &recipe, refusal.clone()) {
             (Some(true), None, _) => Some(Phase::NoDefinition),
             (_, _, refusal) => refusal.map(|reason| Phase::Failed { reason }),
@@ -65,6 +80,7 @@ impl Planner {
                 Progress::Starting => 1,
             });
         let phase = match (trouble, starting, draft.hindrance.take()) {
+            (Some(_), _, Some(waiting)) if live == 0 => waiting,
             (Some(trouble), _, _) if live == 0 => trouble,
             (_, Some(Progress::Pulling(percent)), _) => Phase::Pulling { percent },
             (_, Some(Progress::Starting), _) => Phase::Starting,
@@ -87,11 +103,17 @@ impl Planner {
                 phase,
                 wanted,
                 live,
-                failures: memory.failures(),
-                // What runs and could not be started now says so, before it has to be.
-                failure: memory.reason().or(refusal),
-                next_try: memory.next_try(now.at).map(Moment::text),
+                images: units.good.iter().filter_map(|unit| unit.image.clone()).collect(),
+                // What may not be started is not tried, however often it failed before.
+                failures: if may_start { memory.failures() } else { 0 },
+                // A running backend that could not be started again says so beforehand.
+                failure: refusal.or(memory.reason()),
+                next_try: memory
+                    .next_try(now.at)
+                    .filter(|_| may_start)
+                    .map(ClockReading::text),
                 output: memory.output().to_vec(),
+                not_pulled: memory.not_pulled.clone(),
             },
         );
     }

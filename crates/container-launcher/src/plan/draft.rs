@@ -1,25 +1,26 @@
-//! What there is of one backend, before anything is decided: its units sorted by how they are, its recipe, and what it lacks.
+//! The facts about one backend, before anything is decided: its units sorted by state, its recipe,
+//! and what it lacks.
 
 use std::collections::BTreeSet;
 
 use mayfly_core::launching::Phase;
 use mayfly_core::version::BackendId;
 
-use super::memory::Memory;
+use super::memory::BackendMemory;
 use super::places::Wish;
-use super::{Doing, Moment, Plan, Planner, Situation, drains};
+use super::{ClockReading, Doing, LaunchPlan, Planner, Situation, drains};
+use crate::desired::LiveInstances;
 use crate::engine::{Inventory, Progress, Unit, UnitState};
-use crate::observe::Live;
-use crate::want::Recipe;
+use crate::recipe::Recipe;
 
 /// One backend in a situation.
-pub(super) struct Case<'a> {
+pub(super) struct BackendCase<'a> {
     pub(super) backend: &'a BackendId,
     /// Whether some environment resolves to it, and whether one of them asks for that very version.
     pub(super) needed: Option<bool>,
-    pub(super) live: Live,
+    pub(super) live: LiveInstances,
     pub(super) situation: &'a Situation<'a>,
-    pub(super) now: Moment,
+    pub(super) now: ClockReading,
 }
 
 /// The units of one backend, sorted.
@@ -38,13 +39,13 @@ pub(super) struct Units<'a> {
 }
 
 /// What is decided on one backend, step by step.
-pub(super) struct Draft<'a> {
-    pub(super) case: Case<'a>,
-    pub(super) memory: Memory,
+pub(super) struct BackendDraft<'a> {
+    pub(super) case: BackendCase<'a>,
+    pub(super) memory: BackendMemory,
     pub(super) units: Units<'a>,
     /// How its units are started, if there is a definition; or why they may not be.
     pub(super) recipe: Option<Result<Recipe, String>>,
-    /// How many instances somebody else runs.
+    /// How many instances run that no launcher has started.
     pub(super) others: usize,
     /// How many instances there are less than its definition wants.
     pub(super) lacks: usize,
@@ -56,17 +57,38 @@ pub(super) struct Draft<'a> {
     pub(super) started: Vec<String>,
     /// The units that are too many.
     pub(super) victims: Vec<&'a Unit>,
-    /// Whether something of it is on its way out.
+    /// Whether some of its units are being retired.
     pub(super) retiring: bool,
 }
 
-impl Draft<'_> {
+impl BackendDraft<'_> {
     /// How many units there are or will be.
     pub(super) fn count(&self) -> usize {
         self.units.good.len() + self.units.starting.len() + self.started.len()
     }
 
-    /// How many places it wants. Somebody else may be about to start what they are waited for with.
+    /// The outcome of a request to relaunch it: `None` while something is left to do; an error says
+    /// why it is given up.
+    pub(super) fn relaunched(&self) -> Option<Result<(), String>> {
+        let given_up = |reason: &str| Some(Err(reason.to_owned()));
+        let recipe = match (&self.recipe, self.case.needed) {
+            (Some(Ok(recipe)), Some(true)) => recipe,
+            (Some(Err(reason)), Some(true)) => return given_up(reason),
+            (None, Some(true)) => return given_up("it has no service definition"),
+            (_, Some(false) | None) => return given_up("no environment names exactly this version"),
+        };
+        let new = self.units.good.iter().filter(|unit| recipe.made(unit)).count();
+        let settled = self.lacks == 0 && self.units.starting.is_empty() && !self.units.leaving;
+        if !settled {
+            None
+        } else if new == 0 {
+            given_up("it runs in instances that this launcher did not start")
+        } else {
+            (new == self.units.good.len()).then_some(Ok(()))
+        }
+    }
+
+    /// How many places it wants: none more while the launcher waits for another instance to appear.
     pub(super) fn wish(&self) -> Wish {
         let has = self.count();
         let is_waited_for = matches!(self.hindrance, Some(Phase::Waiting));
@@ -86,10 +108,15 @@ impl Draft<'_> {
 }
 
 impl Planner {
-    /// What there is of a backend, and what it lacks.
-    pub(super) fn draft<'a>(&self, case: Case<'a>, mut memory: Memory, plan: &mut Plan) -> Draft<'a> {
+    /// The facts about a backend, and what it lacks.
+    pub(super) fn draft<'a>(
+        &self,
+        case: BackendCase<'a>,
+        mut memory: BackendMemory,
+        plan: &mut LaunchPlan,
+    ) -> BackendDraft<'a> {
         let units = self.sort(&case, &mut memory, plan);
-        let Case {
+        let BackendCase {
             backend,
             needed,
             live,
@@ -98,24 +125,34 @@ impl Planner {
         } = &case;
         let others = others(backend, live, situation.inventory);
         let definition = situation.view.definition(&backend.service);
-        let recipe = definition.map(|definition| Recipe::new(backend, definition, &self.terms));
+        let again = situation.view.relaunches().get(backend);
+        let recipe = definition.map(|definition| {
+            let recipe = Recipe::new(backend, definition, &self.terms)?;
+            Ok(again.map_or(recipe.clone(), |revision| recipe.again(*revision)))
+        });
         let mut lacks = 0;
         if let Some(Ok(recipe)) = &recipe {
             memory.tried_by(recipe.digest());
             if *needed == Some(true) {
-                let fresh = units.good.iter().filter(|unit| unit.digest == recipe.digest());
+                let fresh = units.good.iter().filter(|unit| recipe.made(unit));
                 let there = others + fresh.count() + units.starting.len();
                 lacks = recipe.instances.saturating_sub(there);
             }
         }
+        // An instance may be about to be registered, whether or not this launcher can start one.
+        let is_unstartable = *needed == Some(true)
+            && !matches!(recipe, Some(Ok(_)))
+            && live.containers.is_empty()
+            && live.elsewhere == 0;
         let hindrance = match lacks {
+            0 if is_unstartable => self.patience(&mut memory, *now, plan),
             0 => {
                 memory.lacking_since = None;
                 None
             }
             _ => self.hindrance(&mut memory, *now, plan),
         };
-        Draft {
+        BackendDraft {
             units,
             recipe,
             others,
@@ -130,23 +167,46 @@ impl Planner {
         }
     }
 
-    /// What stands in the way of a start before it is asked for a place.
-    fn hindrance(&self, memory: &mut Memory, now: Moment, plan: &mut Plan) -> Option<Phase> {
-        if !memory.has_started && memory.failures() == 0 {
-            let due = *memory.lacking_since.get_or_insert(now.at) + self.terms.patience;
-            if now.at < due {
-                plan.look_again(due);
-                return Some(Phase::Waiting);
-            }
+    /// What prevents a start, apart from the number of places.
+    fn hindrance(
+        &self,
+        memory: &mut BackendMemory,
+        now: ClockReading,
+        plan: &mut LaunchPlan,
+    ) -> Option<Phase> {
+        if let Some(waiting) = self.patience(memory, now, plan) {
+            return Some(waiting);
         }
         let next_try = memory.next_try(now.at)?;
         plan.look_again(next_try.at);
         memory.reason().map(|reason| Phase::Failed { reason })
     }
 
+    /// Somebody else has some time to come first, unless that was waited for already.
+    fn patience(
+        &self,
+        memory: &mut BackendMemory,
+        now: ClockReading,
+        plan: &mut LaunchPlan,
+    ) -> Option<Phase> {
+        if memory.has_started || memory.failures() > 0 {
+            return None;
+        }
+        let due = *memory.lacking_since.get_or_insert(now.at) + self.terms.patience;
+        (now.at < due).then(|| {
+            plan.look_again(due);
+            Phase::Waiting
+        })
+    }
+
     /// Sorts the units of a backend, and plans to clear those that have failed.
-    fn sort<'a>(&self, case: &Case<'a>, memory: &mut Memory, plan: &mut Plan) -> Units<'a> {
-        let Case {
+    fn sort<'a>(
+        &self,
+        case: &BackendCase<'a>,
+        memory: &mut BackendMemory,
+        plan: &mut LaunchPlan,
+    ) -> Units<'a> {
+        let BackendCase {
             backend,
             live,
             situation,
@@ -191,7 +251,7 @@ impl Planner {
                     let since = *remembered.running_since.get_or_insert(now.at);
                     remembered.has_answered |= unit.containers.iter().any(|id| live.containers.contains(id));
                     let limit = since + self.terms.start_timeout;
-                    // While the registry is in doubt, its silence says nothing of a container.
+                    // While deletions are withheld, a missing entry says nothing about a container.
                     if remembered.has_answered || now.at < limit || situation.guard.is_some() {
                         if !remembered.has_answered && now.at < limit {
                             plan.look_again(limit);
@@ -199,8 +259,8 @@ impl Planner {
                         sorted.good.push(unit);
                     } else {
                         let reason = format!(
-                            "it runs, but was not registered as answering within {}: does it answer its check, and does \
-                             `container-registrar docker` run on its host?",
+                            "it runs, but was not registered as answering within {}: see whether it passes its check and \
+                             whether `container-registrar docker` runs on its host",
                             humantime::format_duration(self.terms.start_timeout)
                         );
                         plan.clears.push(((*backend).clone(), unit.name.clone(), reason));
@@ -214,8 +274,9 @@ impl Planner {
     }
 }
 
-/// How many instances somebody else runs: as registered, or as labelled containers that may be about to be.
-fn others(backend: &BackendId, live: &Live, inventory: &Inventory) -> usize {
+/// How many instances run that no launcher has started: registered ones, or labelled containers
+/// that may be about to be.
+fn others(backend: &BackendId, live: &LiveInstances, inventory: &Inventory) -> usize {
     let ours: BTreeSet<&String> = inventory.units.iter().flat_map(|unit| &unit.containers).collect();
     let registered = live.containers.iter().filter(|id| !ours.contains(id)).count();
     let labelled = inventory.others.get(backend).copied().unwrap_or_default();

@@ -1,30 +1,37 @@
-//! What a plan depends on and no look at etcd or the engine shows: since when something has been so, and how often starting
-//! a backend has failed.
+//! What a plan depends on and neither etcd nor the engine shows: since when something has been so,
+//! and how often starting a backend has failed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use mayfly_core::launching::GivenUp;
 use mayfly_daemon::retry::Backoff;
 
-use super::Moment;
+use super::ClockReading;
 
-/// How long a backend has to answer before its failures are forgotten: one that fails soon after its start fails again.
+/// How long a backend must answer before its failures are forgotten: one that fails soon after its
+/// start fails again.
 const SETTLED: Duration = Duration::from_secs(60);
-/// How long a backend that is gone is remembered: an environment that changes back and forth gets no new tries by that.
+/// How long a backend that is gone is remembered: an environment that changes back and forth must
+/// not get new tries.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// What is remembered of one backend.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct BackendMemory {
     /// Since when it has lacked an instance.
     pub(super) lacking_since: Option<Instant>,
-    /// Since when nobody has needed it.
-    pub(super) unused_since: Option<Moment>,
-    /// Whether we have started one: then nobody else is waited for.
+    /// Since when no environment has needed it.
+    pub(super) unused_since: Option<ClockReading>,
+    /// Whether we have started one: then the launcher waits for no other instance.
     pub(super) has_started: bool,
-    /// What the recipe of now came to.
+    /// Why an operator's last request to relaunch it was given up, if it was, and when.
+    pub(super) given_up: Option<(GivenUp, Instant)>,
+    /// Why the image of the last one that was started could not be pulled, if it was to be.
+    pub(super) not_pulled: Option<String>,
+    /// The digest of the present recipe.
     digest: String,
-    failure: Option<Failure>,
+    failure: Option<LaunchFailure>,
     answering_since: Option<Instant>,
     units: BTreeMap<String, UnitMemory>,
 }
@@ -41,16 +48,16 @@ pub(super) struct UnitMemory {
 }
 
 #[derive(Debug)]
-struct Failure {
-    /// By which recipe it was started: by another one it may work.
+struct LaunchFailure {
+    /// The recipe by which it was started: another one may work.
     digest: String,
     reason: String,
     output: Vec<String>,
     backoff: Backoff,
-    next_try: Moment,
+    next_try: ClockReading,
 }
 
-impl Memory {
+impl BackendMemory {
     pub(super) fn unit(&mut self, name: &str) -> &mut UnitMemory {
         self.units.entry(name.to_owned()).or_default()
     }
@@ -60,12 +67,12 @@ impl Memory {
         self.units.get(name).is_some_and(|unit| unit.has_answered)
     }
 
-    /// Forgets the units that are not there any more.
+    /// Forgets the units that are gone.
     pub(super) fn keep_units(&mut self, is_there: impl Fn(&str) -> bool) {
         self.units.retain(|name, _| is_there(name));
     }
 
-    /// Forgets failures by another recipe than that of now.
+    /// Forgets failures of other recipes than the present one.
     pub(super) fn tried_by(&mut self, digest: &str) {
         if self
             .failure
@@ -82,7 +89,7 @@ impl Memory {
         reason: String,
         output: Vec<String>,
         (first, cap): (Duration, Duration),
-        now: Moment,
+        now: ClockReading,
     ) {
         self.answering_since = None;
         let mut backoff = match self.failure.take() {
@@ -90,7 +97,7 @@ impl Memory {
             None => Backoff::new(first, cap),
         };
         let next_try = now.after(backoff.next_delay());
-        self.failure = Some(Failure {
+        self.failure = Some(LaunchFailure {
             digest: self.digest.clone(),
             reason,
             output,
@@ -99,8 +106,9 @@ impl Memory {
         });
     }
 
-    /// Notes that it answers; forgets its failures once it has done so for long, and says when that will be.
-    pub(super) fn settle(&mut self, now: Moment) -> Option<Instant> {
+    /// Notes that it answers; forgets its failures once it has done so for long, and returns when
+    /// that will be.
+    pub(super) fn settle(&mut self, now: ClockReading) -> Option<Instant> {
         self.failure.as_ref()?;
         let settled = *self.answering_since.get_or_insert(now.at) + SETTLED;
         if now.at < settled {
@@ -128,16 +136,29 @@ impl Memory {
             .map_or(&[], |failure| failure.output.as_slice())
     }
 
+    /// Why an operator's last request was given up: reported as long as there are units, and long
+    /// enough for an operator to read it.
+    pub(super) fn given_up(&mut self, now: Instant) -> Option<GivenUp> {
+        let is_old = |(_, since): &(GivenUp, Instant)| now.saturating_duration_since(*since) >= REMEMBERED;
+        if self.units.is_empty() && self.given_up.as_ref().is_some_and(is_old) {
+            self.given_up = None;
+        }
+        self.given_up.as_ref().map(|(given_up, _)| given_up.clone())
+    }
+
     /// When the next try is, if that is still to come.
-    pub(super) fn next_try(&self, now: Instant) -> Option<Moment> {
+    pub(super) fn next_try(&self, now: Instant) -> Option<ClockReading> {
         let next_try = self.failure.as_ref()?.next_try;
         (next_try.at > now).then_some(next_try)
     }
 
-    /// Whether nothing of it matters any more.
+    /// Whether nothing of it matters any longer.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
+        if self.given_up.is_some() {
+            return false;
+        }
         let gone = self.units.is_empty() && self.unused_since.is_some();
-        let long_ago = |since: Moment| now.saturating_duration_since(since.at) >= REMEMBERED;
+        let long_ago = |since: ClockReading| now.saturating_duration_since(since.at) >= REMEMBERED;
         let never_mattered = !self.has_started && self.failure.is_none();
         gone && (never_mattered || self.unused_since.is_some_and(long_ago))
             || never_mattered

@@ -1,19 +1,19 @@
-//! Who gets the places of `--max-containers`. They are handed out in turns: one to each backend that an environment needs,
-//! then a second one to each that wants two, and so on; what is left then is for containers that nobody needs at present. So
-//! neither a definition with a hundred instances nor what nobody needs keeps anybody from a first instance.
+//! Which backends get the places of `--max-containers`. They are handed out in turns: one to each
+//! backend that an environment needs, then a second one to each that wants two, and so on. The rest
+//! is for containers that no environment needs at present. So every backend that is needed gets its
+//! first instance before another gets its second one.
 
 /// What a backend wants of the places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wish {
-    /// How many it wants.
     pub(super) wants: usize,
-    /// How many it has.
     pub(super) has: usize,
     /// Whether some environment needs it.
     pub(super) is_needed: bool,
 }
 
-/// How many places each has of so many. Within a turn whoever has that place keeps it; then the first ones come first.
+/// How many of the places each gets. Within a turn a backend that has its place keeps it; then the
+/// order decides.
 pub(super) fn hand_out(wishes: &[Wish], mut places: usize) -> Vec<usize> {
     let mut given = vec![0; wishes.len()];
     for is_needed in [true, false] {
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// `100/4` wants a hundred and has four; `1/1?` is one that nobody needs.
+    /// `100/4` wants a hundred and has four; `1/1?` is one that no environment needs.
     fn check(wishes: &str, places: usize, expected: &[usize]) {
         let wish = |text: &str| {
             let (wants, has) = text.trim_end_matches('?').split_once('/').unwrap();
@@ -69,13 +69,13 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_place_keeps_it_from_others_of_the_same_turn() {
+    fn within_a_turn_a_backend_keeps_its_place() {
         check("1/0 1/1", 1, &[0, 1]);
         check("2/1 2/2", 3, &[1, 2]);
     }
 
     #[test]
-    fn what_nobody_needs_has_what_is_left() {
+    fn backends_that_are_not_needed_get_the_rest() {
         check("3/3? 2/0", 4, &[2, 2]);
         check("3/3? 9/0", 4, &[0, 4]);
         check("3/3? 1/1", 9, &[3, 1]);
@@ -95,7 +95,7 @@ mod tests {
             for (one, got) in wishes.iter().zip(&given) {
                 prop_assert!(*got <= one.wants);
                 for (other, has) in wishes.iter().zip(&given) {
-                    // Nobody is two places ahead of one who is needed and wants another.
+                    // None is two places ahead of one that is needed and wants another.
                     prop_assert!(!one.is_needed || *got == one.wants || *has <= got + 1, "{:?} {:?}", other, given);
                 }
             }

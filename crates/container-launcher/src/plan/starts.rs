@@ -1,16 +1,17 @@
-//! The starts of a plan: who may begin, in turns.
+//! The starts of a plan, in turns.
 
 use std::collections::BTreeSet;
 
 use mayfly_core::launching::Phase;
 
-use super::draft::Draft;
-use super::{Doing, Plan, Planner, Situation};
+use super::draft::BackendDraft;
+use super::{Doing, LaunchPlan, Planner, Situation};
 use crate::naming;
 
 impl Planner {
-    /// Plans to start what is missing, in turns as well: next is who has the fewest, and what has failed comes last.
-    pub(super) fn start(&self, drafts: &mut [Draft], situation: &Situation, plan: &mut Plan) {
+    /// Plans to start what is missing, in turns as well: next is the backend with the fewest; those
+    /// that have failed come last.
+    pub(super) fn start(&self, drafts: &mut [BackendDraft], situation: &Situation, plan: &mut LaunchPlan) {
         let (mut there, mut under_way) = load(situation);
         let mut is_busy = false;
         while let Some(draft) = drafts
@@ -18,7 +19,7 @@ impl Planner {
             .filter(|draft| draft.missing > draft.started.len())
             .min_by_key(|draft| (draft.memory.failures() > 0, draft.count()))
         {
-            // What has failed leaves half of the places to what may work.
+            // Backends that have failed leave half of the places to those that may work.
             let most = match draft.memory.failures() {
                 0 => self.terms.starts_at_once,
                 _ => self.terms.starts_at_once.div_ceil(2),

@@ -4,10 +4,12 @@ use mayfly_core::keys::KeySpace;
 use proptest::prelude::*;
 
 use super::*;
+use crate::desired::tests::view;
 use crate::engine::UnitState;
-use crate::observe::tests::view;
-use crate::want::tests::terms;
+use crate::recipe::tests::terms;
 
+mod again;
+mod patience;
 mod turns;
 
 /// All that a plan goes by, to be changed step by step.
@@ -17,7 +19,7 @@ struct Stage {
     inventory: Inventory,
     busy: BTreeMap<String, (BackendId, Doing)>,
     guard: Option<&'static str>,
-    now: Moment,
+    now: ClockReading,
 }
 
 impl Stage {
@@ -29,7 +31,7 @@ impl Stage {
             inventory: Inventory::default(),
             busy: BTreeMap::new(),
             guard: None,
-            now: Moment::now(),
+            now: ClockReading::now(),
         };
         stage.environment("a", "x", "1");
         stage.definition("x", "");
@@ -67,7 +69,7 @@ impl Stage {
         let digest = {
             let view = self.view();
             let definition = view.definition(&"x".parse().unwrap()).unwrap();
-            Recipe::new(&x1(), definition, self.planner.terms())
+            Recipe::new(&x1(), definition, &self.planner.terms)
                 .unwrap()
                 .digest()
                 .to_owned()
@@ -78,6 +80,7 @@ impl Stage {
             digest,
             state,
             containers: vec![format!("c{number}")],
+            image: Some(format!("00000000000{number}")),
         });
     }
 
@@ -96,7 +99,7 @@ impl Stage {
         view(&entries)
     }
 
-    fn after(&mut self, seconds: u64) -> Plan {
+    fn after(&mut self, seconds: u64) -> LaunchPlan {
         self.now = self.now.after(Duration::from_secs(seconds));
         let view = self.view();
         let situation = Situation {
@@ -126,18 +129,18 @@ fn name(number: usize) -> String {
     naming::unit(&KeySpace::default(), &x1(), number)
 }
 
-fn started(plan: &Plan) -> Vec<&str> {
+fn started(plan: &LaunchPlan) -> Vec<&str> {
     plan.starts
         .iter()
         .map(|(_, launch)| launch.name.as_str())
         .collect()
 }
 
-fn removed(plan: &Plan) -> Vec<&str> {
+fn removed(plan: &LaunchPlan) -> Vec<&str> {
     plan.removes.iter().map(|(_, name)| name.as_str()).collect()
 }
 
-fn phase(plan: &Plan) -> String {
+fn phase(plan: &LaunchPlan) -> String {
     plan.backends
         .get(&x1())
         .map_or("nothing".to_owned(), |state| state.phase.to_string())
@@ -202,17 +205,21 @@ fn phases_of_a_start() {
     assert_eq!(phase(&plan), "running");
     let state = &plan.backends[&x1()];
     assert_eq!((state.wanted, state.live, state.failures), (1, 1, 0));
+    assert_eq!(state.images, ["000000000001".to_owned()].into());
 }
 
 #[test]
 fn no_definition_and_a_definition_that_does_not_fit_are_told_and_start_nothing() {
     let mut stage = Stage::new();
     stage.keys.remove("services/x");
+    // At first it may be about to be registered.
+    let plan = stage.after(0);
+    assert_eq!((phase(&plan).as_str(), plan.again.is_some()), ("waiting", true));
     assert_eq!(phase(&stage.after(10)), "no definition");
     stage.definition("x", r#", "versions": ">=2""#);
     let plan = stage.after(10);
     assert!(
-        phase(&plan).contains("failed: version 1 is none that"),
+        phase(&plan).contains("failed: the definition of x does not allow version 1"),
         "{}",
         phase(&plan)
     );
@@ -509,7 +516,7 @@ fn an_environment_that_changes_back_and_forth_starts_nothing_twice() {
 
 /// What may happen between two plans.
 #[derive(Debug, Clone)]
-enum Event {
+enum PlanEvent {
     Need(bool),
     Instances(u8),
     /// The engine carries out the last plan, or does nothing.
@@ -520,15 +527,15 @@ enum Event {
     Wait(u16),
 }
 
-fn any_event() -> impl Strategy<Value = Event> {
+fn any_event() -> impl Strategy<Value = PlanEvent> {
     prop_oneof![
-        1 => any::<bool>().prop_map(Event::Need),
-        1 => (1u8..5).prop_map(Event::Instances),
-        3 => any::<bool>().prop_map(Event::Engine),
-        1 => (1usize..6).prop_map(Event::Dies),
-        2 => (1usize..6).prop_map(Event::Answers),
-        1 => Just(Event::Fails),
-        2 => (0u16..5000).prop_map(Event::Wait),
+        1 => any::<bool>().prop_map(PlanEvent::Need),
+        1 => (1u8..5).prop_map(PlanEvent::Instances),
+        3 => any::<bool>().prop_map(PlanEvent::Engine),
+        1 => (1usize..6).prop_map(PlanEvent::Dies),
+        2 => (1usize..6).prop_map(PlanEvent::Answers),
+        1 => Just(PlanEvent::Fails),
+        2 => (0u16..5000).prop_map(PlanEvent::Wait),
     ]
 }
 
@@ -543,14 +550,14 @@ proptest! {
         for event in events {
             let mut wait = 0;
             match event {
-                Event::Need(true) => stage.environment("a", "x", "1"),
-                Event::Need(false) => drop(stage.keys.remove("environments/a")),
-                Event::Instances(count) => {
+                PlanEvent::Need(true) => stage.environment("a", "x", "1"),
+                PlanEvent::Need(false) => drop(stage.keys.remove("environments/a")),
+                PlanEvent::Instances(count) => {
                     most = most.max(usize::from(count));
                     stage.definition("x", &format!(r#", "instances": {count}"#));
                 }
-                Event::Engine(false) => {}
-                Event::Engine(true) => {
+                PlanEvent::Engine(false) => {}
+                PlanEvent::Engine(true) => {
                     let gone: Vec<String> = plan.removes.iter().map(|(_, name)| name.clone())
                         .chain(plan.clears.iter().map(|(_, name, _)| name.clone())).collect();
                     stage.inventory.units.retain(|unit| !gone.contains(&unit.name));
@@ -560,7 +567,7 @@ proptest! {
                         stage.unit(number, UnitState::Running);
                     }
                 }
-                Event::Dies(number) => {
+                PlanEvent::Dies(number) => {
                     stage.keys.remove(&format!("backends/x/1/10.0.0.{number}:80"));
                     for unit in &mut stage.inventory.units {
                         if unit.name == name(number) {
@@ -568,14 +575,14 @@ proptest! {
                         }
                     }
                 }
-                Event::Answers(number) => {
+                PlanEvent::Answers(number) => {
                     let runs = |unit: &Unit| unit.name == name(number) && unit.state == UnitState::Running;
                     if stage.inventory.units.iter().any(runs) {
                         stage.instance(u8::try_from(number).unwrap(), &format!("c{number}"));
                     }
                 }
-                Event::Fails => stage.fails("why"),
-                Event::Wait(seconds) => wait = u64::from(seconds),
+                PlanEvent::Fails => stage.fails("why"),
+                PlanEvent::Wait(seconds) => wait = u64::from(seconds),
             }
             plan = stage.after(wait);
             prop_assert!(stage.inventory.units.len() + plan.starts.len() <= most * 2);

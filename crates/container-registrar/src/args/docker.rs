@@ -1,43 +1,47 @@
 //! The arguments of `docker`.
 
-use std::fmt;
-use std::str::FromStr;
-use std::time::Duration;
-
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _};
-use mayfly_daemon::args::interval;
+use mayfly_daemon::docker::EngineUrl;
 
 use super::{Arguments, Keeping};
-use crate::location::Host;
+use crate::location::AdvertisedHost;
 
 const MORE: &str = "\
 Labels of a container:
   mayfly.service=backend   the service; only containers with this label are registered
   mayfly.version=0.0.1     its version [default: the tag of the image]
-  mayfly.port=8080         the port in the container [default: the only one that is exposed]
-  mayfly.check=/health     register it only while it answers: tcp, or a path
-  mayfly.protocol=h2c      what it speaks: http (the default) or h2c
+  mayfly.port=8080         the port in the container [default: the only exposed one]
+  mayfly.check=/health     the check that it must pass to be registered: tcp, or a path
+  mayfly.check-host=NAME   the Host header of a check by path [default: SERVICE.service, as callers do]
+  mayfly.protocol=h2c      its protocol: http (the default) or h2c
   mayfly.weight=50         its share of the requests, 0 to 256 [default: 100]
-A HEALTHCHECK of the image counts as well. A container whose labels break a rule is set aside; all others go on.
+  mayfly.prefix=/mayfly    the key prefix of its Mayfly, if several share an engine [default: any]
+A HEALTHCHECK of the image counts, too. A container with a wrong or misspelt label is set aside; the
+others are not affected. In a swarm, label the containers (--container-label), not the service.
 
-A container is marked as draining when the engine sends it its stop signal, and gone when its process is. When this
-program ends, its containers live on: it leaves their entries to their lease (--ttl), and whoever is started within that
-time takes them over, so a restart is no outage.
+A container on the network of another (network_mode: service:x) is registered at the address of x.
+When x restarts, the engine leaves the container without a network. The container is then set aside
+until it restarts, too.
 
-It only reads: GET /version, /_ping, /events, /containers/json and /containers/ID/json.
+A container is draining from the moment the engine sends it its stop signal, and deregistered when
+its process ends. When this program ends, its containers keep running. It leaves their entries to
+the lease (--ttl), and a registrar that starts within that time takes them over: a restart causes no
+outage.
+
+It only reads: GET /version, /_ping, /events, /containers/json and /containers/ID/json. If tasks of a
+swarm run here, also /services, where the engine is a manager and allows it.
 
 Examples:
-  container-registrar docker                              # the containers have one network each
+  container-registrar docker                              # each container has one network
   container-registrar docker --network mayfly
   container-registrar docker --published --host 10.0.0.5
   container-registrar docker --docker tcp://docker-read:2375 --network demo_default";
 
-/// The arguments of `docker`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = MORE, after_long_help = MORE)]
-pub struct Docker {
-    /// Where the engine listens: unix:// and a path, or tcp:// with host and port
+pub struct DockerArguments {
+    /// Uses the engine at this URL: unix:// with a path, or tcp:// with host and port
     #[arg(
         long,
         env = "DOCKER_HOST",
@@ -46,7 +50,8 @@ pub struct Docker {
     )]
     pub docker: EngineUrl,
 
-    /// Register the containers' addresses on this network [default: on the only one that a container has]
+    /// Registers containers by their address on this network [default: the only network of a
+    /// container]
     #[arg(
         long,
         env = "MAYFLY_NETWORK",
@@ -55,80 +60,45 @@ pub struct Docker {
     )]
     pub network: Option<String>,
 
-    /// Register the host's address with the ports at which the containers are published
+    /// Registers containers by the host's address and their published ports
     #[arg(long, env = "MAYFLY_PUBLISHED")]
     pub published: bool,
 
-    /// With --published, the host: an IP address, a host name, or `auto` for the address that leads to etcd
+    /// Names the host for --published: an IP address, a host name or `auto`
+    ///
+    /// `auto` is the address from which this host reaches etcd or, if etcd is on loopback, the
+    /// address of the default route. With a loopback address, ports that are published on loopback
+    /// are registered, too.
     #[arg(long, env = "MAYFLY_HOST", value_name = "HOST", default_value = "auto")]
-    pub host: Host,
+    pub host: AdvertisedHost,
 
     /// How they are checked and kept.
     #[command(flatten)]
     pub keeping: Keeping,
-
-    /// How often to list all containers although nothing has happened
-    #[arg(long, env = "MAYFLY_LIST_AGAIN", value_name = "TIME", default_value = "1min", value_parser = interval)]
-    pub list_again: Duration,
 }
 
-impl Docker {
+impl DockerArguments {
     pub(super) fn check(&self) -> Result<(), clap::Error> {
-        let Host::Tls(_) = self.host else { return Ok(()) };
+        let AdvertisedHost::Tls(_) = self.host else {
+            return Ok(());
+        };
         let text = format!(
-            "{} cannot be the host of containers: they are asked in clear text",
+            "{} cannot be the host of containers: they are checked in clear text",
             self.host
         );
         Err(Arguments::command().error(ErrorKind::ValueValidation, text))
     }
 }
 
-/// Where an engine listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EngineUrl {
-    /// The path of a socket.
-    Unix(String),
-    /// `host:port`.
-    Tcp(String),
-}
-
-impl FromStr for EngineUrl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let port = |place: &str| {
-            let (host, port) = place.rsplit_once(':')?;
-            (!host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(())
-        };
-        match text.split_once("://") {
-            Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.to_owned())),
-            Some(("tcp", place)) if !place.contains('/') && port(place).is_some() => {
-                Ok(Self::Tcp(place.to_owned()))
-            }
-            _ => Err(
-                "an engine is unix:// with an absolute path, or tcp:// with host and port; neither TLS nor ssh is spoken"
-                    .to_owned(),
-            ),
-        }
-    }
-}
-
-impl fmt::Display for EngineUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix://{path}"),
-            Self::Tcp(place) => write!(f, "tcp://{place}"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::args::Command;
     use clap::Parser as _;
 
-    fn parse(line: &str) -> Result<Docker, clap::Error> {
+    fn parse(line: &str) -> Result<DockerArguments, clap::Error> {
         let words = ["container-registrar", "docker"]
             .into_iter()
             .chain(line.split_whitespace());
@@ -145,7 +115,7 @@ mod tests {
         let docker = parse("--docker unix:///run/x.sock").unwrap();
         assert_eq!(
             (docker.network, docker.published, docker.host),
-            (None, false, Host::Auto)
+            (None, false, AdvertisedHost::Auto)
         );
         assert_eq!(docker.keeping.ttl, Duration::from_secs(15));
         let docker = parse("--published --host 10.0.0.5 --docker tcp://[fd00::1]:2375 --fall 1").unwrap();
@@ -159,10 +129,9 @@ mod tests {
             ("--docker unix://docker.sock", "unix:// with an absolute path"),
             ("--docker tcp://docker", "host and port"),
             ("--docker tcp://docker:0", "host and port"),
-            ("--docker ssh://docker:22", "neither TLS nor ssh"),
+            ("--docker ssh://docker:22", "TLS and ssh are not supported"),
             ("--network a --published", "cannot be used with"),
             ("--published --host https://a", "clear text"),
-            ("--list-again 0s", "10ms"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

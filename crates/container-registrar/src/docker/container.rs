@@ -1,4 +1,4 @@
-//! What the engine says of a container becomes what is to be registered, or why it is not. Pure.
+//! Reads what the engine says about a container: what is to be registered, or why it is not. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,12 +7,15 @@ use std::time::{Duration, SystemTime};
 use bollard::models::{
     ContainerConfig, ContainerInspectResponse, ContainerState, HealthStatusEnum, NetworkSettings,
 };
+use mayfly_core::failing;
 use mayfly_core::keys::KeySpace;
 use mayfly_core::labels::{self, Labelled};
+use mayfly_core::locality::only_here;
+use mayfly_core::records::lifetime;
 
 /// How long the engine waits after the stop signal where a container says nothing else.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// The names of signals that somebody may choose to stop a container, with their numbers on Linux.
+/// The names of signals that may stop a container, with their numbers on Linux.
 const SIGNALS: [(&str, u32); 14] = [
     ("HUP", 1),
     ("INT", 2),
@@ -40,17 +43,91 @@ pub enum Reached {
     /// The one on this network.
     Network(String),
     /// The host's, at a published port.
-    Published,
+    Published {
+        /// The host's address was given and is a loopback address: ports that are published there
+        /// count, too.
+        at_loopback: bool,
+    },
+}
+
+/// What the engine says of a container, and of those whose network it shares.
+#[derive(Debug, Clone)]
+pub struct Inspected {
+    pub container: ContainerInspectResponse,
+    /// The container whose network it shares (`network_mode: service:x`), the one whose network
+    /// that one shares, and so on, as far as they exist.
+    pub owners: Vec<ContainerInspectResponse>,
+}
+
+impl Inspected {
+    /// The id of the container whose network the last of them shares: the next one to look at.
+    pub fn next_owner(&self) -> Option<&str> {
+        shares(self.owners.last().unwrap_or(&self.container))
+    }
+
+    /// The container that has the network at whose address this one is reached.
+    ///
+    /// An engine joins two when the second one starts. Whatever happens to the first one later, the
+    /// second one stays in the network as it was then.
+    fn on_the_network(&self) -> Result<&ContainerInspectResponse, String> {
+        let mut sharer = &self.container;
+        for owner in &self.owners {
+            let name = name(owner);
+            if !owner.state.as_ref().is_some_and(has_process) {
+                return Err(format!(
+                    "it shares the network of `{name}`, which is not running: start `{name}`, then restart this container"
+                ));
+            }
+            if started(owner) > started(sharer) {
+                return Err(format!(
+                    "it shares the network of `{name}`, which has restarted since and has another network: restart this container"
+                ));
+            }
+            sharer = owner;
+        }
+        match shares(sharer) {
+            None => Ok(sharer),
+            // A whole id is too long to read.
+            Some(owner) => Err(format!(
+                "it shares the network of container {:.12}, which is gone: recreate this container",
+                owner
+            )),
+        }
+    }
+}
+
+/// The id of the container whose network one shares.
+fn shares(container: &ContainerInspectResponse) -> Option<&str> {
+    mode(container)?.strip_prefix("container:")
+}
+
+fn mode(container: &ContainerInspectResponse) -> Option<&str> {
+    container.host_config.as_ref()?.network_mode.as_deref()
+}
+
+/// Its name; its id where it has none.
+fn name(container: &ContainerInspectResponse) -> &str {
+    let name = container.name.as_deref().or(container.id.as_deref());
+    name.unwrap_or_default().trim_start_matches('/')
+}
+
+/// When its process was started, by the engine's clock.
+fn started(container: &ContainerInspectResponse) -> SystemTime {
+    let text = container
+        .state
+        .as_ref()
+        .and_then(|state| state.started_at.as_deref());
+    text.and_then(lifetime::parse_utc)
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// What a look at a container found.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Found {
+pub enum ContainerReading {
     /// Nothing that concerns us, or it does not run.
     Nothing,
     /// One of ours, which cannot be registered.
     Faulty {
-        /// Its name.
         name: String,
         /// What is wrong, and what would be right.
         reason: String,
@@ -62,18 +139,17 @@ pub enum Found {
 /// A container that runs and is to be registered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Container {
-    /// The whole id.
     pub id: String,
-    /// Its name.
     pub name: String,
-    /// What its labels say.
     pub labelled: Labelled,
     /// Where it is reached; `None` for the host's own address.
     pub ip: Option<IpAddr>,
-    /// The port there.
     pub port: u16,
-    /// What the engine's own check says: whether it is healthy; `None` where there is no such check.
+    /// What the engine's own check says: whether it is healthy; `None` where there is no such
+    /// check.
     pub healthy: Option<bool>,
+    /// Why it is not healthy, on one line and short.
+    pub unwell: Option<String>,
     /// When its process was started, by the engine's clock.
     pub started: SystemTime,
     /// The number of the signal that asks it to end.
@@ -84,64 +160,45 @@ pub struct Container {
 
 /// Reads what the engine says of a container.
 ///
-/// `prefix` is the key prefix: what the launcher of another Mayfly has made is registered by that one's registrar.
-pub fn read(inspected: &ContainerInspectResponse, reached: &Reached, prefix: &KeySpace) -> Found {
-    let (Some(id), Some(config), Some(state)) = (&inspected.id, &inspected.config, &inspected.state) else {
-        return Found::Nothing;
+/// `prefix` is the key prefix: a container of another Mayfly is registered by that one's registrar.
+pub fn read(inspected: &Inspected, reached: &Reached, prefix: &KeySpace) -> ContainerReading {
+    let container = &inspected.container;
+    let (Some(id), Some(config), Some(state)) = (&container.id, &container.config, &container.state) else {
+        return ContainerReading::Nothing;
     };
-    let name = inspected
-        .name
-        .as_deref()
-        .unwrap_or(id)
-        .trim_start_matches('/')
-        .to_owned();
-    let launcher = config
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.get(labels::LAUNCHER));
-    if launcher.is_some_and(|launcher| *launcher != prefix.to_string()) {
-        return Found::Nothing;
-    }
+    let name = name(container).to_owned();
     let labels = config.labels.iter().flatten();
     let labels = labels.map(|(name, text)| (name.as_str(), text.as_str()));
     let image = config.image.as_deref().unwrap_or_default();
-    let labelled = match labels::read(labels, image, &exposed(config)) {
-        Ok(None) => return Found::Nothing,
-        _ if !runs(state) => return Found::Nothing,
+    let another = labels::is_of_another(labels.clone(), prefix);
+    if another == Ok(true) {
+        return ContainerReading::Nothing;
+    }
+    let labelled = match another.and_then(|_| labels::read(labels, image, &exposed(config))) {
+        Ok(None) => return ContainerReading::Nothing,
+        _ if !runs(state) => return ContainerReading::Nothing,
         Ok(Some(labelled)) => labelled,
-        Err(reason) => return Found::Faulty { name, reason },
+        Err(reason) => return ContainerReading::Faulty { name, reason },
     };
-    let mode = inspected
-        .host_config
-        .as_ref()
-        .and_then(|config| config.network_mode.as_deref());
-    let settings = inspected.network_settings.as_ref();
-    let place = match reached {
-        Reached::Published if mode == Some("host") => Ok((None, labelled.port.into())),
-        Reached::Published => published(settings, labelled.port.into()),
-        _ if mode == Some("host") => Err("it is on the host's own network: give --published".to_owned()),
-        Reached::Directly => only(settings).map(|ip| (Some(ip), labelled.port.into())),
-        Reached::Network(network) => on(settings, network).map(|ip| (Some(ip), labelled.port.into())),
-    };
+    let place = inspected
+        .on_the_network()
+        .and_then(|owner| place(owner, reached, labelled.port.into()));
     let (ip, port) = match place {
         Ok(place) => place,
-        Err(reason) => return Found::Faulty { name, reason },
+        Err(reason) => return ContainerReading::Faulty { name, reason },
     };
     let seconds = config
         .stop_timeout
         .and_then(|seconds| u64::try_from(seconds).ok());
-    Found::Running(Box::new(Container {
+    ContainerReading::Running(Box::new(Container {
         id: id.clone(),
         name,
         labelled,
         ip,
         port,
         healthy: healthy(state),
-        started: state
-            .started_at
-            .as_deref()
-            .and_then(|text| humantime::parse_rfc3339(text).ok())
-            .unwrap_or(SystemTime::UNIX_EPOCH),
+        unwell: unwell(state),
+        started: started(container),
         stop_signal: config.stop_signal.as_deref().and_then(signal).unwrap_or(TERM),
         stop_timeout: seconds.map_or(STOP_TIMEOUT, Duration::from_secs),
     }))
@@ -154,6 +211,23 @@ impl Container {
     }
 }
 
+/// Where a port is reached on the network of a container; no address is the host's own.
+fn place(
+    owner: &ContainerInspectResponse,
+    reached: &Reached,
+    port: u16,
+) -> Result<(Option<IpAddr>, u16), String> {
+    let on_the_host_s = mode(owner) == Some("host");
+    let settings = owner.network_settings.as_ref();
+    match reached {
+        Reached::Published { .. } if on_the_host_s => Ok((None, port)),
+        Reached::Published { at_loopback } => published(settings, port, *at_loopback),
+        _ if on_the_host_s => Err("it is on the network of its host: give --published".to_owned()),
+        Reached::Directly => only(settings).map(|ip| (Some(ip), port)),
+        Reached::Network(network) => on(settings, network).map(|ip| (Some(ip), port)),
+    }
+}
+
 fn signal(text: &str) -> Option<u32> {
     let name = text.trim_start_matches("SIG");
     let known = SIGNALS.iter().find(|(known, _)| *known == name);
@@ -161,8 +235,14 @@ fn signal(text: &str) -> Option<u32> {
 }
 
 fn runs(state: &ContainerState) -> bool {
+    has_process(state) && state.paused != Some(true)
+}
+
+/// Whether it has one, and with it a network. An engine calls what it is about to start again
+/// running, too.
+fn has_process(state: &ContainerState) -> bool {
     let is = |flag: Option<bool>| flag == Some(true);
-    is(state.running) && !is(state.paused) && !is(state.restarting) && !is(state.dead)
+    is(state.running) && !is(state.restarting) && !is(state.dead)
 }
 
 fn healthy(state: &ContainerState) -> Option<bool> {
@@ -170,6 +250,18 @@ fn healthy(state: &ContainerState) -> Option<bool> {
         HealthStatusEnum::EMPTY | HealthStatusEnum::NONE => None,
         status => Some(status == HealthStatusEnum::HEALTHY),
     }
+}
+
+/// Why the engine's check finds a container unhealthy, with what the check printed last.
+fn unwell(state: &ContainerState) -> Option<String> {
+    let health = state.health.as_ref()?;
+    let status = health.status.filter(|_| healthy(state) == Some(false))?;
+    let printed = health.log.iter().flatten().next_back();
+    let printed = printed
+        .and_then(|result| result.output.as_deref())
+        .unwrap_or_default();
+    let text = format!("its HEALTHCHECK is {status}: {}", printed.trim());
+    Some(failing::reason(text.trim_end_matches(": ")))
 }
 
 /// The TCP ports that the container exposes.
@@ -216,8 +308,12 @@ fn on(settings: Option<&NetworkSettings>, network: &str) -> Result<IpAddr, Strin
         .get(network)
         .copied()
         .ok_or_else(|| match names(&networks) {
-            names if names.is_empty() => format!("it has no address on network {network}, nor on any other"),
-            names => format!("it has no address on network {network}, only on {names}"),
+            names if names.is_empty() => format!("it has no address on network `{network}` or any other network"),
+            names => format!(
+                "it has no address on network `{network}`, only on {names}: connect it to `{network}`, or, if it \
+                 belongs to another Mayfly, label it `{}` with the key prefix of that one",
+                labels::OF
+            ),
         })
 }
 
@@ -225,8 +321,13 @@ fn names(networks: &BTreeMap<&str, IpAddr>) -> String {
     networks.keys().copied().collect::<Vec<_>>().join(", ")
 }
 
-/// Where the port is published: at any address of the host, or at one that others reach.
-fn published(settings: Option<&NetworkSettings>, port: u16) -> Result<(Option<IpAddr>, u16), String> {
+/// Where the port is published: on every address of the host, on one that others reach, or on
+/// loopback if that is allowed.
+fn published(
+    settings: Option<&NetworkSettings>,
+    port: u16,
+    at_loopback: bool,
+) -> Result<(Option<IpAddr>, u16), String> {
     let ports = settings.and_then(|settings| settings.ports.as_ref());
     let bindings = ports.and_then(|ports| ports.get(&format!("{port}/tcp"))?.as_ref());
     let places: Vec<(IpAddr, u16)> = bindings
@@ -244,274 +345,16 @@ fn published(settings: Option<&NetworkSettings>, port: u16) -> Result<(Option<Ip
     if let Some((_, at)) = places.iter().find(|(ip, _)| ip.is_unspecified()) {
         return Ok((None, *at));
     }
-    match places.iter().find(|(ip, _)| !ip.is_loopback()) {
+    let others = places.iter().find(|(ip, _)| only_here(*ip).is_none());
+    match others.or(places.first().filter(|(ip, _)| at_loopback && ip.is_loopback())) {
         Some((ip, at)) => Ok((Some(*ip), *at)),
         None if places.is_empty() => Err(format!("its port {port} is not published")),
-        None => Err(format!("its port {port} is published to this host only")),
+        None => Err(format!(
+            "its port {port} is published on loopback only: publish it on an address that routers reach, or give --host \
+             127.0.0.1 if all routers run on this host"
+        )),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
-    fn inspected(change: impl FnOnce(&mut Value)) -> ContainerInspectResponse {
-        let mut value = json!({
-            "Id": "0f0f", "Name": "/demo_backend_1",
-            "State": { "Running": true, "StartedAt": "2030-01-31T18:00:00.123456789Z" },
-            "HostConfig": { "NetworkMode": "a" },
-            "Config": {
-                "Image": "team/backend:0.0.1", "Labels": { "mayfly.service": "backend" },
-                "ExposedPorts": { "8080/tcp": {}, "53/udp": {} },
-            },
-            "NetworkSettings": {
-                "Networks": { "a": { "IPAddress": "10.0.0.2" } },
-                "Ports": { "8080/tcp": [
-                    { "HostIp": "0.0.0.0", "HostPort": "32768" }, { "HostIp": "::", "HostPort": "32768" },
-                ] },
-            },
-        });
-        change(&mut value);
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn check(reached: &Reached, change: impl FnOnce(&mut Value), expected: &str) {
-        let told = match read(&inspected(change), reached, &KeySpace::default()) {
-            Found::Nothing => "nothing".to_owned(),
-            Found::Faulty { name, reason } => format!("{name}: {reason}"),
-            Found::Running(c) => {
-                let ip = c.ip.map_or("host".to_owned(), |ip| ip.to_string());
-                format!(
-                    "{} {} at {ip} {} {:?}",
-                    c.name, c.labelled.backend, c.port, c.healthy
-                )
-            }
-        };
-        assert!(told.starts_with(expected), "{told}");
-    }
-
-    #[test]
-    fn what_the_launcher_of_another_mayfly_has_made_is_its_own() {
-        let launcher = |prefix: &'static str| {
-            move |v: &mut Value| v["Config"]["Labels"]["mayfly.launcher"] = json!(prefix)
-        };
-        check(
-            &Reached::Directly,
-            launcher("/mayfly"),
-            "demo_backend_1 backend@0.0.1",
-        );
-        check(&Reached::Directly, launcher("/other"), "nothing");
-    }
-
-    #[test]
-    fn a_container_on_its_only_network() {
-        let fine = "demo_backend_1 backend@0.0.1 at 10.0.0.2 8080 None";
-        check(&Reached::Directly, |_| {}, fine);
-        check(&Reached::Network("a".into()), |_| {}, fine);
-        check(
-            &Reached::Network("b".into()),
-            |_| {},
-            "demo_backend_1: it has no address on network b, only on a",
-        );
-        let several =
-            |v: &mut Value| v["NetworkSettings"]["Networks"]["b"] = json!({ "IPAddress": "10.0.1.2" });
-        check(
-            &Reached::Network("b".into()),
-            several,
-            "demo_backend_1 backend@0.0.1 at 10.0.1.2",
-        );
-        check(
-            &Reached::Directly,
-            several,
-            "demo_backend_1: it is on several networks (a, b): give --network",
-        );
-        // One without an address does not count: it is being connected.
-        let half = |v: &mut Value| v["NetworkSettings"]["Networks"]["b"] = json!({ "IPAddress": "" });
-        check(&Reached::Directly, half, fine);
-        let none = |v: &mut Value| v["NetworkSettings"]["Networks"] = json!({});
-        check(
-            &Reached::Directly,
-            none,
-            "demo_backend_1: it has no address on any network",
-        );
-        let six = |v: &mut Value| {
-            v["NetworkSettings"]["Networks"]["a"] =
-                json!({ "IPAddress": "", "GlobalIPv6Address": "fd00::2" });
-        };
-        check(
-            &Reached::Directly,
-            six,
-            "demo_backend_1 backend@0.0.1 at fd00::2 8080",
-        );
-    }
-
-    #[test]
-    fn a_published_port() {
-        let published =
-            |bindings: Value| move |v: &mut Value| v["NetworkSettings"]["Ports"]["8080/tcp"] = bindings;
-        let at = |ip: &str| json!([{ "HostIp": ip, "HostPort": "81" }]);
-        for (change, expected) in [
-            (published(at("")), "demo_backend_1 backend@0.0.1 at host 81"),
-            (
-                published(at("10.1.1.1")),
-                "demo_backend_1 backend@0.0.1 at 10.1.1.1 81",
-            ),
-            (
-                published(at("127.0.0.1")),
-                "demo_backend_1: its port 8080 is published to this host only",
-            ),
-            (
-                published(Value::Null),
-                "demo_backend_1: its port 8080 is not published",
-            ),
-        ] {
-            check(&Reached::Published, change, expected);
-        }
-        check(
-            &Reached::Published,
-            |_| {},
-            "demo_backend_1 backend@0.0.1 at host 32768",
-        );
-        let host = |v: &mut Value| v["HostConfig"]["NetworkMode"] = json!("host");
-        check(
-            &Reached::Published,
-            host,
-            "demo_backend_1 backend@0.0.1 at host 8080",
-        );
-        check(
-            &Reached::Directly,
-            host,
-            "demo_backend_1: it is on the host's own network",
-        );
-    }
-
-    #[test]
-    fn what_does_not_run_or_is_not_ours_is_nothing() {
-        for flag in ["Paused", "Restarting", "Dead"] {
-            check(&Reached::Directly, |v| v["State"][flag] = json!(true), "nothing");
-        }
-        check(
-            &Reached::Directly,
-            |v| v["State"]["Running"] = json!(false),
-            "nothing",
-        );
-        check(
-            &Reached::Directly,
-            |v| v["Config"]["Labels"] = Value::Null,
-            "nothing",
-        );
-        check(&Reached::Directly, |v| v["Config"] = Value::Null, "nothing");
-        let faulty = |v: &mut Value| v["Config"]["Labels"]["mayfly.port"] = json!("http");
-        check(&Reached::Directly, faulty, "demo_backend_1: label mayfly.port");
-        let stopped = |v: &mut Value| {
-            faulty(v);
-            v["State"]["Running"] = json!(false);
-        };
-        check(&Reached::Directly, stopped, "nothing");
-    }
-
-    #[test]
-    fn the_engine_s_check_counts() {
-        let health = |text: &str| {
-            let health = json!({ "Status": text });
-            move |v: &mut Value| v["State"]["Health"] = health
-        };
-        let fine = "demo_backend_1 backend@0.0.1 at 10.0.0.2 8080";
-        for (text, found) in [
-            ("none", "None"),
-            ("starting", "Some(false)"),
-            ("unhealthy", "Some(false)"),
-            ("healthy", "Some(true)"),
-        ] {
-            check(&Reached::Directly, health(text), &format!("{fine} {found}"));
-        }
-    }
-
-    #[test]
-    fn signals() {
-        for (configured, sent, ends) in [
-            (json!(null), "15", true),
-            (json!(null), "9", true),
-            (json!(null), "1", false),
-            (json!(null), "SIGTERM", true),
-            (json!("SIGQUIT"), "3", true),
-            (json!("QUIT"), "15", false),
-            (json!("3"), "3", true),
-            (json!("SIGRTMIN+3"), "37", true),
-            (json!("SIGNONE"), "15", true),
-        ] {
-            let found = read(
-                &inspected(|v| v["Config"]["StopSignal"] = configured.clone()),
-                &Reached::Directly,
-                &KeySpace::default(),
-            );
-            let Found::Running(container) = found else {
-                panic!("{found:?}")
-            };
-            assert_eq!(container.ends_by(sent), ends, "{configured} {sent}");
-        }
-    }
-
-    /// Something of what an engine may say, or not.
-    fn something() -> impl Strategy<Value = Value> {
-        prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            "[ -~\\n\\x1b\u{202e}é]{0,20}|mayfly\\.[a-z]{0,8}|[0-9]{1,6}(/tcp)?|[0-9.:]{1,20}|SIG[A-Z0-9+]{1,6}".prop_map(Value::from),
-            Just(json!([])),
-            Just(json!({})),
-            Just(json!([{ "HostIp": "x", "HostPort": "-1" }, null])),
-        ]
-    }
-
-    proptest! {
-        /// Whatever an engine says of a container: nothing panics, and what is registered is of checked types.
-        #[test]
-        fn any_container_is_read_or_told(
-            changes in prop::collection::vec((prop::sample::select(PLACES), "[ -~\\n]{0,12}", something()), 0..5), reached in 0u8..3,
-        ) {
-            let mut value = serde_json::to_value(inspected(|_| {})).unwrap();
-            for (place, key, something) in changes {
-                match value.pointer_mut(place) {
-                    Some(Value::Object(object)) if key.len() % 2 == 0 => drop(object.insert(key, something)),
-                    Some(found) => *found = something,
-                    None => {}
-                }
-            }
-            // What is no answer of an engine at all, its client refuses.
-            let Ok(inspected) = serde_json::from_value::<ContainerInspectResponse>(value) else { return Ok(()) };
-            let reached = [Reached::Directly, Reached::Network("a".into()), Reached::Published][usize::from(reached)].clone();
-            if let Found::Running(container) = read(&inspected, &reached, &KeySpace::default()) {
-                let backend = container.labelled.backend.to_string();
-                prop_assert!(backend.bytes().all(|octet| octet.is_ascii_graphic()), "{backend:?}");
-                let _ = container.ends_by(&container.name);
-            }
-        }
-    }
-
-    /// Parts of what an engine says of a container.
-    const PLACES: &[&str] = &[
-        "",
-        "/Id",
-        "/Name",
-        "/State",
-        "/State/Running",
-        "/State/StartedAt",
-        "/HostConfig",
-        "/HostConfig/NetworkMode",
-        "/Config",
-        "/Config/Image",
-        "/Config/Labels",
-        "/Config/Labels/mayfly.service",
-        "/Config/ExposedPorts",
-        "/NetworkSettings",
-        "/NetworkSettings/Networks",
-        "/NetworkSettings/Networks/a",
-        "/NetworkSettings/Networks/a/IPAddress",
-        "/NetworkSettings/Ports",
-        "/NetworkSettings/Ports/8080~1tcp",
-    ];
-}
+mod tests;

@@ -1,20 +1,19 @@
-//! The engine's API, as far as it is read: containers, one container, events. Every question has a limit.
+//! The part of the engine's API that is read: containers, one container, events. Every request has
+//! a limit.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
+use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{ContainerInspectResponse, EventMessage};
+use bollard::models::{ContainerInspectResponse, EventMessage, Service};
 use bollard::query_parameters::{
-    EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+    EventsOptionsBuilder, InspectContainerOptions, ListContainersOptions, ListServicesOptions,
 };
-use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::{Stream, StreamExt as _};
 use mayfly_core::labels;
-use tokio::time::timeout;
-
-use crate::args::docker::EngineUrl;
+use mayfly_daemon::docker::{self, EngineUrl, reason, within};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -32,38 +31,44 @@ const EVENTS: [&str; 10] = [
     "disconnect",
 ];
 
+#[derive(Debug, Default)]
+pub struct ListedContainers {
+    /// The ids of the containers whose labels concern us.
+    pub ids: Vec<String>,
+    /// Whether some are tasks of a swarm.
+    pub tasks: bool,
+}
+
+/// Whether labels of these names are those of a task of a swarm.
+pub fn is_task<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
+    names.any(|name| name == "com.docker.swarm.service.id")
+}
+
 /// An engine that has answered.
 #[derive(Debug, Clone)]
-pub struct Engine(Docker);
+pub struct EngineClient(Docker);
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum EngineError {
     /// The engine is out of reach, or does not answer in time.
     Gone(String),
-    /// It has answered, and the answer is an error or makes no sense.
+    /// It has answered with an error, or with something that cannot be parsed.
     Refused(String),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Gone(reason) | Self::Refused(reason)) = self;
         f.write_str(reason)
     }
 }
 
-impl Engine {
+impl EngineClient {
     /// Connects, and finds out which version of the API both sides know.
-    pub async fn connect(url: &EngineUrl) -> Result<Self, Trouble> {
-        let seconds = LIMIT.as_secs();
-        let docker = match url {
-            EngineUrl::Unix(path) => Docker::connect_with_unix(path, seconds, API_DEFAULT_VERSION),
-            EngineUrl::Tcp(place) => {
-                Docker::connect_with_http(&format!("tcp://{place}"), seconds, API_DEFAULT_VERSION)
-            }
-        };
-        let docker = docker.map_err(|error| Trouble::Gone(words(&error)))?;
-        limited(docker.negotiate_version()).await.map(Self)
+    pub async fn connect(url: &EngineUrl) -> Result<Self, EngineError> {
+        let docker = docker::connect(url, LIMIT, LIMIT).await;
+        docker.map(Self).map_err(|error| trouble(&error))
     }
 
     /// The version of the API that is spoken.
@@ -73,29 +78,46 @@ impl Engine {
     }
 
     /// Whether it answers at all.
-    pub async fn ping(&self) -> Result<(), Trouble> {
+    pub async fn ping(&self) -> Result<(), EngineError> {
         limited(self.0.ping()).await.map(drop)
     }
 
-    /// The ids of the labelled containers that run, or would but for a pause.
-    pub async fn list(&self) -> Result<Vec<String>, Trouble> {
-        let filters = HashMap::from([("label", vec![labels::SERVICE])]);
-        let options = ListContainersOptionsBuilder::default().filters(&filters).build();
-        let listed = limited(self.0.list_containers(Some(options))).await?;
-        Ok(listed.into_iter().filter_map(|container| container.id).collect())
+    /// The containers that run, or would but for a pause. The engine could filter by labels, but
+    /// knows no misspelt ones.
+    pub async fn list(&self) -> Result<ListedContainers, EngineError> {
+        let mut found = ListedContainers::default();
+        for container in limited(self.0.list_containers(None::<ListContainersOptions>)).await? {
+            let labels = container.labels.unwrap_or_default();
+            let names = || labels.keys().map(String::as_str);
+            found.tasks |= is_task(names());
+            if labels::concern(names()) {
+                found.ids.extend(container.id);
+            }
+        }
+        Ok(found)
     }
 
-    /// All about one container; `None` where there is no such one.
-    pub async fn inspect(&self, id: &str) -> Result<Option<Box<ContainerInspectResponse>>, Trouble> {
-        let asked = self.0.inspect_container(id, None::<InspectContainerOptions>);
-        match timeout(LIMIT, asked).await {
-            Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })) => Ok(None),
-            outcome => flattened(outcome).map(|found| Some(Box::new(found))),
+    /// The services of the swarm; `None` where the engine does not list them: it is no manager, or
+    /// behind a proxy.
+    pub async fn services(&self) -> Result<Option<Vec<Service>>, EngineError> {
+        match within(LIMIT, self.0.list_services(None::<ListServicesOptions>)).await {
+            Err(error) if docker::status(&error).is_some() => Ok(None),
+            outcome => outcome.map(Some).map_err(|error| trouble(&error)),
         }
     }
 
-    /// The events from a moment on, in seconds since 1970 with a fraction; the engine remembers some of the past.
-    pub fn events(&self, since: &str) -> impl Stream<Item = Result<EventMessage, Trouble>> + use<> {
+    /// All about one container; `None` where there is no such one.
+    pub async fn inspect(&self, id: &str) -> Result<Option<Box<ContainerInspectResponse>>, EngineError> {
+        let asked = self.0.inspect_container(id, None::<InspectContainerOptions>);
+        let inspected = docker::found(within(LIMIT, asked).await);
+        inspected
+            .map(|found| found.map(Box::new))
+            .map_err(|error| trouble(&error))
+    }
+
+    /// The events from a moment on, in seconds since 1970 with a fraction; the engine remembers
+    /// some of the past.
+    pub fn events(&self, since: &str) -> impl Stream<Item = Result<EventMessage, EngineError>> + use<> {
         let filters = HashMap::from([("type", vec!["container", "network"]), ("event", EVENTS.to_vec())]);
         let options = EventsOptionsBuilder::default()
             .since(since)
@@ -108,42 +130,21 @@ impl Engine {
     }
 }
 
-async fn limited<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Trouble> {
-    flattened(timeout(LIMIT, work).await)
+async fn limited<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, EngineError> {
+    within(LIMIT, work).await.map_err(|error| trouble(&error))
 }
 
-fn flattened<T>(outcome: Result<Result<T, Error>, tokio::time::error::Elapsed>) -> Result<T, Trouble> {
-    match outcome {
-        Ok(answer) => answer.map_err(|error| trouble(&error)),
-        Err(_) => Err(Trouble::Gone(format!("no answer within {LIMIT:?}"))),
-    }
-}
-
-fn trouble(error: &Error) -> Trouble {
+fn trouble(error: &Error) -> EngineError {
     match error {
-        // What a proxy says when nobody answers behind it.
+        // What a proxy answers when the engine behind it does not.
         Error::DockerResponseServerError {
             status_code: 502..=504,
             ..
-        } => Trouble::Gone(words(error)),
+        } => EngineError::Gone(reason(error)),
         Error::DockerResponseServerError { .. }
         | Error::JsonDataError { .. }
         | Error::JsonSerdeError { .. }
-        | Error::APIVersionParseError {} => Trouble::Refused(words(error)),
-        _ => Trouble::Gone(words(error)),
+        | Error::APIVersionParseError {} => EngineError::Refused(reason(error)),
+        _ => EngineError::Gone(reason(error)),
     }
-}
-
-/// The chain of causes on one line, each said once.
-fn words(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        let said = next.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = next.source();
-    }
-    text
 }

@@ -1,29 +1,29 @@
-//! The address of this host, for containers that are reached at published ports: looked up now and then, since a name may
-//! lead elsewhere one day.
+//! The address of this host, for containers that are reached at published ports. It is looked up
+//! again from time to time, since a name may get another address.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use mayfly_core::address::Address;
-use mayfly_daemon::args::Endpoint;
 use mayfly_daemon::retry::Backoff;
+use mayfly_daemon::store::Endpoint;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::location::Host;
+use crate::location::{self, AdvertisedHost};
 
 /// How often it is looked up while all is well.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Stands in for a port: only the address matters.
+/// In place of a port: only the address matters.
 const ANY_PORT: u16 = 1;
 
-/// Keeps `found` up to date for ever. What cannot be found now stays what it was.
+/// Keeps `found` up to date. While the host is not found, the last address stays.
 ///
 /// # Errors
-/// None; it ends when nobody listens any more.
+/// None; it ends when the receiver is dropped.
 pub async fn run(
-    host: Host,
+    host: AdvertisedHost,
     endpoints: Vec<Endpoint>,
     found: watch::Sender<Option<IpAddr>>,
 ) -> anyhow::Result<()> {
@@ -35,13 +35,16 @@ pub async fn run(
                 backoff.reset();
                 if last.replace(address) != Some(address) {
                     info!("published ports are registered at {}", address.ip());
+                    if let Some(doubt) = location::doubt(&address.into()) {
+                        warn!("{doubt}");
+                    }
                     found.send_replace(Some(address.ip()));
                 }
                 sleep(LOOK_AGAIN).await;
                 continue;
             }
-            Err(error) if backoff.failures() == 0 => warn!("{error:#}; trying again"),
-            Err(error) => debug!("{error:#}; trying again"),
+            Err(error) if backoff.failures() == 0 => warn!("{error:#}; retrying"),
+            Err(error) => debug!("{error:#}; retrying"),
         }
         backoff.rest().await;
     }

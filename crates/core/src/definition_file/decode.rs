@@ -1,27 +1,29 @@
-//! One mapping of the tree becomes one definition: every field a checked type, every fault collected.
+//! One mapping of the tree becomes one definition: every field a checked type, every fault
+//! collected.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::denied;
 use crate::check::Check;
-use crate::definition::{
-    Argument, Cpus, Definition, ImageTemplate, Instances, Memory, NetworkName, Port, VariableName, Volume,
-};
 use crate::file::decode::{checked, scalar, text, wanted};
 use crate::file::{Faults, Place, fields};
-use crate::names::{NameError, ServiceName};
+use crate::names::{Hostname, NameError, ServiceName};
 use crate::records::Protocol;
+use crate::records::definition::{
+    Argument, Cpus, Definition, ImageTemplate, Instances, Memory, NetworkName, Port, VariableName, Volume,
+};
 use crate::version::Range;
 use crate::yaml::{Mark, Node, Value};
 
 /// The fields of a definition.
-pub(super) const KNOWN: [&str; 13] = [
+pub(super) const KNOWN: [&str; 14] = [
     "name",
     "image",
     "versions",
     "port",
     "check",
+    "check-host",
     "protocol",
     "instances",
     "command",
@@ -34,12 +36,13 @@ pub(super) const KNOWN: [&str; 13] = [
 
 /// What could be read of a definition. It is one only if there was no fault.
 #[derive(Default)]
-pub(super) struct Draft {
+pub(super) struct DefinitionDraft {
     pub(super) name: Option<(ServiceName, Mark)>,
     image: Option<ImageTemplate>,
     versions: Option<Range>,
     port: Option<Port>,
     check: Option<Check>,
+    check_host: Option<Hostname>,
     protocol: Option<Protocol>,
     instances: Option<Instances>,
     command: Vec<Argument>,
@@ -50,7 +53,7 @@ pub(super) struct Draft {
     volumes: Vec<Volume>,
 }
 
-impl Draft {
+impl DefinitionDraft {
     pub(super) fn finish(self) -> Option<Definition> {
         Some(Definition {
             name: self.name?.0,
@@ -58,6 +61,7 @@ impl Draft {
             versions: self.versions,
             port: self.port?,
             check: self.check,
+            check_host: self.check_host,
             protocol: self.protocol.unwrap_or_default(),
             instances: self.instances.unwrap_or_default(),
             command: self.command,
@@ -71,11 +75,11 @@ impl Draft {
     }
 }
 
-pub(super) fn definition(node: &Node, place: Place<'_>, faults: &mut Faults) -> Draft {
+pub(super) fn definition(node: &Node, place: Place<'_>, faults: &mut Faults) -> DefinitionDraft {
     let Value::Mapping(pairs) = &node.value else {
         let what = "the definition of a service: a mapping with at least `name`, `image` and `port`";
         faults.add(node.mark, place, wanted(node, what));
-        return Draft::default();
+        return DefinitionDraft::default();
     };
     let [
         name,
@@ -83,6 +87,7 @@ pub(super) fn definition(node: &Node, place: Place<'_>, faults: &mut Faults) -> 
         versions,
         port,
         check,
+        check_host,
         protocol,
         instances,
         command,
@@ -98,12 +103,13 @@ pub(super) fn definition(node: &Node, place: Place<'_>, faults: &mut Faults) -> 
             faults.add(node.mark, place.field(field), message);
         }
     }
-    Draft {
+    DefinitionDraft {
         name: name.and_then(|node| text(node, place.field("name"), faults)),
         image: field(image, place.field("image"), faults),
         versions: field(versions, place.field("versions"), faults),
         port: field(port, place.field("port"), faults),
         check: field(check, place.field("check"), faults),
+        check_host: field(check_host, place.field("check-host"), faults),
         protocol: field(protocol, place.field("protocol"), faults),
         instances: field(instances, place.field("instances"), faults),
         command: command.map_or_else(Vec::new, |node| {
@@ -130,15 +136,16 @@ fn field<T: FromStr<Err = NameError>>(
 }
 
 fn command(node: &Node, place: Place<'_>, faults: &mut Faults) -> Vec<Argument> {
-    let what =
-        "a list of the command and its arguments, as [\"serve\", \"--port\", \"8080\"]: no shell splits it";
+    let what = "a list of the command and its arguments, such as [\"serve\", \"--port\", \"8080\"]: no \
+         shell splits it";
     let items = list(node, place, what, faults).iter().enumerate();
     items
         .filter_map(|(index, item)| argument(item, place.index(index), faults))
         .collect()
 }
 
-/// A text that may be empty, but has to be there: elsewhere a variable without a value means that of the host.
+/// A text that may be empty, but has to be there: elsewhere a variable without a value means that
+/// of the host.
 fn argument(node: &Node, place: Place<'_>, faults: &mut Faults) -> Option<Argument> {
     let what = "a single value; \"\" is an empty one";
     if node.is_null() {
@@ -152,7 +159,7 @@ fn argument(node: &Node, place: Place<'_>, faults: &mut Faults) -> Option<Argume
 fn env(node: &Node, place: Place<'_>, faults: &mut Faults) -> BTreeMap<VariableName, Argument> {
     let mut env = BTreeMap::new();
     let Value::Mapping(pairs) = &node.value else {
-        let what = "a mapping of names to values, as {LOG_LEVEL: info}";
+        let what = "a mapping of names to values, such as {LOG_LEVEL: info}";
         faults.add(node.mark, place, wanted(node, what));
         return env;
     };
@@ -189,7 +196,7 @@ fn networks(node: &Node, place: Place<'_>, faults: &mut Faults) -> Vec<NetworkNa
 
 fn volumes(node: &Node, place: Place<'_>, faults: &mut Faults) -> Vec<Volume> {
     let mut lines = BTreeMap::new();
-    let what = "a list of volumes, each two absolute paths, as /srv/data:/data";
+    let what = "a list of volumes, each two absolute paths, such as /srv/data:/data";
     let items = list(node, place, what, faults).iter().enumerate();
     items
         .filter_map(|(index, item)| {

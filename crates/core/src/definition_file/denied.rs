@@ -1,6 +1,6 @@
-//! Fields that people know from compose, from `docker run` or from Kubernetes, and that a definition may not have: each
-//! would give whoever may push a file something of the host. They are refused by their name, so that nobody looks for
-//! the right way to write them.
+//! Fields that people know from compose, `docker run` or Kubernetes, and that a definition may not
+//! have: each would give anyone who may push a file something of the host. They are refused by
+//! name, so that nobody looks for the right way to write them.
 
 /// Fields of a kind, and why they are not to be had.
 struct Denied {
@@ -34,7 +34,7 @@ const DENIED: [Denied; 5] = [
             "credentialspec",
             "isolation",
         ],
-        why: "a container has few privileges, which only the launcher decides on, and no device",
+        why: "only the launcher decides on a container's privileges, and it gives no device",
     },
     Denied {
         fields: &[
@@ -60,11 +60,13 @@ const DENIED: [Denied; 5] = [
             "hostipc",
             "shareprocessnamespace",
         ],
-        why: "a container shares no namespace with the host or with another one; `networks` names networks of the engine to join",
+        why: "a container shares no namespace with the host or another container; `networks` \
+             names networks of the engine to join",
     },
     Denied {
         fields: &["ports", "publish", "publishall", "expose", "hostport"],
-        why: "no port of the host is taken; `port` says where the service listens in its container, and requests come through the router",
+        why: "a container takes no port of the host; `port` is the service's port in its \
+             container, and requests come through the router",
     },
     Denied {
         fields: &[
@@ -81,7 +83,8 @@ const DENIED: [Denied; 5] = [
             "configs",
             "envfile",
         ],
-        why: "of the host only files that `volumes` names can be read, below a directory that the launcher allows, and nothing can be written",
+        why: "a container can only read files of the host that `volumes` names, below a directory \
+             that the launcher allows",
     },
 ];
 
@@ -91,7 +94,7 @@ pub(super) fn advice(field: &str) -> Option<String> {
     let bare = bare.to_ascii_lowercase();
     let denied = DENIED.iter().find(|it| it.fields.contains(&bare.as_str()))?;
     Some(format!(
-        "not to be had: {} (everyone who may push a file may write a definition)",
+        "not allowed: {} (anyone who may push a file may write a definition)",
         denied.why
     ))
 }
@@ -103,22 +106,22 @@ mod tests {
     #[test]
     fn each_spelling_of_what_is_denied_is_known() {
         for (field, part) in [
-            ("privileged", "few privileges"),
-            ("cap_add", "few privileges"),
-            ("cap-add", "few privileges"),
-            ("capAdd", "few privileges"),
+            ("privileged", "container's privileges"),
+            ("cap_add", "container's privileges"),
+            ("cap-add", "container's privileges"),
+            ("capAdd", "container's privileges"),
             ("user", "user of its image"),
             ("network_mode", "`networks` names"),
             ("hostNetwork", "`networks` names"),
             ("pid", "`networks` names"),
-            ("ports", "`port` says"),
+            ("ports", "`port` is"),
             ("mounts", "`volumes` names"),
             ("env_file", "`volumes` names"),
         ] {
-            let told = advice(field).unwrap_or_default();
+            let reported = advice(field).unwrap_or_default();
             assert!(
-                told.starts_with("not to be had") && told.contains(part),
-                "{field}: {told}"
+                reported.starts_with("not allowed") && reported.contains(part),
+                "{field}: {reported}"
             );
         }
         for field in super::super::decode::KNOWN {

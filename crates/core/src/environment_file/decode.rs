@@ -1,26 +1,30 @@
-//! One mapping of the tree becomes one environment: every field a checked type, every fault collected.
+//! One mapping of the tree becomes one environment: every field a checked type, every fault
+//! collected.
 
 use std::collections::BTreeMap;
 
-use super::{Found, NamedAddress, expiry};
+use super::access::{NAMES_NOBODY, access};
+use super::{FoundEnvironment, NamedAddress};
 use crate::file::decode::{checked, scalar, text, wanted};
 use crate::file::{Faults, Place, fields};
-use crate::lifetime::{Expiry, Idle};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, RoutePath, ServiceName};
+use crate::records::access::Access;
+use crate::records::lifetime::{Expiry, Idle};
+use crate::records::switching::Switch;
 use crate::records::{Environment, ServiceChoice};
-use crate::switching::Switch;
 use crate::upstream::Upstream;
 use crate::version::Selector;
 use crate::yaml::{Mark, Node, Value};
 
 /// Longest description, in characters.
 const DESCRIPTION_LIMIT: usize = 1000;
-/// Most services that one environment names: each is a row of every router's tables. 20 times what is measured.
+/// Most services that one environment names: each is a row of every router's tables. 20 times what
+/// is measured.
 const SERVICES_LIMIT: usize = 1000;
 
 /// What could be read of an environment. It is one only if there was no fault.
 #[derive(Default)]
-pub(super) struct Draft {
+pub(super) struct EnvironmentDraft {
     pub(super) name: Option<(EnvironmentName, Mark)>,
     pub(super) prefix: Option<(DnsPrefix, Mark)>,
     pub(super) header: Option<(HeaderValue, Mark)>,
@@ -28,14 +32,15 @@ pub(super) struct Draft {
     expires: Option<Expiry>,
     idle: Option<Idle>,
     protected: bool,
+    access: Option<Access>,
     switch: Switch,
     description: Option<String>,
     services: Vec<ServiceChoice>,
     addresses: Vec<NamedAddress>,
 }
 
-impl Draft {
-    pub(super) fn finish(self) -> Option<Found> {
+impl EnvironmentDraft {
+    pub(super) fn finish(self) -> Option<FoundEnvironment> {
         let ((name, name_mark), (prefix, prefix_mark), (header, header_mark)) =
             (self.name?, self.prefix?, self.header?);
         let Self {
@@ -43,6 +48,7 @@ impl Draft {
             expires,
             idle,
             protected,
+            access,
             switch,
             description,
             services,
@@ -57,13 +63,14 @@ impl Draft {
             expires,
             idle,
             protected,
+            access,
             switch,
             description,
             services,
             source: None,
             life: None,
         };
-        Some(Found {
+        Some(FoundEnvironment {
             environment,
             name: name_mark,
             prefix: prefix_mark,
@@ -73,8 +80,8 @@ impl Draft {
     }
 }
 
-pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) -> Draft {
-    let mut draft = Draft::default();
+pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) -> EnvironmentDraft {
+    let mut draft = EnvironmentDraft::default();
     let Value::Mapping(pairs) = &node.value else {
         faults.add(
             node.mark,
@@ -91,6 +98,7 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
         "expires",
         "idle",
         "protected",
+        "access",
         "switch",
         "description",
         "services",
@@ -103,6 +111,7 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
         expires,
         idle,
         protected,
+        access,
         switch,
         description,
         services,
@@ -142,7 +151,7 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
     }
     if let Some(node) = expires {
         draft.expires = scalar(node, place.field("expires"), "a single value", faults)
-            .and_then(|text| checked(expiry::parse(text), node.mark, place.field("expires"), faults));
+            .and_then(|text| checked(text.parse(), node.mark, place.field("expires"), faults));
     }
     if let Some(node) = idle {
         draft.idle = text(node, place.field("idle"), faults).map(|(idle, _)| idle);
@@ -153,10 +162,22 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
     if draft.protected {
         for (field, node) in [("expires", expires), ("idle", idle)] {
             if let Some(node) = node {
-                let message = "a protected environment never ends by itself: leave this out, or `protected`";
+                let message = "a protected environment never ends by itself: leave out this or \
+                     `protected`";
                 faults.add(node.mark, place.field(field), message);
             }
         }
+    }
+    // Who writes `access:` does not want everybody.
+    let is_access = |key: &Node| matches!(&key.value, Value::Scalar { text, .. } if text == "access");
+    let empty = pairs
+        .iter()
+        .find(|(key, value)| is_access(key) && value.is_null());
+    if let Some((key, _)) = empty {
+        faults.add(key.mark, place.field("access"), NAMES_NOBODY);
+    }
+    if let Some(node) = access {
+        draft.access = self::access(node, place.field("access"), faults);
     }
     if let Some(node) = switch {
         draft.switch = text(node, place.field("switch"), faults)
@@ -206,7 +227,8 @@ fn services(
     };
     if items.len() > SERVICES_LIMIT {
         let message = format!(
-            "{} services, at most {SERVICES_LIMIT} are taken: let it name fewer, and inherit the others (`extends`)",
+            "{} services, more than the limit of {SERVICES_LIMIT}: name fewer, and inherit the \
+             others (`extends`)",
             items.len()
         );
         faults.add(node.mark, place, message);
@@ -282,7 +304,7 @@ fn choice(
     faults: &mut Faults,
 ) -> Selector {
     if let (Some(version), Some(_)) = (version, address) {
-        let message = "a service outside has no version: leave this out, or `address`";
+        let message = "an external service has no version: leave out this or `address`";
         faults.add(version.mark, place.field("version"), message);
     }
     if let Some(node) = address {
@@ -303,7 +325,7 @@ fn choice(
         return Selector::Latest;
     };
     if selector.upstream().is_some() {
-        let message = "a URL is no version: a service outside is written with `address` instead";
+        let message = "a URL is not a version: give an external service an `address` instead";
         faults.add(mark, place.field("version"), message);
     }
     selector
@@ -333,7 +355,8 @@ fn route(
     let (path, mark): (RoutePath, Mark) = text(node, place, faults)?;
     if let Some(plain) = without_pattern(&path) {
         let message = format!(
-            "a route takes no patterns, since it covers all paths below it: write `{plain}` instead of `{path}`"
+            "a route is not a pattern, since it covers all paths below it: write `{plain}` \
+             instead of `{path}`"
         );
         faults.add(mark, place, message);
         return None;
@@ -342,8 +365,9 @@ fn route(
     Some(path)
 }
 
-/// The part of a route before its first segment that other routers take for a pattern, as `/api` of `/api/*`; `None`
-/// for a plain one. Both characters may stand in a path, but hardly anybody who writes them here means them.
+/// The part of a route before its first segment that other routers take for a pattern, as `/api` of
+/// `/api/*`; `None` for a plain one. Both characters may stand in a path, but hardly anybody who
+/// writes them here means them.
 fn without_pattern(path: &RoutePath) -> Option<RoutePath> {
     let is_pattern = |segment: &str| segment.contains('*') || segment.starts_with(':');
     let segments: Vec<&str> = path.as_str().split('/').skip(1).collect();
@@ -361,8 +385,8 @@ fn description(node: &Node, place: Place<'_>, faults: &mut Faults) -> Option<Str
         );
         return None;
     }
-    // The line and paragraph separators of Unicode end a line in YAML 1.1 and not in 1.2: whoever writes the text again
-    // may change it.
+    // The line and paragraph separators of Unicode end a line in YAML 1.1 and not in 1.2: whoever
+    // writes the text again may change it.
     let strange = |letter: &char| {
         (letter.is_control() && !"\n\t".contains(*letter)) || "\u{2028}\u{2029}".contains(*letter)
     };
@@ -370,7 +394,7 @@ fn description(node: &Node, place: Place<'_>, faults: &mut Faults) -> Option<Str
         faults.add(
             node.mark,
             place,
-            format!("the control character {control:?} is not taken: plain text is"),
+            format!("the control character {control:?} is not allowed: use plain text"),
         );
         return None;
     }
@@ -379,6 +403,6 @@ fn description(node: &Node, place: Place<'_>, faults: &mut Faults) -> Option<Str
 
 /// What to say of a field that some take for known.
 fn advice(field: &str) -> Option<String> {
-    let merging = "merging is not taken: write the fields out, or use `extends`";
+    let merging = "merge keys are not supported: write the fields out, or use `extends`";
     (field == "<<").then(|| merging.to_owned())
 }

@@ -1,17 +1,21 @@
-//! An environment becomes the text of a file that says the same: what a person would write, without where it comes from
-//! and what became of it. Same environment, same octets.
+//! An environment becomes the text of a file that says the same: what a person would write, without
+//! where it comes from and what became of it. Same environment, same bytes.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::lifetime::{Expiry, Idle};
 use crate::names::{DnsPrefix, EnvironmentName, HeaderValue, RoutePath, ServiceName};
+use crate::records::access::Access;
+use crate::records::lifetime::{Expiry, Idle};
+use crate::records::switching::Switch;
 use crate::records::{Environment, ServiceChoice};
-use crate::switching::Switch;
 use crate::upstream::Upstream;
 use crate::version::Selector;
 
-/// The text of a file with this environment, which [`super::parse`] reads back as the same. A record that no file could have
-/// said (written into etcd by hand) is written all the same, and refused when it is read.
+/// The text of a file with this environment, which [`super::parse`] reads back as the same. A
+/// record that no file could have said (written into etcd by hand) is written all the same, and
+/// refused when it is read.
 pub fn to_yaml(environment: &Environment) -> String {
     text(&Form::of(environment))
 }
@@ -19,6 +23,11 @@ pub fn to_yaml(environment: &Environment) -> String {
 /// The text of a file with a list of environments.
 pub fn list_to_yaml(environments: &[Environment]) -> String {
     text(&environments.iter().map(Form::of).collect::<Vec<_>>())
+}
+
+/// The field `access` as it stands in a file.
+pub fn access_to_yaml(access: &Access) -> String {
+    text(&BTreeMap::from([("access", access)]))
 }
 
 fn text<T: Serialize>(form: &T) -> String {
@@ -42,6 +51,8 @@ struct Form<'a> {
     idle: Option<Idle>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     protected: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access: Option<&'a Access>,
     #[serde(skip_serializing_if = "Switch::is_default")]
     switch: Switch,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,6 +71,7 @@ impl<'a> Form<'a> {
             expires,
             idle,
             protected,
+            access,
             switch,
             description,
             services,
@@ -75,6 +87,7 @@ impl<'a> Form<'a> {
             expires: *expires,
             idle: *idle,
             protected: *protected,
+            access: access.as_ref(),
             switch: *switch,
             description: description.as_deref(),
             services: services.iter().map(Service::of).collect(),

@@ -1,10 +1,11 @@
-//! Why a look-up found nothing: what is near, what is set aside, what there is instead.
+//! Why a look-up found nothing: similar names, records that are set aside, and what exists instead.
 
 use crate::index::Index;
-use crate::names::{EnvironmentName, ServiceName};
+use crate::names::EnvironmentName;
 use crate::nearest::nearest;
 use crate::records::Environment;
-use crate::routing::Table;
+use crate::routing::{Choice, Row, Table};
+use crate::shorten::first_of;
 
 /// Names that a hint tells at most.
 const MOST: usize = 8;
@@ -62,68 +63,48 @@ impl Index {
     }
 
     fn meant(&self, text: &str, table: Table) -> Option<String> {
-        let rows: Vec<_> = self.routing().table(table).collect();
-        let keys: Vec<&str> = rows.iter().map(|(key, _)| key.as_str()).collect();
-        nearest(text, &keys).map(|key| format!("did you mean {key}?"))
+        let keys = self.routing().rows(table).filter_map(|row| match row {
+            Row::Edge(prefix, _) => Some(prefix.as_str()),
+            Row::Header(header, _) => Some(header.as_str()),
+            _ => None,
+        });
+        nearest(text, &keys.collect::<Vec<_>>()).map(|key| format!("did you mean {key}?"))
     }
 
     /// The routes of an environment and of those that it extends.
-    pub(super) fn routes_there_are(&self, chain: &[&str]) -> String {
-        let mut routes: Vec<String> = Vec::new();
-        for name in chain {
-            let rows = self.routing().beginning(Table::Routes, &format!("{name}/"));
-            let paths = rows.map(|(key, _)| key.as_str()[name.len()..].to_owned());
-            routes.extend(paths.map(|path| match path.trim_end_matches('/') {
-                "" => "/".to_owned(),
-                path => path.to_owned(),
-            }));
-        }
+    pub(super) fn routes_there_are(&self, chain: &[&EnvironmentName]) -> String {
+        let rows = chain.iter().filter_map(|name| self.routing().environment(name));
+        let mut routes: Vec<&str> = rows
+            .flat_map(|rows| rows.routes.iter().map(|(path, _)| path.as_str()))
+            .collect();
         routes.sort();
         routes.dedup();
         match routes.is_empty() {
             true => "it has no route at all: a service gets one by `route: /` in the environment's file"
                 .to_owned(),
-            false => format!("its routes are {}", few(&routes)),
+            false => format!("its routes are {}", first_of(&routes, MOST)),
         }
     }
 
     /// The services of an environment and of those that it extends.
-    pub(super) fn services_there_are(&self, chain: &[&str], wanted: &str) -> Option<String> {
-        let mut services: Vec<String> = Vec::new();
-        for name in chain {
-            let rows = self.routing().beginning(Table::Versions, &format!("{name}/"));
-            services.extend(rows.map(|(key, _)| key.as_str()[name.len() + 1..].to_owned()));
-        }
+    pub(super) fn services_there_are(&self, chain: &[&EnvironmentName], wanted: &str) -> Option<String> {
+        let rows = chain.iter().filter_map(|name| self.routing().environment(name));
+        let mut services: Vec<&str> = rows
+            .flat_map(|rows| rows.choices.iter().map(|choice| choice.service().as_str()))
+            .collect();
         services.sort();
         services.dedup();
-        let names: Vec<&str> = services.iter().map(String::as_str).collect();
-        Some(match nearest(wanted, &names) {
+        Some(match nearest(wanted, &services) {
             Some(meant) => format!("did you mean {meant}?"),
             None if services.is_empty() => "it has no services".to_owned(),
-            None => format!("its services are {}", few(&services)),
+            None => format!("its services are {}", first_of(&services, MOST)),
         })
     }
 
-    /// How a version came to be chosen, where the environment's record says something else than the version.
-    pub(super) fn chosen_by(&self, environment: &str, service: &str, backend: &str) -> Option<String> {
-        let selector = self.selector(&environment.parse().ok()?, &service.parse().ok()?)?;
-        let selector = selector.to_string();
-        let differs = backend
-            .split_once('@')
-            .is_some_and(|(_, version)| version != selector);
-        differs.then(|| format!("chosen by {selector}"))
-    }
-
-    /// What a value of `versions` lacks, in words.
-    pub(super) fn lack_of(&self, service: &ServiceName, value: &str) -> Option<String> {
-        self.lack(service, value).map(|(_, reason)| reason)
-    }
-}
-
-fn few(names: &[String]) -> String {
-    let shown = names[..names.len().min(MOST)].join(", ");
-    match names.len().saturating_sub(MOST) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
+    /// How a version came to be chosen, where the environment's record says something else than the
+    /// version.
+    pub(super) fn chosen_by(&self, environment: &EnvironmentName, choice: &Choice) -> Option<String> {
+        let selector = self.selector(environment, choice.service())?.text();
+        (choice.version() != selector).then(|| format!("chosen by {selector}"))
     }
 }

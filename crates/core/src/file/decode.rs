@@ -1,4 +1,5 @@
-//! The values of fields: a scalar as a checked type, and what is said of one that is something else.
+//! The values of fields: a scalar as a checked type, and what is said of one that is something
+//! else.
 
 use std::str::FromStr;
 

@@ -15,7 +15,8 @@ pub struct Fault {
     /// The place.
     #[serde(flatten)]
     pub mark: Mark,
-    /// The path of fields to it, as `services[1].version`; empty for a fault of the file or a whole entry.
+    /// The path of fields to it, as `services[1].version`; empty for a fault of the file or a whole
+    /// entry.
     pub field: String,
     /// What is wrong and what would be right.
     pub message: String,
@@ -112,7 +113,8 @@ impl Faults {
         self.kept.len() + self.dropped
     }
 
-    /// Notes that this text, which must be unique, stands here; false, and a fault, if it stood before.
+    /// Notes that this text, which must be unique, stands here; false, and a fault, if it stood
+    /// before.
     pub(crate) fn claim(
         &mut self,
         mark: Mark,
@@ -126,7 +128,7 @@ impl Faults {
                 self.add(
                     mark,
                     place,
-                    format!("{kind} {text:?} is taken since line {line}: each may occur once"),
+                    format!("{kind} {text:?} is already used in line {line}: each may occur once"),
                 );
                 false
             }
@@ -149,7 +151,7 @@ impl Faults {
         self.kept.sort_by_key(|fault| fault.mark);
         if self.dropped > 0 {
             let mark = self.kept.last().map_or(Mark::START, |fault| fault.mark);
-            let message = format!("{} more faults are not listed: mend these first", self.dropped);
+            let message = format!("{} more faults are not listed: fix these first", self.dropped);
             self.kept.push(Fault {
                 mark,
                 field: String::new(),
@@ -194,7 +196,7 @@ mod tests {
         assert_eq!(faults.len(), LIMIT + 1);
         assert_eq!(
             faults[LIMIT].to_string(),
-            "line 200, column 1: 800 more faults are not listed: mend these first"
+            "line 200, column 1: 800 more faults are not listed: fix these first"
         );
     }
 }

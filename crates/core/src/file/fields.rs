@@ -1,11 +1,13 @@
-//! The fields of a mapping by name: unknown ones are refused with the nearest known name, repeated ones at the second.
+//! The fields of a mapping by name: unknown ones are refused with the nearest known name, repeated
+//! ones at the second.
 
 use super::{Faults, Place};
 use crate::nearest::nearest;
 use crate::yaml::{Node, Value};
 
-/// The values of the `known` fields of a mapping, in their order; `None` for a field that is missing or says nothing.
-/// Everything else in the mapping is a fault; `advice` knows what to say of some fields that people may take for known.
+/// The values of the `known` fields of a mapping, in their order; `None` for a field that is
+/// missing or says nothing. Everything else in the mapping is a fault; `advice` knows what to say
+/// of some fields that people may take for known.
 pub(crate) fn of<'n, const N: usize>(
     pairs: &'n [(Node, Node)],
     place: Place<'_>,
@@ -26,10 +28,7 @@ pub(crate) fn of<'n, const N: usize>(
             continue;
         };
         if lines[position] > 0 {
-            let message = format!(
-                "the field is repeated: it stands in line {} already",
-                lines[position]
-            );
+            let message = format!("the field is repeated: it is already in line {}", lines[position]);
             faults.add(key.mark, place.field(known[position]), message);
             continue;
         }
@@ -41,7 +40,7 @@ pub(crate) fn of<'n, const N: usize>(
 
 fn unknown(text: &str, known: &[&str]) -> String {
     if text == "<<" {
-        return "merging is not taken: write the fields out".to_owned();
+        return "merge keys are not supported: write the fields out".to_owned();
     }
     match nearest(text, known) {
         Some(name) => format!("unknown field: did you mean `{name}`?"),

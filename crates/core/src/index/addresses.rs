@@ -1,6 +1,7 @@
-//! The addresses that environments name for services outside, and which of them are in force: of one environment the first
-//! [`MOST_OF_ONE`] count, and of all as many as the router takes, first those of the environment that was registered
-//! first. That depends on what is registered alone, never on the order in which the index was told of it.
+//! The addresses that environments name for external services, and which of them are in force. Of
+//! one environment the first [`MOST_OF_ONE`] count. Of all environments as many count as the router
+//! accepts, those of the earliest registered first. The result depends only on what is registered,
+//! never on the order of the events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -10,25 +11,27 @@ use crate::outside::{AddressRule, MOST_OF_ONE};
 use crate::records::ServiceChoice;
 use crate::version::{BackendId, Selector};
 
-/// Where an address is named: when its environment was registered, which that is, and the place in its file.
-type Place = (i64, EnvironmentName, usize);
+/// Where an address is named: when its environment was registered, which that is, and the place in
+/// its file.
+type AddressPlace = (i64, EnvironmentName, usize);
 
 /// Addresses that an environment names and that a message tells one by one at most.
 const MOST_TOLD: usize = 5;
 
 /// The addresses that count, and where each is named.
 #[derive(Debug)]
-pub(super) struct Addresses {
+pub(super) struct NamedAddresses {
     /// The addresses that count of each environment that names any.
-    named: BTreeMap<EnvironmentName, Vec<(Place, BackendId)>>,
-    claims: BTreeMap<BackendId, BTreeSet<Place>>,
+    named: BTreeMap<EnvironmentName, Vec<(AddressPlace, BackendId)>>,
+    claims: BTreeMap<BackendId, BTreeSet<AddressPlace>>,
     /// Where each is named first.
-    first: BTreeMap<Place, BackendId>,
+    first: BTreeMap<AddressPlace, BackendId>,
     /// How many are in force at most.
     most: usize,
     /// The first of those that are too many.
-    barred: Option<Place>,
-    /// Those whose claims have changed since they were last settled, and whether each was in force then.
+    barred: Option<AddressPlace>,
+    /// Those whose claims have changed since they were last settled, and whether each was in force
+    /// then.
     stale: BTreeMap<BackendId, bool>,
     /// Environments whose addresses have changed since then.
     changed: BTreeSet<EnvironmentName>,
@@ -38,7 +41,7 @@ pub(super) struct Addresses {
     beyond: BTreeMap<EnvironmentName, (usize, ServiceName)>,
 }
 
-impl Addresses {
+impl NamedAddresses {
     pub(super) fn new(most: usize) -> Self {
         Self {
             named: BTreeMap::new(),
@@ -53,8 +56,8 @@ impl Addresses {
         }
     }
 
-    /// Takes the addresses that count of an environment, in the order of its file, in place of those that it had. `None`
-    /// for one that names no address at all.
+    /// Takes the addresses that count of an environment, in the order of its file, in place of
+    /// those that it had. `None` for one that names no address at all.
     pub(super) fn set(&mut self, name: &EnvironmentName, revision: i64, backends: Option<Vec<BackendId>>) {
         if backends.is_none() && !self.named.contains_key(name) {
             return;
@@ -78,7 +81,7 @@ impl Addresses {
         }
     }
 
-    fn change(&mut self, backend: &BackendId, change: impl FnOnce(&mut BTreeSet<Place>) -> bool) {
+    fn change(&mut self, backend: &BackendId, change: impl FnOnce(&mut BTreeSet<AddressPlace>) -> bool) {
         if !self.stale.contains_key(backend) {
             self.stale.insert(backend.clone(), self.in_force(backend));
         }
@@ -101,7 +104,8 @@ impl Addresses {
         self.most = most;
     }
 
-    /// Decides again which are in force after changes. Returns those of which that may be different.
+    /// Decides again which are in force after changes. Returns those of which that may be
+    /// different.
     pub(super) fn settle(&mut self) -> BTreeSet<BackendId> {
         if !self.unsettled {
             return BTreeSet::new();
@@ -128,8 +132,8 @@ impl Addresses {
             let mut beyond = named.filter(|(_, backend)| !self.in_force(backend));
             match beyond.next() {
                 Some((_, first)) => {
-                    let told = (1 + beyond.count(), first.service.clone());
-                    self.beyond.insert(name, told);
+                    let left_out = (1 + beyond.count(), first.service.clone());
+                    self.beyond.insert(name, left_out);
                 }
                 None => drop(self.beyond.remove(&name)),
             }
@@ -141,6 +145,12 @@ impl Addresses {
     pub(super) fn in_force(&self, backend: &BackendId) -> bool {
         let first = self.claims.get(backend).and_then(BTreeSet::first);
         first.is_some_and(|place| is_before(place, &self.barred))
+    }
+
+    /// The environment that names an address first, where it counts, with when it was registered.
+    pub(super) fn first_user(&self, backend: &BackendId) -> Option<(i64, &EnvironmentName)> {
+        let (revision, name, _) = self.claims.get(backend)?.first()?;
+        Some((*revision, name))
     }
 
     /// The environments whose address this is, where it counts.
@@ -169,8 +179,8 @@ impl Addresses {
         let (count, first) = self.beyond.get(name)?;
         let which = and_more(first, *count);
         Some(format!(
-            "routers take {} addresses of services outside in all, those of environments that were registered first \
-             (--max-addresses): {which} cannot be reached",
+            "routers accept {} addresses of external services in all, earlier registered \
+             environments first (--max-addresses): {which} cannot be reached",
             self.most
         ))
     }
@@ -178,9 +188,9 @@ impl Addresses {
 
 /// What lies between two limits, whichever is the first.
 fn between<'a>(
-    first: &'a BTreeMap<Place, BackendId>,
-    one: &Option<Place>,
-    other: &Option<Place>,
+    first: &'a BTreeMap<AddressPlace, BackendId>,
+    one: &Option<AddressPlace>,
+    other: &Option<AddressPlace>,
 ) -> impl Iterator<Item = &'a BackendId> {
     let (low, high) = match (one, other) {
         (Some(one), Some(other)) => (Some(one.min(other)), Bound::Excluded(one.max(other))),
@@ -190,7 +200,7 @@ fn between<'a>(
     range.into_iter().flatten().map(|(_, backend)| backend)
 }
 
-fn is_before(place: &Place, barred: &Option<Place>) -> bool {
+fn is_before(place: &AddressPlace, barred: &Option<AddressPlace>) -> bool {
     barred.as_ref().is_none_or(|barred| place < barred)
 }
 
@@ -201,8 +211,8 @@ fn and_more(first: &ServiceName, count: usize) -> String {
     }
 }
 
-/// The addresses among an environment's services that count, in its order; `None` where it names none. Those that are
-/// refused are noted as faults.
+/// The addresses among an environment's services that count, in its order; `None` where it names
+/// none. Those that are refused are noted as faults.
 pub(super) fn counting(
     rule: &AddressRule,
     services: &[ServiceChoice],
@@ -247,8 +257,8 @@ pub(super) fn counting(
     if let Some((first, count)) = over {
         let which = and_more(&first, count);
         faults.push(format!(
-            "names {all} addresses of services outside, and of one environment {MOST_OF_ONE} count: {which} cannot be \
-             reached; name fewer"
+            "names {all} addresses of external services, more than the limit of {MOST_OF_ONE}: \
+             {which} cannot be reached; name fewer"
         ));
     }
     (all > 0).then_some(counting)

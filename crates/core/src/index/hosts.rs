@@ -1,11 +1,10 @@
-//! The host names that servers stand under: which backend needs which, and the addresses that each has at present. Who
-//! follows the names is told which are needed; what a name leads to is forgotten when nobody needs it any more. All that it
-//! resolves to is kept, and judged by the rule whenever it is used: so a name that changes, or that a file remembers, leads
-//! nowhere else than the rule allows.
+//! The host names of servers: which backend needs which, and the addresses that each has at
+//! present. The index reports which names it needs, and forgets an answer once nothing needs the
+//! name. It keeps all addresses of a name and judges them by the rule at each use. So a name that
+//! changes, or that a file remembers, never leads where the rule does not allow.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::address::Address;
 use crate::names::Hostname;
@@ -19,12 +18,14 @@ pub(super) struct Hosts {
     users: BTreeMap<Hostname, BTreeSet<BackendId>>,
     needs: BTreeMap<BackendId, BTreeSet<Hostname>>,
     addresses: BTreeMap<Hostname, BTreeSet<IpAddr>>,
-    /// Names that lost their last user. One that finds another before the next round keeps its addresses.
+    /// Names that lost their last user. One that finds another before the next round keeps its
+    /// addresses.
     orphans: BTreeSet<Hostname>,
     /// What of the names of a backend is refused, in words, with the name.
     refused: BTreeMap<BackendId, Vec<(Hostname, String)>>,
-    /// Names that nobody has resolved have an address that stands in for theirs.
-    pub(super) unseen: bool,
+    /// Whether nobody resolves names here: one of which nothing is known is taken to lead to one
+    /// server. One that is known to have no address has an empty set then.
+    believes: bool,
 }
 
 impl Hosts {
@@ -50,6 +51,9 @@ impl Hosts {
 
     /// Forgets what nobody has come to need again.
     pub(super) fn forget_orphans(&mut self) {
+        if self.believes {
+            return;
+        }
         for name in std::mem::take(&mut self.orphans) {
             if !self.users.contains_key(&name) {
                 self.addresses.remove(&name);
@@ -64,9 +68,30 @@ impl Hosts {
 
     /// Needed names without an address, each with the backends that need it.
     pub(super) fn without_address(&self) -> impl Iterator<Item = (&Hostname, &BTreeSet<BackendId>)> {
-        self.users
-            .iter()
-            .filter(|(name, _)| !self.addresses.contains_key(*name))
+        let has_none = |name: &Hostname| match self.addresses.get(name) {
+            Some(addresses) => addresses.is_empty(),
+            None => !self.believes,
+        };
+        self.users.iter().filter(move |(name, _)| has_none(name))
+    }
+
+    /// Whether the host of a server is a name that is taken to lead to one server, without an
+    /// address.
+    pub(super) fn is_believed(&self, upstream: &Upstream) -> bool {
+        let name = upstream.name().filter(|_| self.believes);
+        name.is_some_and(|name| !self.addresses.contains_key(name))
+    }
+
+    /// From now on believes names, except for those of which more is known.
+    pub(super) fn believe(&mut self, known: BTreeMap<Hostname, BTreeSet<IpAddr>>) {
+        self.believes = true;
+        self.addresses = known;
+    }
+
+    /// The needed names of which something else would be believed.
+    pub(super) fn differing(&self, known: &BTreeMap<Hostname, BTreeSet<IpAddr>>) -> Vec<Hostname> {
+        let differs = |name: &&Hostname| !self.believes || self.addresses.get(*name) != known.get(*name);
+        self.users.keys().filter(differs).cloned().collect()
     }
 
     /// The backends that need a name.
@@ -89,7 +114,8 @@ impl Hosts {
         true
     }
 
-    /// Where a server can be reached at present; nowhere when its name has no address yet, or none that the rule allows.
+    /// Where a server can be reached at present; nowhere when its name has no address yet, or none
+    /// that the rule allows.
     pub(super) fn addresses(&self, upstream: &Upstream, rule: &AddressRule) -> Vec<Address> {
         match upstream.name() {
             None => upstream.address().into_iter().collect(),
@@ -103,6 +129,11 @@ impl Hosts {
         }
     }
 
+    /// Whether a server can be reached at present, or is taken to be there.
+    pub(super) fn is_reachable(&self, upstream: &Upstream, rule: &AddressRule) -> bool {
+        self.is_believed(upstream) || !self.addresses(upstream, rule).is_empty()
+    }
+
     /// All that a name resolves to, and why it is refused.
     fn judged<'a>(
         &'a self,
@@ -114,9 +145,8 @@ impl Hosts {
         // A name can lead to what nobody can be at, such as 0.0.0.0.
         let found = found.filter_map(|ip| Address::new(*ip, upstream.port()).ok());
         found.map(|address| {
-            let known = !(self.unseen && is_stand_in(address.ip()));
-            let refusal = known.then(|| rule.refuses_address(&upstream.host, address));
-            (address, refusal.flatten())
+            let refusal = rule.refuses_address(&upstream.host, address);
+            (address, refusal)
         })
     }
 
@@ -167,17 +197,4 @@ impl Hosts {
     pub(super) fn needers(&self) -> impl Iterator<Item = &BackendId> {
         self.needs.keys()
     }
-}
-
-const FOR_EXAMPLES: u128 = 0x2001_0db8 << 96;
-
-/// An address that stands in for those that a host name leads to: another for each name, and none that is anybody's.
-pub(super) fn stand_in(name: &Hostname) -> IpAddr {
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    Ipv6Addr::from(FOR_EXAMPLES | u128::from(hasher.finish())).into()
-}
-
-fn is_stand_in(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(ip) if u128::from(ip) >> 96 == FOR_EXAMPLES >> 96)
 }

@@ -1,9 +1,9 @@
-//! Which environments lack live instances. Kept with each change from the rows and backends that it touched, so that a
-//! router can say it of all environments at any time: nobody goes through all of them.
+//! Which environments lack live instances. Each change updates this from the rows and backends that
+//! it touched, so a router can report it for all environments at any time.
 //!
-//! A *shortage* is a service that an environment chooses itself and that has too few instances. An environment is
-//! incomplete when it has one, or inherits one that it does not override; or when it, or one that it extends, extends
-//! what is not there.
+//! A *shortage* is a service that an environment chooses itself and that has too few instances. An
+//! environment is incomplete if it has a shortage, or inherits one that it does not override, or if
+//! it or one of its base environments extends an environment that does not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,11 +12,11 @@ use serde::Serialize;
 use super::Index;
 use crate::names::{EnvironmentName, ServiceName};
 use crate::records::InstanceState;
-use crate::routing::{Routing, RowKey, Table, Touched};
+use crate::routing::{Choice, Routing, Touched};
 use crate::version::{BackendId, Selector};
 
 /// An environment and the service that it chooses and that has too few instances.
-type Place = (EnvironmentName, ServiceName);
+type ServicePlace = (EnvironmentName, ServiceName);
 
 /// What is missing in all environments.
 #[derive(Debug)]
@@ -27,16 +27,16 @@ pub struct Missing {
     unanswered: BTreeSet<BackendId>,
     /// Backends that are chosen and have fewer.
     short: BTreeSet<BackendId>,
-    shortages: BTreeSet<Place>,
+    shortages: BTreeSet<ServicePlace>,
     /// Places that have what they had before, until what is chosen now is live.
-    waiting: BTreeSet<Place>,
+    waiting: BTreeSet<ServicePlace>,
     /// Environments whose own `extends` cannot be followed.
     severed: BTreeSet<EnvironmentName>,
-    /// The shortages of each incomplete environment, inherited ones too; none where only an `extends`, its own or one
-    /// above it, cannot be followed.
-    incomplete: BTreeMap<EnvironmentName, BTreeSet<Place>>,
+    /// The shortages of each incomplete environment, inherited ones too; none where only an
+    /// `extends`, its own or one above it, cannot be followed.
+    incomplete: BTreeMap<EnvironmentName, BTreeSet<ServicePlace>>,
     /// How many environments inherit a shortage.
-    heirs: BTreeMap<Place, usize>,
+    heirs: BTreeMap<ServicePlace, usize>,
     parents: BTreeMap<EnvironmentName, EnvironmentName>,
     children: BTreeMap<EnvironmentName, BTreeSet<EnvironmentName>>,
 }
@@ -61,7 +61,8 @@ impl Default for Missing {
 /// What is missing, for a record that must not become long.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Shortage {
-    /// How many environments are incomplete, those that inherit a shortage, or whose `extends` cannot be followed, too.
+    /// How many environments are incomplete, those that inherit a shortage, or whose `extends`
+    /// cannot be followed, too.
     pub environments: usize,
     /// How many services have too few instances, each counted where it is chosen.
     pub services: usize,
@@ -87,14 +88,14 @@ pub struct MissingService {
 }
 
 impl Missing {
-    /// Takes in what a change has touched: in the routing, of the environments whose `extends` cannot be followed, and of
-    /// the places that wait.
+    /// Takes in what a change has touched: in the routing, of the environments whose `extends`
+    /// cannot be followed, and of the places that wait.
     fn refresh(
         &mut self,
         routing: &Routing,
         touched: &Touched,
         severed: BTreeMap<EnvironmentName, bool>,
-        waiting: Vec<(Place, bool)>,
+        waiting: Vec<(ServicePlace, bool)>,
     ) {
         let mut stale = BTreeSet::new();
         for (environment, is_severed) in severed {
@@ -106,18 +107,26 @@ impl Missing {
                 self.add_with_descendants(environment, &mut stale);
             }
         }
-        for change in touched.rows(Table::Parents, routing) {
-            self.take_parent(routing, &change.key, &mut stale);
+        for (environment, before, now) in touched.environments(routing) {
+            let (before, now) = (
+                before.and_then(|it| it.parent.as_ref()),
+                now.and_then(|it| it.parent.as_ref()),
+            );
+            if before != now {
+                self.set_parent(environment, now, &mut stale);
+            }
         }
         let mut turned = Vec::new();
         for backend in &touched.backends {
             let short = routing.is_named(backend) && self.is_short(routing, backend);
-            // Looking for who chooses a backend that nobody names would be looking at every environment.
+            // Looking for who chooses a backend that nobody names would be looking at every
+            // environment.
             if self.note_short(backend, short) && routing.is_named(backend) {
                 turned.push(backend);
             }
         }
-        // Judging a place notes whether its backend is short, so it comes after those that turned are known.
+        // Judging a place notes whether its backend is short, so it comes after those that turned
+        // are known.
         for (place, waits) in waiting {
             match waits {
                 true => self.waiting.insert(place.clone()),
@@ -126,20 +135,20 @@ impl Missing {
             self.judge(routing, &place);
             self.add_with_descendants(place.0, &mut stale);
         }
-        for change in touched.rows(Table::Versions, routing) {
-            let Some(place) = place_of(&change.key) else {
-                continue;
-            };
-            let changed = self.judge(routing, &place);
-            let (environment, service) = place;
-            if changed || self.hides(routing, &environment, service) {
-                self.add_with_descendants(environment, &mut stale);
+        for (environment, before, now) in touched.environments(routing) {
+            let gone = before.into_iter().flat_map(|rows| rows.not_chosen_in(now));
+            let new = now.into_iter().flat_map(|rows| rows.not_chosen_in(before));
+            for service in gone.chain(new).map(Choice::service) {
+                let changed = self.judge(routing, &(environment.clone(), service.clone()));
+                if changed || self.hides(routing, environment, service) {
+                    self.add_with_descendants(environment.clone(), &mut stale);
+                }
             }
         }
         for backend in turned {
             for environment in routing.choosers(backend) {
                 if self.judge(routing, &(environment.clone(), backend.service.clone())) {
-                    self.add_with_descendants(environment, &mut stale);
+                    self.add_with_descendants(environment.clone(), &mut stale);
                 }
             }
         }
@@ -149,31 +158,30 @@ impl Missing {
     }
 
     /// Notes whether a place is a shortage; says whether that is new.
-    fn judge(&mut self, routing: &Routing, place: &Place) -> bool {
+    fn judge(&mut self, routing: &Routing, place: &ServicePlace) -> bool {
         match self.evaluate(routing, place) {
             true => self.shortages.insert(place.clone()),
             false => self.shortages.remove(place),
         }
     }
 
-    fn take_parent(&mut self, routing: &Routing, key: &RowKey, stale: &mut BTreeSet<EnvironmentName>) {
-        // Rows are made of names, so this always holds.
-        let Ok(child) = key.as_str().parse::<EnvironmentName>() else {
-            return;
-        };
+    fn set_parent(
+        &mut self,
+        child: &EnvironmentName,
+        parent: Option<&EnvironmentName>,
+        stale: &mut BTreeSet<EnvironmentName>,
+    ) {
         self.add_with_descendants(child.clone(), stale);
-        let parent = routing
-            .row(key)
-            .and_then(|parent| parent.parse::<EnvironmentName>().ok());
-        let old = match &parent {
+        let old = match parent {
             Some(parent) => self.parents.insert(child.clone(), parent.clone()),
-            None => self.parents.remove(&child),
+            None => self.parents.remove(child),
         };
         if let Some(old) = old {
-            super::remove_from(&mut self.children, &old, &child);
+            super::remove_from(&mut self.children, &old, child);
         }
         if let Some(parent) = parent {
-            self.children.entry(parent).or_default().insert(child);
+            let children = self.children.entry(parent.clone()).or_default();
+            children.insert(child.clone());
         }
     }
 
@@ -187,26 +195,26 @@ impl Missing {
     }
 
     /// Whether the environment chooses the service itself and it has too few instances.
-    fn evaluate(&mut self, routing: &Routing, place: &Place) -> bool {
+    fn evaluate(&mut self, routing: &Routing, place: &ServicePlace) -> bool {
         let (environment, service) = place;
         let waits = self.waiting.contains(place);
-        let Some(value) = routing.look_up(Table::Versions, &format!("{environment}/{service}")) else {
-            return waits;
-        };
-        // A range that nothing fits is no backend.
-        let Ok(backend) = value.parse::<BackendId>() else {
-            return true;
-        };
-        let short = self.is_short(routing, &backend);
-        self.note_short(&backend, short);
-        short || waits
+        match routing.choice(environment, service) {
+            None => waits,
+            Some(Choice::Missing(..)) => true,
+            Some(Choice::Backend(backend)) => {
+                let short = self.is_short(routing, backend);
+                self.note_short(backend, short);
+                short || waits
+            }
+        }
     }
 
     fn is_short(&self, routing: &Routing, backend: &BackendId) -> bool {
         if self.unanswered.contains(backend) {
             return true;
         }
-        // What runs outside is taken to be there, once it is known where, until a router says that it is not.
+        // What runs outside is taken to be there, once it is known where, until a router says that
+        // it is not.
         let least = match backend.version.is_outside() {
             true => self.least.min(1),
             false => self.least,
@@ -214,29 +222,30 @@ impl Missing {
         count(routing, backend).live < least
     }
 
-    /// Whether a row of the environment that came or went can hide or show a shortage of one that it extends.
-    fn hides(&self, routing: &Routing, environment: &EnvironmentName, service: ServiceName) -> bool {
-        let above: Vec<EnvironmentName> = names(routing, environment).skip(1).collect();
-        let mut place = (environment.clone(), service);
-        above.into_iter().any(|ancestor| {
-            place.0 = ancestor;
-            self.shortages.contains(&place)
-        })
+    /// Whether a row of the environment that came or went can hide or show a shortage of one that
+    /// it extends.
+    fn hides(&self, routing: &Routing, environment: &EnvironmentName, service: &ServiceName) -> bool {
+        let mut above = routing.chain(environment).skip(1);
+        above.any(|ancestor| self.shortages.contains(&(ancestor.clone(), service.clone())))
     }
 
     fn add_with_descendants(&self, environment: EnvironmentName, stale: &mut BTreeSet<EnvironmentName>) {
         let mut level = vec![environment];
-        for _ in 0..=super::EXTENDS_LIMIT {
+        for _ in 0..=crate::records::EXTENDS_LIMIT {
             let below = level.iter().filter_map(|name| self.children.get(name)).flatten();
             let next = below.cloned().collect();
             stale.extend(std::mem::replace(&mut level, next));
         }
     }
 
-    /// Finds the shortages of one environment anew.
+    /// Finds the shortages of one environment again.
     fn settle(&mut self, routing: &Routing, environment: EnvironmentName) {
         let new = self.shortages_of(routing, &environment);
-        let is_severed = || names(routing, &environment).any(|name| self.severed.contains(&name));
+        let is_severed = || {
+            routing
+                .chain(&environment)
+                .any(|name| self.severed.contains(name))
+        };
         let old = if new.is_empty() && !is_severed() {
             self.incomplete.remove(&environment)
         } else {
@@ -256,14 +265,14 @@ impl Missing {
         }
     }
 
-    fn shortages_of(&self, routing: &Routing, environment: &EnvironmentName) -> BTreeSet<Place> {
+    fn shortages_of(&self, routing: &Routing, environment: &EnvironmentName) -> BTreeSet<ServicePlace> {
         let mut found = BTreeSet::new();
-        let mut nearer: Vec<EnvironmentName> = Vec::new();
-        for origin in names(routing, environment) {
-            for service in self.services_of(&origin) {
-                let is_own = |name: &EnvironmentName| {
-                    let row = routing.look_up(Table::Versions, &format!("{name}/{service}"));
-                    row.is_some() || self.waiting.contains(&(name.clone(), service.clone()))
+        let mut nearer: Vec<&EnvironmentName> = Vec::new();
+        for origin in routing.chain(environment) {
+            for service in self.services_of(origin) {
+                let is_own = |name: &&EnvironmentName| {
+                    routing.choice(name, service).is_some()
+                        || self.waiting.contains(&((*name).clone(), service.clone()))
                 };
                 if !nearer.iter().any(is_own) {
                     found.insert((origin.clone(), service.clone()));
@@ -296,8 +305,9 @@ impl Index {
         self
     }
 
-    /// Finds out what is missing after the changes since the last call. It stands beside [`Index::resolve`], since it can
-    /// wait: a service that ten thousand environments inherit should not delay a router that has to do without it.
+    /// Finds out what is missing after the changes since the last call. It stands beside
+    /// [`Index::resolve`], since it can wait: a service that ten thousand environments inherit
+    /// should not delay a router that has to do without it.
     pub fn settle(&mut self) {
         let touched = std::mem::take(&mut self.unsettled);
         let severed = std::mem::take(&mut self.unsettled_severed);
@@ -315,7 +325,8 @@ impl Index {
         self.missing.refresh(&self.routing, &touched, severed, waiting);
     }
 
-    /// Says which services outside do not answer at present; whoever has no checks of its own goes by what routers say.
+    /// Says which services outside do not answer at present; whoever has no checks of its own goes
+    /// by what routers say.
     pub fn set_unanswered(&mut self, backends: &BTreeSet<BackendId>) {
         let before = std::mem::replace(&mut self.missing.unanswered, backends.clone());
         let changed = before.symmetric_difference(backends).cloned();
@@ -333,56 +344,53 @@ impl Index {
         }
     }
 
-    /// What is missing in one environment, own services first in the order of their names, then inherited ones; as of the last
-    /// [`Index::settle`].
-    pub fn missing_in(&self, environment: &EnvironmentName) -> Vec<MissingService> {
+    /// What is missing in one environment, own services first in the order of their names, then
+    /// inherited ones; as of the last [`Index::settle`].
+    #[cfg(test)]
+    pub(super) fn missing_in(&self, environment: &EnvironmentName) -> Vec<MissingService> {
         let places = self.missing.incomplete.get(environment).into_iter().flatten();
         let mut all: Vec<MissingService> = places.filter_map(|place| self.missing_service(place)).collect();
         all.sort_by_key(|missing| missing.environment != *environment);
         all
     }
 
-    fn missing_service(&self, place: &Place) -> Option<MissingService> {
+    fn missing_service(&self, place: &ServicePlace) -> Option<MissingService> {
         let (environment, service) = place;
-        let value = self
-            .routing
-            .look_up(Table::Versions, &format!("{environment}/{service}"));
-        let lack = value.and_then(|value| self.lack(service, value));
+        let choice = self.routing.choice(environment, service);
+        let lack = choice.and_then(|choice| self.lack(choice));
         let (live, reason) = match self.waiting(environment, service) {
             Some(reason) => (0, reason),
             None => lack?,
         };
-        let value = value.unwrap_or("inherited");
         Some(MissingService {
             environment: environment.clone(),
             service: service.clone(),
-            version: value
-                .split_once('@')
-                .map_or(value, |(_, version)| version)
-                .to_owned(),
+            version: choice.map_or("inherited", Choice::version).to_owned(),
             live,
             reason,
             inherited_by: self.missing.heirs.get(place).copied().unwrap_or_default(),
         })
     }
 
-    /// How many instances a value of `versions` has, and what it lacks in words; `None` when it lacks nothing.
-    pub(crate) fn lack(&self, service: &ServiceName, value: &str) -> Option<(usize, String)> {
-        let Ok(backend) = value.parse::<BackendId>() else {
-            let range = value.split_once('@').map_or(value, |(_, range)| range);
-            let selector = range.parse::<Selector>().ok();
-            let live = selector.map_or_else(String::new, |selector| self.of_no_use(service, &selector));
-            return Some((0, format!("no live version of {service} fits {range}{live}")));
+    /// How many instances a choice has, and what it lacks in words; `None` when it lacks nothing.
+    pub(crate) fn lack(&self, choice: &Choice) -> Option<(usize, String)> {
+        let service = choice.service();
+        let backend = match choice {
+            Choice::Backend(backend) => backend,
+            Choice::Missing(_, range) => {
+                let live = self.of_no_use(service, &Selector::Range(Box::new(range.clone())));
+                return Some((0, format!("no live version of {service} fits {range}{live}")));
+            }
         };
-        if !self.missing.is_short(&self.routing, &backend) {
+        if !self.missing.is_short(&self.routing, backend) {
             return None;
         }
-        let Count { live, draining } = count(&self.routing, &backend);
+        let InstanceCount { live, draining } = count(&self.routing, backend);
         let mut reason = match live {
             0 if backend.version.as_str() == "latest" && draining == 0 => {
                 format!("no version of {service} has a live instance")
             }
-            _ if self.missing.unanswered.contains(&backend) => {
+            _ if self.missing.unanswered.contains(backend) => {
                 format!(
                     "{service} does not answer: HAProxy's checks find {} dead",
                     backend.version
@@ -398,15 +406,15 @@ impl Index {
         if draining > 0 {
             reason += &format!(" ({draining} draining)");
         }
-        let nameless = self.nameless(&backend);
+        let nameless = self.nameless(backend);
         if !nameless.is_empty() {
             let names: Vec<&str> = nameless.iter().map(|name| name.as_str()).collect();
             reason += &format!(": no address is known of {}", names.join(", "));
         }
-        for refusal in self.why_refused(&backend) {
+        for refusal in self.why_refused(backend) {
             reason += &format!(": {refusal}");
         }
-        let superseded = self.superseded_of(&backend);
+        let superseded = self.superseded_of(backend);
         if !superseded.is_empty() {
             reason += &format!(": {}", superseded.join(", "));
         }
@@ -416,7 +424,7 @@ impl Index {
 
 /// Instances of a backend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Count {
+pub(super) struct InstanceCount {
     /// Those that take requests.
     pub live: usize,
     /// Those that finish what they have.
@@ -424,14 +432,11 @@ pub(super) struct Count {
 }
 
 /// Counts the servers of a backend. One of weight 0 gets no request.
-pub(super) fn count(routing: &Routing, backend: &BackendId) -> Count {
-    let mut count = Count::default();
-    for server in routing
-        .servers(backend)
-        .into_iter()
-        .flatten()
-        .map(|(_, server)| server)
-    {
+pub(super) fn count(routing: &Routing, backend: &BackendId) -> InstanceCount {
+    let mut count = InstanceCount::default();
+    let servers = routing.servers(backend).into_iter().flat_map(BTreeMap::values);
+    let unresolved = routing.unresolved(backend).into_iter().flat_map(BTreeMap::values);
+    for server in servers.chain(unresolved) {
         match server.state {
             InstanceState::Up if u16::from(server.weight) > 0 => count.live += 1,
             InstanceState::Up => {}
@@ -439,22 +444,4 @@ pub(super) fn count(routing: &Routing, backend: &BackendId) -> Count {
         }
     }
     count
-}
-
-/// An environment and those that it extends, the nearest first.
-fn names(routing: &Routing, environment: &EnvironmentName) -> impl Iterator<Item = EnvironmentName> {
-    // Rows are made of names, so each parses.
-    let chain = routing
-        .chain(environment.as_str())
-        .filter_map(|name| name.parse().ok());
-    chain.collect::<Vec<_>>().into_iter()
-}
-
-/// The place that a row of `versions` is about.
-fn place_of(key: &RowKey) -> Option<Place> {
-    if key.table() != Table::Versions {
-        return None;
-    }
-    let (environment, service) = key.as_str().split_once('/')?;
-    Some((environment.parse().ok()?, service.parse().ok()?))
 }

@@ -1,20 +1,19 @@
-//! The servers of the backends: from the instances, from services outside that environments name, and from what host
-//! names lead to.
+//! The servers of the backends: from instances, from external services, and from the addresses of
+//! host names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::address::InstanceId;
 use crate::keys::Key;
-use crate::names::Hostname;
+use crate::names::{EnvironmentName, Hostname};
 use crate::outside::AddressRule;
 use crate::records::{Instance, InstanceState, Protocol, SetAside, Weight};
-use crate::routing::{Row, RowKey, ServerId, ServerState, Servers, Touched};
+use crate::routing::{NamedServers, ServerId, ServerState, Servers, Touched};
 use crate::upstream::Upstream;
 use crate::version::BackendId;
 
-use super::hosts::stand_in;
-use super::{Index, Instances, Revision, addresses};
+use super::{Index, RegisteredInstances, Revision, addresses};
 
 impl Index {
     /// The index with another rule for addresses outside.
@@ -29,7 +28,8 @@ impl Index {
         &self.rule
     }
 
-    /// Judges by another rule from now on, what is known already too; in force with the next [`Index::resolve`].
+    /// Judges by another rule from now on, what is known already too; in force with the next
+    /// [`Index::resolve`].
     pub fn set_rule(&mut self, rule: AddressRule) {
         if self.rule == rule {
             return;
@@ -50,8 +50,17 @@ impl Index {
         self.hosts.names()
     }
 
-    /// Takes what a host name leads to now; a name that is not needed is passed over. Say nothing when it cannot be
-    /// resolved for a while: the last addresses stay.
+    /// The environment that names a host name first, none where an instance stands under it, which
+    /// no file can register.
+    pub fn first_to_name(&self, name: &Hostname) -> Option<&EnvironmentName> {
+        let users = self.hosts.users(name);
+        let firsts = users.iter().map(|backend| self.addresses.first_user(backend));
+        // Nothing is less than something.
+        firsts.min().flatten().map(|(_, environment)| environment)
+    }
+
+    /// Takes what a host name leads to now; a name that is not needed is passed over. Say nothing
+    /// when it cannot be resolved for a while: the last addresses stay.
     pub fn resolved(&mut self, name: &Hostname, addresses: BTreeSet<IpAddr>) {
         let users = self.hosts.users(name);
         let live: Vec<Option<i64>> = users.iter().map(|backend| self.backend_since(backend)).collect();
@@ -79,18 +88,16 @@ impl Index {
         self.hosts.without_address().map(|(name, _)| name)
     }
 
-    /// As [`Index::resolve`], for who resolves no host names: each is taken to lead to one server, except for those that
-    /// are said to have no address. What the servers' addresses are means nothing then.
-    pub fn resolve_unseen(&mut self, without_address: &BTreeSet<Hostname>) {
-        self.hosts.unseen = true;
-        self.resolve();
-        let names: Vec<Hostname> = self.host_names().cloned().collect();
-        for name in names {
-            let known = !without_address.contains(&name);
-            let addresses = known.then(|| stand_in(&name)).into_iter().collect();
-            self.resolved(&name, addresses);
-        }
-        self.resolve();
+    /// For who resolves no host names: each is taken to lead to one server, which has no address,
+    /// but for those of which more is known, what they lead to, or that it is nothing. In force
+    /// with the next [`Index::resolve`].
+    pub fn believe_names(&mut self, known: BTreeMap<Hostname, BTreeSet<IpAddr>>) {
+        let names = self.hosts.differing(&known).into_iter();
+        let users: BTreeSet<BackendId> = names.flat_map(|name| self.hosts.users(&name)).collect();
+        let users: Vec<BackendId> = users.into_iter().collect();
+        let live: Vec<Option<i64>> = users.iter().map(|backend| self.backend_since(backend)).collect();
+        self.hosts.believe(known);
+        self.refresh_backends(&users, live);
     }
 
     /// The needed names of a backend that have no address yet.
@@ -112,22 +119,23 @@ impl Index {
         }
     }
 
-    /// The servers that the instance of a key stands for, and their backend; `None` when there is no such instance.
-    pub fn servers_of_key(&self, key: &str) -> Option<(BackendId, Vec<ServerId>)> {
-        let Ok(Key::Instance(backend, _)) = self.space.parse(key) else {
+    /// The servers that the instance of a key stands for, and their backend; `None` when there is
+    /// no such instance.
+    pub fn servers_of_key(&self, key: &Key) -> Option<(BackendId, Vec<ServerId>)> {
+        let Key::Instance(backend, _) = key else {
             return None;
         };
-        let (instance, _) = self.instances_of(&backend)?.get(key)?;
+        let (instance, _) = self.instances_of(backend)?.get(key)?;
         let servers = self.server_ids(&instance.address, instance.protocol).collect();
-        Some((backend, servers))
+        Some((backend.clone(), servers))
     }
 
-    /// Takes the new value of an instance's key, or its end. That can change what is true of others at its address, the
-    /// former and the new one.
+    /// Takes the new value of an instance's key, or its end. That can change what is true of others
+    /// at its address, the former and the new one.
     pub(super) fn change_instance(
         &mut self,
         backend: &BackendId,
-        key: &str,
+        key: &Key,
         new: Option<(Instance, Revision)>,
     ) {
         let old = self
@@ -152,7 +160,7 @@ impl Index {
                 self.taken.claim(backend, key, &instance, revision);
                 let versions = self.instances.entry(backend.service.clone()).or_default();
                 let instances = versions.entry(backend.version.clone()).or_default();
-                instances.insert(key.to_owned(), (instance, revision.created));
+                instances.insert(key.clone(), (instance, revision.created));
             }
             None => self.remove_instance(backend, key),
         }
@@ -161,7 +169,7 @@ impl Index {
         }
     }
 
-    fn remove_instance(&mut self, backend: &BackendId, key: &str) {
+    fn remove_instance(&mut self, backend: &BackendId, key: &Key) {
         let Some(versions) = self.instances.get_mut(&backend.service) else {
             return;
         };
@@ -179,22 +187,20 @@ impl Index {
 
     pub(super) fn put_drain(&mut self, backend: BackendId, instance: InstanceId) {
         let was_live = self.backend_since(&backend);
-        let key = self.space.text(&Key::Instance(backend.clone(), instance));
-        if self.drains.insert(key) {
+        if self.drains.insert(Key::Instance(backend.clone(), instance)) {
             self.refresh_instances(&backend, was_live);
         }
     }
 
     pub(super) fn delete_drain(&mut self, backend: BackendId, instance: InstanceId) {
         let was_live = self.backend_since(&backend);
-        let key = self.space.text(&Key::Instance(backend.clone(), instance));
-        if self.drains.remove(&key) {
+        if self.drains.remove(&Key::Instance(backend.clone(), instance)) {
             self.refresh_instances(&backend, was_live);
         }
     }
 
     /// Whether an instance takes new requests: as its record says, unless somebody drains it.
-    fn state_of(&self, key: &str, instance: &Instance) -> InstanceState {
+    fn state_of(&self, key: &Key, instance: &Instance) -> InstanceState {
         match self.drains.contains(key) {
             true => InstanceState::Draining,
             false => instance.state,
@@ -207,7 +213,7 @@ impl Index {
         self.touched = touched;
     }
 
-    /// Puts a backend's servers in step with its instances, or with where it is outside.
+    /// Puts a backend's servers in sync with its instances, or with where it is outside.
     pub(super) fn refresh_backend(
         &mut self,
         backend: &BackendId,
@@ -225,29 +231,32 @@ impl Index {
                     state: InstanceState::Up,
                     weight: Weight::default(),
                 };
-                let ids = upstreams
-                    .iter()
-                    .flat_map(|upstream| self.server_ids(upstream, Protocol::Http));
-                ids.map(|id| (id, state)).collect()
+                let all = upstreams.iter().map(|upstream| (upstream, Protocol::Http, state));
+                self.servers_at(all)
             }
-            false => self
-                .instances_of(backend)
-                .map(|instances| self.servers_of(instances))
-                .unwrap_or_default(),
+            false => {
+                let instances = self.instances_of(backend).into_iter().flatten();
+                let there = instances.filter(|(key, _)| !self.taken.is_superseded(key));
+                self.servers_at(there.map(|(key, (instance, _))| {
+                    let state = ServerState {
+                        state: self.state_of(key, instance),
+                        weight: instance.weight,
+                    };
+                    (&instance.address, instance.protocol, state)
+                }))
+            }
         };
         self.routing.set_servers(backend, servers, touched);
-        match one_host(backend, &upstreams) {
-            Some(upstream) => self.routing.set_row(Row::host(backend, upstream), touched),
-            None => self.routing.remove_row(&RowKey::host(backend), touched),
-        }
+        let host = one_host(backend, &upstreams);
+        self.routing.set_host(backend, host, touched);
         if was_live != self.backend_since(backend) {
             let followers = self.followers.get(&backend.service);
             self.dirty.extend(followers.into_iter().flatten().cloned());
         }
     }
 
-    /// Where a backend's servers are said to be. Who runs an instance, or registers a server for good, has said what it is;
-    /// whoever may push a file has not.
+    /// Where a backend's servers are said to be. Who runs an instance, or registers a server for
+    /// good, has said what it is; whoever may push a file has not.
     fn upstreams(&self, backend: &BackendId) -> Vec<Upstream> {
         match backend.version.upstream() {
             Some(upstream) if self.routing.is_named(backend) && self.addresses.in_force(backend) => {
@@ -262,7 +271,7 @@ impl Index {
         }
     }
 
-    pub(super) fn instances_of(&self, backend: &BackendId) -> Option<&Instances> {
+    pub(super) fn instances_of(&self, backend: &BackendId) -> Option<&RegisteredInstances> {
         self.instances.get(&backend.service)?.get(&backend.version)
     }
 
@@ -270,13 +279,13 @@ impl Index {
         self.live_since(self.instances_of(backend)?)
     }
 
-    /// When the oldest of the instances that take requests was registered; `None` where none does. One whose host name
-    /// has no address yet does not, nor one whose address is another's by now.
-    pub(super) fn live_since(&self, instances: &Instances) -> Option<i64> {
+    /// When the oldest of the instances that take requests was registered; `None` where none does.
+    /// One whose host name has no address yet does not, nor one whose address is another's by now.
+    pub(super) fn live_since(&self, instances: &RegisteredInstances) -> Option<i64> {
         let live = instances.iter().filter(|(key, (instance, _))| {
             self.state_of(key, instance) == InstanceState::Up
                 && !self.taken.is_superseded(key)
-                && !self.hosts.addresses(&instance.address, &self.rule).is_empty()
+                && self.hosts.is_reachable(&instance.address, &self.rule)
         });
         live.map(|(_, (_, registered))| *registered).min()
     }
@@ -292,29 +301,33 @@ impl Index {
         })
     }
 
-    /// The servers of a backend. Two records of one address are one server, which drains when both do.
-    fn servers_of(&self, instances: &Instances) -> Servers {
-        let mut servers = Servers::new();
-        let there = instances.iter().filter(|(key, _)| !self.taken.is_superseded(key));
-        for (key, (instance, _)) in there {
-            let new = ServerState {
-                state: self.state_of(key, instance),
-                weight: instance.weight,
-            };
-            for id in self.server_ids(&instance.address, instance.protocol) {
-                let server = servers.entry(id).or_insert(new);
-                if server.state == InstanceState::Draining {
-                    *server = new;
-                }
+    /// The servers at places, with their addresses, and with their names where nobody resolves
+    /// these. Two records of one address are one server, which drains when both do.
+    fn servers_at<'a>(
+        &self,
+        places: impl Iterator<Item = (&'a Upstream, Protocol, ServerState)>,
+    ) -> (Servers, NamedServers) {
+        let (mut servers, mut named) = (Servers::new(), NamedServers::new());
+        let merge = |server: &mut ServerState, new: ServerState| {
+            if server.state == InstanceState::Draining {
+                *server = new;
+            }
+        };
+        for (upstream, protocol, new) in places {
+            if self.hosts.is_believed(upstream) {
+                merge(named.entry((upstream.clone(), protocol)).or_insert(new), new);
+            }
+            for id in self.server_ids(upstream, protocol) {
+                merge(servers.entry(id).or_insert(new), new);
             }
         }
-        servers
+        (servers, named)
     }
 
     /// The entries that lead to a server whose host name has no address yet.
     pub(super) fn waiting_for(&self, name: &Hostname, backend: &BackendId) -> Vec<SetAside> {
-        self.told_of(name, backend, |who| {
-            format!("{who} has no address yet: the host name {name} was not resolved so far")
+        self.entries_of(name, backend, |who| {
+            format!("{who} has no address yet: the host name {name} has not been resolved")
         })
     }
 
@@ -322,12 +335,13 @@ impl Index {
     pub(super) fn refused_names(&self) -> impl Iterator<Item = SetAside> {
         self.hosts.refused().flat_map(|(backend, all)| {
             all.iter()
-                .flat_map(|(name, reason)| self.told_of(name, backend, |who| format!("{who}: {reason}")))
+                .flat_map(|(name, reason)| self.entries_of(name, backend, |who| format!("{who}: {reason}")))
         })
     }
 
-    /// What is to be said of who names a host name for a backend: its environments, or its instances.
-    fn told_of(
+    /// An entry for each record that names a host name for a backend: its environments, or its
+    /// instances.
+    fn entries_of(
         &self,
         name: &Hostname,
         backend: &BackendId,
@@ -339,23 +353,23 @@ impl Index {
         };
         let environments = self.addresses.users(backend).map(|environment| {
             let key = self.space.text(&Key::Environment(environment.clone()));
-            aside(key, &format!("the service outside {}", backend.service))
+            aside(key, &format!("the external service {}", backend.service))
         });
         let instances = self.instances_of(backend).into_iter().flatten();
         let instances = instances
             .filter(|(_, (instance, _))| instance.address.name() == Some(name))
-            .map(|(key, _)| aside(key.clone(), "the instance"));
+            .map(|(key, _)| aside(self.space.text(key), "the instance"));
         environments.chain(instances).collect()
     }
 
-    /// Why a service outside has no server, or some of the host names of a backend lead nowhere, as far as the rule is
-    /// the reason.
+    /// Why a service outside has no server, or some of the host names of a backend lead nowhere, as
+    /// far as the rule is the reason.
     pub(super) fn why_refused(&self, backend: &BackendId) -> Vec<String> {
         if backend.version.is_outside() && !self.addresses.in_force(backend) {
             let reason = addresses::refusal(&self.rule, backend).unwrap_or_else(|| {
                 format!(
-                    "routers take {} addresses of one environment, and {} in all (--max-addresses), those of environments \
-                     that were registered first",
+                    "routers accept {} addresses of one environment and {} in all \
+                     (--max-addresses), earlier registered environments first",
                     crate::outside::MOST_OF_ONE,
                     self.rule.most()
                 )
@@ -366,8 +380,9 @@ impl Index {
     }
 }
 
-/// The place whose Host the servers of a backend expect, where it is the same for all. An address in clear text says
-/// nothing: that is how instances are registered, and they are asked by the name of their service.
+/// The place whose Host the servers of a backend expect, where it is the same for all. An address
+/// in clear text says nothing: that is how instances are registered, and they are asked by the name
+/// of their service.
 fn one_host<'a>(backend: &BackendId, upstreams: &'a [Upstream]) -> Option<&'a Upstream> {
     let (first, rest) = upstreams.split_first()?;
     let by_name = first.tls || first.name().is_some() || backend.version.upstream().is_some();

@@ -1,26 +1,26 @@
 //! The services of a record, kept small: an index holds hundreds of thousands of them.
 
-use crate::names::RoutePath;
+use std::sync::Arc;
+
+use crate::names::{RoutePath, ServiceName};
 use crate::records::ServiceChoice;
-use crate::symbols::{Symbol, Symbols};
+use crate::shared::Interner;
+use crate::version::Selector;
 
 /// The services that one environment names, in the order of its record.
 #[derive(Debug, Default)]
-pub(super) struct Services {
+pub(super) struct NamedServices {
     /// Service and selector.
-    choices: Box<[(Symbol, Symbol)]>,
+    choices: Box<[Arc<(ServiceName, Selector)>]>,
     /// Routes, each with the place of its service; few services have any.
     routes: Box<[(u32, RoutePath)]>,
 }
 
-impl Services {
-    pub(super) fn of(services: Vec<ServiceChoice>, symbols: &mut Symbols) -> Self {
+impl NamedServices {
+    pub(super) fn of(services: Vec<ServiceChoice>, shared: &mut Interner<(ServiceName, Selector)>) -> Self {
         let (mut choices, mut routes) = (Vec::with_capacity(services.len()), Vec::new());
         for (place, choice) in (0..).zip(services) {
-            choices.push((
-                symbols.number(choice.name.as_str()),
-                symbols.number(&choice.version.to_string()),
-            ));
+            choices.push(shared.of((choice.name, choice.version)));
             routes.extend(choice.routes.into_iter().map(|path| (place, path)));
         }
         Self {
@@ -29,20 +29,29 @@ impl Services {
         }
     }
 
+    /// The names of the services.
+    pub(super) fn names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.choices.iter().map(|choice| &choice.0)
+    }
+
+    /// By what the version of a service is chosen.
+    pub(super) fn selector(&self, service: &ServiceName) -> Option<&Selector> {
+        let mut choices = self.choices.iter();
+        choices
+            .find(|choice| choice.0 == *service)
+            .map(|choice| &choice.1)
+    }
+
     /// The services as the record has them.
-    pub(super) fn expand(&self, symbols: &Symbols) -> Vec<ServiceChoice> {
-        let choices = (0..).zip(&self.choices).filter_map(|(place, (name, selector))| {
-            // Both were made from what they are read as again.
-            Some(ServiceChoice {
-                name: symbols.text(*name).parse().ok()?,
-                version: symbols.text(*selector).parse().ok()?,
-                routes: self
-                    .routes
-                    .iter()
-                    .filter(|(of, _)| *of == place)
-                    .map(|(_, path)| path.clone())
-                    .collect(),
-            })
+    pub(super) fn expand(&self) -> Vec<ServiceChoice> {
+        let choices = (0..).zip(&self.choices).map(|(place, choice)| {
+            let (name, version) = (**choice).clone();
+            let own = self.routes.iter().filter(|(of, _)| *of == place);
+            ServiceChoice {
+                name,
+                version,
+                routes: own.map(|(_, path)| path.clone()).collect(),
+            }
         });
         choices.collect()
     }

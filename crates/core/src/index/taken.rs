@@ -1,11 +1,12 @@
-//! Addresses that were given on: an instance whose IP address and port another backend has registered since is gone,
-//! whatever its own entry says. An engine gives a free address to the next container, so an older entry that a dead
-//! registrar left behind, or that a router's guard keeps, points to another service.
+//! Addresses that were given to another instance. An instance is gone, whatever its entry says,
+//! once another backend has registered its IP address and port. An engine gives a free address to
+//! the next container, so an older entry that a dead registrar left behind, or that a router keeps,
+//! points to another service.
 //!
-//! The rule needs nothing but etcd's revisions, so every daemon decides alike, whenever it was started. An entry that
-//! takes requests was confirmed when it was last put. One that drains is only on its way out: it counts from its
-//! creation. Two entries of one revision were put together by one writer, and prove nothing about each other. Neither
-//! do two that both say `shared`. Host names are not looked at: many services may be behind one.
+//! The rule needs only etcd's revisions, so every daemon decides alike, whenever it was started. An
+//! entry that takes requests was confirmed when it was last put. A draining one counts from its
+//! creation. Two entries of one revision come from one writer and prove nothing about each other.
+//! Neither do two that both say `shared`. Host names are exempt: many services may be behind one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,36 +36,36 @@ impl From<i64> for Revision {
     }
 }
 
-/// Who says to be at which address.
+/// The instances that claim each address.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
-    claims: BTreeMap<Address, BTreeMap<String, Claim>>,
+pub(super) struct TakenAddresses {
+    claims: BTreeMap<Address, BTreeMap<Key, AddressClaim>>,
     /// The keys of instances whose address is another backend's by now.
-    superseded: BTreeSet<String>,
+    superseded: BTreeSet<Key>,
 }
 
 /// An instance's word that it is at an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Claim {
+struct AddressClaim {
     backend: BackendId,
     /// etcd's revision of that word.
     since: i64,
     shared: bool,
 }
 
-impl Claim {
+impl AddressClaim {
     fn supersedes(&self, other: &Self) -> bool {
         self.since > other.since && self.backend != other.backend && !(self.shared && other.shared)
     }
 }
 
-impl Taken {
+impl TakenAddresses {
     /// Notes that an instance is at an address.
-    pub(super) fn claim(&mut self, backend: &BackendId, key: &str, instance: &Instance, revision: Revision) {
+    pub(super) fn claim(&mut self, backend: &BackendId, key: &Key, instance: &Instance, revision: Revision) {
         let Some(address) = instance.address.address() else {
             return;
         };
-        let claim = Claim {
+        let claim = AddressClaim {
             backend: backend.clone(),
             since: match instance.state {
                 InstanceState::Up => revision.changed,
@@ -72,15 +73,12 @@ impl Taken {
             },
             shared: instance.shared,
         };
-        self.claims
-            .entry(address)
-            .or_default()
-            .insert(key.to_owned(), claim);
+        self.claims.entry(address).or_default().insert(key.clone(), claim);
         self.judge(&address);
     }
 
     /// Takes back what an instance said.
-    pub(super) fn withdraw(&mut self, key: &str, instance: &Instance) {
+    pub(super) fn withdraw(&mut self, key: &Key, instance: &Instance) {
         self.superseded.remove(key);
         let Some(address) = instance.address.address() else {
             return;
@@ -117,7 +115,7 @@ impl Taken {
     }
 
     /// Whether an instance's address is another backend's by now.
-    pub(super) fn is_superseded(&self, key: &str) -> bool {
+    pub(super) fn is_superseded(&self, key: &Key) -> bool {
         self.superseded.contains(key)
     }
 
@@ -128,8 +126,8 @@ impl Taken {
         claims.into_iter().flatten().map(|(_, claim)| &claim.backend)
     }
 
-    /// Who has an instance's address now: the last of those who have registered it since.
-    fn holder(&self, key: &str, instance: &Instance) -> Option<(Address, &Claim)> {
+    /// The instance that has this address now: the last one that has registered it since.
+    fn holder(&self, key: &Key, instance: &Instance) -> Option<(Address, &AddressClaim)> {
         let address = instance.address.address()?;
         let claims = self.claims.get(&address)?;
         let own = claims.get(key)?;
@@ -139,13 +137,14 @@ impl Taken {
 }
 
 impl Index {
-    /// Whether the instance of a key is gone for sure, since another backend has registered its address later.
-    pub fn is_superseded(&self, key: &str) -> bool {
+    /// Whether the instance of a key is gone for sure, since another backend has registered its
+    /// address later.
+    pub fn is_superseded(&self, key: &Key) -> bool {
         self.taken.is_superseded(key)
     }
 
-    /// etcd has lost its data and counts its revisions from the beginning: what was learnt so far is older than whatever
-    /// comes.
+    /// etcd has lost its data and counts its revisions from the beginning: what was learnt so far
+    /// is older than whatever comes.
     pub fn age(&mut self) {
         self.taken.age();
     }
@@ -162,13 +161,13 @@ impl Index {
     /// The entries that are left out since their address is another's.
     pub(super) fn superseded(&self) -> Vec<SetAside> {
         let all = self.taken.superseded.iter().filter_map(|key| {
-            let Ok(Key::Instance(backend, _)) = self.space.parse(key) else {
+            let Key::Instance(backend, _) = key else {
                 return None;
             };
-            let (instance, _) = self.instances_of(&backend)?.get(key)?;
+            let (instance, _) = self.instances_of(backend)?.get(key)?;
             let (address, claim) = self.taken.holder(key, instance)?;
             Some(SetAside {
-                key: key.clone(),
+                key: self.space.text(key),
                 reason: format!(
                     "{address} was registered later by {}, so no request for {backend} is sent there; \
                      if one process serves both, register both with --shared",

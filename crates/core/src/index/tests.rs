@@ -1,24 +1,22 @@
 //! Tests of the index: what a set of records resolves to, and that every way to a set of records resolves the same.
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::names::Hostname;
-use crate::routing::Table;
+use crate::routing::{ChangedRows, Row, Table};
 use crate::upstream::UpstreamHost;
 use crate::version::BackendId;
 use std::net::IpAddr;
 
+mod histories;
 mod missing;
 mod outside;
 mod taken;
 mod waits;
 
-use missing::check_missing;
-
-/// One change as etcd tells it. The create revision of a put is its place in the history unless given.
+/// One change as etcd reports it. The create revision of a put is its place in the history unless
+/// given.
 #[derive(Debug, Clone)]
-enum Change {
+enum TestChange {
     Put(String, String),
     Delete(String),
     /// A host name leads elsewhere: in the world, whether or not anybody needs it.
@@ -40,19 +38,39 @@ fn rule(most: usize, allowed: &str, own: &str) -> AddressRule {
     AddressRule::new(allowed.collect(), own.collect(), most)
 }
 
-fn put(key: &str, value: &str) -> Change {
-    Change::Put(format!("/mayfly/{key}"), value.to_owned())
+/// Takes a value as the watch does: what cannot be read is set aside.
+pub(crate) fn put_text(index: &mut Index, text: &str, value: &str, revision: impl Into<Revision>) {
+    let key = index.space.parse(text).map_err(|error| error.to_string());
+    match key.and_then(|key| Record::decode(&key, value.as_bytes()).map_err(|error| error.to_string())) {
+        Ok(record) => {
+            index.unreadable.remove(text);
+            index.put(record, revision);
+        }
+        Err(reason) => index.unreadable.insert(text.to_owned(), reason),
+    }
 }
 
-fn delete(key: &str) -> Change {
-    Change::Delete(format!("/mayfly/{key}"))
+/// The same of an end.
+pub(crate) fn gone_text(index: &mut Index, text: &str) {
+    index.unreadable.remove(text);
+    if let Ok(key) = index.space.parse(text) {
+        index.gone(&key);
+    }
+}
+
+fn put(key: &str, value: &str) -> TestChange {
+    TestChange::Put(format!("/mayfly/{key}"), value.to_owned())
+}
+
+fn delete(key: &str) -> TestChange {
+    TestChange::Delete(format!("/mayfly/{key}"))
 }
 
 /// `billing 10.0.0.1 10.0.0.2`
-fn resolve(text: &str) -> Change {
+fn resolve(text: &str) -> TestChange {
     let mut words = text.split(' ');
     let name = words.next().unwrap().parse().unwrap();
-    Change::Resolve(name, words.map(|ip| ip.parse().unwrap()).collect())
+    TestChange::Resolve(name, words.map(|ip| ip.parse().unwrap()).collect())
 }
 
 /// What host names lead to, and who tells it to an index: every needed name, as soon as it is needed.
@@ -71,7 +89,7 @@ fn tell(index: &mut Index, world: &World) -> Touched {
 }
 
 /// `dev extends=qa prefix=www frontend=0.0.1:/:/shop backend=latest had-backend=1,-`
-fn environment(text: &str) -> Change {
+fn environment(text: &str) -> TestChange {
     let mut words = text.split(' ');
     let name = words.next().unwrap();
     let (mut extends, mut prefix, mut header) = (None, format!("www-{name}"), name.to_owned());
@@ -108,7 +126,7 @@ fn environment(text: &str) -> Change {
 }
 
 /// `backend 0.0.1 10.0.0.1:80 [draining]`
-fn instance(text: &str) -> Change {
+fn instance(text: &str) -> TestChange {
     let words: Vec<&str> = text.split(' ').collect();
     let state = words.get(3).unwrap_or(&"up");
     let value = format!(r#"{{"address": "{}", "state": "{state}"}}"#, words[2]);
@@ -124,24 +142,24 @@ fn instance(text: &str) -> Change {
 }
 
 /// Applies changes as etcd would number them, resolving after each.
-fn index_after(changes: &[Change]) -> Index {
+fn index_after(changes: &[TestChange]) -> Index {
     let mut index = Index::default();
     let mut created: BTreeMap<String, i64> = BTreeMap::new();
     let mut world = World::new();
     for (at, change) in changes.iter().enumerate() {
         match change {
-            Change::Resolve(name, addresses) => {
+            TestChange::Resolve(name, addresses) => {
                 world.insert(name.clone(), addresses.clone());
             }
-            Change::Put(key, value) => {
+            TestChange::Put(key, value) => {
                 let (created, changed) = (*created.entry(key.clone()).or_insert(at as i64), at as i64);
-                index.put(key, value.as_bytes(), Revision { created, changed });
+                put_text(&mut index, key, value, Revision { created, changed });
             }
-            Change::Delete(key) => {
+            TestChange::Delete(key) => {
                 created.remove(key);
-                index.delete(key);
+                gone_text(&mut index, key);
             }
-            Change::Rule(most, allowed, own) => index.set_rule(rule(*most, allowed, own)),
+            TestChange::Rule(most, allowed, own) => index.set_rule(rule(*most, allowed, own)),
         }
         tell(&mut index, &world);
         index.settle();
@@ -149,11 +167,37 @@ fn index_after(changes: &[Change]) -> Index {
     index
 }
 
+/// `versions dev/backend -> backend@0.0.1`
+fn text(row: &Row<'_>) -> String {
+    match row {
+        Row::Ended(name, ended) => format!("ended {} -> {name} {} {}", ended.prefix, ended.at, ended.why),
+        Row::EndedName(name, ended) => format!("ended-names {name} -> {} {}", ended.at, ended.why),
+        Row::Host(backend, upstream) => format!("hosts {backend} -> {}", upstream.authority()),
+        Row::Version(name, choice) => format!("versions {name}/{} -> {choice}", choice.service()),
+        Row::Parent(name, parent) => format!("parents {name} -> {parent}"),
+        Row::User(name, user, hash) => format!("users {name}/{user} -> {hash}"),
+        Row::Network(name, network) => format!("networks {name} -> {network}"),
+        Row::Access(name, admission) => {
+            format!("access {name} -> {} {}", admission.owner, admission.kind.as_str())
+        }
+        Row::Route(name, path, service) => format!("routes {name}{} -> {service}", path.with_slash()),
+        Row::Header(header, name) => format!("headers {header} -> {name}"),
+        Row::Protected(prefix, name) => format!("protected {prefix} -> {name}"),
+        Row::Link(name, header) => format!("links {name} -> {header}"),
+        Row::Edge(prefix, header) => format!("edge {prefix} -> {header}"),
+    }
+}
+
+fn texts<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> Vec<String> {
+    rows.into_iter().map(|row| text(&row)).collect()
+}
+
 fn dump(index: &Index) -> Vec<String> {
-    let rows = index
-        .routing()
-        .rows()
-        .map(|(key, value)| format!("{} {} -> {value}", key.table(), key.as_str()));
+    // Those of links say what those of headers say.
+    let rows = Table::ALL
+        .into_iter()
+        .filter(|table| *table != Table::Links)
+        .flat_map(|table| index.routing().rows(table).map(|row| text(&row)));
     let servers = index.routing().backends().map(|(backend, servers)| {
         let servers: Vec<String> = servers
             .iter()
@@ -172,7 +216,7 @@ fn dump(index: &Index) -> Vec<String> {
     rows.chain(servers).chain(aside).collect()
 }
 
-fn check(changes: &[Change], expected: &str) {
+fn check(changes: &[TestChange], expected: &str) {
     let expected: Vec<&str> = expected
         .lines()
         .map(str::trim)
@@ -190,8 +234,8 @@ fn an_environment_and_its_instance() {
         ],
         "versions prod/backend -> backend@0.0.1
          versions prod/frontend -> frontend@0.0.1
-         routes prod/ -> 001:frontend
-         routes prod/shop/ -> 006:frontend
+         routes prod/ -> frontend
+         routes prod/shop/ -> frontend
          headers prod -> prod
          edge www -> prod
          backend@0.0.1: 10.0.0.1:80 Up",
@@ -201,14 +245,10 @@ fn an_environment_and_its_instance() {
 #[test]
 fn latest_follows_what_lives() {
     let dev = environment("dev backend=latest");
-    let with = |changes: &[Change]| {
+    let with = |changes: &[TestChange]| {
         let index = index_after(changes);
-        let rows: Vec<String> = index
-            .routing()
-            .table(Table::Versions)
-            .map(|(_, value)| value.to_owned())
-            .collect();
-        rows.join(" ")
+        let environment = index.routing().environment(&"dev".parse().unwrap()).unwrap();
+        environment.choices[0].to_string()
     };
     let mut changes = vec![dev, instance("backend 0.0.1 10.0.0.1:80")];
     assert_eq!(with(&changes), "backend@0.0.1");
@@ -221,7 +261,7 @@ fn latest_follows_what_lives() {
 }
 
 #[test]
-fn nothing_fits_is_told() {
+fn nothing_fits_is_reported() {
     check(
         &[environment("dev backend=^1.2")],
         "versions dev/backend -> backend@^1.2
@@ -247,7 +287,7 @@ fn the_first_claim_stands_and_the_next_takes_over() {
          edge y -> b
          aside /mayfly/environments/b: prefix x belongs to environment a, which was registered first; choose another",
     );
-    let without_a: Vec<Change> = changes
+    let without_a: Vec<TestChange> = changes
         .iter()
         .cloned()
         .chain([delete("environments/a")])
@@ -261,7 +301,7 @@ fn the_first_claim_stands_and_the_next_takes_over() {
 }
 
 #[test]
-fn an_environment_whose_newest_version_was_refused_is_told_and_complete() {
+fn an_environment_whose_newest_version_was_refused_is_reported_and_complete() {
     let record = |refused: Option<&str>| {
         let life = serde_json::json!({"registered_at": "2030-01-31T18:00:00Z", "refused": refused});
         let services = serde_json::json!([{"name": "s", "version": "1", "routes": ["/"]}]);
@@ -271,20 +311,20 @@ fn an_environment_whose_newest_version_was_refused_is_told_and_complete() {
     let mut index = index_after(&[instance("s 1 10.0.0.1:80"), put("environments/a", &record(None))]);
     let key = "/mayfly/environments/a";
     for refused in [Some("bad"), Some("worse"), None, Some("bad")] {
-        index.put(key, record(refused).as_bytes(), 1);
+        put_text(&mut index, key, &record(refused), 1);
         assert!(index.resolve().is_empty(), "what is routed is the same");
-        let told: Vec<_> = index
+        let reported: Vec<_> = index
             .set_aside()
             .into_iter()
             .map(|it| (it.key, it.reason))
             .collect();
         let expected = refused.map(|reason| (key.to_owned(), reason.to_owned()));
-        assert_eq!(told, Vec::from_iter(expected));
+        assert_eq!(reported, Vec::from_iter(expected));
         let view = index.view(&"a".parse().unwrap()).unwrap();
         assert!(view.routed && view.complete);
         assert_eq!(view.reasons(), Vec::from_iter(refused));
     }
-    index.delete(key);
+    gone_text(&mut index, key);
     index.resolve();
     assert_eq!(index.set_aside(), []);
 }
@@ -299,15 +339,11 @@ fn extends_three_levels_and_not_four() {
         environment("d extends=c"),
     ];
     let index = index_after(&changes);
-    let parents: Vec<String> = index
-        .routing()
-        .table(Table::Parents)
-        .map(|(key, value)| format!("{}->{value}", key.as_str()))
-        .collect();
-    assert_eq!(parents, ["b->a", "c->b", "d->c"]);
+    let parents = texts(index.routing().rows(Table::Parents));
+    assert_eq!(parents, ["parents b -> a", "parents c -> b", "parents d -> c"]);
     assert_eq!(
         index.set_aside()[0].reason,
-        "extends passes 3 levels at a; only what the environment names itself is routed"
+        "extends passes 3 levels at a; inside, only its own services are routed; at the edge it is closed unless it has an `access` of its own"
     );
 }
 
@@ -315,7 +351,11 @@ fn extends_three_levels_and_not_four() {
 fn a_circle_and_a_missing_parent_are_their_own_problem() {
     check(
         &[environment("a extends=b"), environment("b extends=a"), environment("c extends=a"), environment("d extends=gone")],
-        "parents c -> a
+        "access a -> b unknown
+         access b -> a unknown
+         access c -> b unknown
+         access d -> gone unknown
+         parents c -> a
          headers a -> a
          headers b -> b
          headers c -> c
@@ -324,9 +364,9 @@ fn a_circle_and_a_missing_parent_are_their_own_problem() {
          edge www-b -> b
          edge www-c -> c
          edge www-d -> d
-         aside /mayfly/environments/a: extends leads in a circle back to a; only what the environment names itself is routed
-         aside /mayfly/environments/b: extends leads in a circle back to b; only what the environment names itself is routed
-         aside /mayfly/environments/d: extends gone, which does not exist; only what the environment names itself is routed",
+         aside /mayfly/environments/a: extends leads in a circle back to a; inside, only its own services are routed; at the edge it is closed unless it has an `access` of its own
+         aside /mayfly/environments/b: extends leads in a circle back to b; inside, only its own services are routed; at the edge it is closed unless it has an `access` of its own
+         aside /mayfly/environments/d: extends gone, which does not exist; inside, only its own services are routed; at the edge it is closed unless it has an `access` of its own",
     );
 }
 
@@ -344,7 +384,7 @@ fn a_bad_value_leaves_the_last_good_one_in_force() {
          aside /mayfly/backends/a b/1/x: \"a b\" is not a service name: lower-case letters, digits and hyphens, a letter or digit at both ends, at most 63
          aside /mayfly/environments/dev: the value is not a record: EOF while parsing an object at line 1 column 1",
     );
-    let mended: Vec<Change> = changes
+    let mended: Vec<TestChange> = changes
         .iter()
         .cloned()
         .chain([environment("dev"), delete("backends/a b/1/x")])
@@ -386,188 +426,107 @@ fn a_change_touches_only_its_own_places() {
         environment("a extends=qa"),
         environment("b extends=qa"),
     ]);
-    let Change::Put(key, value) = environment("qa backend=2") else {
+    let TestChange::Put(key, value) = environment("qa backend=2") else {
         unreachable!()
     };
-    index.put(&key, value.as_bytes(), 0);
+    put_text(&mut index, &key, &value, 0);
     let touched = index.resolve();
-    let tables = touched.tables();
-    assert_eq!(tables, [Table::Versions].into());
-    let rows = touched.rows(Table::Versions, index.routing());
-    let rows: Vec<_> = rows
-        .map(|row| (row.key.as_str().to_owned(), row.before, row.now))
-        .collect();
-    assert_eq!(
-        rows,
-        [("qa/backend".to_owned(), Some("backend@1"), Some("backend@2"))]
-    );
+    assert_eq!(touched.tables(index.routing()), [Table::Versions].into());
+    let changed = touched.rows(Table::Versions, index.routing());
+    assert_eq!(texts(changed.before), ["versions qa/backend -> backend@1"]);
+    assert_eq!(texts(changed.now), ["versions qa/backend -> backend@2"]);
     assert_eq!(
         touched.backends.len(),
         1,
         "backend@1, which nobody names any more"
     );
-    index.put(&key, value.as_bytes(), 0);
+    put_text(&mut index, &key, &value, 0);
     assert!(index.resolve().is_empty(), "the same value again changes nothing");
 }
 
-fn any_change() -> impl Strategy<Value = Change> {
-    let name = "[a-e]";
-    let an_environment = (
-        name,
-        proptest::option::of("[a-e]"),
-        "[x-z]|www-[a-e]",
-        "[x-z]|[a-e]",
-        proptest::collection::vec(
-            (
-                "[st]",
-                "[12]|latest|\\^1|\\*|https?://h[12]:80|http://1(0|27)\\.0\\.0\\.[12]:80",
-                proptest::bool::ANY,
-            ),
-            0..4,
-        ),
-        proptest::option::weighted(0.3, "had-[st]=([12]|latest|-|http://h1:80)"),
-    )
-        .prop_map(|(name, extends, prefix, header, services, had)| {
-            let mut text = format!("{name} prefix={prefix} header={header}");
-            if let Some(parent) = extends {
-                text += &format!(" extends={parent}");
-            }
-            for (service, version, routed) in services {
-                text += &format!(" {service}={version}{}", if routed { ":/" } else { "" });
-            }
-            if let Some(had) = had {
-                text += &format!(" {had}");
-            }
-            environment(&text)
-        });
-    let an_instance = (
-        "[st]",
-        "[12]|1\\.1|latest",
-        "10\\.0\\.0\\.[1-3]:80|(https://)?h[12]:80",
-        proptest::bool::ANY,
-    );
-    let addresses = proptest::collection::btree_set(
-        (1..4u8).prop_map(|last| IpAddr::from([10 + 117 * (last / 3), 0, 0, last])),
-        0..3,
-    );
-    prop_oneof![
-        4 => an_environment,
-        2 => name.prop_map(|name| delete(&format!("environments/{name}"))),
-        3 => an_instance.prop_map(|(service, version, host, draining)| {
-            instance(&format!("{service} {version} {host}{}", if draining { " draining" } else { "" }))
-        }),
-        2 => an_instance.prop_map(|(service, version, host, _)| {
-            delete(&format!("backends/{service}/{version}/{}", host.trim_start_matches("https://")))
-        }),
-        1 => ("[st]", "[12]", "10\\.0\\.0\\.[1-3]:80", proptest::bool::ANY).prop_map(|(service, version, host, ends)| {
-            let key = format!("drains/{service}/{version}/{host}");
-            if ends { delete(&key) } else { put(&key, "") }
-        }),
-        2 => ("h[12]", addresses).prop_map(|(name, addresses)| Change::Resolve(name.parse().unwrap(), addresses)),
-        1 => name.prop_map(|name| put(&format!("environments/{name}"), "{}")),
-        1 => (0..4usize, 0..5usize, proptest::bool::ANY).prop_map(|(most, allowed, listens)| {
-            let allowed = ["", "h1", "10.0.0.0/8", "127.0.0.0/8,10.0.0.0/8", "*.internal,127.0.0.1"][allowed];
-            Change::Rule(most, allowed, if listens { "10.0.0.1:80,127.0.0.3:80" } else { "" })
-        }),
-    ]
-}
-
-/// What etcd holds after a history: for each key its last good value and its revisions.
-fn survivors(changes: &[Change]) -> Vec<(String, String, Revision)> {
-    let mut held: BTreeMap<String, (String, Revision)> = BTreeMap::new();
-    for (at, change) in changes.iter().enumerate() {
-        match change {
-            Change::Put(key, value) if value == "{}" => {
-                // Only a value with an earlier good one keeps its revision; the test leaves new bad ones out.
-                let _ = held.get(key);
-            }
-            Change::Put(key, value) => {
-                let changed = at as i64;
-                let created = held.get(key).map_or(changed, |(_, revision)| revision.created);
-                held.insert(key.clone(), (value.clone(), Revision { created, changed }));
-            }
-            Change::Delete(key) => {
-                held.remove(key);
-            }
-            Change::Resolve(..) | Change::Rule(..) => {}
-        }
-    }
-    held.into_iter()
-        .map(|(key, (value, revision))| (key, value, revision))
-        .collect()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
-    /// Step by step or all at once, in whatever order: the same records give the same routing and the same faults,
-    /// and what was said to be touched is exactly what differs.
-    #[test]
-    fn the_way_does_not_matter(changes in proptest::collection::vec(any_change(), 1..40)) {
-        let mut stepwise = Index::default();
-        let mut last_rule = AddressRule::default();
-        let mut created: BTreeMap<String, i64> = BTreeMap::new();
-        let mut world = World::new();
-        for (at, change) in changes.iter().enumerate() {
-            let before = stepwise.routing().clone();
-            match change {
-                Change::Put(key, value) => {
-                    let changed = at as i64;
-                    let created = if value == "{}" { changed } else { *created.entry(key.clone()).or_insert(changed) };
-                    stepwise.put(key, value.as_bytes(), Revision { created, changed });
-                }
-                Change::Delete(key) => {
-                    created.remove(key);
-                    stepwise.delete(key);
-                }
-                Change::Resolve(name, addresses) => {
-                    world.insert(name.clone(), addresses.clone());
-                }
-                Change::Rule(most, allowed, own) => {
-                    last_rule = rule(*most, allowed, own);
-                    stepwise.set_rule(last_rule.clone());
-                }
-            }
-            let touched = tell(&mut stepwise, &world);
-            // What is missing may be found out after several changes together.
-            if at % 3 > 0 {
-                stepwise.settle();
-            }
-            let after = stepwise.routing();
-            let all: BTreeSet<RowKey> = before.rows().chain(after.rows()).map(|(key, _)| key).collect();
-            let differing = all.into_iter().filter(|key| before.row(key) != after.row(key));
-            let differing: Vec<_> = differing.map(|key| (before.row(&key), after.row(&key), key)).collect();
-            let told = Table::ALL.into_iter().flat_map(|table| touched.rows(table, after));
-            let mut told: Vec<_> = told.map(|row| (row.before, row.now, row.key)).collect();
-            told.sort_by(|one, other| one.2.cmp(&other.2));
-            prop_assert_eq!(differing, told);
-            for (backend, _) in before.backends().chain(after.backends()) {
-                prop_assert!(before.servers(backend) == after.servers(backend) || touched.backends.contains(backend));
-            }
-        }
-        let mut records = survivors(&changes);
-        records.reverse();
-        let mut at_once = Index::default().with_rule(last_rule);
-        for (key, value, revision) in &records {
-            at_once.put(key, value.as_bytes(), *revision);
-        }
-        tell(&mut at_once, &world);
-        at_once.settle();
-        stepwise.settle();
-        prop_assert_eq!(stepwise.routing(), at_once.routing());
-        prop_assert!(stepwise.host_names().eq(at_once.host_names()));
-        // Only values that did not parse are remembered by one and not by the other.
-        let waiting = |index: &Index| {
-            let all = index.set_aside().into_iter();
-            let texts = ["no address", "cannot be reached", "resolves to"];
-            all.filter(|aside| texts.iter().any(|text| aside.reason.contains(text))).collect::<Vec<_>>()
+#[test]
+fn access_is_that_of_the_nearest_that_has_one() {
+    let hash = crate::records::access::PasswordHash::of("x", [7; 16]);
+    let put = |name: &str, extends: &str, access: &str| {
+        let extends = match extends {
+            "" => String::new(),
+            base => format!(r#""extends": "{base}","#),
         };
-        prop_assert_eq!(waiting(&stepwise), waiting(&at_once));
-        prop_assert_eq!(stepwise.superseded(), at_once.superseded());
-        prop_assert_eq!(&stepwise.waits, &at_once.waits);
-        let readable = |index: &Index| index.faults.clone();
-        prop_assert_eq!(readable(&stepwise), readable(&at_once));
-        prop_assert_eq!(stepwise.shortage(usize::MAX), at_once.shortage(usize::MAX));
-        check_missing(&stepwise)?;
-    }
+        let access = match access {
+            "" => String::new(),
+            access => format!(r#""access": {access},"#),
+        };
+        let value =
+            format!(r#"{{"name": "{name}", "prefix": "{name}", {extends} {access} "header": "{name}"}}"#);
+        TestChange::Put(format!("/mayfly/environments/{name}"), value)
+    };
+    let users = format!(r#"{{"users": {{"guest": "{hash}"}}}}"#);
+    let both = format!(r#"{{"users": {{"guest": "{hash}"}}, "from": ["10.0.0.0/7", "10.0.0.0/8"]}}"#);
+    let access = |changes: &[TestChange]| {
+        let index = index_after(changes);
+        let tables = [Table::Users, Table::Networks, Table::Access];
+        let rows = tables
+            .into_iter()
+            .flat_map(|table| texts(index.routing().rows(table)));
+        rows.filter(|row| row.starts_with("access") || row.starts_with("networks"))
+            .collect::<Vec<_>>()
+    };
+    let row = [
+        put("a", "", &users),
+        put("b", "a", ""),
+        put("c", "b", r#"{"from": ["10.0.0.0/8"]}"#),
+        put("d", "c", ""),
+        put("open", "", ""),
+    ];
+    let after = |more: &[TestChange]| access(&[&row, more].concat());
+    let network = "networks c -> 10.0.0.0/8";
+    assert_eq!(
+        after(&[]),
+        [
+            network,
+            "access a -> a users",
+            "access b -> a users",
+            "access c -> c networks",
+            "access d -> c networks"
+        ]
+    );
+    // A change reaches those below.
+    assert_eq!(
+        after(&[put("a", "", &both)]),
+        [
+            "networks a -> 10.0.0.0/8",
+            "networks a -> 11.0.0.0/8",
+            network,
+            "access a -> a both",
+            "access b -> a both",
+            "access c -> c networks",
+            "access d -> c networks"
+        ]
+    );
+    assert_eq!(after(&[put("a", "", ""), put("c", "b", "")]), [""; 0]);
+    // Where what is extended is not there, nobody knows; and what names nobody lets nobody in.
+    assert_eq!(
+        after(&[
+            TestChange::Delete("/mayfly/environments/a".to_owned()),
+            put("c", "b", "")
+        ]),
+        [
+            "access b -> a unknown",
+            "access c -> a unknown",
+            "access d -> a unknown"
+        ]
+    );
+    assert_eq!(
+        after(&[put("a", "", "{}")])[..2],
+        [network, "access a -> a networks"]
+    );
+    assert_eq!(
+        after(&[put("a", "b", ""), put("c", "b", "")])[..],
+        [
+            "access a -> b unknown",
+            "access b -> a unknown",
+            "access c -> a unknown",
+            "access d -> c unknown"
+        ]
+    );
 }

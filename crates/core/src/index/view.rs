@@ -1,17 +1,17 @@
-//! What one environment resolves to, for people: every service, own or inherited, the version that is chosen, its
-//! instances, and what is missing.
+//! What one environment resolves to, for people: every service, own or inherited, the version that
+//! is chosen, its instances, and what is missing.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Index;
 use super::missing::count;
+use super::{AccessView, Index};
 use crate::keys::Key;
-use crate::names::{EnvironmentName, ServiceName};
+use crate::names::{EnvironmentName, RoutePath, ServiceName};
 use crate::records::Environment;
-use crate::routing::Table;
-use crate::version::{BackendId, Selector};
+use crate::routing::Choice;
+use crate::version::Selector;
 
 /// What an environment resolves to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,6 +27,9 @@ pub struct EnvironmentView {
     /// Which of these extends what is not there, and why what is above it is missing here, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broken_parent: Option<String>,
+    /// Who may use it from outside, where not everybody may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<AccessView>,
     /// Its services in the order of their names.
     pub services: Vec<ServiceView>,
     /// What of it is left out, and why.
@@ -34,7 +37,8 @@ pub struct EnvironmentView {
 }
 
 impl EnvironmentView {
-    /// Why it is not complete, in words: what is missing, from whom it is inherited, and what is set aside.
+    /// Why it is not complete, in words: what is missing, from whom it is inherited, and what is
+    /// set aside.
     pub fn reasons(&self) -> Vec<String> {
         let missing = self.services.iter().filter_map(|service| {
             let reason = service.missing.as_ref()?;
@@ -44,9 +48,9 @@ impl EnvironmentView {
             })
         });
         let mut reasons: Vec<String> = missing.collect();
-        // That nothing fits is told as missing already.
-        let told = |aside: &&String| !reasons.iter().any(|reason| reason.starts_with(aside.as_str()));
-        let aside: Vec<String> = self.set_aside.iter().filter(told).cloned().collect();
+        // That nothing fits is among the reasons already.
+        let is_new = |aside: &&String| !reasons.iter().any(|reason| reason.starts_with(aside.as_str()));
+        let aside: Vec<String> = self.set_aside.iter().filter(is_new).cloned().collect();
         reasons.extend(aside);
         reasons.extend(self.broken_parent.clone());
         reasons
@@ -58,7 +62,8 @@ impl EnvironmentView {
 pub struct ServiceView {
     /// The service.
     pub service: ServiceName,
-    /// What the environment asks for: a version, `latest`, a range, or the URL of a service outside.
+    /// What the environment asks for: a version, `latest`, a range, or the URL of a service
+    /// outside.
     pub selector: String,
     /// The version that is chosen; none when nothing fits.
     pub version: Option<String>,
@@ -83,7 +88,8 @@ pub struct ServiceView {
 }
 
 impl Index {
-    /// An environment as it was registered, its last good record, but without its services: [`Index::view`] has those.
+    /// An environment as it was registered, its last good record, but without its services:
+    /// [`Index::view`] has those.
     pub fn environment(&self, name: &EnvironmentName) -> Option<&Environment> {
         self.environments.get(name).map(|registered| &registered.record)
     }
@@ -94,64 +100,53 @@ impl Index {
     }
 
     /// By what an environment chooses the version of a service.
-    pub(crate) fn selector(&self, environment: &EnvironmentName, service: &ServiceName) -> Option<Selector> {
-        let registered = self.environments.get(environment)?;
-        let choices = registered.services.expand(&self.routing.symbols).into_iter();
-        let mut selectors = choices
-            .filter(|choice| choice.name == *service)
-            .map(|choice| choice.version);
-        selectors.next()
+    pub(crate) fn selector(&self, environment: &EnvironmentName, service: &ServiceName) -> Option<&Selector> {
+        self.environments.get(environment)?.services.selector(service)
     }
 
     /// What of an environment is left out, and why.
     pub fn set_aside_of(&self, name: &EnvironmentName) -> Vec<String> {
         let key = self.space.text(&Key::Environment(name.clone()));
-        let faults = self.faults.get(name).into_iter().flatten();
-        let told = self.unreadable.get(&key).into_iter().chain(faults).cloned();
-        told.chain(self.addresses.beyond_of(name)).collect()
+        let unreadable = self.unreadable.reason(&key).map(str::to_owned).into_iter();
+        let faults = self.faults.get(name).into_iter().flatten().cloned();
+        let entries = unreadable.chain(faults);
+        entries.chain(self.addresses.beyond_of(name)).collect()
     }
 
-    /// What an environment resolves to, as of the last [`Index::resolve`]; `None` when there is none of that name.
+    /// What an environment resolves to, as of the last [`Index::resolve`]; `None` when there is
+    /// none of that name.
     pub fn view(&self, name: &EnvironmentName) -> Option<EnvironmentView> {
-        let registered = self.environments.get(name)?;
-        let chain: Vec<&EnvironmentName> = self
-            .routing
-            .chain(name.as_str())
-            .filter_map(|name| self.environments.get_key_value(&name.parse().ok()?))
-            .map(|(name, _)| name)
-            .collect();
+        let (name, registered) = self.environments.get_key_value(name)?;
+        let chain: Vec<&EnvironmentName> = self.routing.chain(name).collect();
         let mut services: BTreeMap<ServiceName, ServiceView> = BTreeMap::new();
         for origin in &chain {
-            for (key, value) in self.routing.beginning(Table::Versions, &format!("{origin}/")) {
-                let text = key.as_str().split_once('/').map(|(_, name)| name.parse());
-                let Some(Ok(service)): Option<Result<ServiceName, _>> = text else {
-                    continue;
-                };
+            let rows = self.routing.environment(origin);
+            let choices = rows.into_iter().flat_map(|rows| &rows.choices);
+            let chosen = choices.map(|choice| (choice.service(), Some(&**choice)));
+            // What is inherited until its own choice is live has no choice of its own.
+            let waiting = self.waits_of(origin).map(|service| (service, None));
+            for (service, choice) in chosen.chain(waiting) {
                 services
                     .entry(service.clone())
-                    .or_insert_with(|| self.service_view(&service, origin, *origin != name, value));
-            }
-            // What is inherited until its own choice is live has no row of its own.
-            for service in self.waits_of(origin) {
-                services
-                    .entry(service.clone())
-                    .or_insert_with(|| self.service_view(service, origin, *origin != name, ""));
+                    .or_insert_with(|| self.service_view(service, origin, *origin != name, choice));
             }
         }
         for (path, service) in self.routes_of(&chain) {
-            if let Some(view) = services.get_mut(&service) {
-                view.routes.push(path);
+            if let Some(view) = services.get_mut(service) {
+                view.routes.push(path.to_string());
             }
         }
         let broken_parent = self.broken_parent(name);
+        let is_accepted = self.claims.is_accepted(name);
         Some(EnvironmentView {
             name: name.clone(),
-            routed: registered.accepted,
-            complete: registered.accepted
+            routed: is_accepted,
+            complete: is_accepted
                 && broken_parent.is_none()
                 && (registered.record.extends.is_none() || chain.len() > 1)
                 && services.values().all(|service| service.missing.is_none()),
             broken_parent,
+            access: self.access(name),
             parents: chain.into_iter().skip(1).cloned().collect(),
             services: services.into_values().collect(),
             set_aside: self.set_aside_of(name),
@@ -160,8 +155,8 @@ impl Index {
 
     /// Which of the environments that one extends cannot be extended itself, and why.
     pub(crate) fn broken_parent(&self, name: &EnvironmentName) -> Option<String> {
-        let last: EnvironmentName = self.routing.chain(name.as_str()).skip(1).last()?.parse().ok()?;
-        let registered = self.environments.get(&last)?;
+        let last = self.routing.chain(name).skip(1).last()?;
+        let registered = self.environments.get(last)?;
         let fault = self.valid_parent(&registered.record).err()?;
         Some(format!("{last}, from which it inherits: {fault}"))
     }
@@ -171,36 +166,31 @@ impl Index {
         service: &ServiceName,
         origin: &EnvironmentName,
         inherited: bool,
-        value: &str,
+        choice: Option<&Choice>,
     ) -> ServiceView {
         let selector = self.selector(origin, service);
-        let backend: Option<BackendId> = value.parse().ok();
+        let backend = choice.and_then(Choice::backend);
         let count = backend
-            .as_ref()
             .map(|backend| count(&self.routing, backend))
             .unwrap_or_default();
         let waiting = self.waiting(origin, service);
-        let missing = waiting.or_else(|| self.lack(service, value).map(|(_, reason)| reason));
-        // Of `latest` the row names the selector where nothing fits.
-        let fits = |_: &BackendId| {
-            selector.as_ref().is_none_or(|selector| !selector.moves()) || count.live + count.draining > 0
-        };
-        let outside = backend
-            .as_ref()
-            .is_some_and(|backend| backend.version.is_outside());
-        let version = backend.filter(fits).map(|backend| backend.version);
+        let missing = waiting.or_else(|| Some(self.lack(choice?)?.1));
+        // Where nothing fits `latest`, the version of that name is chosen.
+        let fits = selector.is_none_or(|selector| !selector.moves()) || count.live + count.draining > 0;
+        let outside = backend.is_some_and(|backend| backend.version.is_outside());
+        let version = backend.filter(|_| fits).map(|backend| &backend.version);
         ServiceView {
             service: service.clone(),
             awaited: self.awaited_version(origin, service).map(ToString::to_string),
-            passed_over: match (&selector, &version) {
+            passed_over: match (selector, version) {
                 // What was chosen for want of anything better is no worse than they are.
                 (Some(selector), Some(version)) if selector.passes_over(version).is_some() => Vec::new(),
                 (Some(selector), _) => self.passed_over(service, selector),
                 (None, _) => Vec::new(),
             },
-            selector: selector.as_ref().map_or_else(String::new, ToString::to_string),
+            selector: selector.map_or_else(String::new, ToString::to_string),
             outside,
-            version: version.map(|version| version.to_string()),
+            version: version.map(ToString::to_string),
             inherited_from: inherited.then(|| origin.clone()),
             routes: Vec::new(),
             live: count.live,
@@ -240,18 +230,11 @@ impl Index {
     }
 
     /// Every public path of an environment, and the service that it leads to.
-    fn routes_of(&self, chain: &[&EnvironmentName]) -> BTreeMap<String, ServiceName> {
+    fn routes_of(&self, chain: &[&EnvironmentName]) -> BTreeMap<&RoutePath, &ServiceName> {
         let mut routes = BTreeMap::new();
-        for origin in chain {
-            for (key, value) in self.routing.beginning(Table::Routes, &format!("{origin}/")) {
-                let path = key.as_str().strip_prefix(origin.as_str()).unwrap_or_default();
-                let path = path
-                    .strip_suffix('/')
-                    .filter(|path| !path.is_empty())
-                    .unwrap_or("/");
-                if let Some(service) = value.split_once(':').and_then(|(_, name)| name.parse().ok()) {
-                    routes.entry(path.to_owned()).or_insert(service);
-                }
+        for rows in chain.iter().filter_map(|origin| self.routing.environment(origin)) {
+            for (path, service) in &rows.routes {
+                routes.entry(path).or_insert(service);
             }
         }
         routes

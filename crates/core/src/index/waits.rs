@@ -1,11 +1,12 @@
-//! Who has what it had before: where a record notes that ([`crate::switching`]), and nothing of what it chooses now is live.
+//! Services that stay on the version they had before, because nothing that is chosen now is live
+//! ([`crate::records::switching`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Index;
 use crate::names::{EnvironmentName, ServiceName};
+use crate::records::switching::Switch;
 use crate::records::{Environment, ServiceChoice};
-use crate::switching::Switch;
 use crate::version::{BackendId, Selector, Version};
 
 /// A service of an environment that has what it had before.
@@ -89,7 +90,8 @@ impl Index {
         self.waits.get(environment).into_iter().flat_map(BTreeMap::keys)
     }
 
-    /// What an environment has of a service until what it chooses is live, in words; `None` when it does not wait for it.
+    /// What an environment has of a service until what it chooses is live, in words; `None` when it
+    /// does not wait for it.
     pub(crate) fn waiting(&self, environment: &EnvironmentName, service: &ServiceName) -> Option<String> {
         let Wait { chosen, kept } = self.waits.get(environment)?.get(service)?;
         let still = match kept {
@@ -116,7 +118,8 @@ impl Index {
         }
     }
 
-    /// The backends that environments wait for: nothing is routed there yet, and yet they are needed.
+    /// The backends that environments wait for: nothing is routed there yet, and yet they are
+    /// needed.
     pub fn awaited(&self) -> impl Iterator<Item = BackendId> {
         let all = self.waits.values().flatten();
         all.filter_map(|(service, wait)| match &wait.chosen {

@@ -42,6 +42,11 @@ fn without_an_entry_all_but_the_router_and_its_host_passes() {
         "billing.internal=192.168.1.1:80",
         "128.0.0.1:80",
         "[64:ff9b::808:808]:80",
+        "[2002:808:808::1]:80",
+        "[2001:db8::5efe:808:808]:80",
+        "[fd00:42::43]:80",
+        "192.0.0.193:80",
+        "[2600:1f18::1]:80",
     ] {
         assert!(passes(&own, good), "{good}");
     }
@@ -60,6 +65,21 @@ fn without_an_entry_all_but_the_router_and_its_host_passes() {
         "[fd20:ce::254]:80",
         "168.63.129.16:80",
         "100.100.100.200:80",
+        "192.0.0.192:80",
+        "[fd00:c1::a9fe:a9fe]:80",
+        "[fd00:42::42]:80",
+        "240.0.0.1:80",
+        "255.255.255.255:80",
+        "[fec0::1]:80",
+        "[2002:7f00:1::]:80",
+        "[2002:a9fe:a9fe:1::1]:80",
+        "[::ffff:0:127.0.0.1]:80",
+        "[64:ff9b:1::7f00:1]:80",
+        "[64:ff9b:1:7f00:0:100::]:80",
+        "[2001:0:7f00:1::]:80",
+        "[2001:db8::5efe:7f00:1]:80",
+        "[2001:db8::200:5efe:10.0.0.7]:80",
+        "[2002:a00:7::1]:80",
         "0.1.2.3:80",
         "10.0.0.7:80",
         "[::ffff:10.0.0.7]:80",
@@ -70,7 +90,14 @@ fn without_an_entry_all_but_the_router_and_its_host_passes() {
     ] {
         assert!(!passes(&own, bad), "{bad}");
     }
-    for name in ["localhost:2379", "a.localhost:80"] {
+    for name in [
+        "localhost:2379",
+        "a.localhost:80",
+        "localhost.localdomain:80",
+        "IP6-localhost:80",
+        "ip6-loopback:80",
+        "localhost6.localdomain6:80",
+    ] {
         assert!(
             own.refuses(&name.parse().unwrap()).is_some(),
             "{name} needs no resolving"
@@ -137,6 +164,22 @@ fn entries_allow_what_they_name_and_nothing_else() {
             &["8.8.8.8:80"],
         ),
         (
+            "2002::/16 127.0.0.1",
+            &["[2002:808:808::1]:80", "[2002:7f00:1::]:80"],
+            &["[2002:7f00:2::]:80", "[2002:a00:7::]:80"],
+        ),
+        (
+            "64:ff9b:1::/96 2001::/32 240.0.0.0/8",
+            &["[64:ff9b:1::a00:1]:80", "[2001::1]:80", "240.0.0.1:80"],
+            &["[64:ff9b:1:1::]:80", "255.255.255.255:80"],
+        ),
+        // What is allowed of IPv4 is not, where it is the end of a tunnel.
+        (
+            "8.0.0.0/8",
+            &["8.8.8.8:80", "[64:ff9b::808:808]:80"],
+            &["[2002:808:808::]:80"],
+        ),
+        (
             "*.internal",
             &["a.internal=8.8.8.8:80"],
             &["b.example=8.8.8.8:80", "8.8.8.8:80"],
@@ -150,6 +193,12 @@ fn entries_allow_what_they_name_and_nothing_else() {
             assert!(!passes(&rule, bad), "{entries}: {bad}");
         }
     }
+    let tunnel = AddressRule::default().refuses(&"[2002:7f00:1::]:80".parse().unwrap());
+    assert_eq!(
+        tunnel.unwrap(),
+        "[2002:7f00:1::]:80 is 127.0.0.1 in another form, a loopback address, allowed only by an \
+         --allow-address within 127.0.0.0/8"
+    );
     let names = rule("*.internal", &[]);
     assert!(
         names.refuses(&"b.example:80".parse().unwrap()).is_some(),
@@ -212,7 +261,7 @@ fn entries_are_checked() {
         assert!(bad.parse::<Allowed>().is_err(), "{bad:?}");
     }
     let error = "10.0.0.1/8".parse::<Allowed>().unwrap_err().to_string();
-    assert!(error.contains("the others 0, as 10.0.0.0/8"), "{error}");
+    assert!(error.contains("the others 0, such as 10.0.0.0/8"), "{error}");
 }
 
 #[test]
@@ -253,6 +302,54 @@ proptest! {
         prop_assert_eq!(network.contains(ip(flipped)), flip >= length);
         let same = (0..length).all(|bit| (octets[bit as usize / 8] ^ other[bit as usize / 8]) & (0x80 >> (bit % 8)) == 0);
         prop_assert_eq!(network.contains(ip(other)), same);
+    }
+
+    /// An IPv4 address that is refused is so in every form of IPv6 that leads there.
+    #[test]
+    fn no_form_of_a_refused_address_passes(
+        start in prop::sample::select(vec![[127, 0], [169, 254], [0, 0], [10, 0], [240, 0], [168, 63], [192, 0]]),
+        end: [u8; 2],
+        known in prop::sample::select(vec![None, Some([129, 16]), Some([0, 192]), Some([0, 7])]),
+        before: [u8; 8],
+        after: [u8; 10],
+    ) {
+        let rule = rule("", &[("10.0.0.7", 80)]);
+        let [c, d] = known.unwrap_or(end);
+        let four = Ipv4Addr::new(start[0], start[1], c, d);
+        let Ok(address) = Address::new(four.into(), 80) else { return Ok(()) };
+        let host = UpstreamHost::Ip(four.into());
+        prop_assume!(rule.refuses_address(&host, address).is_some());
+        let octets = four.octets();
+        let front = |front: &[u8]| [front, &octets, &after].concat()[..16].to_vec();
+        let back = |front: &[u8]| {
+            let mut all = [front, &[0; 12]].concat();
+            all.truncate(12);
+            all.extend(octets);
+            all
+        };
+        // Teredo has its client's address with all bits turned.
+        let turned = octets.map(|octet| !octet);
+        let mut of_rfc_6052 = vec![0, 0x64, 0xff, 0x9b, 0, 1, octets[0], octets[1], 0, octets[2], octets[3]];
+        of_rfc_6052.extend(&after[..5]);
+        for form in [
+            back(&[]),
+            back(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]),
+            back(&[0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]),
+            back(&[0, 0x64, 0xff, 0x9b]),
+            back(&[0, 0x64, 0xff, 0x9b, 0, 1]),
+            of_rfc_6052,
+            front(&[0x20, 0x02]),
+            front(&[0x20, 0x01, 0, 0]),
+            [&[0x20, 0x01, 0, 0][..], &after[..8], &turned].concat(),
+            back(&[&before[..], &[0, 0, 0x5e, 0xfe]].concat()),
+            back(&[&before[..], &[2, 0, 0x5e, 0xfe]].concat()),
+        ] {
+            let form: [u8; 16] = form.try_into().unwrap();
+            let Ok(address) = Address::new(form.into(), 80) else { continue };
+            for host in [UpstreamHost::Ip(form.into()), UpstreamHost::Name("a.example".parse().unwrap())] {
+                prop_assert!(rule.refuses_address(&host, address).is_some(), "{} is {}", address, four);
+            }
+        }
     }
 
     /// Whatever is allowed but a single address or a range within it: the host's own is not asked.

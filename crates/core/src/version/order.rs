@@ -1,6 +1,6 @@
-//! How versions are compared. A tag is read as numbers where it has them: `v1.2`, `2026.12.01`, `1.2.3.4`, `2026-12-01`,
-//! `2.0.330-63-gc1cfb6864`. Any count of parts, leading zeros or not; where both tags are semantic versions the outcome is
-//! that of semver.org, section 11.
+//! How versions are compared. A tag is read as numbers where it has them: `v1.2`, `2026.12.01`,
+//! `1.2.3.4`, `2026-12-01`, `2.0.330-63-gc1cfb6864`. Any count of parts, leading zeros or not;
+//! where both tags are semantic versions the outcome is that of semver.org, section 11.
 
 use std::cmp::Ordering;
 
@@ -10,7 +10,7 @@ pub(super) struct Numbers<'a> {
     /// The numbers, without closing zeros.
     pub(super) numbers: Vec<Number<'a>>,
     /// What makes it a pre-release; empty for a release.
-    pub(super) pre: Vec<Part<'a>>,
+    pub(super) pre: Vec<PrereleasePart<'a>>,
 }
 
 /// A number of any length, without leading zeros; nothing is 0.
@@ -41,7 +41,7 @@ impl PartialOrd for Number<'_> {
 
 /// A part of a pre-release, in the order of semver: numbers come before texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part<'a> {
+pub(super) enum PrereleasePart<'a> {
     /// Digits only.
     Number(Number<'a>),
     /// Anything else.
@@ -59,7 +59,8 @@ pub(super) fn read(tag: &str) -> Option<Numbers<'_>> {
     match marks.next() {
         None => Some(Numbers::new(numbers, "")),
         Some('-') if !marks.as_str().is_empty() => Some(Numbers::new(numbers, marks.as_str())),
-        // Where `+` is not allowed, `_` is written for it: build metadata, which says nothing of the order.
+        // Where `+` is not allowed, `_` is written for it: build metadata, which says nothing of
+        // the order.
         Some('_') => Some(Numbers::new(numbers, "")),
         // `1.2rc1`, `24.04.lts`; without a dot it may be a hash.
         Some('.') if numbers.len() > 1 => Some(Numbers::new(numbers, marks.as_str())),
@@ -98,8 +99,9 @@ fn date(text: &str) -> Option<Vec<Number<'_>>> {
     is_date.then(|| parts.into_iter().map(Number::new).collect())
 }
 
-/// The parts of a pre-release. `git describe` writes the number of commits and the hash in one: `63-gc1cfb6864`.
-fn parts(pre: &str) -> Vec<Part<'_>> {
+/// The parts of a pre-release. `git describe` writes the number of commits and the hash in one:
+/// `63-gc1cfb6864`.
+fn parts(pre: &str) -> Vec<PrereleasePart<'_>> {
     let described = pre.split_once("-g").filter(|(count, hash)| {
         let is_count = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
         is_count && hash.bytes().take_while(u8::is_ascii_hexdigit).count() >= 4
@@ -113,8 +115,8 @@ fn parts(pre: &str) -> Vec<Part<'_>> {
     texts
         .into_iter()
         .map(|text| match is_number(text) {
-            true => Part::Number(Number::new(text)),
-            false => Part::Text(text),
+            true => PrereleasePart::Number(Number::new(text)),
+            false => PrereleasePart::Text(text),
         })
         .collect()
 }

@@ -1,5 +1,5 @@
-//! Ranges of versions in Cargo's notation, with any count of numbers and leading zeros: `^1.2`, `>=2026.09,<2027`,
-//! `24.*`.
+//! Ranges of versions in Cargo's notation, with any count of numbers and leading zeros: `^1.2`,
+//! `>=2026.09,<2027`, `24.*`.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -115,7 +115,8 @@ impl<'a> Comparator<'a> {
 
     fn matches(&self, version: &Numbers<'_>) -> bool {
         let count = self.numbers.len();
-        // Whether one version is meant, as three numbers mean; else what is missing stands for anything.
+        // Whether one version is meant, as three numbers mean; else what is missing stands for
+        // anything.
         let whole = count > 2 || !self.full.pre.is_empty();
         let whole_order = || version.cmp(&self.full);
         match self.operator {
@@ -133,7 +134,13 @@ impl<'a> Comparator<'a> {
                 // The first number that is not 0 stays, and all before it.
                 let first = self.numbers.iter().position(|number| !number.is_zero());
                 let kept = first.map_or(count, |at| at + 1);
-                whole_order().is_ge() && self.compare(version, kept).is_eq()
+                // `^1` begins before the pre-releases of 1.0.0, as for Cargo; `^1.0.0` after them.
+                let least = if whole {
+                    whole_order()
+                } else {
+                    self.compare(version, count)
+                };
+                least.is_ge() && self.compare(version, kept).is_eq()
             }
         }
     }
@@ -184,7 +191,7 @@ impl Range {
     }
 
     /// The text that it is written as.
-    pub(super) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.0
     }
 

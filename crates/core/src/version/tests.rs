@@ -39,6 +39,9 @@ fn latest() {
         // Hashes have no order of their own: the one that came last.
         (&["main-9c1b", "main-4f2a"], Some("main-4f2a")),
         (&["9c1b4f2", "4f2a9c1"], Some("4f2a9c1")),
+        // A process on a person's machine is for those who ask for it.
+        (&["main-4f2a", "laptop-ada-9c1b"], Some("main-4f2a")),
+        (&["laptop-ada-9c1b"], None),
         (
             &["2.0.330-100-gc1cfb6864", "2.0.330-63-gabcdef0"],
             Some("2.0.330-100-gc1cfb6864"),
@@ -83,6 +86,9 @@ fn ranges() {
             Some("1.9.0-rc1"),
         ),
         (">=2.0.0-0, <2.0.0", &["2.0.0-rc1", "2.0.0"], Some("2.0.0-rc1")),
+        // Cargo compares only the numbers that a `^` writes, until it writes three.
+        ("^1, <=1.0.0-rc", &["1.0.0-rc"], Some("1.0.0-rc")),
+        ("^1.0.0, <=1.0.0-rc", &["1.0.0-rc"], None),
         ("^1.2", &["latest", "main"], None),
         ("^1.2", &[], None),
     ] {
@@ -211,16 +217,16 @@ fn any_tag() -> impl Strategy<Value = String> {
 
 #[test]
 fn who_is_passed_over_and_why() {
-    let told = |selector: &str, version: &str| {
+    let reported = |selector: &str, version: &str| {
         let selector: Selector = selector.parse().unwrap();
         selector.passes_over(&version.parse().unwrap())
     };
-    assert_eq!(told("latest", "1.2.0-rc1"), Some("it is a pre-release"));
+    assert_eq!(reported("latest", "1.2.0-rc1"), Some("it is a pre-release"));
     assert_eq!(
-        told("latest", "main-4f2a"),
+        reported("latest", "main-4f2a"),
         Some("it does not begin with a number")
     );
-    assert_eq!(told("^2", "1.0"), None);
-    assert_eq!(told(">=1-0", "2.0.0-rc1"), None);
-    assert_eq!(told("1", "2.0.0-rc1"), None);
+    assert_eq!(reported("^2", "1.0"), None);
+    assert_eq!(reported(">=1-0", "2.0.0-rc1"), None);
+    assert_eq!(reported("1", "2.0.0-rc1"), None);
 }

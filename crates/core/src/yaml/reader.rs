@@ -1,5 +1,5 @@
-//! The events of saphyr-parser become nodes, within a budget: what a text may cost is counted, not estimated, and an
-//! alias costs as much as the text that it stands for.
+//! The events of saphyr-parser become nodes, within a budget: what a text may cost is counted, not
+//! estimated, and an alias costs as much as the text that it stands for.
 
 use std::collections::HashMap;
 
@@ -15,48 +15,48 @@ pub(super) struct Budget {
 }
 
 /// Why reading stopped.
-pub(super) enum Failure {
+pub(super) enum ReadFailure {
     /// The document is lost, the next one may be good.
     Document(YamlError),
     /// What the text may cost is used up.
     Text(YamlError),
 }
 
-impl From<YamlError> for Failure {
+impl From<YamlError> for ReadFailure {
     fn from(error: YamlError) -> Self {
         Self::Document(error)
     }
 }
 
-/// The size of a subtree: nodes, octets of text, levels.
+/// The size of a subtree: nodes, bytes of text, levels.
 type Size = (usize, usize, usize);
 
 impl Budget {
     pub(super) fn of(limits: Limits) -> Self {
         Self {
             nodes: limits.nodes,
-            copied: limits.octets,
+            copied: limits.bytes,
             limits,
         }
     }
 
     /// Takes off what a copy of a subtree costs.
-    fn pay(&mut self, (nodes, octets, _): Size, mark: Mark) -> Result<(), Failure> {
-        match (self.nodes.checked_sub(nodes), self.copied.checked_sub(octets)) {
+    fn pay(&mut self, (nodes, bytes, _): Size, mark: Mark) -> Result<(), ReadFailure> {
+        match (self.nodes.checked_sub(nodes), self.copied.checked_sub(bytes)) {
             (Some(nodes), Some(copied)) => {
                 (self.nodes, self.copied) = (nodes, copied);
                 Ok(())
             }
             _ => {
-                let message = "the aliases stand for too much text: write the values out".to_owned();
-                Err(Failure::Text(YamlError { mark, message }))
+                let message = "the aliases expand to too much text: write the values out".to_owned();
+                Err(ReadFailure::Text(YamlError { mark, message }))
             }
         }
     }
 
     fn too_deep(&self, mark: Mark) -> YamlError {
         let message = format!(
-            "too many levels of nesting: at most {} are taken",
+            "too many levels of nesting: at most {} are allowed",
             self.limits.depth
         );
         YamlError { mark, message }
@@ -81,7 +81,11 @@ impl<'text> Reader<'text> {
     }
 
     /// Appends every whole document; stops at the first that is none.
-    pub(super) fn read_all(&mut self, budget: &mut Budget, documents: &mut Vec<Node>) -> Result<(), Failure> {
+    pub(super) fn read_all(
+        &mut self,
+        budget: &mut Budget,
+        documents: &mut Vec<Node>,
+    ) -> Result<(), ReadFailure> {
         loop {
             match self.next()? {
                 (Event::StreamEnd, _) => return Ok(()),
@@ -122,7 +126,10 @@ impl<'text> Reader<'text> {
             // The parser looks ahead and has a limit of its own, above ours.
             _ if info.contains("recursion limit") => "too many levels of nesting".to_owned(),
             _ if info.starts_with("tabs") => format!("not YAML: {info}: indent with spaces"),
-            _ if info.contains("unprintable") => format!("not YAML: {info}: only text may stand here"),
+            _ if info.contains("unprintable") => format!(
+                "not YAML: {info}: only text is allowed \
+                 here"
+            ),
             _ => format!("not YAML: {info}"),
         };
         YamlError { mark, message }
@@ -134,10 +141,10 @@ impl<'text> Reader<'text> {
         mark: Mark,
         depth: usize,
         budget: &mut Budget,
-    ) -> Result<(Node, Size), Failure> {
+    ) -> Result<(Node, Size), ReadFailure> {
         if budget.nodes == 0 {
-            let message = format!("too many values: at most {} are taken", budget.limits.nodes);
-            return Err(Failure::Text(YamlError { mark, message }));
+            let message = format!("too many values: at most {} are allowed", budget.limits.nodes);
+            return Err(ReadFailure::Text(YamlError { mark, message }));
         }
         budget.nodes -= 1;
         if depth >= budget.limits.depth && matches!(event, Event::SequenceStart(..) | Event::MappingStart(..))
@@ -147,7 +154,7 @@ impl<'text> Reader<'text> {
         let (value, anchor, size) = match event {
             Event::Alias(anchor) => return self.alias(anchor, mark, depth, budget),
             Event::Scalar(text, style, anchor, tag) => {
-                let octets = text.len();
+                let bytes = text.len();
                 let plain = style == ScalarStyle::Plain;
                 let value = match refused_tag(tag.as_deref(), &["str", "int", "float", "bool", "null"]) {
                     Some(reason) => Value::Refused(reason),
@@ -156,7 +163,7 @@ impl<'text> Reader<'text> {
                         plain,
                     },
                 };
-                (value, anchor, (1, octets, 0))
+                (value, anchor, (1, bytes, 0))
             }
             Event::SequenceStart(anchor, tag) => {
                 let mut items = Vec::new();
@@ -212,16 +219,17 @@ impl<'text> Reader<'text> {
         Ok((node, size))
     }
 
-    /// An alias becomes a copy of what it stands for, paid for like text: a few lines can't become millions of nodes.
+    /// An alias becomes a copy of what it stands for, paid for like text: a few lines can't become
+    /// millions of nodes.
     fn alias(
         &mut self,
         anchor: usize,
         mark: Mark,
         depth: usize,
         budget: &mut Budget,
-    ) -> Result<(Node, Size), Failure> {
+    ) -> Result<(Node, Size), ReadFailure> {
         let Some((node, size)) = self.anchors.get(&anchor) else {
-            let reason = "an alias inside of what it stands for: write the value out".to_owned();
+            let reason = "an alias inside the value that it stands for: write the value out".to_owned();
             return Ok((
                 Node {
                     mark,
@@ -235,7 +243,8 @@ impl<'text> Reader<'text> {
             return Err(budget.too_deep(mark).into());
         }
         budget.pay(size, mark)?;
-        // Faults inside are reported where the alias stands: that is the place to mend for this environment.
+        // Faults inside are reported where the alias stands: that is the place to mend for this
+        // environment.
         Ok((
             Node {
                 mark,
@@ -255,5 +264,5 @@ fn refused_tag(tag: Option<&Tag>, allowed: &[&str]) -> Option<String> {
     let tag = tag?;
     let core = tag.is_yaml_core_schema() && allowed.contains(&tag.suffix.as_str());
     let non_specific = tag.handle.is_empty() && tag.suffix == "!";
-    (!core && !non_specific).then(|| format!("the tag `{tag}` is not taken: leave it out"))
+    (!core && !non_specific).then(|| format!("the tag `{tag}` is not supported: leave it out"))
 }

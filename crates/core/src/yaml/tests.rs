@@ -107,7 +107,7 @@ fn aliases_are_copies_and_tags_are_refused() {
     check("a: &x [1, 2]\nb: *x\n", &["{a: [1, 2], b: [1, 2]}"], &[]);
     check(
         "a: &x [*x]\n",
-        &["{a: [!an alias inside of what it stands for: write the value out]}"],
+        &["{a: [!an alias inside the value that it stands for: write the value out]}"],
         &[],
     );
     check(
@@ -117,12 +117,12 @@ fn aliases_are_copies_and_tags_are_refused() {
     );
     check(
         "a: !include /etc/passwd\n",
-        &["{a: !the tag `!include` is not taken: leave it out}"],
+        &["{a: !the tag `!include` is not supported: leave it out}"],
         &[],
     );
     check(
         "a: !!map 1\n",
-        &["{a: !the tag `tag:yaml.org,2002:!map` is not taken: leave it out}"],
+        &["{a: !the tag `tag:yaml.org,2002:!map` is not supported: leave it out}"],
         &[],
     );
     check("a: ! 1\nb: !!seq [2]\n", &["{a: 1, b: [2]}"], &[]);
@@ -138,7 +138,7 @@ fn alias_bombs_are_harmless() {
     check(
         &laughs,
         &[],
-        &["line 6, column 10: the aliases stand for too much text"],
+        &["line 6, column 10: the aliases expand to too much text"],
     );
     let long = format!(
         "a: &a {}\nb: [{}]\n",
@@ -148,7 +148,7 @@ fn alias_bombs_are_harmless() {
     check(
         &long,
         &[],
-        &["line 2, column 8: the aliases stand for too much text"],
+        &["line 2, column 8: the aliases expand to too much text"],
     );
 }
 
@@ -170,5 +170,5 @@ fn depth_length_and_number_of_nodes_are_limited() {
         &[],
         &["line 1, column 500000: too many values"],
     );
-    check(&" ".repeat(2_000_000), &[], &["line 1, column 1: 2000000 octets"]);
+    check(&" ".repeat(2_000_000), &[], &["line 1, column 1: 2000000 bytes"]);
 }

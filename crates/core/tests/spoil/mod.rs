@@ -1,4 +1,4 @@
-//! Octets that were good until somebody spoilt them: a strategy for the properties named `any_...`, which hold whatever comes
+//! Bytes that were good until somebody spoilt them: a strategy for the properties named `any_...`, which hold whatever comes
 //! in. Tests of other crates take this file by its path.
 
 use proptest::prelude::*;
@@ -52,7 +52,7 @@ const PIECES: [&[u8]; 44] = [
     b"\n2030-01-31T18:00:00Z ERROR ",
 ];
 
-/// Octets of any kind, at most `limit`.
+/// Bytes of any kind, at most `limit`.
 pub fn octets(limit: usize) -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         3 => (0..PIECES.len()).prop_map(|at| PIECES[at].to_vec()),

@@ -1,5 +1,6 @@
-//! The connections of the admin endpoint. It is open to more than those who are meant, and a daemon needs its file
-//! descriptors for other things: few connections at once, for a short time, and one request each.
+//! The connections of the admin endpoint. Others than the intended clients may reach it, and a
+//! daemon needs its file descriptors for other things: so it takes few connections at once, for a
+//! short time, with one request each.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,12 +14,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-/// How long to wait after a connection could not be accepted, as when the process has no descriptor left.
+/// How long to wait after a connection could not be accepted, as when the process has no descriptor
+/// left.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What connections may use up.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct ConnectionLimits {
     /// How many there may be at once.
     pub connections: usize,
     /// How long the head of a request may take to come.
@@ -27,7 +29,7 @@ pub(super) struct Limits {
     pub whole: Duration,
 }
 
-impl Default for Limits {
+impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections: 32,
@@ -37,9 +39,9 @@ impl Default for Limits {
     }
 }
 
-/// Answers requests, without end. A connection beyond the limit takes the place of the oldest one: an answer takes
-/// milliseconds, so the oldest is one that says nothing.
-pub(super) async fn serve(listener: TcpListener, service: Router, limits: Limits) {
+/// Answers requests, without end. A connection beyond the limit takes the place of the oldest one:
+/// an answer takes milliseconds, so the oldest is one that says nothing.
+pub(super) async fn serve(listener: TcpListener, service: Router, limits: ConnectionLimits) {
     let mut open: VecDeque<AbortOnDropHandle<()>> = VecDeque::new();
     loop {
         let stream = match listener.accept().await {
@@ -59,7 +61,7 @@ pub(super) async fn serve(listener: TcpListener, service: Router, limits: Limits
     }
 }
 
-async fn answer(stream: TcpStream, service: Router, limits: Limits) {
+async fn answer(stream: TcpStream, service: Router, limits: ConnectionLimits) {
     let connection = Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
@@ -84,7 +86,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    async fn start(limits: Limits) -> std::net::SocketAddr {
+    async fn start(limits: ConnectionLimits) -> std::net::SocketAddr {
         let listener = TcpListener::bind(mayfly_e2e::port::free()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let service = Router::new().route("/", axum::routing::get(|| async { "here" }));
@@ -102,10 +104,10 @@ mod tests {
 
     #[tokio::test]
     async fn silent_connections_make_way() {
-        let patient = Limits {
+        let patient = ConnectionLimits {
             head: SOON * 10,
             whole: SOON * 10,
-            ..Limits::default()
+            ..ConnectionLimits::default()
         };
         let address = start(patient).await;
         let mut silent = Vec::new();
@@ -124,9 +126,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_has_its_time_and_a_connection_one_request() {
-        let quick = Limits {
+        let quick = ConnectionLimits {
             head: Duration::from_millis(200),
-            ..Limits::default()
+            ..ConnectionLimits::default()
         };
         let address = start(quick).await;
         for sent in [
@@ -136,19 +138,19 @@ mod tests {
         ] {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(sent.as_bytes()).await.unwrap();
-            let mut told = String::new();
-            let read = timeout(SOON, stream.read_to_string(&mut told)).await;
+            let mut reported = String::new();
+            let read = timeout(SOON, stream.read_to_string(&mut reported)).await;
             assert!(read.is_ok(), "{sent:?} keeps the connection open");
             assert_eq!(
-                told.ends_with("here"),
+                reported.ends_with("here"),
                 sent.ends_with("\r\n\r\n"),
-                "{sent:?}: {told}"
+                "{sent:?}: {reported}"
             );
         }
         // What does not take its answer.
-        let short = Limits {
+        let short = ConnectionLimits {
             whole: Duration::from_millis(200),
-            ..Limits::default()
+            ..ConnectionLimits::default()
         };
         let stream = TcpStream::connect(start(short).await).await.unwrap();
         eventually(SOON, "it is closed", async || is_closed(&stream)).await;

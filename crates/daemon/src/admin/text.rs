@@ -1,5 +1,5 @@
-//! The metrics in the text format of Prometheus (0.0.4), from OpenMetrics text. The two differ in how a counter and an
-//! info are named where their types are told, and in the end.
+//! The metrics in the text format of Prometheus (0.0.4), from OpenMetrics text. The two differ in
+//! how a counter and an info are named where their types are reported, and in the end.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(super) fn classic(openmetrics: &str) -> String {
         let comment = line.strip_prefix("# ").and_then(|rest| rest.split_once(' '));
         match comment {
             Some((word @ ("HELP" | "TYPE"), rest)) => {
-                let (name, told) = rest.split_once(' ').unwrap_or((rest, ""));
+                let (name, help) = rest.split_once(' ').unwrap_or((rest, ""));
                 let (ending, kind) = match types.get(name).copied().unwrap_or_default() {
                     "counter" => ("_total", "counter"),
                     "info" => ("_info", "gauge"),
@@ -27,8 +27,8 @@ pub(super) fn classic(openmetrics: &str) -> String {
                     "summary" => ("", "summary"),
                     _ => ("", "untyped"),
                 };
-                let told = if word == "TYPE" { kind } else { told };
-                text += &format!("# {word} {name}{ending} {told}\n");
+                let help = if word == "TYPE" { kind } else { help };
+                text += &format!("# {word} {name}{ending} {help}\n");
             }
             // `# UNIT` and `# EOF`.
             _ if line.starts_with('#') => {}
@@ -51,7 +51,7 @@ mod tests {
     use prometheus_client::registry::{Registry, Unit};
 
     #[test]
-    fn every_kind_of_metric_is_told_as_promtool_takes_it() {
+    fn every_kind_of_metric_is_reported_as_promtool_takes_it() {
         let mut registry = Registry::default();
         let counter = Counter::<u64>::default();
         counter.inc_by(3);

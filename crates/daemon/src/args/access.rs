@@ -1,13 +1,13 @@
-//! How a program shows etcd who it is, and knows etcd: the flags for TLS, user and password. The password itself is no
-//! flag, since every account of the machine sees the arguments of a process.
+//! How a program authenticates itself to etcd and verifies etcd: the flags for TLS, user and
+//! password. The password itself is no flag, since every account of the machine sees the arguments
+//! of a process.
 
 use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
 
-use super::Endpoint;
-use crate::store::{Access, Identity, Password, Tls, User};
+use crate::store::{Endpoint, EtcdAccess, Identity, Password, Tls, User};
 
 /// The variable that holds the password where no file does.
 const PASSWORD: &str = "MAYFLY_ETCD_PASSWORD";
@@ -18,26 +18,29 @@ const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Common options")]
 pub struct AccessArgs {
-    /// The authorities (PEM) that an etcd with TLS may be certified by [default: the system's]
+    /// Trusts the certificate authorities in this PEM file for etcd's TLS [default: the system's]
     #[arg(long, env = "MAYFLY_ETCD_CA", value_name = "FILE", global = true)]
     pub etcd_ca: Option<PathBuf>,
 
-    /// The certificate (PEM) to show to etcd; renew the file in place, it is read with each connection
+    /// Presents the certificate in this PEM file to etcd; the file is read again for each
+    /// connection, so you can renew it in place
     ///
-    /// Example: --etcd https://etcd-1:2379,https://etcd-2:2379 --etcd-ca ca.pem --etcd-cert me.pem --etcd-key me.key
-    /// --etcd-user mayfly-dns-updater --etcd-password-file /etc/mayfly/passwords/mayfly-dns-updater
+    /// Example: --etcd https://etcd-1:2379,https://etcd-2:2379 --etcd-ca ca.pem --etcd-cert me.pem
+    /// --etcd-key me.key --etcd-user mayfly-dns-updater --etcd-password-file
+    /// /etc/mayfly/passwords/mayfly-dns-updater
     #[arg(long, env = "MAYFLY_ETCD_CERT", value_name = "FILE", global = true)]
     pub etcd_cert: Option<PathBuf>,
 
-    /// The private key (PEM) of --etcd-cert
+    /// Reads the private key of --etcd-cert from this PEM file
     #[arg(long, env = "MAYFLY_ETCD_KEY", value_name = "FILE", global = true)]
     pub etcd_key: Option<PathBuf>,
 
-    /// The user to log in to etcd as; scripts/etcd-roles.sh makes one for each program
+    /// Logs in to etcd as this user; deploy/etcd-roles.sh creates one for each program
     #[arg(long, env = "MAYFLY_ETCD_USER", value_name = "NAME", global = true)]
     pub etcd_user: Option<String>,
 
-    /// The file with the password of --etcd-user; else the variable MAYFLY_ETCD_PASSWORD holds it
+    /// Reads the password of --etcd-user from this file [default: the variable
+    /// MAYFLY_ETCD_PASSWORD]
     #[arg(long, env = "MAYFLY_ETCD_PASSWORD_FILE", value_name = "FILE", global = true)]
     pub etcd_password_file: Option<PathBuf>,
 }
@@ -47,7 +50,7 @@ impl AccessArgs {
     ///
     /// # Errors
     /// When something is missing, or does not go with these endpoints.
-    pub fn access(&self, endpoints: &[Endpoint]) -> anyhow::Result<Access> {
+    pub fn access(&self, endpoints: &[Endpoint]) -> anyhow::Result<EtcdAccess> {
         let variable = match std::env::var(PASSWORD) {
             Ok(password) => Some(password),
             Err(std::env::VarError::NotPresent) => None,
@@ -56,10 +59,10 @@ impl AccessArgs {
         self.access_with(endpoints, variable)
     }
 
-    fn access_with(&self, endpoints: &[Endpoint], variable: Option<String>) -> anyhow::Result<Access> {
+    fn access_with(&self, endpoints: &[Endpoint], variable: Option<String>) -> anyhow::Result<EtcdAccess> {
         let encrypted = endpoints.iter().filter(|endpoint| endpoint.is_tls()).count();
         if encrypted != 0 && encrypted != endpoints.len() {
-            bail!("--etcd has endpoints with https:// and others without: all have to be of one kind");
+            bail!("--etcd has endpoints with https:// and others without it: use only one kind");
         }
         let identity = match (&self.etcd_cert, &self.etcd_key) {
             (Some(certificate), Some(key)) => Some(Identity {
@@ -94,10 +97,13 @@ impl AccessArgs {
                 )
             }
             (None, Some(_)) => {
-                bail!("there is a password for etcd (--etcd-password-file or {PASSWORD}) and no --etcd-user")
+                bail!(
+                    "a password for etcd is set (--etcd-password-file or {PASSWORD}) without \
+                     --etcd-user"
+                )
             }
         };
-        Ok(Access { tls, user })
+        Ok(EtcdAccess { tls, user })
     }
 }
 
@@ -105,7 +111,7 @@ impl AccessArgs {
 mod tests {
     use super::*;
 
-    fn access(endpoints: &str, args: AccessArgs, variable: Option<&str>) -> Result<Access, String> {
+    fn access(endpoints: &str, args: AccessArgs, variable: Option<&str>) -> Result<EtcdAccess, String> {
         let endpoints: Vec<Endpoint> = endpoints.split(',').map(|text| text.parse().unwrap()).collect();
         let read = args.access_with(&endpoints, variable.map(str::to_owned));
         read.map_err(|error| error.to_string())
@@ -133,13 +139,18 @@ mod tests {
             ..AccessArgs::default()
         };
         for (endpoints, args, variable, part) in [
-            ("https://a,http://b", AccessArgs::default(), None, "of one kind"),
+            (
+                "https://a,http://b",
+                AccessArgs::default(),
+                None,
+                "use only one kind",
+            ),
             ("http://a", ca(), None, "no endpoint with https://"),
             ("https://a", certificate(), None, "--etcd-cert needs --etcd-key"),
             ("https://a", key(), None, "--etcd-key needs --etcd-cert"),
             ("a", user("me"), None, "--etcd-user me needs a password"),
             ("a", user("me"), Some(""), "--etcd-user me needs a password"),
-            ("a", AccessArgs::default(), Some("secret"), "no --etcd-user"),
+            ("a", AccessArgs::default(), Some("secret"), "without --etcd-user"),
         ] {
             let message = access(endpoints, args, variable).unwrap_err();
             assert!(message.contains(part), "{part}: {message}");
@@ -151,7 +162,7 @@ mod tests {
     fn without_authorities_the_system_decides_and_a_password_is_never_shown() {
         assert_eq!(
             access("a", AccessArgs::default(), None).unwrap(),
-            Access::default()
+            EtcdAccess::default()
         );
         let access = access("https://a,https://b", user("me"), Some("secret")).unwrap();
         assert_eq!(

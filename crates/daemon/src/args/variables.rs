@@ -1,6 +1,7 @@
-//! How every program reads its command line, and what variables of the environment mean in all of them: an empty one
-//! counts as not set, a boolean one takes the words that people use, and a message about a value names the variable
-//! that it came from. This is done to clap's command as a whole, so that no flag can be forgotten.
+//! How every program reads its command line, and what variables of the environment mean in all of
+//! them: an empty one counts as not set, a boolean one takes the words that people use, and a
+//! message about a value names the variable that it came from. This is done to clap's command as a
+//! whole, so that no flag can be forgotten.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -10,16 +11,17 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, CommandFactory, Error, FromArgMatches};
 
 /// The value of a variable of the environment, if it is set.
-type Look<'a> = &'a dyn Fn(&OsStr) -> Option<OsString>;
+type VariableLookup<'a> = &'a dyn Fn(&OsStr) -> Option<OsString>;
 
-/// Reads the command line and the environment; ends the process where they are wrong or ask for help.
+/// Reads the command line and the environment; ends the process where they are wrong or ask for
+/// help.
 pub fn parse<Program: CommandFactory + FromArgMatches>() -> Program {
     parse_as(Program::command())
 }
 
 /// As [`parse`], by a command that is not quite the one of the type.
 pub fn parse_as<Program: FromArgMatches>(command: Command) -> Program {
-    let look: Look<'_> = &|name| std::env::var_os(name);
+    let look: VariableLookup<'_> = &|name| std::env::var_os(name);
     let mut prepared = prepared(command.clone(), look);
     let matches = prepared.try_get_matches_from_mut(std::env::args_os());
     let parsed = matches
@@ -34,8 +36,9 @@ pub fn parse_as<Program: FromArgMatches>(command: Command) -> Program {
     })
 }
 
-/// The command without the variables that are empty, and with flags that take the usual words in theirs.
-fn prepared(command: Command, look: Look<'_>) -> Command {
+/// The command without the variables that are empty, and with flags that take the usual words in
+/// theirs.
+fn prepared(command: Command, look: VariableLookup<'_>) -> Command {
     let argument = |arg: Arg| match arg.get_env() {
         Some(name) if look(name).is_some_and(|value| value.is_empty()) => {
             arg.env(Resettable::<clap::builder::OsStr>::Reset)
@@ -55,12 +58,12 @@ fn truth(text: &str) -> Result<bool, String> {
     match text.trim().to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
         "0" | "false" | "no" | "off" => Ok(false),
-        _ => Err("it has to be 1, true, yes or on, or 0, false, no or off".to_owned()),
+        _ => Err("it must be 1, true, yes or on, or 0, false, no or off".to_owned()),
     }
 }
 
 /// The error, with the variables that gave what it is about.
-fn with_variables(mut error: Error, command: &Command, look: Look<'_>) -> Error {
+fn with_variables(mut error: Error, command: &Command, look: VariableLookup<'_>) -> Error {
     let mut tips = BTreeSet::new();
     let mut command = command.clone();
     command.build();
@@ -72,13 +75,13 @@ fn with_variables(mut error: Error, command: &Command, look: Look<'_>) -> Error 
     error
 }
 
-fn collect(error: &Error, command: &Command, look: Look<'_>, tips: &mut BTreeSet<String>) {
+fn collect(error: &Error, command: &Command, look: VariableLookup<'_>, tips: &mut BTreeSet<String>) {
     let blamed = |arg: &Arg| {
         [ContextKind::InvalidArg, ContextKind::PriorArg]
             .into_iter()
             .filter_map(|kind| error.get(kind))
-            .any(|told| match told {
-                ContextValue::String(told) => *told == arg.to_string(),
+            .any(|context| match context {
+                ContextValue::String(blamed) => *blamed == arg.to_string(),
                 ContextValue::Strings(all) => all.contains(&arg.to_string()),
                 _ => false,
             })
@@ -167,8 +170,8 @@ mod tests {
     }
 
     /// What is said of a command line when the variable has the value.
-    fn told(line: &str, variable: &str, value: &str) -> String {
-        let look: Look<'_> = &|name| (name == variable).then(|| value.into());
+    fn reported(line: &str, variable: &str, value: &str) -> String {
+        let look: VariableLookup<'_> = &|name| (name == variable).then(|| value.into());
         let words = std::iter::once("x").chain(line.split_whitespace());
         let error = prepared(Program::command(), look)
             .try_get_matches_from(words)
@@ -187,11 +190,15 @@ mod tests {
             ("--name a --fast", "TEST_FAST", "1", true),
             ("--name a --fast", "TEST_NAME", "a", true),
         ] {
-            let told = told(line, variable, value);
+            let reported = reported(line, variable, value);
             let tip = format!("was set by the variable {variable}");
-            assert_eq!(told.contains(&tip), named, "{line} {variable}={value}: {told}");
+            assert_eq!(
+                reported.contains(&tip),
+                named,
+                "{line} {variable}={value}: {reported}"
+            );
         }
-        let quoted = told("--span \"5s\"", "TEST_SPAN", "\"5s\"");
+        let quoted = reported("--span \"5s\"", "TEST_SPAN", "\"5s\"");
         assert!(quoted.contains("the quotes are part of TEST_SPAN"), "{quoted}");
     }
 }

@@ -1,21 +1,23 @@
-//! What it takes to be let in by etcd: authorities and a certificate for TLS, a user with its password. Files are read
-//! with each new connection, so that what is renewed in place is taken without a restart; nothing shows a password.
+//! What a connection to etcd needs: authorities and a certificate for TLS, a user with its
+//! password. Files are read with each new connection, so a file that is renewed in place takes
+//! effect without a restart. No message shows a password.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use etcd_client::{Certificate, ConnectOptions, Identity as TlsIdentity, TlsOptions};
+use mayfly_core::records::lifetime::Moment;
 
+use super::Endpoint;
 use super::certificate;
-use crate::args::Endpoint;
 
 /// What every certificate in a PEM file begins with.
 const PEM_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 /// How etcd is known, and how it knows us; the default is neither TLS nor user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Access {
+pub struct EtcdAccess {
     /// For endpoints with `https://`.
     pub tls: Option<Tls>,
     /// For an etcd with authentication.
@@ -51,10 +53,10 @@ pub struct User {
 
 /// A password. It can be used and not be shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Password(Source);
+pub struct Password(PasswordSource);
 
 #[derive(Clone, PartialEq, Eq)]
-enum Source {
+enum PasswordSource {
     File(PathBuf),
     Text(String),
 }
@@ -62,18 +64,18 @@ enum Source {
 impl Password {
     /// The one in this file, read with each login; the end of its line is not part of it.
     pub fn in_file(path: PathBuf) -> Self {
-        Self(Source::File(path))
+        Self(PasswordSource::File(path))
     }
 
     /// This one.
     pub fn of_text(text: String) -> Self {
-        Self(Source::Text(text))
+        Self(PasswordSource::Text(text))
     }
 
     fn read(&self) -> Result<String, String> {
         let path = match &self.0 {
-            Source::Text(text) => return Ok(text.clone()),
-            Source::File(path) => path,
+            PasswordSource::Text(text) => return Ok(text.clone()),
+            PasswordSource::File(path) => path,
         };
         let text = read("--etcd-password-file", path)?;
         let password = text.trim_end_matches(['\r', '\n']);
@@ -86,8 +88,8 @@ impl Password {
     /// Where it comes from, for a message.
     pub(super) fn origin(&self) -> String {
         match &self.0 {
-            Source::File(path) => format!("--etcd-password-file {}", path.display()),
-            Source::Text(_) => "MAYFLY_ETCD_PASSWORD".to_owned(),
+            PasswordSource::File(path) => format!("--etcd-password-file {}", path.display()),
+            PasswordSource::Text(_) => "MAYFLY_ETCD_PASSWORD".to_owned(),
         }
     }
 }
@@ -98,7 +100,7 @@ impl fmt::Debug for Password {
     }
 }
 
-impl Access {
+impl EtcdAccess {
     /// The options of a connection with what TLS needs, read now.
     pub(super) fn encrypted(
         &self,
@@ -152,17 +154,18 @@ impl Access {
         let authorities = self.tls.as_ref()?.authorities.display();
         if reason.contains("UnknownIssuer") {
             return Some(format!(
-                "{reason}: etcd's certificate is by none of the authorities in --etcd-ca {authorities}"
+                "{reason}: no authority in --etcd-ca {authorities} has signed etcd's certificate"
             ));
         }
         if reason.contains("tls handshake eof") {
-            return Some(format!("{reason}: etcd may speak no TLS there"));
+            return Some(format!("{reason}: perhaps etcd does not use TLS there"));
         }
         reason.contains("certificate").then(|| reason.to_owned())
     }
 
-    /// What it means that etcd ended a connection with TLS before it gave a first answer: by TLS 1.3 it takes the connection
-    /// first and looks at our certificate then, so that its reason seldom comes through. `None` when it may be anything.
+    /// What it means that etcd ended a connection with TLS before it gave a first answer: by TLS
+    /// 1.3 it takes the connection first and looks at our certificate then, so that its reason
+    /// seldom comes through. `None` when it may be anything.
     pub(super) fn explain_end(&self, reason: &str) -> Option<String> {
         let tls = self.tls.as_ref()?;
         let ends = [
@@ -176,13 +179,13 @@ impl Access {
         }
         let Some(Identity { certificate, .. }) = &tls.identity else {
             return Some(format!(
-                "{reason}: etcd may want a certificate: give --etcd-cert and --etcd-key"
+                "{reason}: perhaps etcd requires a certificate: give --etcd-cert and --etcd-key"
             ));
         };
         let certificate = certificate.display();
         Some(match tls.identity.as_ref().and_then(Identity::expired) {
             Some(end) => format!("{reason}: --etcd-cert {certificate} has expired at {end}"),
-            None => format!("{reason}: etcd may not accept --etcd-cert {certificate}"),
+            None => format!("{reason}: perhaps etcd does not accept --etcd-cert {certificate}"),
         })
     }
 
@@ -201,10 +204,10 @@ impl Access {
 
 impl Identity {
     /// When the certificate has ended, if it has.
-    fn expired(&self) -> Option<humantime::Rfc3339Timestamp> {
+    fn expired(&self) -> Option<Moment> {
         let pem = std::fs::read_to_string(&self.certificate).ok()?;
         let end = certificate::end(&pem)?;
-        (end < SystemTime::now()).then(|| humantime::format_rfc3339_seconds(end))
+        (end < SystemTime::now()).then(|| Moment::of(end))
     }
 }
 
@@ -236,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_password_has_no_text_of_its_own() {
-        let access = Access {
+        let access = EtcdAccess {
             tls: None,
             user: Some(User {
                 name: "me".to_owned(),

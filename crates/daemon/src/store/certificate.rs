@@ -1,10 +1,12 @@
-//! When a certificate ends: the one thing that people want to know of a certificate that etcd refuses, and that TLS does
-//! not tell whom it belongs to. Reads just as much of X.509 as that takes.
+//! When a certificate ends: the first thing to know about a certificate that etcd refuses, and TLS
+//! does not tell its owner. Reads just as much of X.509 as that takes.
 
 use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::civil::DateTime;
+use mayfly_core::records::lifetime::parse_utc;
 
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
@@ -48,11 +50,11 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&first, mut rest) = rest.split_first()?;
     let mut length = usize::from(first);
     if first & 0x80 != 0 {
-        let octets = usize::from(first & 0x7f);
-        if octets > 4 || octets > rest.len() {
+        let digits = usize::from(first & 0x7f);
+        if digits > 4 || digits > rest.len() {
             return None;
         }
-        let (digits, after) = rest.split_at(octets);
+        let (digits, after) = rest.split_at(digits);
         length = digits
             .iter()
             .fold(0, |length, digit| (length << 8) | usize::from(*digit));
@@ -63,17 +65,8 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 
 /// Reads `20301231235959Z`.
 fn moment(text: &str) -> Option<SystemTime> {
-    let part = |range: std::ops::Range<usize>| text.get(range);
-    let rfc3339 = format!(
-        "{}-{}-{}T{}:{}:{}Z",
-        part(0..4)?,
-        part(4..6)?,
-        part(6..8)?,
-        part(8..10)?,
-        part(10..12)?,
-        part(12..14)?
-    );
-    humantime::parse_rfc3339(&rfc3339).ok()
+    let moment = DateTime::strptime("%Y%m%d%H%M%SZ", text).ok()?;
+    parse_utc(&format!("{moment}Z"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! One connection to whichever endpoint of etcd answers. It is made when first needed, doubted after a failure
-//! (the next call then looks for an endpoint that answers), and never pinged more than etcd permits. A login that etcd
-//! does not know any more is made again on a new connection, unseen by whoever calls.
+//! One connection to whichever endpoint of etcd answers. It is made when first needed, doubted
+//! after a failure (the next call then looks for an endpoint that answers), and never pinged more
+//! than etcd permits. A login that etcd does not know any more is made again on a new connection,
+//! unseen by whoever calls.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,20 +14,21 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::access::Access;
-use super::error::{Cause, StoreError};
-use crate::args::Endpoint;
+use super::Endpoint;
+use super::access::EtcdAccess;
+use super::error::Cause;
 
-/// HTTP/2 pings end connections that nobody answers on. etcd itself ends those that are pinged more often than every 5 s,
-/// or without a stream, so a frozen etcd is noticed sooner by other means: the limit of a call, and the question that
-/// [`crate::watch`] asks on its stream.
+/// HTTP/2 pings end connections that nobody answers on. etcd itself ends those that are pinged more
+/// often than every 5 s, or without a stream, so a frozen etcd is noticed sooner by other means:
+/// the limit of a call, and the question that [`crate::watch`] asks on its stream.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long to wait for a connection, and for the answer that shows an endpoint to be alive.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// How long a login may take: etcd makes it costly, and many may want one at once.
 const LOGIN_LIMIT: Duration = Duration::from_secs(4);
-/// gRPC's own limit of 4 MB is less than a thousand large environments; etcd takes at most 1.5 MB a value.
+/// gRPC's own limit of 4 MB is less than a thousand large environments; etcd takes at most 1.5 MB a
+/// value.
 const MESSAGE_LIMIT: usize = 1 << 30;
 
 /// The clients of one connection. Cheap to clone.
@@ -43,20 +45,20 @@ pub(super) struct Clients {
 /// The connection, shared by all clones of a store.
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
-    shared: Arc<Shared>,
+    shared: Arc<SharedConnection>,
 }
 
-struct Shared {
+struct SharedConnection {
     endpoints: Vec<Endpoint>,
-    access: Access,
+    access: EtcdAccess,
     limit: Duration,
     connected: Gauge,
     /// Whether it has been told that etcd wants no login.
     unasked: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for SharedConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
             .field("endpoints", &self.endpoints)
@@ -65,7 +67,7 @@ impl std::fmt::Debug for Shared {
 }
 
 #[derive(Default)]
-struct State {
+struct ConnectionState {
     current: Option<Clients>,
     /// Which endpoint to try first when the next connection is made.
     next: usize,
@@ -73,8 +75,8 @@ struct State {
 }
 
 impl Connection {
-    pub(super) fn new(endpoints: Vec<Endpoint>, access: Access, limit: Duration) -> Self {
-        let shared = Shared {
+    pub(super) fn new(endpoints: Vec<Endpoint>, access: EtcdAccess, limit: Duration) -> Self {
+        let shared = SharedConnection {
             endpoints,
             access,
             limit,
@@ -91,10 +93,6 @@ impl Connection {
         Self::new(self.shared.endpoints.clone(), self.shared.access.clone(), limit)
     }
 
-    pub(super) fn with_access(&self, access: Access) -> Self {
-        Self::new(self.shared.endpoints.clone(), access, self.shared.limit)
-    }
-
     pub(super) fn endpoints(&self) -> &[Endpoint] {
         &self.shared.endpoints
     }
@@ -103,9 +101,9 @@ impl Connection {
         &self.shared.connected
     }
 
-    /// Does one call within the limit; `action` completes the sentence "cannot ...". It is done a second time where etcd
-    /// wants a new login, for which it refuses before it does anything.
-    pub(super) async fn call<T, F, Work>(&self, action: impl Fn() -> String, work: F) -> Result<T, StoreError>
+    /// Does one call within the limit. It is done a second time where etcd wants a new login, for
+    /// which it refuses before it does anything.
+    pub(super) async fn call<T, F, Work>(&self, work: F) -> Result<T, Cause>
     where
         F: Fn(Clients) -> Work,
         Work: Future<Output = Result<T, etcd_client::Error>>,
@@ -115,7 +113,7 @@ impl Connection {
         if outcome.as_ref().is_err_and(Cause::ends_login) {
             outcome = self.attempt(&work, deadline).await;
         }
-        outcome.map_err(|cause| StoreError::new(action(), cause))
+        outcome
     }
 
     async fn attempt<T, F, Work>(&self, work: &F, deadline: Instant) -> Result<T, Cause>
@@ -168,7 +166,8 @@ impl Connection {
         Cause::ended(reason, &self.shared.access)
     }
 
-    /// Learns from the outcome of a call or of a stream. Whoever tries again tells the people about it.
+    /// Learns from the outcome of a call or of a stream. Whoever tries again tells the people about
+    /// it.
     pub(super) async fn note(&self, generation: Option<u64>, failure: Option<&Cause>) {
         let Some(cause) = failure.filter(|cause| cause.doubts_connection() || cause.ends_login()) else {
             // A refusal is an answer too.
@@ -177,7 +176,7 @@ impl Connection {
         };
         let mut state = self.shared.state.lock().await;
         if generation.is_none_or(|generation| generation == state.generation) {
-            debug!("{cause}: connecting anew");
+            debug!("{cause}: connecting again");
             // Others may still use the old connection; it goes when the last of them lets go.
             let dropped = state.current.take().is_some();
             if cause.doubts_connection() {
@@ -199,9 +198,10 @@ impl Connection {
         Ok(clients)
     }
 
-    /// Connects to the first endpoint, from number `next` on, that answers and knows a leader. A single endpoint is
-    /// taken without asking: there is no choice. `next` is that endpoint then; before, the one after it, for the call may be
-    /// given up while a silent endpoint is waited for, and the following one must not wait for the same.
+    /// Connects to the first endpoint, from number `next` on, that answers and knows a leader. A
+    /// single endpoint is taken without asking: there is no choice. `next` is that endpoint then;
+    /// before, the one after it, for the call may be given up while a silent endpoint is waited
+    /// for, and the following one must not wait for the same.
     async fn connect(&self, next: &mut usize, generation: u64) -> Result<Clients, Cause> {
         let endpoints = &self.shared.endpoints;
         let first = *next;
@@ -261,14 +261,15 @@ impl Connection {
             Err(error) if says_without_authentication(&error) => {
                 // So that users can be given to the daemons before etcd asks for them.
                 if !self.shared.unasked.swap(true, Ordering::Relaxed) {
-                    warn!("etcd has no authentication enabled: going on without a login");
+                    warn!("etcd has no authentication enabled: continuing without a login");
                 }
                 self.open(endpoint, open).await
             }
             other => other,
         };
         let client = client.map_err(|error| self.first_cause(&error, endpoint))?;
-        // With a single endpoint there is no choice; but with TLS, etcd's opinion of our certificate comes with its first answer.
+        // With a single endpoint there is no choice; but with TLS, etcd's opinion of our
+        // certificate comes with its first answer.
         if self.shared.endpoints.len() > 1 || endpoint.is_tls() {
             let unreachable = |reason| Cause::Unreachable {
                 at: endpoint.host_and_port().to_owned(),
@@ -277,7 +278,7 @@ impl Connection {
             let mut maintenance = client.maintenance_client();
             match tokio::time::timeout(CONNECT_LIMIT, maintenance.status()).await {
                 Ok(Ok(status)) if status.leader() != 0 => {}
-                Ok(Ok(_)) => return Err(unreachable("it knows no leader".to_owned())),
+                Ok(Ok(_)) => return Err(unreachable("it has no leader".to_owned())),
                 Ok(Err(error)) => match self.first_cause(&error, endpoint) {
                     // It answers, and that is what was asked.
                     Cause::Refused(_) | Cause::Denied { .. } => {}

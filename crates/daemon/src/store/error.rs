@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::access::Access;
-use crate::args::Endpoint;
+use super::Endpoint;
+use super::access::EtcdAccess;
 
 /// A call to etcd that failed.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +66,9 @@ pub(crate) enum Topic {
 }
 
 /// What to say where etcd has no space left.
-pub const FULL: &str = "etcd's database is full (alarm NOSPACE), and it takes nothing new until an operator acts: compact it \
-                        (etcdctl compact), give space back (etcdctl defrag), then let it go on (etcdctl alarm disarm); its \
-                        --quota-backend-bytes sets how much it holds";
+pub const FULL: &str = "etcd's database is full (alarm NOSPACE) and refuses all writes: compact \
+     it (etcdctl compact), free the space (etcdctl defrag), then clear the alarm (etcdctl alarm \
+     disarm); its --quota-backend-bytes sets the limit";
 
 /// What the failure of a call comes from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,20 +118,21 @@ pub enum Cause {
     /// etcd does not take user and password.
     #[error("etcd refuses the login of user {user} with {password}: {reason}")]
     LoginRefused {
-        /// Who.
+        /// The user.
         user: String,
         /// Where the password comes from.
         password: String,
         /// What etcd says.
         reason: String,
     },
-    /// etcd does not know the login (any more), for it was too long ago, before a restart, or before users or roles changed.
-    #[error("etcd wants a new login: {0}")]
+    /// etcd does not know the login (any more), for it was too long ago, before a restart, or
+    /// before users or roles changed.
+    #[error("etcd requires a new login: {0}")]
     LoginEnded(String),
     /// The user's roles do not cover it.
-    #[error("etcd does not permit it to {user}")]
+    #[error("etcd does not permit this to {user}")]
     Denied {
-        /// Who, as a message calls it.
+        /// The user, as a message names it.
         user: String,
     },
 }
@@ -150,7 +151,7 @@ impl Cause {
         matches!(self, Self::LoginEnded(_))
     }
 
-    pub(super) fn of(error: &etcd_client::Error, at: &Endpoint, access: &Access) -> Self {
+    pub(super) fn of(error: &etcd_client::Error, at: &Endpoint, access: &EtcdAccess) -> Self {
         let at = || at.host_and_port().to_owned();
         match error {
             etcd_client::Error::GRpcStatus(status) => {
@@ -178,7 +179,7 @@ impl Cause {
         }
     }
 
-    fn of_transport(error: &(dyn std::error::Error + 'static), at: String, access: &Access) -> Self {
+    fn of_transport(error: &(dyn std::error::Error + 'static), at: String, access: &EtcdAccess) -> Self {
         let reason = reason(error);
         match access.explain(&reason) {
             Some(reason) => Self::Untrusted { at, reason },
@@ -186,19 +187,20 @@ impl Cause {
         }
     }
 
-    pub(super) fn ended(reason: &str, access: &Access) -> Self {
+    pub(super) fn ended(reason: &str, access: &EtcdAccess) -> Self {
         Self::of_login(reason, access).unwrap_or_else(|| {
-            let told = if reason.is_empty() {
+            let reason = if reason.is_empty() {
                 "no reason given"
             } else {
                 reason
             };
-            Self::Ended(told.to_owned())
+            Self::Ended(reason.to_owned())
         })
     }
 
-    /// What etcd says about users, which comes with different codes from one version and call to the next.
-    fn of_login(message: &str, access: &Access) -> Option<Self> {
+    /// What etcd says about users, which comes with different codes from one version and call to
+    /// the next.
+    fn of_login(message: &str, access: &EtcdAccess) -> Option<Self> {
         let holds = |part: &str| message.contains(part);
         if holds("invalid auth token") || holds("auth store is old") || holds("revision in header is old") {
             return Some(Self::LoginEnded(message.to_owned()));
@@ -208,7 +210,7 @@ impl Cause {
             return Some(match access.user {
                 Some(_) => Self::LoginEnded(message.to_owned()),
                 None => {
-                    Self::Refused("it wants a user: give --etcd-user and --etcd-password-file".to_owned())
+                    Self::Refused("it requires a user: give --etcd-user and --etcd-password-file".to_owned())
                 }
             });
         }
@@ -223,7 +225,7 @@ impl Cause {
         holds("permission denied").then(|| Self::Denied {
             user: match access.user_name() {
                 Some(name) => format!("user {name}"),
-                None => "us: we have no --etcd-user".to_owned(),
+                None => "a client without --etcd-user".to_owned(),
             },
         })
     }
@@ -241,7 +243,8 @@ mod code {
     pub const UNAVAILABLE: i32 = 14;
 }
 
-/// The message of gRPC and its innermost cause, which is the one that tells something ("connection refused").
+/// The message of gRPC and its innermost cause, which is the one that tells something ("connection
+/// refused").
 fn reason(status: &(dyn std::error::Error + 'static)) -> String {
     let mut innermost = status;
     while let Some(source) = innermost.source() {
@@ -264,15 +267,16 @@ mod tests {
 
     #[test]
     fn what_etcd_says_of_users_has_a_cause_of_its_own() {
-        let user = Access {
+        let user = EtcdAccess {
             user: Some(User {
                 name: "me".to_owned(),
                 password: Password::of_text("secret".to_owned()),
             }),
-            ..Access::default()
+            ..EtcdAccess::default()
         };
-        let said =
-            |message: &str, access: &Access| Cause::of_login(message, access).map(|cause| cause.to_string());
+        let said = |message: &str, access: &EtcdAccess| {
+            Cause::of_login(message, access).map(|cause| cause.to_string())
+        };
         for message in [
             "etcdserver: invalid auth token",
             "etcdserver: revision of auth store is old",
@@ -282,7 +286,7 @@ mod tests {
             let cause = Cause::of_login(message, &user).unwrap();
             assert!(cause.ends_login() && !cause.doubts_connection(), "{message}");
         }
-        let nobody = said("etcdserver: user name is empty", &Access::default()).unwrap();
+        let nobody = said("etcdserver: user name is empty", &EtcdAccess::default()).unwrap();
         assert!(nobody.contains("give --etcd-user"), "{nobody}");
         let wrong = said(
             "etcdserver: authentication failed, invalid user ID or password",
@@ -294,7 +298,7 @@ mod tests {
             "{wrong}"
         );
         let denied = said("etcdserver: permission denied", &user).unwrap();
-        assert_eq!(denied, "etcd does not permit it to user me");
+        assert_eq!(denied, "etcd does not permit this to user me");
         assert_eq!(said("etcdserver: mvcc: database space exceeded", &user), None);
     }
 }

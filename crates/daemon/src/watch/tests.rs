@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use mayfly_core::keys::KeySpace;
+use mayfly_core::keys::{Key, KeySpace, Kind};
+use mayfly_core::records::SetAsides;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::*;
-use crate::store::Cause;
+use crate::store::{Cause, Entry, Event};
 
 /// What the fake store does: answers to `list` in order, and what its streams say.
 #[derive(Default)]
@@ -17,12 +18,12 @@ struct Script {
     streams: Mutex<VecDeque<VecDeque<Said>>>,
     opened: Mutex<Vec<(i64, Instant)>>,
     asked: Mutex<Vec<Instant>>,
-    told: Notify,
+    reported: Notify,
 }
 
 /// One thing that a stream says; at the end of its list it is silent.
 enum Said {
-    Change(i64, Change),
+    Event(i64, Event),
     /// Answers the next question.
     Answer,
     Fail(Cause),
@@ -47,7 +48,7 @@ fn unreachable() -> Cause {
     }
 }
 
-impl Source for Fake {
+impl WatchSource for Fake {
     type Stream = FakeStream;
 
     async fn list(&self) -> Result<Listing, StoreError> {
@@ -76,16 +77,16 @@ impl Stream for FakeStream {
                     self.said.pop_front();
                 }
                 Some(Said::Answer) => {
-                    self.script.told.notified().await;
+                    self.script.reported.notified().await;
                     self.said.pop_front();
                     return Ok(StreamMessage::Alive);
                 }
                 None => std::future::pending::<()>().await,
                 Some(_) => match self.said.pop_front() {
-                    Some(Said::Change(revision, change)) => {
-                        return Ok(StreamMessage::Changes {
+                    Some(Said::Event(revision, event)) => {
+                        return Ok(StreamMessage::Events {
                             revision,
-                            changes: vec![change],
+                            events: vec![event],
                         });
                     }
                     Some(Said::Fail(cause)) => return Err(error(cause)),
@@ -97,7 +98,7 @@ impl Stream for FakeStream {
 
     async fn ask(&mut self) -> Result<(), StoreError> {
         self.script.asked.lock().unwrap().push(Instant::now());
-        self.script.told.notify_one();
+        self.script.reported.notify_one();
         Ok(())
     }
 
@@ -114,9 +115,10 @@ fn key(name: &str) -> String {
 }
 
 fn entry(name: &str, revision: i64) -> Entry {
+    let record = serde_json::json!({"name": name, "prefix": name, "header": name});
     Entry {
         key: key(name),
-        value: b"{}".to_vec(),
+        value: record.to_string().into_bytes(),
         create_revision: 1,
         mod_revision: revision,
         lease: None,
@@ -144,18 +146,30 @@ fn start_script(
         ..Script::default()
     };
     let script = Arc::new(script);
-    (start(Fake(script.clone()), KeySpace::default(), options), script)
+    (start_with(Fake(script.clone()), options), script)
 }
 
-fn delete(name: &str) -> Change {
-    Change::Delete { key: key(name) }
+fn start_with<S: WatchSource>(source: S, options: WatchOptions) -> Watch {
+    start(source, KeySpace::default(), &Kind::ALL, options)
+}
+
+fn delete(name: &str) -> Event {
+    Event::Delete(key(name))
+}
+
+fn gone(name: &str) -> Change {
+    Change::Gone(Key::Environment(name.parse().unwrap()))
+}
+
+fn put(name: &str, revision: i64) -> Change {
+    Change::of(Key::Environment(name.parse().unwrap()), &entry(name, revision))
 }
 
 #[tokio::test(start_paused = true)]
 async fn lists_first_then_follows_from_the_next_revision() {
     let follow = vec![
-        Said::Change(8, Change::Put(entry("b", 8))),
-        Said::Change(9, delete("a")),
+        Said::Event(8, Event::Put(entry("b", 8))),
+        Said::Event(9, delete("a")),
     ];
     let (mut watch, script) = start_script(WatchOptions::default(), [listing(7, &[("a", 5)])], [follow]);
     let first = watch.next().await;
@@ -164,14 +178,15 @@ async fn lists_first_then_follows_from_the_next_revision() {
         Batch {
             revision: 7,
             listed: true,
-            changes: vec![Change::Put(entry("a", 5))]
+            changes: vec![put("a", 5)],
+            set_aside: SetAsides::default(),
         }
     );
     let second = watch.next().await;
     assert_eq!((second.revision, second.listed), (8, false));
-    assert_eq!(watch.next().await.changes, [delete("a")]);
+    assert_eq!(watch.next().await.changes, [gone("a")]);
     assert_eq!(script.opened.lock().unwrap()[0].0, 8);
-    assert_eq!(watch.metrics().in_step.get(), 1);
+    assert_eq!(watch.metrics().in_sync.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,7 +208,8 @@ async fn every_failure_leads_to_a_listing_that_tells_what_was_missed() {
             Batch {
                 revision: 20,
                 listed: true,
-                changes: vec![delete("a"), Change::Put(entry("b", 12))]
+                changes: vec![gone("a"), put("b", 12)],
+                set_aside: SetAsides::default(),
             }
         );
         assert_eq!(watch.metrics().relists.get(), 1);
@@ -263,7 +279,7 @@ async fn lists_again_once_in_a_while_without_any_doubt() {
     let (mut watch, _) = start_script(options, [listing(7, &[("a", 5)]), listing(9, &[])], []);
     let start = Instant::now();
     watch.next().await;
-    assert_eq!(watch.next().await.changes, [delete("a")]);
+    assert_eq!(watch.next().await.changes, [gone("a")]);
     assert!(
         (270..=300).contains(&start.elapsed().as_secs()),
         "{:?}",
@@ -273,7 +289,7 @@ async fn lists_again_once_in_a_while_without_any_doubt() {
 
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_suddenly_empties_is_believed_only_after_the_grace() {
-    let options = WatchOptions::default().with_vanish_grace(Duration::from_secs(60));
+    let options = WatchOptions::default().with_policy(Policy::launching(Duration::from_secs(60)));
     let (mut watch, _) = start_script(
         WatchOptions {
             silence: Duration::from_secs(3600),
@@ -284,7 +300,7 @@ async fn a_registry_that_suddenly_empties_is_believed_only_after_the_grace() {
             vec![Said::Fail(unreachable())],
             vec![
                 Said::After(Duration::from_secs(20)),
-                Said::Change(2, Change::Put(entry("a", 2))),
+                Said::Event(2, Event::Put(entry("a", 2))),
             ],
         ],
     );
@@ -292,15 +308,15 @@ async fn a_registry_that_suddenly_empties_is_believed_only_after_the_grace() {
     let start = Instant::now();
     let empty = watch.next().await;
     assert_eq!((empty.listed, empty.changes.len(), watch.held()), (true, 0, 2));
-    assert_eq!(watch.next().await.changes, [Change::Put(entry("a", 2))]);
+    assert_eq!(watch.next().await.changes, [put("a", 2)]);
     assert_eq!((start.elapsed().as_secs(), watch.held()), (20, 1));
-    assert_eq!(watch.next().await.changes, [delete("b")]);
+    assert_eq!(watch.next().await.changes, [gone("b")]);
     assert_eq!((start.elapsed().as_secs(), watch.held()), (60, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_grace_that_ends_while_the_store_is_away_takes_nothing_away() {
-    let options = WatchOptions::default().with_vanish_grace(Duration::from_secs(1));
+    let options = WatchOptions::default().with_policy(Policy::launching(Duration::from_secs(1)));
     let away = (0..20).map(|_| Err(unreachable()));
     let lists = [listing(7, &[("a", 5)]), listing(1, &[])]
         .into_iter()
@@ -313,16 +329,13 @@ async fn a_grace_that_ends_while_the_store_is_away_takes_nothing_away() {
     assert_eq!(watch.next().await.changes.len(), 0);
     let back = watch.next().await;
     assert!(start.elapsed() > Duration::from_secs(5));
-    assert_eq!(
-        (back.changes, watch.held()),
-        (vec![Change::Put(entry("a", 2))], 0)
-    );
+    assert_eq!((back.changes, watch.held()), (vec![put("a", 2)], 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn batches_that_queued_up_are_taken_together() {
     let said = (0..5)
-        .map(|n| Said::Change(8 + n, Change::Put(entry("a", 8 + n))))
+        .map(|n| Said::Event(8 + n, Event::Put(entry("a", 8 + n))))
         .collect();
     let (mut watch, _) = start_script(WatchOptions::default(), [listing(7, &[])], [said]);
     let lost = timeout(Duration::from_secs(1), std::future::pending::<()>()).await;
@@ -331,9 +344,68 @@ async fn batches_that_queued_up_are_taken_together() {
     assert_eq!((batch.revision, batch.listed, batch.changes.len()), (12, true, 5));
 }
 
+/// Revisions begin again with the listing: together with what came before it, or after it, nobody
+/// could tell which revision is of when.
+#[tokio::test(start_paused = true)]
+async fn the_listing_after_a_loss_of_data_is_taken_alone() {
+    let said = vec![
+        Said::Event(8, Event::Put(entry("b", 8))),
+        Said::Event(9, Event::Put(entry("c", 9))),
+        Said::Fail(unreachable()),
+    ];
+    let again = vec![
+        Said::Event(4, Event::Put(entry("d", 4))),
+        Said::Event(12, Event::Put(entry("e", 12))),
+    ];
+    let lists = [listing(7, &[("a", 5)]), listing(3, &[("a", 2)])];
+    let (mut watch, _) = start_script(WatchOptions::default(), lists, [said, again]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let mut batches = Vec::new();
+    for _ in 0..3 {
+        let batch = watch.next_batch_coalesced().await;
+        batches.push((batch.revision, batch.listed, batch.changes));
+    }
+    let before = vec![put("a", 5), put("b", 8), put("c", 9)];
+    let loss = vec![gone("b"), gone("c"), put("a", 2)];
+    let after = vec![put("d", 4), put("e", 12)];
+    assert_eq!(batches, [(9, true, before), (3, true, loss), (12, false, after)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_is_set_aside_until_it_can() {
+    let bad = Entry {
+        value: b"{}".to_vec(),
+        ..entry("a", 8)
+    };
+    let follow = vec![
+        Said::Event(8, Event::Put(bad)),
+        Said::Event(9, Event::Put(entry("b", 9))),
+        Said::After(Duration::from_secs(1)),
+        Said::Event(10, Event::Put(entry("a", 10))),
+    ];
+    let (mut watch, _) = start_script(WatchOptions::default(), [listing(7, &[("a", 5)])], [follow]);
+    watch.next().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let both = watch.next_batch_coalesced().await;
+    let (aside, changes) = (both.set_aside, both.changes);
+    assert_eq!(
+        aside.reason(&key("a")),
+        Some("the value is not a record: missing field `name` at line 1 column 2")
+    );
+    assert!(
+        matches!(&changes[..], [Change::Unreadable(_), Change::Put(_)]),
+        "{changes:?}"
+    );
+    let good = watch.next().await;
+    assert_eq!(
+        (good.changes, good.set_aside),
+        (vec![put("a", 10)], SetAsides::default())
+    );
+}
+
 struct Broken;
 
-impl Source for Broken {
+impl WatchSource for Broken {
     type Stream = FakeStream;
 
     async fn list(&self) -> Result<Listing, StoreError> {
@@ -347,7 +419,7 @@ impl Source for Broken {
 
 #[tokio::test]
 async fn a_panic_inside_reaches_the_consumer() {
-    let mut watch = start(Broken, KeySpace::default(), WatchOptions::default());
+    let mut watch = start_with(Broken, WatchOptions::default());
     let consumer = tokio::spawn(async move { watch.next().await });
     assert!(consumer.await.unwrap_err().is_panic());
 }

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use mayfly_core::keys::Daemon;
+use mayfly_core::records::Record;
 use mayfly_daemon::admin::CommonMetrics;
 use mayfly_daemon::lease::Advertiser;
 use mayfly_daemon::status::StatusReporter;
 use mayfly_daemon::tasks::Tasks;
-use mayfly_daemon::watch::{self, Change, WatchOptions};
+use mayfly_daemon::watch::{self, Change, Stored, WatchOptions};
 use mayfly_e2e::etcd::Etcd;
 use mayfly_e2e::{eventually, poll::throughout};
 use tokio::time::timeout;
@@ -57,29 +58,78 @@ async fn keys_live_as_long_as_wanted_and_go_at_once() {
 }
 
 #[tokio::test]
+async fn a_new_key_replaces_one_that_goes_in_one_step() {
+    let (etcd, tasks) = (Etcd::start().await.unwrap(), Tasks::new());
+    // So long that no look at the lease finds the other writer first.
+    let advertiser = Advertiser::start(&tasks, &store_of(&[&etcd]), TTL * 100);
+    advertiser.set(environment("dev"), Some(b"1".to_vec()));
+    advertiser.flush(SOON).await.unwrap();
+    let replace = async |old: &str, new: &str| {
+        let before = etcd.revision().await.unwrap();
+        advertiser.set_all([(environment(old), None), (environment(new), Some(b"1".to_vec()))]);
+        advertiser.flush(SOON).await.unwrap();
+        etcd.revision().await.unwrap() - before
+    };
+    assert_eq!(replace("dev", "qa").await, 1);
+    assert_eq!(
+        (value(&etcd, "dev").await, value(&etcd, "qa").await.as_deref()),
+        (None, Some("1"))
+    );
+    // One that is another writer's by now stays, and the new key comes all the same.
+    etcd.put(&text("qa"), "another's").await.unwrap();
+    assert_eq!(replace("qa", "dev").await, 1);
+    assert_eq!(
+        (
+            value(&etcd, "qa").await.as_deref(),
+            value(&etcd, "dev").await.as_deref()
+        ),
+        (Some("another's"), Some("1"))
+    );
+    // Of two that go, one is replaced.
+    advertiser.set(environment("qa"), Some(b"1".to_vec()));
+    advertiser.flush(SOON).await.unwrap();
+    advertiser.set_all([
+        (environment("dev"), None),
+        (environment("qa"), None),
+        (environment("prod"), Some(b"1".to_vec())),
+    ]);
+    advertiser.flush(SOON).await.unwrap();
+    let left = (
+        value(&etcd, "dev").await,
+        value(&etcd, "qa").await,
+        value(&etcd, "prod").await,
+    );
+    assert_eq!(left, (None, None, Some("1".to_owned())));
+}
+
+#[tokio::test]
 async fn who_leaves_says_so_first() {
     let (etcd, tasks) = (Etcd::start().await.unwrap(), Tasks::new());
     let advertiser = advertise(&etcd, &tasks).await;
     let store = store_of(&[&etcd]);
     let mut watch = watch::watch(&store, store.keyspace().environments(), WatchOptions::default());
     assert_eq!(watch.next().await.changes.len(), 1);
-    advertiser.leave(environment("dev"), b"farewell".to_vec());
+    let farewell = super::record("dev", "farewell");
+    advertiser.leave(environment("dev"), farewell.clone().into_bytes());
     // One that was never there says nothing.
     advertiser.leave(environment("qa"), b"farewell".to_vec());
     advertiser.flush(SOON).await.unwrap();
-    let mut told = Vec::new();
-    while told.len() < 2 {
+    let mut reported = Vec::new();
+    while reported.len() < 2 {
         let batch = timeout(SOON, watch.next()).await.unwrap();
-        told.extend(batch.changes.into_iter().map(|change| match change {
-            Change::Put(entry) => (entry.key, Some(entry.value)),
-            Change::Delete { key } => (key, None),
+        reported.extend(batch.changes.into_iter().map(|change| match change {
+            Change::Put(Stored {
+                record: Record::Environment(environment),
+                ..
+            }) => environment.description,
+            gone => {
+                assert_eq!(gone, Change::Gone(environment("dev")));
+                None
+            }
         }));
     }
-    assert_eq!(
-        told,
-        [(text("dev"), Some(b"farewell".to_vec())), (text("dev"), None)]
-    );
-    // And once it is wanted again, it is there again.
+    assert_eq!(reported, [Some("farewell".to_owned()), None]);
+    // And once it is wanted again, it is back.
     advertiser.leave(environment("dev"), b"farewell".to_vec());
     advertiser.set(environment("dev"), Some(b"2".to_vec()));
     advertiser.flush(SOON).await.unwrap();
@@ -169,7 +219,7 @@ async fn a_lost_lease_a_deleted_key_and_an_emptied_etcd_are_mended() {
         "a shutdown takes no longer than its limit"
     );
     assert!(
-        format!("{error:#}").contains("vanishes with its lease"),
+        format!("{error:#}").contains("expire with their lease"),
         "{error:#}"
     );
     etcd.thaw().unwrap();
@@ -223,8 +273,8 @@ async fn a_record_without_a_lease_does_not_take_a_key_over() {
         let lease = etcd.grant(600).await.unwrap();
         etcd.put_leased(&text("dev"), "forged", &lease).await.unwrap();
         let mut taken_over = advertiser.taken_over();
-        let told = taken_over.wait_for(|keys| !keys.is_empty());
-        timeout(SOON, told).await.unwrap().unwrap();
+        let reported = taken_over.wait_for(|keys| !keys.is_empty());
+        timeout(SOON, reported).await.unwrap().unwrap();
         assert_eq!(value(&etcd, "dev").await.as_deref(), Some("forged"));
         match ends {
             true => etcd.revoke(&lease).await.unwrap(),
@@ -245,8 +295,8 @@ async fn of_two_the_newer_one_overwrites_a_record_without_a_lease() {
     second.set(environment("dev"), Some(b"of the second".to_vec()));
     second.flush(SOON).await.unwrap();
     let mut taken_over = first.taken_over();
-    let told = taken_over.wait_for(|keys| !keys.is_empty());
-    timeout(SOON, told).await.unwrap().unwrap();
+    let reported = taken_over.wait_for(|keys| !keys.is_empty());
+    timeout(SOON, reported).await.unwrap().unwrap();
     etcd.put(&text("dev"), "forged").await.unwrap();
     throughout(2 * TTL, "the first one waits", async || {
         value(&etcd, "dev").await.as_deref() != Some("1") && !first.taken_over().borrow().is_empty()

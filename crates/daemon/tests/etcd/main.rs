@@ -33,3 +33,8 @@ fn environment(name: &str) -> Key {
 fn text(name: &str) -> String {
     KeySpace::default().text(&environment(name))
 }
+
+/// The value of an environment with a note, as JSON.
+fn record(name: &str, note: &str) -> String {
+    format!(r#"{{"name": "{name}", "prefix": "{name}", "header": "{name}", "description": "{note}"}}"#)
+}

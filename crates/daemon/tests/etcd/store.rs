@@ -161,7 +161,7 @@ async fn failures_say_what_and_where_and_take_no_longer_than_the_limit() {
     assert_eq!(*error.cause(), Cause::Late { at, limit });
     let start = Instant::now();
     assert!(store.get(&environment("dev")).await.is_err());
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 /// A call that is given up while a silent endpoint is waited for does not make the next one wait for the same.

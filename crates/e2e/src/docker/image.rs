@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::DockerEngine;
-use crate::mayfly::binary;
 use crate::process;
+use crate::process::binary;
 
 /// A change for [`DockerEngine::image_with`]: the engine asks the instance's /health every half second, and two bad
 /// answers in a row make it unhealthy.

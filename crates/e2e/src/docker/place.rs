@@ -182,7 +182,6 @@ impl Place {
         &self.name
     }
 
-    /// containerd's socket.
     pub(super) fn containerd(&self) -> &Path {
         &self.socket
     }

@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use super::Length;
-use super::stage::{Outcome, Stage};
+use super::loaded::{LoadedMayfly, Outcome};
 use crate::etcd::cluster::Cluster;
-use crate::world::{SOON, World};
+use crate::mayfly::{Mayfly, SOON};
 use crate::{eventually, port};
 
 /// Shorter than a member is away in full length: leases are kept by the others.
@@ -20,7 +20,7 @@ const ELECTED: Duration = Duration::from_secs(20);
 
 /// A cluster, and a Mayfly on it.
 struct Case {
-    stage: Stage,
+    loaded: LoadedMayfly,
     cluster: Cluster,
     version: &'static str,
     _directory: TempDir,
@@ -31,10 +31,10 @@ impl Case {
         let directory = tempfile::tempdir().context("make a directory")?;
         let cluster = Cluster::start(directory.path()).await?;
         let admin = port::free();
-        let world = World::start_on(cluster.client()?, &["--admin", &admin.to_string()]).await?;
-        let stage = Stage::on(world, admin, length, TTL).await?;
+        let mayfly = Mayfly::start_on(cluster.client()?, &["--admin", &admin.to_string()]).await?;
+        let loaded = LoadedMayfly::on(mayfly, admin, length, TTL).await?;
         Ok(Self {
-            stage,
+            loaded,
             cluster,
             version: "1.0.0",
             _directory: directory,
@@ -52,19 +52,19 @@ impl Case {
             "1.0.0" => ("1.0.0", "2.0.0"),
             _ => ("2.0.0", "1.0.0"),
         };
-        self.stage.change(from, to);
+        self.loaded.change(from, to);
         self.leader(Some(member)).await;
-        self.stage.converges(to, Instant::now(), IN_EFFECT).await;
+        self.loaded.converges(to, Instant::now(), IN_EFFECT).await;
         self.version = to;
-        self.stage.last(0, 7).await;
+        self.loaded.last(0, 7).await;
     }
 
     /// The member that haproxy-updater is connected to, or environment-registrar.
     async fn used(&self, by_registrar: bool) -> usize {
-        let world = &self.stage.world;
+        let mayfly = &self.loaded.mayfly;
         let process = match by_registrar {
-            true => &world.registrar,
-            false => &world.updater,
+            true => &mayfly.registrar,
+            false => &mayfly.updater,
         };
         eventually(SOON, "it is connected", async || {
             let process = process.as_ref().context("a daemon")?;
@@ -83,7 +83,7 @@ pub async fn killed(length: Length) -> Result<Outcome> {
         case.change_without(leader).await;
         case.cluster.restart(leader).await?;
     }
-    Ok(case.stage.end().await)
+    Ok(case.loaded.end().await)
 }
 
 /// The member that a daemon is connected to is cut off: from everybody, and then from the other members only.
@@ -104,7 +104,7 @@ pub async fn partitioned(length: Length) -> Result<Outcome> {
             false => case.cluster.part(member, false)?,
         }
     }
-    Ok(case.stage.end().await)
+    Ok(case.loaded.end().await)
 }
 
 /// One member after the other is stopped and started again, as an update of etcd does.
@@ -116,5 +116,5 @@ pub async fn rolling(length: Length) -> Result<Outcome> {
         case.cluster.restart(member).await?;
         case.leader(None).await;
     }
-    Ok(case.stage.end().await)
+    Ok(case.loaded.end().await)
 }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::Length;
-use super::stage::{Outcome, Stage};
+use super::loaded::{LoadedMayfly, Outcome};
 use crate::disk::Disk;
+use crate::mayfly::{Mayfly, SOON};
 use crate::process::Process;
-use crate::world::{SOON, World};
 use crate::{eventually, port};
 
 /// Leases play no part here.
@@ -24,7 +24,7 @@ const MENDED: Duration = Duration::from_secs(10);
 
 /// What is wrong, as each of the three says it, in their logs and status records.
 const SAID: [(&str, &str); 3] = [
-    ("haproxy-updater", "cannot write the files of haproxy"),
+    ("haproxy-updater", "cannot write haproxy's files"),
     ("dns-updater", "hosts"),
     ("environment-registrar", "contents are not archived"),
 ];
@@ -32,8 +32,8 @@ const SAID: [(&str, &str); 3] = [
 /// Those of haproxy-updater, dns-updater and environment-registrar, one kind of fault after the other.
 pub async fn unwritable(length: Length) -> Result<Outcome> {
     let admin = port::free();
-    let mut world = World::bare(&["--admin", &admin.to_string()])?;
-    let path = |name: &str| world.directory().join(name);
+    let mut mayfly = Mayfly::bare(&["--admin", &admin.to_string()])?;
+    let path = |name: &str| mayfly.directory().join(name);
     let places = [path("haproxy"), path("hosts"), path("archive")];
     let mut disks = Vec::new();
     for place in &places {
@@ -41,12 +41,12 @@ pub async fn unwritable(length: Length) -> Result<Outcome> {
         disks.push(Disk::over(place, 2)?);
     }
     std::fs::create_dir(places[0].join("run")).context("make a directory")?;
-    world.start_all().await?;
-    world.start_dns().await?;
-    let mut stage = Stage::on(world, admin, length, TTL).await?;
-    let internal = [stage.world.internal.ip()];
-    stage.world.resolves("web.service", &internal).await;
-    settled(&mut stage, &places, "1.0.0", 1).await;
+    mayfly.start_all().await?;
+    mayfly.start_dns().await?;
+    let mut loaded = LoadedMayfly::on(mayfly, admin, length, TTL).await?;
+    let internal = [loaded.mayfly.internal.ip()];
+    loaded.mayfly.resolves("web.service", &internal).await;
+    settled(&mut loaded, &places, "1.0.0", 1).await;
     for (round, (from, to)) in [("1.0.0", "2.0.0"), ("2.0.0", "1.0.0")].into_iter().enumerate() {
         let full = round == 0;
         for disk in &disks {
@@ -59,20 +59,20 @@ pub async fn unwritable(length: Length) -> Result<Outcome> {
         }
         let before = files(&places, false)?;
         let since = Instant::now();
-        stage.change(from, to);
-        stage.converges(to, since, IN_EFFECT).await;
+        loaded.change(from, to);
+        loaded.converges(to, since, IN_EFFECT).await;
         let service = format!("extra-{round}");
-        let extra = stage.world.killable(&service, "1.0.0", &[]).await?;
-        stage.instances.push(extra);
-        stage
-            .sees("told in log and status", Instant::now(), TOLD, async |stage| {
+        let extra = loaded.mayfly.killable(&service, "1.0.0", &[]).await?;
+        loaded.instances.push(extra);
+        loaded
+            .sees("shown in log and status", Instant::now(), TOLD, async |loaded| {
                 for (daemon, words) in SAID {
-                    told(stage, daemon, words, true).await?;
+                    told(loaded, daemon, words, true).await?;
                 }
                 Ok(())
             })
             .await;
-        stage.last(0, 5).await;
+        loaded.last(0, 5).await;
         ensure!(
             files(&places, false)? == before,
             "a file was changed on a disk that cannot be written"
@@ -84,14 +84,14 @@ pub async fn unwritable(length: Length) -> Result<Outcome> {
             }
         }
         let since = Instant::now();
-        settled(&mut stage, &places, to, round + 2).await;
-        stage
-            .sees("on disk again", since, MENDED, async |stage| {
-                let dnsmasq = stage.world.dnsmasq.as_ref().context("dnsmasq")?;
+        settled(&mut loaded, &places, to, round + 2).await;
+        loaded
+            .sees("on disk again", since, MENDED, async |loaded| {
+                let dnsmasq = loaded.mayfly.dnsmasq.as_ref().context("dnsmasq")?;
                 let found = dnsmasq.lookup(&format!("{service}.service")).await?;
                 ensure!(found == internal, "{service}.service is at {found:?}");
                 for (daemon, words) in SAID {
-                    told(stage, daemon, words, false).await?;
+                    told(loaded, daemon, words, false).await?;
                 }
                 let left = files(&places, true)?;
                 ensure!(
@@ -104,14 +104,14 @@ pub async fn unwritable(length: Length) -> Result<Outcome> {
             .await;
     }
     drop(disks);
-    Ok(stage.end().await)
+    Ok(loaded.end().await)
 }
 
 /// The files have this version, and the archive so many contents.
-async fn settled(stage: &mut Stage, places: &[PathBuf; 3], version: &str, contents: usize) {
-    stage
-        .sees("on disk again", Instant::now(), MENDED, async |stage| {
-            let map = std::fs::read_to_string(stage.world.map_file("versions")).context("read a map")?;
+async fn settled(loaded: &mut LoadedMayfly, places: &[PathBuf; 3], version: &str, contents: usize) {
+    loaded
+        .sees("on disk again", Instant::now(), MENDED, async |loaded| {
+            let map = std::fs::read_to_string(loaded.mayfly.map_file("versions")).context("read a map")?;
             let row = format!("prod/web web@{version}");
             ensure!(map.lines().any(|line| line == row), "{map}");
             let archived = files(&places[2..], false)?;
@@ -129,16 +129,16 @@ async fn settled(stage: &mut Stage, places: &[PathBuf; 3], version: &str, conten
 }
 
 /// Whether a daemon says what is wrong, or no longer does.
-async fn told(stage: &Stage, daemon: &str, words: &str, wanted: bool) -> Result<()> {
-    let status = stage.world.status(daemon).await?;
+async fn told(loaded: &LoadedMayfly, daemon: &str, words: &str, wanted: bool) -> Result<()> {
+    let status = loaded.mayfly.status(daemon).await?;
     let (error, aside) = (status["error"].to_string(), status["set_aside"].to_string());
     let says = error.contains(words) || aside.contains(words);
     ensure!(says == wanted, "{daemon}: {status}");
-    let world = &stage.world;
+    let mayfly = &loaded.mayfly;
     let process: &Process = match daemon {
-        "haproxy-updater" => world.updater.as_ref(),
-        "dns-updater" => world.dns_updater.as_ref(),
-        _ => world.registrar.as_ref(),
+        "haproxy-updater" => mayfly.updater.as_ref(),
+        "dns-updater" => mayfly.dns_updater.as_ref(),
+        _ => mayfly.registrar.as_ref(),
     }
     .context("a daemon")?;
     let output = process.output();

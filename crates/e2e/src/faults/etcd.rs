@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::Length;
-use super::stage::{Outcome, Stage};
+use super::loaded::{LoadedMayfly, Outcome};
 use crate::eventually;
 use crate::process::Signal;
 
@@ -23,59 +23,59 @@ const TOLD: Duration = Duration::from_secs(25);
 
 /// Changes a file, starts an instance of a version never seen with an environment for it, and leaves an instance without its
 /// registrar.
-async fn change_everything(stage: &mut Stage) -> Result<()> {
-    stage.change("1.0.0", "2.0.0");
-    stage.world.save(
+async fn change_everything(loaded: &mut LoadedMayfly) -> Result<()> {
+    loaded.change("1.0.0", "2.0.0");
+    loaded.mayfly.save(
         "new.yaml",
         "{name: new, services: [{name: web, version: 3.0.0, route: /}]}",
     );
-    let three = stage.world.killable("web", "3.0.0", &["--ttl", TTL]).await?;
-    stage.instances.push(three);
+    let three = loaded.mayfly.killable("web", "3.0.0", &["--ttl", TTL]).await?;
+    loaded.instances.push(three);
     // The only instance of api: it lives, and nobody keeps its lease alive any more.
-    stage.instances[3].registrar.kill9().await
+    loaded.instances[3].registrar.kill9().await
 }
 
 /// etcd is gone for a minute, while files and instances change.
 pub async fn killed(length: Length) -> Result<Outcome> {
-    let mut stage = Stage::start(length, TTL).await?;
-    stage.world.etcd.kill9().await?;
-    change_everything(&mut stage).await?;
-    stage.last(0, 55).await;
-    stage.world.etcd.restart().await?;
-    catches_up(&mut stage).await;
-    stage.last(LEASES_END.0, LEASES_END.1).await;
-    kept_without_lease(&stage).await?;
-    Ok(stage.end().await)
+    let mut loaded = LoadedMayfly::start(length, TTL).await?;
+    loaded.mayfly.etcd.kill9().await?;
+    change_everything(&mut loaded).await?;
+    loaded.last(0, 55).await;
+    loaded.mayfly.etcd.restart().await?;
+    catches_up(&mut loaded).await;
+    loaded.last(LEASES_END.0, LEASES_END.1).await;
+    kept_without_lease(&loaded).await?;
+    Ok(loaded.end().await)
 }
 
 /// etcd's process stands still, with every connection open.
 pub async fn frozen(length: Length) -> Result<Outcome> {
-    let mut stage = Stage::start(length, TTL).await?;
-    stage.world.etcd.freeze()?;
+    let mut loaded = LoadedMayfly::start(length, TTL).await?;
+    loaded.mayfly.etcd.freeze()?;
     let since = Instant::now();
-    stage
-        .sees("noticed", since, NOTICED, async |stage| {
-            let connected = stage.metric("mayfly_etcd_connected").await?;
+    loaded
+        .sees("noticed", since, NOTICED, async |loaded| {
+            let connected = loaded.metric("mayfly_etcd_connected").await?;
             ensure!(connected == 0.0, "connected is {connected}");
             Ok(())
         })
         .await;
-    change_everything(&mut stage).await?;
-    stage.last(0, 20).await;
-    stage.world.etcd.thaw()?;
-    catches_up(&mut stage).await;
-    stage.last(LEASES_END.0, LEASES_END.1).await;
-    kept_without_lease(&stage).await?;
-    Ok(stage.end().await)
+    change_everything(&mut loaded).await?;
+    loaded.last(0, 20).await;
+    loaded.mayfly.etcd.thaw()?;
+    catches_up(&mut loaded).await;
+    loaded.last(LEASES_END.0, LEASES_END.1).await;
+    kept_without_lease(&loaded).await?;
+    Ok(loaded.end().await)
 }
 
 /// What was changed by [`change_everything`] is in effect.
-async fn catches_up(stage: &mut Stage) {
+async fn catches_up(loaded: &mut LoadedMayfly) {
     let since = Instant::now();
-    stage.converges("2.0.0", since, AFTER_OUTAGE).await;
-    stage
-        .sees("changes in effect", since, AFTER_OUTAGE, async |stage| {
-            let found = stage.world.get("www-new.example.com", "/").await?.backend()?;
+    loaded.converges("2.0.0", since, AFTER_OUTAGE).await;
+    loaded
+        .sees("changes in effect", since, AFTER_OUTAGE, async |loaded| {
+            let found = loaded.mayfly.get("www-new.example.com", "/").await?.backend()?;
             ensure!(found == "web@3.0.0", "{found} answers");
             Ok(())
         })
@@ -83,12 +83,12 @@ async fn catches_up(stage: &mut Stage) {
 }
 
 /// The lease of api has run out: if it is routed on, which the load says, then because it answers.
-async fn kept_without_lease(stage: &Stage) -> Result<()> {
-    let left = stage.world.etcd.list("/mayfly/backends/api/").await?;
+async fn kept_without_lease(loaded: &LoadedMayfly) -> Result<()> {
+    let left = loaded.mayfly.etcd.list("/mayfly/backends/api/").await?;
     ensure!(left.is_empty(), "the lease of api lives: {left:?}");
-    let held = stage.metric("mayfly_haproxy_guard_held").await?;
+    let held = loaded.metric("mayfly_haproxy_guard_held").await?;
     ensure!(
-        held == 1.0 || stage.length == Length::Short,
+        held == 1.0 || loaded.length == Length::Short,
         "the guard holds {held}, not the one instance of api"
     );
     Ok(())
@@ -96,18 +96,18 @@ async fn kept_without_lease(stage: &Stage) -> Result<()> {
 
 /// The updater is cut off; what happened meanwhile is no longer in etcd's history when it comes back.
 pub async fn compacted(length: Length) -> Result<Outcome> {
-    let mut stage = Stage::start(length, "10s").await?;
-    let world = &mut stage.world;
-    world.save("passing.yaml", "{name: passing, extends: prod}");
-    world.answers("www-passing.example.com", "web@1.0.0").await;
-    if let Some(updater) = &mut world.updater {
+    let mut loaded = LoadedMayfly::start(length, "10s").await?;
+    let mayfly = &mut loaded.mayfly;
+    mayfly.save("passing.yaml", "{name: passing, extends: prod}");
+    mayfly.answers("www-passing.example.com", "web@1.0.0").await;
+    if let Some(updater) = &mut mayfly.updater {
         updater.signal(Signal::Stop)?;
     }
-    stage.change("1.0.0", "2.0.0");
-    let world = &mut stage.world;
-    world.remove("passing.yaml");
+    loaded.change("1.0.0", "2.0.0");
+    let mayfly = &mut loaded.mayfly;
+    mayfly.remove("passing.yaml");
     eventually(Duration::from_secs(10), "etcd has both changes", async || {
-        let all = world.etcd.list("/mayfly/environments/").await?;
+        let all = mayfly.etcd.list("/mayfly/environments/").await?;
         let prod = all.get("/mayfly/environments/prod");
         ensure!(
             all.len() == 2 && prod.is_some_and(|prod| prod.contains("2.0.0")),
@@ -117,41 +117,44 @@ pub async fn compacted(length: Length) -> Result<Outcome> {
     })
     .await;
     for n in 0..50 {
-        world
+        mayfly
             .etcd
             .put("/mayfly/environments/flicker", &n.to_string())
             .await?;
     }
-    world.etcd.delete("/mayfly/environments/flicker").await?;
-    world.etcd.compact().await?;
+    mayfly.etcd.delete("/mayfly/environments/flicker").await?;
+    mayfly.etcd.compact().await?;
     // The connection is lost too, or the watch would go on from what is buffered.
-    world.etcd.kill9().await?;
-    world.etcd.restart().await?;
-    if let Some(updater) = &mut world.updater {
+    mayfly.etcd.kill9().await?;
+    mayfly.etcd.restart().await?;
+    if let Some(updater) = &mut mayfly.updater {
         updater.signal(Signal::Cont)?;
     }
     let since = Instant::now();
-    stage.converges("2.0.0", since, AFTER_OUTAGE).await;
-    stage
-        .sees("changes in effect", since, AFTER_OUTAGE, async |stage| {
-            let status = stage.world.get("www-passing.example.com", "/").await?.status;
-            ensure!(status == 404, "the deleted environment answers {status}");
+    loaded.converges("2.0.0", since, AFTER_OUTAGE).await;
+    loaded
+        .sees("changes in effect", since, AFTER_OUTAGE, async |loaded| {
+            let status = loaded.mayfly.get("www-passing.example.com", "/").await?.status;
+            ensure!(
+                matches!(status, 404 | 410),
+                "the deleted environment answers {status}"
+            );
             Ok(())
         })
         .await;
-    Ok(stage.end().await)
+    Ok(loaded.end().await)
 }
 
 /// etcd comes back without its data.
 pub async fn emptied(length: Length) -> Result<Outcome> {
-    let mut stage = Stage::start(length, TTL).await?;
+    let mut loaded = LoadedMayfly::start(length, TTL).await?;
     // Nobody will register this one again.
-    stage.instances[3].registrar.kill9().await?;
-    stage.world.etcd.restart_emptied().await?;
+    loaded.instances[3].registrar.kill9().await?;
+    loaded.mayfly.etcd.restart_emptied().await?;
     let since = Instant::now();
-    stage
-        .sees("everybody registered again", since, NOTICED, async |stage| {
-            let all = stage.world.etcd.list("/mayfly/").await?;
+    loaded
+        .sees("all registered again", since, NOTICED, async |loaded| {
+            let all = loaded.mayfly.etcd.list("/mayfly/").await?;
             let of = |kind: &str| all.keys().filter(|key| key.starts_with(kind)).count();
             let found = (
                 of("/mayfly/environments/"),
@@ -165,22 +168,22 @@ pub async fn emptied(length: Length) -> Result<Outcome> {
             Ok(())
         })
         .await;
-    stage.change("1.0.0", "2.0.0");
-    stage.converges("2.0.0", Instant::now(), AFTER_OUTAGE).await;
-    stage.last(LEASES_END.0, 0).await;
+    loaded.change("1.0.0", "2.0.0");
+    loaded.converges("2.0.0", Instant::now(), AFTER_OUTAGE).await;
+    loaded.last(LEASES_END.0, 0).await;
     if length == Length::Full {
-        told(&mut stage, since).await;
+        told(&mut loaded, since).await;
     }
-    Ok(stage.end().await)
+    Ok(loaded.end().await)
 }
 
 /// What nobody registers again is told of, when it is no longer likely that somebody will.
-async fn told(stage: &mut Stage, since: Instant) {
-    stage.says(&["WARN", "etcd has lost"]).await;
-    stage
-        .sees("told in log, status and metric", since, TOLD, async |stage| {
-            let held = stage.metric("mayfly_haproxy_guard_held").await?;
-            let status = stage.world.status("haproxy-updater").await?;
+async fn told(loaded: &mut LoadedMayfly, since: Instant) {
+    loaded.says(&["WARN", "vanished from etcd"]).await;
+    loaded
+        .sees("shown in log, status and metric", since, TOLD, async |loaded| {
+            let held = loaded.metric("mayfly_haproxy_guard_held").await?;
+            let status = loaded.mayfly.status("haproxy-updater").await?;
             let guard = status["detail"]["guard"].as_str().unwrap_or_default();
             ensure!(
                 held == 1.0 && guard.contains("1 of"),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::Length;
-use super::stage::{Outcome, Stage};
+use super::loaded::{LoadedMayfly, Outcome};
 use super::whole;
 use crate::process::{self, Process};
 
@@ -25,18 +25,18 @@ const FILES: usize = 40;
 
 /// Checkouts are killed at random points; files are left empty, cut off, with marks of a conflict or missing.
 pub async fn half(length: Length) -> Result<Outcome> {
-    let mut stage = Stage::start(length, TTL).await?;
-    let git = Git::new(&stage).await?;
+    let mut loaded = LoadedMayfly::start(length, TTL).await?;
+    let git = Git::new(&loaded).await?;
     let whole_checkout = git.checkout(1).await?;
-    in_effect(&mut stage, 1).await;
-    let first = stage.world.etcd.revision().await?;
+    in_effect(&mut loaded, 1).await;
+    let first = loaded.mayfly.etcd.revision().await?;
     let stay: Vec<String> = wanted(1).into_keys().collect();
     let (mut at, mut halves, mut tries) = (1, 0, 0);
     while halves < length.pick(2, 12) {
         tries += 1;
         ensure!(tries < 300, "git was hit half way {halves} times only");
         let to = 3 - at;
-        let mut checkout = git.spawn(&stage, &git.checkout_of(to))?;
+        let mut checkout = git.spawn(&loaded, &git.checkout_of(to))?;
         let point = (RandomState::new().hash_one(tries) % 1_000) as u32;
         tokio::time::sleep(whole_checkout * point / 1_000).await;
         let _ = checkout.kill9().await;
@@ -46,27 +46,27 @@ pub async fn half(length: Length) -> Result<Outcome> {
         }
         git.unlock()?;
         git.checkout(to).await?;
-        in_effect(&mut stage, to).await;
+        in_effect(&mut loaded, to).await;
         at = to;
     }
-    left_behind(&mut stage, &git, at).await?;
-    whole::since(&stage.world.etcd, first, &stay).await?;
+    left_behind(&mut loaded, &git, at).await?;
+    whole::since(&loaded.mayfly.etcd, first, &stay).await?;
     // What is deleted in good order goes.
     fs::remove_file(git.tree.join("file-9.yaml")).context("delete a file")?;
-    let gone = async |stage: &Stage| {
-        let found = whole::at(&stage.world.etcd, 0).await?;
+    let gone = async |loaded: &LoadedMayfly| {
+        let found = whole::at(&loaded.mayfly.etcd, 0).await?;
         ensure!(!found.contains_key("file-9"), "{found:?}");
         Ok(())
     };
-    stage
+    loaded
         .sees("a deleted file followed", Instant::now(), COMPLETED, gone)
         .await;
-    Ok(stage.end().await)
+    Ok(loaded.end().await)
 }
 
 /// Files as a writer leaves them that was stopped, for longer than the grace; none of that may show in etcd.
-async fn left_behind(stage: &mut Stage, git: &Git, at: usize) -> Result<()> {
-    let before = whole::at(&stage.world.etcd, 0).await?;
+async fn left_behind(loaded: &mut LoadedMayfly, git: &Git, at: usize) -> Result<()> {
+    let before = whole::at(&loaded.mayfly.etcd, 0).await?;
     let new = |n: usize| whole::environment(&format!("file-{n}"), 3);
     let write = |file: &str, text: &str| fs::write(git.tree.join(file), text).context("damage a file");
     write("file-1.yaml", "")?;
@@ -94,15 +94,22 @@ async fn left_behind(stage: &mut Stage, git: &Git, at: usize) -> Result<()> {
     }
     fs::write(git.lock(), "").context("make git's lock")?;
     fs::remove_file(git.tree.join("file-7.yaml")).context("delete a file")?;
+    let told = async |loaded: &LoadedMayfly| {
+        let status = loaded.mayfly.status("environment-registrar").await?;
+        let error = status["error"].as_str().unwrap_or_default();
+        ensure!(error.contains("index.lock"), "it does not say why: {status}");
+        Ok(())
+    };
+    // It says so when it comes to delete what is missing, and does not.
+    loaded
+        .sees("the reason told", Instant::now(), COMPLETED, told)
+        .await;
     tokio::time::sleep(HALF).await;
-    let after = whole::at(&stage.world.etcd, 0).await?;
+    let after = whole::at(&loaded.mayfly.etcd, 0).await?;
     ensure!(after == before, "{after:?}, not {before:?}");
-    let status = stage.world.status("environment-registrar").await?;
-    let error = status["error"].as_str().unwrap_or_default();
-    ensure!(error.contains("index.lock"), "it does not say why: {status}");
     git.unlock()?;
     git.checkout(at).await?;
-    in_effect(stage, at).await;
+    in_effect(loaded, at).await;
     Ok(())
 }
 
@@ -112,14 +119,14 @@ fn wanted(number: usize) -> BTreeMap<String, usize> {
     all
 }
 
-async fn in_effect(stage: &mut Stage, number: usize) {
+async fn in_effect(loaded: &mut LoadedMayfly, number: usize) {
     let wanted = wanted(number);
-    let right = async |stage: &Stage| {
-        let found = whole::at(&stage.world.etcd, 0).await?;
+    let right = async |loaded: &LoadedMayfly| {
+        let found = whole::at(&loaded.mayfly.etcd, 0).await?;
         ensure!(found == wanted, "{found:?}");
         Ok(())
     };
-    stage
+    loaded
         .sees(
             "what git has completed in effect",
             Instant::now(),
@@ -136,8 +143,8 @@ struct Git {
 }
 
 impl Git {
-    async fn new(stage: &Stage) -> Result<Self> {
-        let (tree, home) = (stage.world.environments(), stage.world.directory().to_owned());
+    async fn new(loaded: &LoadedMayfly) -> Result<Self> {
+        let (tree, home) = (loaded.mayfly.environments(), loaded.mayfly.directory().to_owned());
         let source = home.join("source");
         fs::create_dir(&source).context("make a directory")?;
         let this = Self { tree, home };
@@ -194,8 +201,8 @@ impl Git {
         Ok(start.elapsed())
     }
 
-    fn spawn(&self, stage: &Stage, command: &Command) -> Result<Process> {
-        stage.world.spawn("git", command)
+    fn spawn(&self, loaded: &LoadedMayfly, command: &Command) -> Result<Process> {
+        loaded.mayfly.spawn("git", command)
     }
 
     /// There from before git changes the first file until it has changed the last one.

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::Length;
-use super::stage::{Outcome, Stage};
+use super::loaded::{LoadedMayfly, Outcome};
 use crate::etcd::Etcd;
+use crate::mayfly::Mayfly;
 use crate::network::Network;
 use crate::port;
-use crate::world::World;
 
 /// Longer than it takes HAProxy's check to find out, so that it is not the lease.
 const TTL: &str = "10s";
@@ -29,49 +29,49 @@ pub async fn partitioned(length: Length) -> Result<Outcome> {
     let mut etcd = Etcd::reserve_at(network.own().into())?;
     etcd.restart().await?;
     let admin = port::free();
-    let world = World::start_on(etcd, &["--admin", &admin.to_string()]).await?;
-    let mut stage = Stage::on(world, admin, length, TTL).await?;
+    let mayfly = Mayfly::start_on(etcd, &["--admin", &admin.to_string()]).await?;
+    let mut loaded = LoadedMayfly::on(mayfly, admin, length, TTL).await?;
     let host = network.host()?;
-    let far = stage
-        .world
+    let far = loaded
+        .mayfly
         .instance_on(&host, "web", "1.0.0", &["--ttl", TTL])
         .await?;
     let address = far.service.address().to_string();
-    let up = async |stage: &Stage, wanted: bool| {
-        let up = stage.world.haproxy.is_up(&address).await?;
+    let up = async |loaded: &LoadedMayfly, wanted: bool| {
+        let up = loaded.mayfly.haproxy.is_up(&address).await?;
         ensure!(up == wanted, "HAProxy's check says {up}");
         Ok(())
     };
-    stage
-        .sees("in rotation", Instant::now(), BACK, async |stage| {
-            up(stage, true).await
+    loaded
+        .sees("in rotation", Instant::now(), BACK, async |loaded| {
+            up(loaded, true).await
         })
         .await;
-    stage.excuse = "on connections to the host that was cut off";
+    loaded.excuse = "on connections to the host that was cut off";
     let rounds = length.pick(1, 2);
     for _ in 0..rounds {
-        stage.last(1, 3).await;
+        loaded.last(1, 3).await;
         host.cut()?;
         let since = Instant::now();
-        stage.outage(true);
-        stage
-            .sees("out by HAProxy's check", since, OUT, async |stage| {
-                up(stage, false).await
+        loaded.outage(true);
+        loaded
+            .sees("out by HAProxy's check", since, OUT, async |loaded| {
+                up(loaded, false).await
             })
             .await;
         // The requests that were on their way there time out in the load.
-        stage.last(6, 6).await;
-        stage.outage(false);
-        stage.last(0, 10).await;
+        loaded.last(6, 6).await;
+        loaded.outage(false);
+        loaded.last(0, 10).await;
         host.join()?;
         let since = Instant::now();
-        stage
-            .sees("back in rotation", since, BACK, async |stage| {
-                up(stage, true).await
+        loaded
+            .sees("back in rotation", since, BACK, async |loaded| {
+                up(loaded, true).await
             })
             .await;
     }
-    let outcome = stage.end().await;
+    let outcome = loaded.end().await;
     ensure!(
         outcome.report.excused <= MOST * rounds,
         "{} requests were lost in {rounds} rounds",

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::Length;
-use super::stage::{Outcome, Stage, WWW};
+use super::loaded::{LoadedMayfly, Outcome, WWW};
 use crate::instance::ServiceProcess;
+use crate::mayfly::Mayfly;
 use crate::port;
 use crate::process::Signal;
-use crate::world::World;
 
 /// Instances whose registrar dies are kept in etcd for so long.
 const TTL: &str = "3s";
@@ -25,10 +25,10 @@ const LEASE_ENDS: Duration = Duration::from_secs(5);
 /// The router doubts the loss of an instance for so long.
 const GUARD: (&str, &str) = ("2s", "10s");
 
-async fn takes(stage: &mut Stage, at: SocketAddr, what: &str, takes: bool, within: Duration) {
-    stage
-        .sees(what, Instant::now(), within, async |stage| {
-            let found = stage.world.haproxy.sends_to(at).await?;
+async fn takes(loaded: &mut LoadedMayfly, at: SocketAddr, what: &str, takes: bool, within: Duration) {
+    loaded
+        .sees(what, Instant::now(), within, async |loaded| {
+            let found = loaded.mayfly.haproxy.sends_to(at).await?;
             ensure!(found == takes, "HAProxy sends requests to {at}: {found}");
             Ok(())
         })
@@ -37,50 +37,55 @@ async fn takes(stage: &mut Stage, at: SocketAddr, what: &str, takes: bool, withi
 
 /// One of two is killed and comes back at its address, its registrar living on; then the other one is frozen.
 pub async fn killed(length: Length) -> Result<Outcome> {
-    let mut stage = Stage::start(length, TTL).await?;
+    let mut loaded = LoadedMayfly::start(length, TTL).await?;
     for _ in 0..length.pick(1, 3) {
-        let at = stage.instances[0].service.address();
-        stage.instances[0].service.kill9().await?;
-        takes(&mut stage, at, "killed one out of rotation", false, OUT).await;
-        stage.last(0, 3).await;
-        let directory = stage.world.directory().to_owned();
-        stage.instances[0].service = ServiceProcess::start_at(at, "web", "1.0.0", &directory).await?;
-        stage
-            .sees("back in rotation", Instant::now(), BACK, async |stage| {
-                let found = stage.world.get(WWW, "/").await?.echo()?.address;
+        let at = loaded.instances[0].service.address();
+        loaded.instances[0].service.kill9().await?;
+        takes(&mut loaded, at, "killed one out of rotation", false, OUT).await;
+        loaded.last(0, 3).await;
+        let directory = loaded.mayfly.directory().to_owned();
+        loaded.instances[0].service = ServiceProcess::start_at(at, "web", "1.0.0", &directory).await?;
+        loaded
+            .sees("back in rotation", Instant::now(), BACK, async |loaded| {
+                let found = loaded.mayfly.get(WWW, "/").await?.echo()?.address;
                 ensure!(found == at, "{found} answers");
                 Ok(())
             })
             .await;
     }
-    frozen(&mut stage).await?;
-    Ok(stage.end().await)
+    frozen(&mut loaded).await?;
+    Ok(loaded.end().await)
 }
 
 /// A frozen process still takes connections, for the kernel does: HAProxy's check finds nothing, a registrar that checks by a
 /// request does. What was asked of it meanwhile has no answer; nothing is promised of that.
-async fn frozen(stage: &mut Stage) -> Result<()> {
-    let at = stage.instances[1].service.address();
-    stage.instances[1].registrar.kill9().await?;
+async fn frozen(loaded: &mut LoadedMayfly) -> Result<()> {
+    let at = loaded.instances[1].service.address();
+    loaded.instances[1].registrar.kill9().await?;
     let check = ["--ttl", TTL, "--check", "/health", "--check-interval", "500ms"];
-    stage.instances[1].registrar = stage.world.register("web", "1.0.0", at, &check)?;
-    stage
-        .sees("registered with a check", Instant::now(), FROZEN, async |stage| {
-            let key = format!("/mayfly/backends/web/1.0.0/{at}");
-            let all = stage.world.etcd.get(&key).await?;
-            all.context("it is not registered").map(drop)
-        })
+    loaded.instances[1].registrar = loaded.mayfly.register("web", "1.0.0", at, &check)?;
+    loaded
+        .sees(
+            "registered with a check",
+            Instant::now(),
+            FROZEN,
+            async |loaded| {
+                let key = format!("/mayfly/backends/web/1.0.0/{at}");
+                let all = loaded.mayfly.etcd.get(&key).await?;
+                all.context("it is not registered").map(drop)
+            },
+        )
         .await;
-    stage.excuse = "that the frozen one had got";
-    stage.outage(true);
-    stage.instances[1].service.signal(Signal::Stop)?;
-    takes(stage, at, "frozen one out of rotation", false, FROZEN).await;
+    loaded.excuse = "that the frozen one had got";
+    loaded.outage(true);
+    loaded.instances[1].service.signal(Signal::Stop)?;
+    takes(loaded, at, "frozen one out of rotation", false, FROZEN).await;
     // Until those who wait for it have given up, which the load does after 5 s.
-    stage.last(6, 6).await;
-    stage.outage(false);
-    stage.last(1, 5).await;
-    stage.instances[1].service.signal(Signal::Cont)?;
-    takes(stage, at, "thawed one back in rotation", true, FROZEN).await;
+    loaded.last(6, 6).await;
+    loaded.outage(false);
+    loaded.last(1, 5).await;
+    loaded.instances[1].service.signal(Signal::Cont)?;
+    takes(loaded, at, "thawed one back in rotation", true, FROZEN).await;
     Ok(())
 }
 
@@ -88,13 +93,13 @@ async fn frozen(stage: &mut Stage) -> Result<()> {
 pub async fn registrar_killed(length: Length) -> Result<Outcome> {
     let admin = port::free();
     let guard = length.pick(GUARD.0, GUARD.1);
-    let world = World::start_with(&["--admin", &admin.to_string(), "--guard", guard]).await?;
-    let mut stage = Stage::on(world, admin, length, TTL).await?;
+    let mayfly = Mayfly::start_with(&["--admin", &admin.to_string(), "--distrust", guard]).await?;
+    let mut loaded = LoadedMayfly::on(mayfly, admin, length, TTL).await?;
     // There is another one: it goes with its lease.
-    let one_of_two = stage.instances[0].service.address();
-    stage.instances[0].registrar.kill9().await?;
+    let one_of_two = loaded.instances[0].service.address();
+    loaded.instances[0].registrar.kill9().await?;
     takes(
-        &mut stage,
+        &mut loaded,
         one_of_two,
         "one of two out of rotation",
         false,
@@ -102,27 +107,27 @@ pub async fn registrar_killed(length: Length) -> Result<Outcome> {
     )
     .await;
     // There is no other one: it is routed on.
-    let only = stage.instances[3].service.address();
-    stage.instances[3].registrar.kill9().await?;
-    held(&mut stage, "the only one kept", 1.0, LEASE_ENDS).await;
-    stage.last(2, 12).await;
+    let only = loaded.instances[3].service.address();
+    loaded.instances[3].registrar.kill9().await?;
+    held(&mut loaded, "the only one kept", 1.0, LEASE_ENDS).await;
+    loaded.last(2, 12).await;
     ensure!(
-        stage.world.haproxy.sends_to(only).await?,
+        loaded.mayfly.haproxy.sends_to(only).await?,
         "the only one was let go"
     );
     // Until there is another one; for as long as the guard doubts it, both get requests.
-    let another = stage.world.killable("api", "1.0.0", &["--ttl", TTL]).await?;
-    stage.instances.push(another);
-    held(&mut stage, "gone for another one", 0.0, Duration::from_secs(12)).await;
-    takes(&mut stage, only, "gone for another one", false, OUT).await;
-    stage.last(1, 3).await;
-    Ok(stage.end().await)
+    let another = loaded.mayfly.killable("api", "1.0.0", &["--ttl", TTL]).await?;
+    loaded.instances.push(another);
+    held(&mut loaded, "gone for another one", 0.0, Duration::from_secs(12)).await;
+    takes(&mut loaded, only, "gone for another one", false, OUT).await;
+    loaded.last(1, 3).await;
+    Ok(loaded.end().await)
 }
 
-async fn held(stage: &mut Stage, what: &str, count: f64, within: Duration) {
-    stage
-        .sees(what, Instant::now(), within, async |stage| {
-            let held = stage.metric("mayfly_haproxy_guard_held").await?;
+async fn held(loaded: &mut LoadedMayfly, what: &str, count: f64, within: Duration) {
+    loaded
+        .sees(what, Instant::now(), within, async |loaded| {
+            let held = loaded.metric("mayfly_haproxy_guard_held").await?;
             ensure!(held == count, "{held} are held");
             Ok(())
         })

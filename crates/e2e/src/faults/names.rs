@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Length;
-use super::stage::{Outcome, Stage};
+use super::loaded::{LoadedMayfly, Outcome};
 use crate::dnsmasq::lookup_once;
 use crate::load::Report;
 
@@ -74,43 +74,43 @@ async fn ask(server: SocketAddr, expected: IpAddr, stop: Arc<AtomicBool>, outage
 
 /// Both, several times.
 pub async fn restarted(length: Length) -> Result<Outcome> {
-    let mut stage = Stage::start(length, TTL).await?;
-    stage.world.start_dns().await?;
-    let internal = stage.world.internal.ip();
-    stage.world.resolves("web.service", &[internal]).await;
-    let server = stage.world.dnsmasq.as_ref().context("dnsmasq")?.address();
-    stage.excuse = "while dnsmasq was down";
+    let mut loaded = LoadedMayfly::start(length, TTL).await?;
+    loaded.mayfly.start_dns().await?;
+    let internal = loaded.mayfly.internal.ip();
+    loaded.mayfly.resolves("web.service", &[internal]).await;
+    let server = loaded.mayfly.dnsmasq.as_ref().context("dnsmasq")?.address();
+    loaded.excuse = "while dnsmasq was down";
     let questions = Questions::begin(server, internal);
     for round in 0..length.pick(1, 5) {
         let service = format!("extra-{round}");
-        let updater = stage.world.dns_updater.as_mut().context("dns-updater")?;
+        let updater = loaded.mayfly.dns_updater.as_mut().context("dns-updater")?;
         updater.kill9().await?;
-        let extra = stage.world.killable(&service, "1.0.0", &[]).await?;
-        stage.instances.push(extra);
-        stage.last(1, 2).await;
-        let command = stage.world.dns_watch()?;
-        stage.world.dns_updater = Some(stage.world.spawn("dns-updater", &command)?);
+        let extra = loaded.mayfly.killable(&service, "1.0.0", &[]).await?;
+        loaded.instances.push(extra);
+        loaded.last(1, 2).await;
+        let command = loaded.mayfly.dns_watch()?;
+        loaded.mayfly.dns_updater = Some(loaded.mayfly.spawn("dns-updater", &command)?);
         let since = Instant::now();
-        let named = async |stage: &Stage| {
-            let dnsmasq = stage.world.dnsmasq.as_ref().context("dnsmasq")?;
+        let named = async |loaded: &LoadedMayfly| {
+            let dnsmasq = loaded.mayfly.dnsmasq.as_ref().context("dnsmasq")?;
             let found = dnsmasq.lookup(&format!("{service}.service")).await?;
             ensure!(found == [internal], "{service}.service is at {found:?}");
             Ok(())
         };
-        stage.sees("new names", since, CAUGHT_UP, named).await;
-        let dnsmasq = stage.world.dnsmasq.as_mut().context("dnsmasq")?;
+        loaded.sees("new names", since, CAUGHT_UP, named).await;
+        let dnsmasq = loaded.mayfly.dnsmasq.as_mut().context("dnsmasq")?;
         questions.outages.fetch_add(1, Ordering::Relaxed);
         dnsmasq.kill9().await?;
         dnsmasq.restart().await?;
         questions.outages.fetch_add(1, Ordering::Relaxed);
         let since = Instant::now();
-        stage
+        loaded
             .sees("names after dnsmasq's start", since, READ, named)
             .await;
-        stage.last(1, 2).await;
+        loaded.last(1, 2).await;
     }
     let asked = questions.end().await?;
-    let mut outcome = stage.end().await;
+    let mut outcome = loaded.end().await;
     outcome.report.add(asked);
     Ok(outcome)
 }

@@ -8,15 +8,15 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use super::Length;
-use super::stage::{Outcome, Stage, WWW, targets};
+use super::loaded::{LoadedMayfly, Outcome, WWW, targets};
 use crate::etcd::Etcd;
 use crate::haproxy::Haproxy;
 use crate::http::Request;
 use crate::load::{Expected, Load};
-use crate::mayfly::binary;
+use crate::mayfly::{Mayfly, SOON};
 use crate::network::{Host, Network};
+use crate::process::binary;
 use crate::process::{self, Process};
-use crate::world::{SOON, World};
 use crate::{eventually, port};
 
 /// Leases of instances.
@@ -30,7 +30,7 @@ const UNNAMED: Duration = Duration::from_secs(18);
 /// After the cut.
 const IN_STEP: Duration = Duration::from_secs(5);
 
-/// A router beside that of the world. Its updater runs on a host of its own.
+/// A router beside that of the Mayfly. Its updater runs on a host of its own.
 struct Router {
     updater: Process,
     _haproxy: Haproxy,
@@ -43,19 +43,19 @@ struct Router {
 }
 
 impl Router {
-    async fn start(world: &World, network: Network, directory: TempDir) -> Result<Self> {
+    async fn start(mayfly: &Mayfly, network: Network, directory: TempDir) -> Result<Self> {
         let host = network.host()?;
-        let state = world.directory().join("two");
+        let state = mayfly.directory().join("two");
         std::fs::create_dir_all(state.join("run")).context("make a directory")?;
         let address = port::another_ip().into();
         let (edge, internal) = (port::free_at(address), port::free_at(address));
         let admin = SocketAddr::new(host.address().into(), port::free().port());
         let mut command = Command::new(binary("haproxy-updater")?);
-        command.args(["--node", "two", "--etcd", &world.etcd.endpoint()]);
+        command.args(["--node", "two", "--etcd", &mayfly.etcd.endpoint()]);
         command.arg("--dir").arg(&state);
         command.args(["--edge", &edge.to_string(), "--internal", &internal.to_string()]);
         command.args(["--advertise", &address.to_string(), "--admin", &admin.to_string()]);
-        let updater = world.spawn("haproxy-updater-two", &host.wrap(&command))?;
+        let updater = mayfly.spawn("haproxy-updater-two", &host.wrap(&command))?;
         let (master, socket) = (state.join("run/master.sock"), state.join("run/haproxy.sock"));
         let mut haproxy = Haproxy::new(&state.join("haproxy.cfg"), &master, &socket, &state);
         haproxy.start().await?;
@@ -99,12 +99,12 @@ pub async fn cut(length: Length) -> Result<Outcome> {
     let mut etcd = Etcd::reserve_at(network.own().into())?;
     etcd.restart().await?;
     let admin = port::free();
-    let world = World::start_on(etcd, &["--admin", &admin.to_string()]).await?;
-    let mut stage = Stage::on(world, admin, length, TTL).await?;
-    let router = Router::start(&stage.world, network, directory).await?;
-    let both = [stage.world.internal.ip(), router.internal.ip()];
-    stage.world.start_dns().await?;
-    stage.world.resolves("web.service", &sorted(&both)).await;
+    let mayfly = Mayfly::start_on(etcd, &["--admin", &admin.to_string()]).await?;
+    let mut loaded = LoadedMayfly::on(mayfly, admin, length, TTL).await?;
+    let router = Router::start(&loaded.mayfly, network, directory).await?;
+    let both = [loaded.mayfly.internal.ip(), router.internal.ip()];
+    loaded.mayfly.start_dns().await?;
+    loaded.mayfly.resolves("web.service", &sorted(&both)).await;
     let www = Expected::only(&["web@1.0.0"]);
     let load = Load::steady(
         targets(router.edge, router.internal, &www),
@@ -113,9 +113,9 @@ pub async fn cut(length: Length) -> Result<Outcome> {
 
     router.host.cut()?;
     let since = Instant::now();
-    stage.change("1.0.0", "2.0.0");
-    stage.converges("2.0.0", since, Duration::from_secs(1)).await;
-    stage
+    loaded.change("1.0.0", "2.0.0");
+    loaded.converges("2.0.0", since, Duration::from_secs(1)).await;
+    loaded
         .sees("the one cut off says so", since, NOTICED, async |_| {
             let said = router.updater.output();
             let said = said
@@ -127,53 +127,53 @@ pub async fn cut(length: Length) -> Result<Outcome> {
         })
         .await;
     // One of the instances that it still uses goes: in good order, but without its knowledge.
-    stage.instances[0].registrar.terminate(SOON).await?;
-    stage.instances[0].service.kill9().await?;
+    loaded.instances[0].registrar.terminate(SOON).await?;
+    loaded.instances[0].service.kill9().await?;
     // Its lease lives longer than a short form may last.
     if length == Length::Full {
-        unnamed(&mut stage, since, &both[..1]).await?;
+        unnamed(&mut loaded, since, &both[..1]).await?;
     }
-    stage.last(0, 10).await;
+    loaded.last(0, 10).await;
     router.answers("web@1.0.0").await?;
 
     www.set(&["web@1.0.0", "web@2.0.0"]);
     router.host.join()?;
     let since = Instant::now();
-    stage
-        .sees("back in step and in the names", since, IN_STEP, async |stage| {
+    loaded
+        .sees("back in sync and in the names", since, IN_STEP, async |loaded| {
             router.answers("web@2.0.0").await?;
-            let dnsmasq = stage.world.dnsmasq.as_ref().context("dnsmasq")?;
+            let dnsmasq = loaded.mayfly.dnsmasq.as_ref().context("dnsmasq")?;
             let found = dnsmasq.lookup("web.service").await?;
             ensure!(found == sorted(&both), "web.service is at {found:?}");
-            ensure!(in_status(stage).await?, "`mayfly status` does not show it");
+            ensure!(in_status(loaded).await?, "`mayfly status` does not show it");
             Ok(())
         })
         .await;
     www.set(&["web@2.0.0"]);
-    stage.last(0, 3).await;
+    loaded.last(0, 3).await;
     let second = load.stop().await;
-    let mut outcome = stage.end().await;
+    let mut outcome = loaded.end().await;
     outcome.report.add(second);
     Ok(outcome)
 }
 
 /// The names lead elsewhere, and nobody is told of a router that nobody hears of.
-async fn unnamed(stage: &mut Stage, since: Instant, others: &[IpAddr]) -> Result<()> {
-    stage
-        .sees("out of the names", since, UNNAMED, async |stage| {
-            let dnsmasq = stage.world.dnsmasq.as_ref().context("dnsmasq")?;
+async fn unnamed(loaded: &mut LoadedMayfly, since: Instant, others: &[IpAddr]) -> Result<()> {
+    loaded
+        .sees("out of the names", since, UNNAMED, async |loaded| {
+            let dnsmasq = loaded.mayfly.dnsmasq.as_ref().context("dnsmasq")?;
             let found = dnsmasq.lookup("web.service").await?;
             ensure!(found == others, "web.service is at {found:?}");
             Ok(())
         })
         .await;
-    ensure!(!in_status(stage).await?, "`mayfly status` shows the one cut off");
+    ensure!(!in_status(loaded).await?, "`mayfly status` shows the one cut off");
     Ok(())
 }
 
 /// Whether `mayfly status` shows the second router.
-async fn in_status(stage: &Stage) -> Result<bool> {
-    let status = stage.world.run("mayfly", &["status"]).await?.ok()?;
+async fn in_status(loaded: &LoadedMayfly) -> Result<bool> {
+    let status = loaded.mayfly.run("mayfly", &["status"]).await?.ok()?;
     let words = status
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>());

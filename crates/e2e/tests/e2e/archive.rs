@@ -4,14 +4,14 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use mayfly_e2e::eventually;
-use mayfly_e2e::world::{SOON, World};
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 
-/// A world with etcd and the registrar alone.
-async fn registrar(arguments: &[&str]) -> World {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
-    world.start_registrar(arguments).unwrap();
-    world
+/// A Mayfly with etcd and the registrar alone.
+async fn registrar(arguments: &[&str]) -> Mayfly {
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    mayfly.start_registrar(arguments).unwrap();
+    mayfly
 }
 
 fn key(environment: &str) -> String {
@@ -23,8 +23,8 @@ fn one(name: &str, version: &str) -> String {
 }
 
 /// What is archived of an environment, the oldest first.
-fn archived(world: &World, environment: &str) -> Vec<String> {
-    let directory = world.directory().join("archive").join(environment);
+fn archived(mayfly: &Mayfly, environment: &str) -> Vec<String> {
+    let directory = mayfly.directory().join("archive").join(environment);
     let Ok(entries) = fs::read_dir(&directory) else {
         return Vec::new();
     };
@@ -42,30 +42,30 @@ fn archived(world: &World, environment: &str) -> Vec<String> {
     paths.iter().map(read).collect()
 }
 
-async fn becomes(world: &World, environment: &str, version: &str) {
+async fn becomes(mayfly: &Mayfly, environment: &str, version: &str) {
     let what = format!("{environment} chooses {version}");
     eventually(SOON, &what, async || -> Result<()> {
-        let found = world.etcd.get_json(&key(environment)).await?;
+        let found = mayfly.etcd.get_json(&key(environment)).await?;
         ensure!(found["services"][0]["version"] == version, "found {found}");
         Ok(())
     })
     .await;
 }
 
-async fn holds(world: &World, environment: &str, expected: &[String]) {
+async fn holds(mayfly: &Mayfly, environment: &str, expected: &[String]) {
     let what = format!("the archive of {environment}");
     eventually(SOON, &what, async || -> Result<()> {
-        let found = archived(world, environment);
+        let found = archived(mayfly, environment);
         ensure!(found == expected, "found {found:?}");
         Ok(())
     })
     .await;
 }
 
-async fn is_set_aside(world: &World, key: &str, reason: &str) {
+async fn is_set_aside(mayfly: &Mayfly, key: &str, reason: &str) {
     let what = format!("{key} is set aside: {reason}");
     eventually(SOON, &what, async || -> Result<()> {
-        let entries = world.set_aside("environment-registrar").await?;
+        let entries = mayfly.set_aside("environment-registrar").await?;
         let found = entries
             .iter()
             .any(|(k, r)| k.ends_with(key) && r.contains(reason));
@@ -77,15 +77,15 @@ async fn is_set_aside(world: &World, key: &str, reason: &str) {
 
 #[tokio::test]
 async fn earlier_contents_are_archived_and_the_newest_are_kept() {
-    let mut world = registrar(&["--archive-keep", "3"]).await;
+    let mut mayfly = registrar(&["--archive-keep", "3"]).await;
     let content = |version: u8| one("a", &format!("1.0.{version}"));
     for version in 1..=4 {
-        world.save("a.yaml", &content(version));
-        becomes(&world, "a", &format!("1.0.{version}")).await;
+        mayfly.save("a.yaml", &content(version));
+        becomes(&mayfly, "a", &format!("1.0.{version}")).await;
         let oldest = version.saturating_sub(2).max(1);
-        holds(&world, "a", &(oldest..=version).map(content).collect::<Vec<_>>()).await;
+        holds(&mayfly, "a", &(oldest..=version).map(content).collect::<Vec<_>>()).await;
     }
-    let names: Vec<_> = fs::read_dir(world.directory().join("archive/a"))
+    let names: Vec<_> = fs::read_dir(mayfly.directory().join("archive/a"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -96,57 +96,61 @@ async fn earlier_contents_are_archived_and_the_newest_are_kept() {
         "{names:?}"
     );
     // What took effect is there also where the file changed while nobody looked.
-    world.registrar.as_mut().unwrap().kill9().await.unwrap();
-    world.save("a.yaml", &content(5));
-    world.start_registrar(&["--archive-keep", "3"]).unwrap();
-    holds(&world, "a", &(3..=5).map(content).collect::<Vec<_>>()).await;
+    mayfly.registrar.as_mut().unwrap().kill9().await.unwrap();
+    mayfly.save("a.yaml", &content(5));
+    mayfly.start_registrar(&["--archive-keep", "3"]).unwrap();
+    holds(&mayfly, "a", &(3..=5).map(content).collect::<Vec<_>>()).await;
     // And when the file is deleted, its content is there already.
-    world.remove("a.yaml");
+    mayfly.remove("a.yaml");
     eventually(SOON, "a is gone", async || {
-        world.etcd.get(&key("a")).await.is_ok_and(|value| value.is_none())
+        mayfly
+            .etcd
+            .get(&key("a"))
+            .await
+            .is_ok_and(|value| value.is_none())
     })
     .await;
-    assert_eq!(archived(&world, "a").last(), Some(&content(5)));
+    assert_eq!(archived(&mayfly, "a").last(), Some(&content(5)));
 }
 
 #[tokio::test]
 async fn the_file_of_an_environment_that_ended_moves_into_the_archive() {
-    let world = registrar(&[]).await;
+    let mayfly = registrar(&[]).await;
     let short = format!("{}expires: 2s\n", one("short", "1.0.0"));
-    world.save("short.yaml", &short);
-    world.save("removed.yaml", &one("removed", "1.0.0"));
+    mayfly.save("short.yaml", &short);
+    mayfly.save("removed.yaml", &one("removed", "1.0.0"));
     let both = format!("{}---\n{}", one("first", "1.0.0"), one("second", "1.0.0"));
-    world.save("both.yaml", &both);
+    mayfly.save("both.yaml", &both);
     for name in ["removed", "first", "second"] {
-        becomes(&world, name, "1.0.0").await;
+        becomes(&mayfly, name, "1.0.0").await;
     }
     for name in ["removed", "first"] {
-        world.etcd.delete(&key(name)).await.unwrap();
+        mayfly.etcd.delete(&key(name)).await.unwrap();
     }
     let goes = async |file: &str| {
         eventually(SOON, &format!("{file} moves away"), async || {
-            !world.environments().join(file).exists()
+            !mayfly.environments().join(file).exists()
         })
         .await;
     };
     goes("removed.yaml").await;
-    holds(&world, "removed", &[one("removed", "1.0.0")]).await;
+    holds(&mayfly, "removed", &[one("removed", "1.0.0")]).await;
     goes("short.yaml").await;
-    holds(&world, "short", &[short]).await;
+    holds(&mayfly, "short", &[short]).await;
     // A file that holds more stays as it is.
-    is_set_aside(&world, "both.yaml:first", "has ended").await;
+    is_set_aside(&mayfly, "both.yaml:first", "has ended").await;
     assert_eq!(
-        fs::read_to_string(world.environments().join("both.yaml")).unwrap(),
+        fs::read_to_string(mayfly.environments().join("both.yaml")).unwrap(),
         both
     );
-    assert!(world.etcd.get(&key("first")).await.unwrap().is_none());
-    assert!(world.etcd.get(&key("second")).await.unwrap().is_some());
-    assert_eq!(archived(&world, "first").len(), 1);
+    assert!(mayfly.etcd.get(&key("first")).await.unwrap().is_none());
+    assert!(mayfly.etcd.get(&key("second")).await.unwrap().is_some());
+    assert_eq!(archived(&mayfly, "first").len(), 1);
     // What has been moved away comes back by being saved again, changed.
-    world.save("removed.yaml", &one("removed", "1.0.1"));
-    becomes(&world, "removed", "1.0.1").await;
+    mayfly.save("removed.yaml", &one("removed", "1.0.1"));
+    becomes(&mayfly, "removed", "1.0.1").await;
     holds(
-        &world,
+        &mayfly,
         "removed",
         &[one("removed", "1.0.0"), one("removed", "1.0.1")],
     )
@@ -155,21 +159,21 @@ async fn the_file_of_an_environment_that_ended_moves_into_the_archive() {
 
 #[tokio::test]
 async fn an_archive_that_cannot_be_written_holds_up_nothing_and_is_said() {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
     // Tests may run as root, who may write anywhere; nobody makes a directory below a file.
-    fs::write(world.directory().join("archive"), "in the way").unwrap();
-    world.start_registrar(&[]).unwrap();
+    fs::write(mayfly.directory().join("archive"), "in the way").unwrap();
+    mayfly.start_registrar(&[]).unwrap();
     for version in ["1.0.0", "1.0.1"] {
-        world.save("a.yaml", &one("a", version));
-        becomes(&world, "a", version).await;
+        mayfly.save("a.yaml", &one("a", version));
+        becomes(&mayfly, "a", version).await;
     }
-    is_set_aside(&world, "/archive", "contents are not archived").await;
+    is_set_aside(&mayfly, "/archive", "contents are not archived").await;
     // Without an archive the file is all that is left: it stays.
-    world.etcd.delete(&key("a")).await.unwrap();
-    is_set_aside(&world, "a.yaml:a", "has ended").await;
-    assert!(world.environments().join("a.yaml").exists());
-    let told = world
+    mayfly.etcd.delete(&key("a")).await.unwrap();
+    is_set_aside(&mayfly, "a.yaml:a", "has ended").await;
+    assert!(mayfly.environments().join("a.yaml").exists());
+    let told = mayfly
         .registrar
         .as_ref()
         .unwrap()
@@ -177,43 +181,43 @@ async fn an_archive_that_cannot_be_written_holds_up_nothing_and_is_said() {
         .matches("contents are not archived")
         .count();
     assert_eq!(told, 1, "once");
-    fs::remove_file(world.directory().join("archive")).unwrap();
-    holds(&world, "a", &[one("a", "1.0.0"), one("a", "1.0.1")]).await;
+    fs::remove_file(mayfly.directory().join("archive")).unwrap();
+    holds(&mayfly, "a", &[one("a", "1.0.0"), one("a", "1.0.1")]).await;
     eventually(SOON, "nothing is set aside, and the file is gone", async || {
-        let entries = world.set_aside("environment-registrar").await;
-        entries.is_ok_and(|entries| entries.is_empty()) && !world.environments().join("a.yaml").exists()
+        let entries = mayfly.set_aside("environment-registrar").await;
+        entries.is_ok_and(|entries| entries.is_empty()) && !mayfly.environments().join("a.yaml").exists()
     })
     .await;
 }
 
 #[tokio::test]
 async fn the_file_of_an_environment_that_is_kept_after_its_end_comes_back() {
-    let world = registrar(&[]).await;
+    let mayfly = registrar(&[]).await;
     let text = format!("{}idle: 1h\n", one("a", "1.0.0"));
-    world.save("a.yaml", &text);
-    becomes(&world, "a", "1.0.0").await;
-    world.etcd.delete(&key("a")).await.unwrap();
+    mayfly.save("a.yaml", &text);
+    becomes(&mayfly, "a", "1.0.0").await;
+    mayfly.etcd.delete(&key("a")).await.unwrap();
     eventually(SOON, "the file moves away", async || {
-        !world.environments().join("a.yaml").exists()
+        !mayfly.environments().join("a.yaml").exists()
     })
     .await;
     // As `mayfly keep` does.
-    let mut record = world.etcd.get_json("/mayfly/history/a").await.unwrap();
+    let mut record = mayfly.etcd.get_json("/mayfly/history/a").await.unwrap();
     record["life"]["kept_until"] = "2099-01-01T00:00:00Z".into();
     record["life"]["revived"] = true.into();
-    world
+    mayfly
         .etcd
         .put("/mayfly/history/a", &record.to_string())
         .await
         .unwrap();
-    world.etcd.put(&key("a"), &record.to_string()).await.unwrap();
+    mayfly.etcd.put(&key("a"), &record.to_string()).await.unwrap();
     eventually(
         SOON,
         "the file is back, and the record says so",
         async || -> Result<()> {
-            let found = fs::read_to_string(world.environments().join("a.yaml"))?;
+            let found = fs::read_to_string(mayfly.environments().join("a.yaml"))?;
             ensure!(found == text, "found {found}");
-            let record = world.etcd.get_json(&key("a")).await?;
+            let record = mayfly.etcd.get_json(&key("a")).await?;
             ensure!(record["life"]["revived"].is_null(), "found {record}");
             Ok(())
         },
@@ -223,15 +227,15 @@ async fn the_file_of_an_environment_that_is_kept_after_its_end_comes_back() {
 
 #[tokio::test]
 async fn the_archive_does_not_lie_in_what_is_watched() {
-    let world = World::bare(&[]).unwrap();
-    let (watched, inside) = (world.environments(), world.environments().join("old"));
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let (watched, inside) = (mayfly.environments(), mayfly.environments().join("old"));
     let arguments = [
         "watch",
         watched.to_str().unwrap(),
         "--archive",
         inside.to_str().unwrap(),
     ];
-    let refused = world.run("environment-registrar", &arguments).await.unwrap();
+    let refused = mayfly.run("environment-registrar", &arguments).await.unwrap();
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(
         refused.stderr.contains("choose another place with --archive"),

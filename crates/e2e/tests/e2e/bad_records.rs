@@ -4,17 +4,17 @@ use std::fs;
 
 use anyhow::Result;
 use mayfly_e2e::eventually;
-use mayfly_e2e::world::{SOON, World};
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 
 const GOOD: &str = "{name: good, services: [{name: frontend, version: 1.0.0, route: /}]}";
 
 /// Waits until haproxy-updater has set `key` aside.
-async fn set_aside(world: &World, daemon: &str, key: &str) -> String {
+async fn set_aside(mayfly: &Mayfly, daemon: &str, key: &str) -> String {
     eventually(
         SOON,
         &format!("{daemon} sets {key} aside"),
         async || -> Result<String> {
-            let all = world.set_aside(daemon).await?;
+            let all = mayfly.set_aside(daemon).await?;
             let found = all
                 .iter()
                 .find(|(found, reason)| found == key && !reason.is_empty());
@@ -27,11 +27,11 @@ async fn set_aside(world: &World, daemon: &str, key: &str) -> String {
 }
 
 /// Every file that HAProxy or dnsmasq reads, in one text.
-fn everything(world: &World) -> String {
-    let mut text = fs::read_to_string(world.haproxy_directory().join("haproxy.cfg")).unwrap();
+fn everything(mayfly: &Mayfly) -> String {
+    let mut text = fs::read_to_string(mayfly.haproxy_directory().join("haproxy.cfg")).unwrap();
     for directory in [
-        world.haproxy_directory().join("maps"),
-        world.directory().join("hosts"),
+        mayfly.haproxy_directory().join("maps"),
+        mayfly.directory().join("hosts"),
     ] {
         for entry in fs::read_dir(directory).unwrap() {
             // A file that is being replaced may be gone again.
@@ -44,8 +44,8 @@ fn everything(world: &World) -> String {
 
 #[tokio::test]
 async fn environments_that_are_garbage_are_set_aside_and_others_go_on() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("frontend", "1.0.0").await.unwrap();
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("frontend", "1.0.0").await.unwrap();
     let bad = [
         ("/mayfly/environments/not-json", "name: yaml"),
         ("/mayfly/environments/empty", ""),
@@ -97,22 +97,22 @@ async fn environments_that_are_garbage_are_set_aside_and_others_go_on() {
         ),
     ];
     for (key, value) in bad {
-        world.etcd.put(key, value).await.unwrap();
+        mayfly.etcd.put(key, value).await.unwrap();
     }
-    world
+    mayfly
         .etcd
         .put_bytes(b"/mayfly/environments/bytes", b"\xff\xfe{")
         .await
         .unwrap();
-    world.save("good.yaml", GOOD);
-    world.answers("www-good.example.com", "frontend@1.0.0").await;
+    mayfly.save("good.yaml", GOOD);
+    mayfly.answers("www-good.example.com", "frontend@1.0.0").await;
     for (key, _) in bad.iter().chain([&("/mayfly/environments/bytes", "")]) {
-        let reason = set_aside(&world, "haproxy-updater", key).await;
+        let reason = set_aside(&mayfly, "haproxy-updater", key).await;
         assert!(!reason.contains('\n'), "{reason:?}");
     }
-    assert!(!everything(&world).contains("evil"), "{}", everything(&world));
+    assert!(!everything(&mayfly).contains("evil"), "{}", everything(&mayfly));
     // Mended or deleted, it is set aside no more.
-    world
+    mayfly
         .etcd
         .put(
             "/mayfly/environments/empty",
@@ -121,11 +121,11 @@ async fn environments_that_are_garbage_are_set_aside_and_others_go_on() {
         .await
         .unwrap();
     for (key, _) in bad.iter().filter(|(key, _)| !key.ends_with("/empty")) {
-        world.etcd.delete(key).await.unwrap();
+        mayfly.etcd.delete(key).await.unwrap();
     }
-    world.etcd.delete("/mayfly/environments/bytes").await.unwrap();
+    mayfly.etcd.delete("/mayfly/environments/bytes").await.unwrap();
     eventually(SOON, "nothing is set aside", async || {
-        world
+        mayfly
             .set_aside("haproxy-updater")
             .await
             .is_ok_and(|all| all.is_empty())
@@ -135,19 +135,23 @@ async fn environments_that_are_garbage_are_set_aside_and_others_go_on() {
 
 #[tokio::test]
 async fn a_good_environment_survives_a_bad_value_under_its_key() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("frontend", "1.0.0").await.unwrap();
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("frontend", "1.0.0").await.unwrap();
     let good = r#"{"name":"byhand","prefix":"www-byhand","header":"byhand","services":[{"name":"frontend","version":"1.0.0","routes":["/"]}]}"#;
-    world.etcd.put("/mayfly/environments/byhand", good).await.unwrap();
-    world.answers("www-byhand.example.com", "frontend@1.0.0").await;
-    world
+    mayfly
+        .etcd
+        .put("/mayfly/environments/byhand", good)
+        .await
+        .unwrap();
+    mayfly.answers("www-byhand.example.com", "frontend@1.0.0").await;
+    mayfly
         .etcd
         .put("/mayfly/environments/byhand", "garbage")
         .await
         .unwrap();
-    set_aside(&world, "haproxy-updater", "/mayfly/environments/byhand").await;
+    set_aside(&mayfly, "haproxy-updater", "/mayfly/environments/byhand").await;
     assert_eq!(
-        world
+        mayfly
             .get("www-byhand.example.com", "/")
             .await
             .unwrap()
@@ -159,10 +163,10 @@ async fn a_good_environment_survives_a_bad_value_under_its_key() {
 
 #[tokio::test]
 async fn instances_that_are_garbage_are_set_aside_and_others_go_on() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("frontend", "1.0.0").await.unwrap();
-    world.save("good.yaml", GOOD);
-    world.answers("www-good.example.com", "frontend@1.0.0").await;
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("frontend", "1.0.0").await.unwrap();
+    mayfly.save("good.yaml", GOOD);
+    mayfly.answers("www-good.example.com", "frontend@1.0.0").await;
     let bad = [
         ("/mayfly/backends/frontend/1.0.0/not-json", "nonsense"),
         ("/mayfly/backends/frontend/1.0.0/no-address", "{}"),
@@ -217,17 +221,17 @@ async fn instances_that_are_garbage_are_set_aside_and_others_go_on() {
         ("/mayfly/backends/frontend", r#"{"address":"127.0.0.1:80"}"#),
     ];
     for (key, value) in bad {
-        world.etcd.put(key, value).await.unwrap();
+        mayfly.etcd.put(key, value).await.unwrap();
     }
     for (key, _) in bad {
-        set_aside(&world, "haproxy-updater", key).await;
+        set_aside(&mayfly, "haproxy-updater", key).await;
     }
-    assert!(!everything(&world).contains("evil"), "{}", everything(&world));
-    let servers = world.haproxy.servers().await.unwrap();
+    assert!(!everything(&mayfly).contains("evil"), "{}", everything(&mayfly));
+    let servers = mayfly.haproxy.servers().await.unwrap();
     assert_eq!(servers.len(), 1, "{servers:?}");
     for _ in 0..20 {
         assert_eq!(
-            world
+            mayfly
                 .get("www-good.example.com", "/")
                 .await
                 .unwrap()
@@ -240,10 +244,10 @@ async fn instances_that_are_garbage_are_set_aside_and_others_go_on() {
 
 #[tokio::test]
 async fn names_for_dnsmasq_that_are_garbage_are_set_aside() {
-    let mut world = World::start().await.unwrap();
-    world.start_dns().await.unwrap();
-    let _one = world.instance("frontend", "1.0.0").await.unwrap();
-    world.resolves("frontend.service", &[world.internal.ip()]).await;
+    let mut mayfly = Mayfly::start().await.unwrap();
+    mayfly.start_dns().await.unwrap();
+    let _one = mayfly.instance("frontend", "1.0.0").await.unwrap();
+    mayfly.resolves("frontend.service", &[mayfly.internal.ip()]).await;
     let bad = [
         ("/mayfly/dns/not-json.example", "nonsense"),
         ("/mayfly/dns/address.example", r#"{"addresses":["1.2.3.4 evil"]}"#),
@@ -261,28 +265,28 @@ async fn names_for_dnsmasq_that_are_garbage_are_set_aside() {
         ),
     ];
     for (key, value) in bad {
-        world.etcd.put(key, value).await.unwrap();
+        mayfly.etcd.put(key, value).await.unwrap();
     }
     for (key, _) in bad {
-        set_aside(&world, "dns-updater", key).await;
+        set_aside(&mayfly, "dns-updater", key).await;
     }
-    assert!(!everything(&world).contains("evil"), "{}", everything(&world));
-    let _two = world.instance("backend", "1.0.0").await.unwrap();
-    world.resolves("backend.service", &[world.internal.ip()]).await;
-    world.resolves("frontend.service", &[world.internal.ip()]).await;
+    assert!(!everything(&mayfly).contains("evil"), "{}", everything(&mayfly));
+    let _two = mayfly.instance("backend", "1.0.0").await.unwrap();
+    mayfly.resolves("backend.service", &[mayfly.internal.ip()]).await;
+    mayfly.resolves("frontend.service", &[mayfly.internal.ip()]).await;
 }
 
 #[tokio::test]
 async fn keys_of_other_programs_are_no_concern() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("frontend", "1.0.0").await.unwrap();
-    world
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("frontend", "1.0.0").await.unwrap();
+    mayfly
         .etcd
         .put("/mayflies/environments/x", "garbage")
         .await
         .unwrap();
-    world.etcd.put("/other", "garbage").await.unwrap();
-    world.save("good.yaml", GOOD);
-    world.answers("www-good.example.com", "frontend@1.0.0").await;
-    assert_eq!(world.set_aside("haproxy-updater").await.unwrap(), []);
+    mayfly.etcd.put("/other", "garbage").await.unwrap();
+    mayfly.save("good.yaml", GOOD);
+    mayfly.answers("www-good.example.com", "frontend@1.0.0").await;
+    assert_eq!(mayfly.set_aside("haproxy-updater").await.unwrap(), []);
 }

@@ -2,12 +2,12 @@
 //! both answer from the versions of the environment.
 
 use mayfly_e2e::eventually;
-use mayfly_e2e::world::{SOON, World};
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_file_decides_the_versions_along_the_chain() {
-    let mut world = World::start().await.unwrap();
-    world.start_dns().await.unwrap();
+    let mut mayfly = Mayfly::start().await.unwrap();
+    mayfly.start_dns().await.unwrap();
     let mut instances = Vec::new();
     for (service, version) in [
         ("frontend", "0.0.1"),
@@ -15,11 +15,11 @@ async fn a_dropped_file_decides_the_versions_along_the_chain() {
         ("backend", "0.0.1"),
         ("backend", "0.0.2"),
     ] {
-        instances.push(world.instance(service, version).await.unwrap());
+        instances.push(mayfly.instance(service, version).await.unwrap());
     }
-    world.resolves("backend.service", &[world.internal.ip()]).await;
+    mayfly.resolves("backend.service", &[mayfly.internal.ip()]).await;
     let chain = async |host: &str| {
-        let echo = world
+        let echo = mayfly
             .get(host, "/?call=backend")
             .await
             .unwrap()
@@ -44,43 +44,43 @@ async fn a_dropped_file_decides_the_versions_along_the_chain() {
         })
         .await;
     };
-    world.save(
+    mayfly.save(
         "prod.yaml",
         "{name: prod, prefix: www, services: [{name: frontend, version: 0.0.1, route: /}, {name: backend, version: 0.0.1}]}",
     );
     becomes("www.example.com", "prod 0.0.1 0.0.1").await;
-    world.save(
+    mayfly.save(
         "dev.yaml",
         "{name: dev, services: [{name: frontend, route: /}, backend]}",
     );
     becomes("www-dev.example.com", "dev 0.0.2 0.0.2").await;
-    world.save(
+    mayfly.save(
         "qa.yaml",
         "{name: qa, extends: prod, services: [{name: backend, version: 0.0.2}]}",
     );
     becomes("www-qa.example.com", "qa 0.0.1 0.0.2").await;
     becomes("www.example.com", "prod 0.0.1 0.0.1").await;
     // `dev` deploys itself when a newer backend appears; the others stay.
-    instances.push(world.instance("backend", "0.0.3").await.unwrap());
+    instances.push(mayfly.instance("backend", "0.0.3").await.unwrap());
     becomes("www-dev.example.com", "dev 0.0.2 0.0.3").await;
     becomes("www-qa.example.com", "qa 0.0.1 0.0.2").await;
-    assert_eq!(world.reloads().await.unwrap(), 0);
+    assert_eq!(mayfly.reloads().await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn baggage_alone_leads_a_service_that_forwards_nothing_else() {
-    let mut world = World::start().await.unwrap();
-    world.start_dns().await.unwrap();
-    let _one = world.instance("backend", "0.0.1").await.unwrap();
-    world.save(
+    let mut mayfly = Mayfly::start().await.unwrap();
+    mayfly.start_dns().await.unwrap();
+    let _one = mayfly.instance("backend", "0.0.1").await.unwrap();
+    mayfly.save(
         "dev.yaml",
         "{name: dev, services: [{name: backend, version: 0.0.1}]}",
     );
-    world.calls("dev", "backend", "backend@0.0.1").await;
+    mayfly.calls("dev", "backend", "backend@0.0.1").await;
     let request =
         mayfly_e2e::http::Request::get("backend.service", "/?call=backend").header("baggage", "mayfly=dev");
-    world.resolves("backend.service", &[world.internal.ip()]).await;
-    let echo = request.send(world.internal).await.unwrap().echo().unwrap();
+    mayfly.resolves("backend.service", &[mayfly.internal.ip()]).await;
+    let echo = request.send(mayfly.internal).await.unwrap().echo().unwrap();
     let called = echo.called.unwrap_or_else(|| panic!("{:?}", echo.call_failed));
     assert_eq!(
         (called.header("x-mayfly").as_str(), called.version.as_str()),
@@ -90,19 +90,19 @@ async fn baggage_alone_leads_a_service_that_forwards_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_daemon_tells_that_it_is_ready_and_what_it_counts() {
-    let mut world = World::start().await.unwrap();
+    let mut mayfly = Mayfly::start().await.unwrap();
     let mut admins = Vec::new();
     for (daemon, arguments) in [
         (
             "environment-registrar",
-            vec!["watch".to_owned(), world.environments().display().to_string()],
+            vec!["watch".to_owned(), mayfly.environments().display().to_string()],
         ),
         (
             "dns-updater",
             vec![
                 "watch".to_owned(),
                 "--hosts-file".to_owned(),
-                world.directory().join("hosts/x").display().to_string(),
+                mayfly.directory().join("hosts/x").display().to_string(),
             ],
         ),
         (
@@ -113,14 +113,14 @@ async fn every_daemon_tells_that_it_is_ready_and_what_it_counts() {
         ),
     ] {
         let admin = mayfly_e2e::port::free();
-        let mut command = world.command(daemon).unwrap();
+        let mut command = mayfly.command(daemon).unwrap();
         command
             .args(arguments)
             .args(["--node", "other", "--admin", &admin.to_string()]);
         admins.push((
             daemon,
             admin,
-            world.spawn(&format!("{daemon}-other"), &command).unwrap(),
+            mayfly.spawn(&format!("{daemon}-other"), &command).unwrap(),
         ));
     }
     let ready = async |daemon: &str, admin| {
@@ -142,14 +142,14 @@ async fn every_daemon_tells_that_it_is_ready_and_what_it_counts() {
         ready(daemon, *admin).await;
     }
     // Alive is not ready: without etcd a new daemon lives, and is not ready.
-    world.etcd.kill9().await.unwrap();
+    mayfly.etcd.kill9().await.unwrap();
     let admin = mayfly_e2e::port::free();
-    let mut command = world.command("environment-registrar").unwrap();
+    let mut command = mayfly.command("environment-registrar").unwrap();
     command
         .arg("watch")
-        .arg(world.environments())
+        .arg(mayfly.environments())
         .args(["--admin", &admin.to_string()]);
-    let _late = world.spawn("late", &command).unwrap();
+    let _late = mayfly.spawn("late", &command).unwrap();
     eventually(SOON, "it lives", async || {
         mayfly_e2e::http::Request::get("admin", "/healthz")
             .send(admin)
@@ -163,6 +163,6 @@ async fn every_daemon_tells_that_it_is_ready_and_what_it_counts() {
         .unwrap()
         .status;
     assert_eq!(status, 503);
-    world.etcd.restart().await.unwrap();
+    mayfly.etcd.restart().await.unwrap();
     ready("the late one", admin).await;
 }

@@ -2,7 +2,7 @@
 
 use mayfly_e2e::eventually;
 use mayfly_e2e::http::Request;
-use mayfly_e2e::world::{SOON, World};
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 
 const PROD: &str = "
 name: prod
@@ -19,17 +19,17 @@ services:
 
 #[tokio::test]
 async fn two_environments_answer_from_different_versions_at_the_same_time() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("frontend", "0.0.1").await.unwrap();
-    let _two = world.instance("frontend", "0.0.2").await.unwrap();
-    world.save("prod.yaml", PROD);
-    world.answers("www.example.com", "frontend@0.0.1").await;
-    world.save("dev.yaml", DEV);
-    world.answers("www-dev.example.com", "frontend@0.0.2").await;
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    let _two = mayfly.instance("frontend", "0.0.2").await.unwrap();
+    mayfly.save("prod.yaml", PROD);
+    mayfly.answers("www.example.com", "frontend@0.0.1").await;
+    mayfly.save("dev.yaml", DEV);
+    mayfly.answers("www-dev.example.com", "frontend@0.0.2").await;
     for _ in 0..50 {
         let (www, dev) = tokio::join!(
-            world.get("www.example.com", "/"),
-            world.get("www-dev.example.com", "/")
+            mayfly.get("www.example.com", "/"),
+            mayfly.get("www-dev.example.com", "/")
         );
         assert_eq!(www.unwrap().backend().unwrap(), "frontend@0.0.1");
         assert_eq!(dev.unwrap().backend().unwrap(), "frontend@0.0.2");
@@ -38,9 +38,9 @@ async fn two_environments_answer_from_different_versions_at_the_same_time() {
 
 #[tokio::test]
 async fn the_host_counts_in_any_case_and_with_a_port() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("frontend", "0.0.1").await.unwrap();
-    world.save("prod.yaml", PROD);
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    mayfly.save("prod.yaml", PROD);
     for host in [
         "www.example.com",
         "WWW.Example.COM",
@@ -48,17 +48,17 @@ async fn the_host_counts_in_any_case_and_with_a_port() {
         "www",
         "www.another.domain",
     ] {
-        world.answers(host, "frontend@0.0.1").await;
+        mayfly.answers(host, "frontend@0.0.1").await;
     }
 }
 
 #[tokio::test]
 async fn both_headers_are_set() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("frontend", "0.0.1").await.unwrap();
-    world.save("prod.yaml", &format!("{PROD}header: live.1\n"));
-    world.answers("www.example.com", "frontend@0.0.1").await;
-    let echo = world.get("www.example.com", "/").await.unwrap().echo().unwrap();
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    mayfly.save("prod.yaml", &format!("{PROD}header: live.1\n"));
+    mayfly.answers("www.example.com", "frontend@0.0.1").await;
+    let echo = mayfly.get("www.example.com", "/").await.unwrap().echo().unwrap();
     assert_eq!(
         (echo.header("x-mayfly").as_str(), echo.header("baggage").as_str()),
         ("live.1", "mayfly=live.1")
@@ -68,13 +68,13 @@ async fn both_headers_are_set() {
 
 #[tokio::test]
 async fn spoofed_headers_are_replaced() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("frontend", "0.0.1").await.unwrap();
-    let _two = world.instance("frontend", "0.0.2").await.unwrap();
-    world.save("prod.yaml", PROD);
-    world.save("dev.yaml", DEV);
-    world.answers("www.example.com", "frontend@0.0.1").await;
-    world.answers("www-dev.example.com", "frontend@0.0.2").await;
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    let _two = mayfly.instance("frontend", "0.0.2").await.unwrap();
+    mayfly.save("prod.yaml", PROD);
+    mayfly.save("dev.yaml", DEV);
+    mayfly.answers("www.example.com", "frontend@0.0.1").await;
+    mayfly.answers("www-dev.example.com", "frontend@0.0.2").await;
 
     let www = || Request::get("www.example.com", "/");
     let mut attempts = vec![
@@ -101,7 +101,7 @@ async fn spoofed_headers_are_replaced() {
         );
     }
     for attempt in attempts {
-        let echo = attempt.send(world.edge).await.unwrap().echo().unwrap();
+        let echo = attempt.send(mayfly.edge).await.unwrap().echo().unwrap();
         assert_eq!(echo.version, "0.0.1", "{attempt:?}");
         assert_eq!(echo.headers["x-mayfly"], ["prod"], "{attempt:?}");
         let baggage = echo.header("baggage");
@@ -121,10 +121,10 @@ async fn spoofed_headers_are_replaced() {
 
 #[tokio::test]
 async fn what_else_is_in_baggage_passes_unharmed() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("frontend", "0.0.1").await.unwrap();
-    world.save("prod.yaml", PROD);
-    world.answers("www.example.com", "frontend@0.0.1").await;
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    mayfly.save("prod.yaml", PROD);
+    mayfly.answers("www.example.com", "frontend@0.0.1").await;
     for (sent, kept) in [
         ("user=7;secret;level=2", vec!["user=7;secret;level=2"]),
         ("user=7,mayfly=dev,session=a%20b", vec!["user=7", "session=a%20b"]),
@@ -136,7 +136,7 @@ async fn what_else_is_in_baggage_passes_unharmed() {
     ] {
         let request = Request::get("www.example.com", "/").header("baggage", sent);
         let baggage = request
-            .send(world.edge)
+            .send(mayfly.edge)
             .await
             .unwrap()
             .echo()
@@ -154,17 +154,17 @@ async fn what_else_is_in_baggage_passes_unharmed() {
 
 #[tokio::test]
 async fn an_unknown_host_is_told_by_name() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("frontend", "0.0.1").await.unwrap();
-    world.save("prod.yaml", PROD);
-    world.answers("www.example.com", "frontend@0.0.1").await;
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    mayfly.save("prod.yaml", PROD);
+    mayfly.answers("www.example.com", "frontend@0.0.1").await;
     for host in [
         "www-nothing.example.com",
         "example.com",
         "wwww.example.com",
         "slot-1.example.com",
     ] {
-        let answer = world.get(host, "/").await.unwrap();
+        let answer = mayfly.get(host, "/").await.unwrap();
         assert_eq!(answer.status, 404, "{host}: {}", answer.body);
         assert!(answer.body.contains(host), "{host}: {}", answer.body);
         assert!(
@@ -175,22 +175,22 @@ async fn an_unknown_host_is_told_by_name() {
     }
     // The header alone leads nowhere from outside.
     let spoof = Request::get("www-nothing.example.com", "/").header("x-mayfly", "prod");
-    assert_eq!(spoof.send(world.edge).await.unwrap().status, 404);
+    assert_eq!(spoof.send(mayfly.edge).await.unwrap().status, 404);
     // No host at all: HTTP/1.0 may leave it out.
-    let none = Request::get("", "/").send(world.edge).await.unwrap();
+    let none = Request::get("", "/").send(mayfly.edge).await.unwrap();
     assert!((400..500).contains(&none.status), "{none:?}");
 }
 
 #[tokio::test]
 async fn what_a_client_sends_as_host_does_not_become_markup_or_a_header() {
-    let world = World::start().await.unwrap();
+    let mayfly = Mayfly::start().await.unwrap();
     for host in [
         "<script>alert(1)</script>.example.com",
         "a b",
         "\"quoted\"",
         "x{y}%[src]",
     ] {
-        let Ok(answer) = world.get(host, "/").await else {
+        let Ok(answer) = mayfly.get(host, "/").await else {
             continue;
         };
         assert!((400..500).contains(&answer.status), "{host}: {answer:?}");
@@ -204,13 +204,13 @@ async fn what_a_client_sends_as_host_does_not_become_markup_or_a_header() {
 
 #[tokio::test]
 async fn the_longest_route_wins_on_whole_segments() {
-    let world = World::start().await.unwrap();
+    let mayfly = Mayfly::start().await.unwrap();
     let names = ["frontend", "api", "apinew", "files"];
     let mut instances = Vec::new();
     for name in names {
-        instances.push(world.instance(name, "1.0.0").await.unwrap());
+        instances.push(mayfly.instance(name, "1.0.0").await.unwrap());
     }
-    world.save(
+    mayfly.save(
         "shop.yaml",
         "
 name: shop
@@ -222,9 +222,9 @@ services:
 ",
     );
     for name in names {
-        world.calls("shop", name, &format!("{name}@1.0.0")).await;
+        mayfly.calls("shop", name, &format!("{name}@1.0.0")).await;
     }
-    world.answers("www-shop.example.com", "frontend@1.0.0").await;
+    mayfly.answers("www-shop.example.com", "frontend@1.0.0").await;
     for (path, service) in [
         ("/", "frontend"),
         ("/anything/else", "frontend"),
@@ -244,7 +244,7 @@ services:
         ("/images/private/a.png", "frontend"),
         ("/images", "frontend"),
     ] {
-        let echo = world
+        let echo = mayfly
             .get("www-shop.example.com", path)
             .await
             .unwrap()
@@ -257,21 +257,21 @@ services:
 
 #[tokio::test]
 async fn a_path_without_a_route_is_told() {
-    let world = World::start().await.unwrap();
-    let _api = world.instance("api", "1.0.0").await.unwrap();
-    world.save(
+    let mayfly = Mayfly::start().await.unwrap();
+    let _api = mayfly.instance("api", "1.0.0").await.unwrap();
+    mayfly.save(
         "shop.yaml",
         "{name: shop, services: [{name: api, version: 1.0.0, route: /api}, other]}",
     );
     eventually(SOON, "the route answers", async || {
-        world
+        mayfly
             .get("www-shop.example.com", "/api/x")
             .await
             .is_ok_and(|answer| answer.status == 200)
     })
     .await;
     for path in ["/", "/ap", "/apix", "/other"] {
-        let answer = world.get("www-shop.example.com", path).await.unwrap();
+        let answer = mayfly.get("www-shop.example.com", path).await.unwrap();
         assert_eq!(answer.status, 404, "{path}: {}", answer.body);
         assert!(
             answer.body.contains(path) && answer.body.contains("shop"),
@@ -283,10 +283,10 @@ async fn a_path_without_a_route_is_told() {
 
 #[tokio::test]
 async fn a_service_behind_the_edge_without_an_instance_is_told() {
-    let world = World::start().await.unwrap();
-    world.save("dev.yaml", DEV);
+    let mayfly = Mayfly::start().await.unwrap();
+    mayfly.save("dev.yaml", DEV);
     let answer = eventually(SOON, "the environment is known", async || {
-        world
+        mayfly
             .get("www-dev.example.com", "/")
             .await
             .ok()
@@ -297,6 +297,6 @@ async fn a_service_behind_the_edge_without_an_instance_is_told() {
     for part in ["dev", "frontend", "0.0.2"] {
         assert!(answer.body.contains(part), "{part} in {}", answer.body);
     }
-    let _two = world.instance("frontend", "0.0.2").await.unwrap();
-    world.answers("www-dev.example.com", "frontend@0.0.2").await;
+    let _two = mayfly.instance("frontend", "0.0.2").await.unwrap();
+    mayfly.answers("www-dev.example.com", "frontend@0.0.2").await;
 }

@@ -3,16 +3,16 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use mayfly_e2e::world::{SOON, World};
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 use mayfly_e2e::{etcd::Etcd, eventually};
 use serde_json::Value;
 
-/// A world with etcd and the registrar alone: HAProxy adds nothing here.
-async fn registrar(arguments: &[&str]) -> World {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
-    world.start_registrar(arguments).unwrap();
-    world
+/// A Mayfly with etcd and the registrar alone: HAProxy adds nothing here.
+async fn registrar(arguments: &[&str]) -> Mayfly {
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    mayfly.start_registrar(arguments).unwrap();
+    mayfly
 }
 
 fn key(environment: &str) -> String {
@@ -48,13 +48,13 @@ fn one(name: &str, version: &str) -> String {
 
 #[tokio::test]
 async fn every_form_of_a_file_is_taken() {
-    let world = registrar(&[]).await;
-    world.save("single.yaml", &one("single", "1.0.0"));
-    world.save(
+    let mayfly = registrar(&[]).await;
+    mayfly.save("single.yaml", &one("single", "1.0.0"));
+    mayfly.save(
         "list.yml",
         "- name: list-1\n  services: [{name: a, version: 1.0.0}]\n- {name: list-2, services: [b]}\n",
     );
-    world.save(
+    mayfly.save(
         "documents.yaml",
         &format!(
             "---\n{}---\n{}...\n",
@@ -62,15 +62,15 @@ async fn every_form_of_a_file_is_taken() {
             one("doc-2", "2.0.0")
         ),
     );
-    world.save("ignored.txt", &one("ignored", "1.0.0"));
-    world.save("full.yaml", FULL);
-    becomes(&world.etcd, "single", "1.0.0").await;
-    becomes(&world.etcd, "list-1", "1.0.0").await;
-    becomes(&world.etcd, "doc-1", "1.0.0").await;
-    becomes(&world.etcd, "doc-2", "2.0.0").await;
-    becomes(&world.etcd, "list-2", "latest").await;
-    becomes(&world.etcd, "full", "1.10").await;
-    let full = world.etcd.get_json(&key("full")).await.unwrap();
+    mayfly.save("ignored.txt", &one("ignored", "1.0.0"));
+    mayfly.save("full.yaml", FULL);
+    becomes(&mayfly.etcd, "single", "1.0.0").await;
+    becomes(&mayfly.etcd, "list-1", "1.0.0").await;
+    becomes(&mayfly.etcd, "doc-1", "1.0.0").await;
+    becomes(&mayfly.etcd, "doc-2", "2.0.0").await;
+    becomes(&mayfly.etcd, "list-2", "latest").await;
+    becomes(&mayfly.etcd, "full", "1.10").await;
+    let full = mayfly.etcd.get_json(&key("full")).await.unwrap();
     assert_eq!(full["prefix"], "www-other");
     assert_eq!(full["header"], "a_b.c");
     assert_eq!(full["extends"], "single");
@@ -100,12 +100,12 @@ async fn every_form_of_a_file_is_taken() {
         services,
         expected.map(|(name, version, routes)| (name.to_owned(), version.to_owned(), routes))
     );
-    let plain = world.etcd.get_json(&key("list-2")).await.unwrap();
+    let plain = mayfly.etcd.get_json(&key("list-2")).await.unwrap();
     assert_eq!(
         (&plain["prefix"], &plain["header"]),
         (&Value::from("www-list-2"), &Value::from("list-2"))
     );
-    assert!(world.etcd.get(&key("ignored")).await.unwrap().is_none());
+    assert!(mayfly.etcd.get(&key("ignored")).await.unwrap().is_none());
     assert!(full["source"].to_string().contains("full.yaml"), "{full}");
 }
 
@@ -129,42 +129,42 @@ services:
 
 #[tokio::test]
 async fn every_way_of_saving_is_noticed() {
-    let world = registrar(&[]).await;
-    let file = world.environments().join("a.yaml");
+    let mayfly = registrar(&[]).await;
+    let file = mayfly.environments().join("a.yaml");
     // In place.
     fs::write(&file, one("a", "1.0.0")).unwrap();
-    becomes(&world.etcd, "a", "1.0.0").await;
+    becomes(&mayfly.etcd, "a", "1.0.0").await;
     fs::write(&file, one("a", "1.0.1")).unwrap();
-    becomes(&world.etcd, "a", "1.0.1").await;
+    becomes(&mayfly.etcd, "a", "1.0.1").await;
     // Renamed over.
-    world.save("a.yaml", &one("a", "1.0.2"));
-    becomes(&world.etcd, "a", "1.0.2").await;
+    mayfly.save("a.yaml", &one("a", "1.0.2"));
+    becomes(&mayfly.etcd, "a", "1.0.2").await;
     // Deleted and created.
     fs::remove_file(&file).unwrap();
-    vanishes(&world.etcd, "a").await;
+    vanishes(&mayfly.etcd, "a").await;
     fs::write(&file, one("a", "1.0.3")).unwrap();
-    becomes(&world.etcd, "a", "1.0.3").await;
+    becomes(&mayfly.etcd, "a", "1.0.3").await;
     // As vim does with a backup: the old file moves away, a new one takes its name.
-    fs::rename(&file, world.environments().join("a.yaml~")).unwrap();
+    fs::rename(&file, mayfly.environments().join("a.yaml~")).unwrap();
     fs::write(&file, one("a", "1.0.4")).unwrap();
-    becomes(&world.etcd, "a", "1.0.4").await;
+    becomes(&mayfly.etcd, "a", "1.0.4").await;
     // Renamed to another name that counts, and to one that does not.
-    fs::rename(&file, world.environments().join("b.yml")).unwrap();
-    fs::write(world.environments().join("b.yml"), one("a", "1.0.5")).unwrap();
-    becomes(&world.etcd, "a", "1.0.5").await;
+    fs::rename(&file, mayfly.environments().join("b.yml")).unwrap();
+    fs::write(mayfly.environments().join("b.yml"), one("a", "1.0.5")).unwrap();
+    becomes(&mayfly.etcd, "a", "1.0.5").await;
     fs::rename(
-        world.environments().join("b.yml"),
-        world.environments().join("b.yml.off"),
+        mayfly.environments().join("b.yml"),
+        mayfly.environments().join("b.yml.off"),
     )
     .unwrap();
-    vanishes(&world.etcd, "a").await;
+    vanishes(&mayfly.etcd, "a").await;
 }
 
 #[tokio::test]
 async fn a_directory_of_symbolic_links_is_followed_as_config_maps_swap_it() {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
-    let root = world.environments();
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    let root = mayfly.environments();
     let revision = |name: &str, version: &str| {
         fs::create_dir(root.join(name)).unwrap();
         fs::write(root.join(name).join("a.yaml"), one("a", version)).unwrap();
@@ -173,115 +173,118 @@ async fn a_directory_of_symbolic_links_is_followed_as_config_maps_swap_it() {
     revision("..2026_1", "1.0.0");
     std::os::unix::fs::symlink("..2026_1", root.join("..data")).unwrap();
     std::os::unix::fs::symlink("..data/a.yaml", root.join("a.yaml")).unwrap();
-    world.start_registrar(&[]).unwrap();
-    becomes(&world.etcd, "a", "1.0.0").await;
+    mayfly.start_registrar(&[]).unwrap();
+    becomes(&mayfly.etcd, "a", "1.0.0").await;
     revision("..2026_2", "1.0.1");
     std::os::unix::fs::symlink("..2026_2", root.join("..data_tmp")).unwrap();
     fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
-    becomes(&world.etcd, "a", "1.0.1").await;
+    becomes(&mayfly.etcd, "a", "1.0.1").await;
     fs::remove_dir_all(root.join("..2026_1")).unwrap();
     fs::remove_file(root.join("a.yaml")).unwrap();
-    vanishes(&world.etcd, "a").await;
+    vanishes(&mayfly.etcd, "a").await;
 }
 
 #[tokio::test]
 async fn a_watched_directory_may_itself_be_a_link_that_is_swapped() {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
-    let root = world.environments();
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    let root = mayfly.environments();
     fs::remove_dir(&root).unwrap();
     for (release, version) in [("release-1", "1.0.0"), ("release-2", "2.0.0")] {
-        fs::create_dir(world.directory().join(release)).unwrap();
-        fs::write(world.directory().join(release).join("a.yaml"), one("a", version)).unwrap();
+        fs::create_dir(mayfly.directory().join(release)).unwrap();
+        fs::write(mayfly.directory().join(release).join("a.yaml"), one("a", version)).unwrap();
     }
     std::os::unix::fs::symlink("release-1", &root).unwrap();
-    world.start_registrar(&[]).unwrap();
-    becomes(&world.etcd, "a", "1.0.0").await;
-    std::os::unix::fs::symlink("release-2", world.directory().join("next")).unwrap();
-    fs::rename(world.directory().join("next"), &root).unwrap();
-    becomes(&world.etcd, "a", "2.0.0").await;
-    fs::write(world.directory().join("release-2/a.yaml"), one("a", "2.0.1")).unwrap();
-    becomes(&world.etcd, "a", "2.0.1").await;
+    mayfly.start_registrar(&[]).unwrap();
+    becomes(&mayfly.etcd, "a", "1.0.0").await;
+    std::os::unix::fs::symlink("release-2", mayfly.directory().join("next")).unwrap();
+    fs::rename(mayfly.directory().join("next"), &root).unwrap();
+    becomes(&mayfly.etcd, "a", "2.0.0").await;
+    fs::write(mayfly.directory().join("release-2/a.yaml"), one("a", "2.0.1")).unwrap();
+    becomes(&mayfly.etcd, "a", "2.0.1").await;
 }
 
 #[tokio::test]
 async fn polling_needs_no_events() {
-    let world = registrar(&["--poll", "100ms"]).await;
-    world.save("a.yaml", &one("a", "1.0.0"));
-    becomes(&world.etcd, "a", "1.0.0").await;
+    let mayfly = registrar(&["--poll", "100ms"]).await;
+    mayfly.save("a.yaml", &one("a", "1.0.0"));
+    becomes(&mayfly.etcd, "a", "1.0.0").await;
     // The same length, and perhaps the same second: content counts.
-    fs::write(world.environments().join("a.yaml"), one("a", "1.0.1")).unwrap();
-    becomes(&world.etcd, "a", "1.0.1").await;
-    world.remove("a.yaml");
-    vanishes(&world.etcd, "a").await;
+    fs::write(mayfly.environments().join("a.yaml"), one("a", "1.0.1")).unwrap();
+    becomes(&mayfly.etcd, "a", "1.0.1").await;
+    mayfly.remove("a.yaml");
+    vanishes(&mayfly.etcd, "a").await;
 }
 
 #[tokio::test]
 async fn at_start_etcd_is_brought_in_step() {
-    let mut world = registrar(&[]).await;
+    let mut mayfly = registrar(&[]).await;
     for name in ["stays", "changes", "goes"] {
-        world.save(&format!("{name}.yaml"), &one(name, "1.0.0"));
-        becomes(&world.etcd, name, "1.0.0").await;
+        mayfly.save(&format!("{name}.yaml"), &one(name, "1.0.0"));
+        becomes(&mayfly.etcd, name, "1.0.0").await;
     }
-    let untouched = world.etcd.get(&key("stays")).await.unwrap();
-    world.registrar.as_mut().unwrap().kill9().await.unwrap();
-    world.save("changes.yaml", &one("changes", "2.0.0"));
-    world.save("comes.yaml", &one("comes", "1.0.0"));
-    world.remove("goes.yaml");
+    let untouched = mayfly.etcd.get(&key("stays")).await.unwrap();
+    mayfly.registrar.as_mut().unwrap().kill9().await.unwrap();
+    mayfly.save("changes.yaml", &one("changes", "2.0.0"));
+    mayfly.save("comes.yaml", &one("comes", "1.0.0"));
+    mayfly.remove("goes.yaml");
     // An environment that another registrar wrote is none of this one's business.
     let foreign = untouched
         .clone()
         .unwrap()
         .replace("stays", "foreign")
         .replace("\"test\"", "\"elsewhere\"");
-    world.etcd.put(&key("foreign"), &foreign).await.unwrap();
-    world.start_registrar(&[]).unwrap();
-    becomes(&world.etcd, "changes", "2.0.0").await;
-    becomes(&world.etcd, "comes", "1.0.0").await;
-    vanishes(&world.etcd, "goes").await;
-    assert_eq!(world.etcd.get(&key("stays")).await.unwrap(), untouched);
-    assert!(world.etcd.get(&key("foreign")).await.unwrap().is_some());
+    mayfly.etcd.put(&key("foreign"), &foreign).await.unwrap();
+    mayfly.start_registrar(&[]).unwrap();
+    becomes(&mayfly.etcd, "changes", "2.0.0").await;
+    becomes(&mayfly.etcd, "comes", "1.0.0").await;
+    vanishes(&mayfly.etcd, "goes").await;
+    assert_eq!(mayfly.etcd.get(&key("stays")).await.unwrap(), untouched);
+    assert!(mayfly.etcd.get(&key("foreign")).await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn it_stops_in_good_order_and_leaves_the_environments() {
-    let mut world = registrar(&[]).await;
-    world.save("a.yaml", &one("a", "1.0.0"));
-    becomes(&world.etcd, "a", "1.0.0").await;
-    let status = world.registrar.as_mut().unwrap().terminate(SOON).await.unwrap();
+    let mut mayfly = registrar(&[]).await;
+    mayfly.save("a.yaml", &one("a", "1.0.0"));
+    becomes(&mayfly.etcd, "a", "1.0.0").await;
+    let status = mayfly.registrar.as_mut().unwrap().terminate(SOON).await.unwrap();
     assert_eq!(status.code(), Some(0));
-    assert!(world.etcd.get(&key("a")).await.unwrap().is_some());
+    assert!(mayfly.etcd.get(&key("a")).await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn it_starts_without_etcd_and_catches_up() {
-    let mut world = World::bare(&[]).unwrap();
-    world.start_registrar(&[]).unwrap();
-    world.save("a.yaml", &one("a", "1.0.0"));
-    world.etcd.restart().await.unwrap();
-    becomes(&world.etcd, "a", "1.0.0").await;
-    world.etcd.kill9().await.unwrap();
-    world.save("a.yaml", &one("a", "1.0.1"));
-    world.etcd.restart().await.unwrap();
-    becomes(&world.etcd, "a", "1.0.1").await;
-    world.etcd.restart_emptied().await.unwrap();
-    becomes(&world.etcd, "a", "1.0.1").await;
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.start_registrar(&[]).unwrap();
+    mayfly.save("a.yaml", &one("a", "1.0.0"));
+    mayfly.etcd.restart().await.unwrap();
+    becomes(&mayfly.etcd, "a", "1.0.0").await;
+    mayfly.etcd.kill9().await.unwrap();
+    mayfly.save("a.yaml", &one("a", "1.0.1"));
+    mayfly.etcd.restart().await.unwrap();
+    becomes(&mayfly.etcd, "a", "1.0.1").await;
+    mayfly.etcd.restart_emptied().await.unwrap();
+    becomes(&mayfly.etcd, "a", "1.0.1").await;
 }
 
 #[tokio::test]
 async fn when_an_environment_is_to_end_is_checked_and_recorded() {
-    let world = registrar(&[]).await;
-    world.save("wrong.yaml", &format!("{}expires: soon\n", one("wrong", "1.0.0")));
+    let mayfly = registrar(&[]).await;
+    mayfly.save("wrong.yaml", &format!("{}expires: soon\n", one("wrong", "1.0.0")));
     for (name, expires) in [("long", "8h"), ("moment", "2035-01-31T18:00:00Z")] {
-        world.save(
+        mayfly.save(
             &format!("{name}.yaml"),
             &format!("{}expires: {expires}\n", one(name, "1.0.0")),
         );
-        becomes(&world.etcd, name, "1.0.0").await;
-        assert_eq!(world.etcd.get_json(&key(name)).await.unwrap()["expires"], expires);
+        becomes(&mayfly.etcd, name, "1.0.0").await;
+        assert_eq!(
+            mayfly.etcd.get_json(&key(name)).await.unwrap()["expires"],
+            expires
+        );
     }
     eventually(SOON, "the wrong one is told", async || {
-        world
+        mayfly
             .registrar
             .as_ref()
             .unwrap()
@@ -289,17 +292,17 @@ async fn when_an_environment_is_to_end_is_checked_and_recorded() {
             .contains("line 4, column 10, expires")
     })
     .await;
-    assert!(world.etcd.get(&key("wrong")).await.unwrap().is_none());
+    assert!(mayfly.etcd.get(&key("wrong")).await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn list_shows_what_is_registered() {
-    let world = registrar(&[]).await;
-    world.save("a.yaml", &one("a", "1.0.0"));
-    world.save("b.yaml", &one("b", "2.0.0"));
-    becomes(&world.etcd, "a", "1.0.0").await;
-    becomes(&world.etcd, "b", "2.0.0").await;
-    let list = world
+    let mayfly = registrar(&[]).await;
+    mayfly.save("a.yaml", &one("a", "1.0.0"));
+    mayfly.save("b.yaml", &one("b", "2.0.0"));
+    becomes(&mayfly.etcd, "a", "1.0.0").await;
+    becomes(&mayfly.etcd, "b", "2.0.0").await;
+    let list = mayfly
         .run("environment-registrar", &["list"])
         .await
         .unwrap()
@@ -315,9 +318,9 @@ async fn list_shows_what_is_registered() {
 
 #[tokio::test]
 async fn check_needs_no_etcd_and_names_every_fault() {
-    let world = World::bare(&[]).unwrap();
-    let good = world.environments().join("good.yaml");
-    let bad = world.environments().join("bad.yaml");
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let good = mayfly.environments().join("good.yaml");
+    let bad = mayfly.environments().join("bad.yaml");
     fs::write(&good, one("good", "1.0.0")).unwrap();
     fs::write(
         &bad,
@@ -325,12 +328,12 @@ async fn check_needs_no_etcd_and_names_every_fault() {
     )
     .unwrap();
     let (good, bad) = (good.to_str().unwrap(), bad.to_str().unwrap());
-    let fine = world
+    let fine = mayfly
         .run("environment-registrar", &["check", good])
         .await
         .unwrap();
     assert_eq!(fine.code, Some(0), "{fine:?}");
-    let faults = world
+    let faults = mayfly
         .run("environment-registrar", &["check", good, bad])
         .await
         .unwrap();
@@ -351,7 +354,7 @@ async fn check_needs_no_etcd_and_names_every_fault() {
             "{field} and {hint} in {line}"
         );
     }
-    let missing = world
+    let missing = mayfly
         .run("environment-registrar", &["check", "/nonexistent.yaml"])
         .await
         .unwrap();
@@ -360,6 +363,6 @@ async fn check_needs_no_etcd_and_names_every_fault() {
         format!("{missing:?}").contains("/nonexistent.yaml"),
         "{missing:?}"
     );
-    let usage = world.run("environment-registrar", &["check"]).await.unwrap();
+    let usage = mayfly.run("environment-registrar", &["check"]).await.unwrap();
     assert_eq!(usage.code, Some(2), "{usage:?}");
 }

@@ -1,4 +1,4 @@
-//! An etcd that asks for users: scripts/etcd-roles.sh gives each program a role, which lets it do its work and nothing else;
+//! An etcd that asks for users: deploy/etcd-roles.sh gives each program a role, which lets it do its work and nothing else;
 //! logins that end, and a wrong password, are survived; and no password is seen anywhere.
 
 use std::collections::BTreeMap;
@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use mayfly_e2e::etcd::Etcd;
 use mayfly_e2e::http::Request;
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 use mayfly_e2e::process::run;
-use mayfly_e2e::world::{SOON, World};
 use mayfly_e2e::{eventually, port};
 
 const HOST: &str = "www-dev.example.com";
@@ -20,7 +20,7 @@ const ETCD: [&str; 4] = ["--auth-token-ttl", "1", "--bcrypt-cost", "4"];
 
 /// Runs the script; the arguments of each etcdctl that it calls come into the file `calls` in `directory`.
 async fn roles(etcd: &Etcd, directory: &Path, arguments: &[&str]) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/etcd-roles.sh");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/etcd-roles.sh");
     let wrapper = directory.join("bin/etcdctl");
     std::fs::create_dir_all(directory.join("bin")).unwrap();
     let path = std::env::var("PATH").unwrap();
@@ -61,6 +61,21 @@ async fn the_roles_cover_what_each_program_needs_and_nothing_else() {
     let prefix = "/team/mayfly";
     let first = roles(&etcd, directory.path(), &["--prefix", prefix, "--enable"]).await;
     assert!(first.contains("readwrite /team/mayfly/backends/"), "{first}");
+    // In a directory where no password can be made, a user is left out and all else goes on.
+    let blocked = directory.path().join("passwords/other-local.new");
+    std::fs::create_dir(&blocked).unwrap();
+    let other = roles(&etcd, directory.path(), &["--prefix", "/other"]).await;
+    assert!(other.contains("warning: no user other-local: "), "{other}");
+    assert!(
+        other.contains("ok: other-web") && !other.contains("ok: other-local"),
+        "{other}"
+    );
+    std::fs::remove_dir(&blocked).unwrap();
+    for (name, _) in passwords(directory.path()) {
+        if name.starts_with("other-") {
+            std::fs::remove_file(directory.path().join("passwords").join(name)).unwrap();
+        }
+    }
     let made = passwords(directory.path());
     etcd.log_in(&made["root"]);
     // Again: nothing to give or to take, and the same passwords.
@@ -90,31 +105,42 @@ async fn the_roles_cover_what_each_program_needs_and_nothing_else() {
         "confirmations/haproxy-updater",
         "dns/a.b",
         "drains/a/1/x",
+        "ended/a",
         "environments/a",
+        "environments/local-a",
+        "environments/locals",
         "history/a",
         "leaders/container-launcher",
+        "relaunches/a/1",
         "routers/n",
         "services/a",
+        "traffic/n",
     ];
     for (user, reads, writes) in [
         (
             "environment-registrar",
             ("environments/", "history0"),
-            "environments history services",
+            "environments ended history services",
         ),
         ("container-registrar", ("backends/", "backends0"), "backends"),
         (
             "container-launcher",
             ("backends/", "services0"),
-            "drains leaders confirmations/container-launcher",
+            "drains leaders confirmations/container-launcher relaunches",
         ),
-        ("haproxy-updater", ("backends/", "environments0"), "routers"),
+        (
+            "haproxy-updater",
+            ("backends/", "environments0"),
+            "routers traffic",
+        ),
         ("dns-updater", ("backends/", "routers0"), ""),
         (
             "operator",
-            ("backends/", "status0"),
-            "environments history confirmations backends dns",
+            ("backends/", "traffic0"),
+            "environments ended history confirmations relaunches backends dns",
         ),
+        ("local", ("backends/", "traffic0"), "environments/local- backends"),
+        ("web", ("backends/", "traffic0"), ""),
     ] {
         let name = format!("team+mayfly-{user}");
         // Each call makes the login live on.
@@ -129,7 +155,7 @@ async fn the_roles_cover_what_each_program_needs_and_nothing_else() {
             let writes_it = writes
                 .split(' ')
                 .any(|kind| !kind.is_empty() && key.starts_with(kind))
-                || (key == own(user) && user != "operator");
+                || (key == own(user) && !["operator", "local", "web"].contains(&user));
             // It finds out whether a new version has answered.
             let looks = user == "environment-registrar" && key.starts_with("backends/");
             let reads_it = writes_it || looks || (text(reads.0) <= text(key) && text(key) < text(reads.1));
@@ -164,100 +190,104 @@ async fn the_roles_cover_what_each_program_needs_and_nothing_else() {
 
 #[tokio::test]
 async fn a_router_with_a_user_of_its_own_cannot_touch_the_others() {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.set_arguments(&ETCD);
-    world.etcd.restart().await.unwrap();
-    let directory = world.directory().to_owned();
-    // The name of the node of a world, and another one.
-    roles(&world.etcd, &directory, &["--router", "test,edge-2", "--enable"]).await;
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.set_arguments(&ETCD);
+    mayfly.etcd.restart().await.unwrap();
+    let directory = mayfly.directory().to_owned();
+    // The name of the node of a Mayfly, and another one.
+    roles(&mayfly.etcd, &directory, &["--router", "test,edge-2", "--enable"]).await;
     let made = passwords(&directory);
-    world.etcd.log_in(&made["root"]);
+    mayfly.etcd.log_in(&made["root"]);
     assert!(
         !made.contains_key("mayfly-haproxy-updater"),
         "one for all: {made:?}"
     );
 
     let user = "mayfly-haproxy-updater@edge-2";
-    let token = world.etcd.token(user, &made[user]).await.unwrap();
+    let token = mayfly.etcd.token(user, &made[user]).await.unwrap();
     let text = |key: &str| format!("/mayfly/{key}");
     let (from, to) = (text("backends/"), text("environments0"));
-    world.etcd.read_as(&token, &from, Some(&to)).await.unwrap();
+    mayfly.etcd.read_as(&token, &from, Some(&to)).await.unwrap();
     for (key, may) in [
         ("routers/edge-2", true),
         ("status/haproxy-updater/edge-2", true),
+        ("traffic/edge-2", true),
+        ("traffic/test", false),
         ("routers/test", false),
         ("routers/edge-20", false),
         ("status/haproxy-updater/test", false),
         ("status/environment-registrar/edge-2", false),
         ("backends/a/1/x", false),
+        ("ended/a", false),
         ("environments/a", false),
         ("history/a", false),
         ("confirmations/haproxy-updater", false),
         ("leaders/container-launcher", false),
+        ("relaunches/a/1", false),
     ] {
-        let put = world.etcd.put_as(&token, &text(key), "{}").await;
+        let put = mayfly.etcd.put_as(&token, &text(key), "{}").await;
         assert_eq!(put.is_ok(), may, "{key}: {put:?}");
     }
 
     // The real one works with its user, and routes.
-    world.passwords = Some(directory.join("passwords"));
-    world.start_updater().unwrap();
-    world.start_registrar(&[]).unwrap();
-    world.haproxy.start().await.unwrap();
-    let _one = world.instance("frontend", "0.0.1").await.unwrap();
-    choose(&world, "0.0.1").await;
+    mayfly.passwords = Some(directory.join("passwords"));
+    mayfly.start_updater().unwrap();
+    mayfly.start_registrar(&[]).unwrap();
+    mayfly.haproxy.start().await.unwrap();
+    let _one = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    choose(&mayfly, "0.0.1").await;
     eventually(SOON, "the router says where it is", async || {
-        world.etcd.get("/mayfly/routers/test").await.ok().flatten()
+        mayfly.etcd.get("/mayfly/routers/test").await.ok().flatten()
     })
     .await;
-    world.status("haproxy-updater").await.unwrap();
+    mayfly.status("haproxy-updater").await.unwrap();
 
     // A later run knows them, and one without passwords of the routers does not mind.
     for name in ["test", "edge-2"] {
         let file = format!("passwords/mayfly-haproxy-updater@{name}");
         std::fs::rename(directory.join(&file), directory.join(name)).unwrap();
     }
-    let again = roles(&world.etcd, &directory, &[]).await;
+    let again = roles(&mayfly.etcd, &directory, &[]).await;
     assert!(again.contains("ok: mayfly-haproxy-updater@edge-2"), "{again}");
     assert!(!passwords(&directory).contains_key("mayfly-haproxy-updater"));
 }
 
 /// A whole Mayfly on an etcd that asks for users, which logs all that it can.
-async fn guarded() -> World {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.set_arguments(&ETCD);
-    world.etcd.restart().await.unwrap();
+async fn guarded() -> Mayfly {
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.set_arguments(&ETCD);
+    mayfly.etcd.restart().await.unwrap();
     // But not the events of its own log, which lies beside what it watches.
-    world.arguments = ["--log", "trace,notify=warn"].map(str::to_owned).to_vec();
-    let directory = world.directory().to_owned();
-    roles(&world.etcd, &directory, &[]).await;
-    world.passwords = Some(directory.join("passwords"));
+    mayfly.arguments = ["--log", "trace,notify=warn"].map(str::to_owned).to_vec();
+    let directory = mayfly.directory().to_owned();
+    roles(&mayfly.etcd, &directory, &[]).await;
+    mayfly.passwords = Some(directory.join("passwords"));
     // As in an installation that goes over to users: the daemons have theirs before etcd asks for them.
-    world.start_updater().unwrap();
-    world.start_registrar(&[]).unwrap();
-    world.haproxy.start().await.unwrap();
-    world.start_dns().await.unwrap();
-    world
+    mayfly.start_updater().unwrap();
+    mayfly.start_registrar(&[]).unwrap();
+    mayfly.haproxy.start().await.unwrap();
+    mayfly.start_dns().await.unwrap();
+    mayfly
 }
 
-async fn choose(world: &World, version: &str) {
-    world.save(
+async fn choose(mayfly: &Mayfly, version: &str) {
+    mayfly.save(
         "dev.yaml",
         &format!("{{name: dev, idle: 2h, services: [{{name: frontend, version: {version}, route: /}}]}}"),
     );
-    world.answers(HOST, &format!("frontend@{version}")).await;
+    mayfly.answers(HOST, &format!("frontend@{version}")).await;
 }
 
-fn log(world: &World, name: &str) -> String {
-    std::fs::read_to_string(world.directory().join(format!("{name}.log"))).unwrap_or_default()
+fn log(mayfly: &Mayfly, name: &str) -> String {
+    std::fs::read_to_string(mayfly.directory().join(format!("{name}.log"))).unwrap_or_default()
 }
 
 /// Waits until nobody's login of a while ago is known to etcd any more: it forgets those that are not used.
-async fn logins_end(world: &World, user: &str, password: &str) {
+async fn logins_end(mayfly: &Mayfly, user: &str, password: &str) {
     eventually(Duration::from_secs(20), "logins end", async || -> Result<()> {
-        let token = world.etcd.token(user, password).await?;
+        let token = mayfly.etcd.token(user, password).await?;
         tokio::time::sleep(Duration::from_millis(2_500)).await;
-        let read = world.etcd.read_as(&token, "/mayfly/routers/x", None).await;
+        let read = mayfly.etcd.read_as(&token, "/mayfly/routers/x", None).await;
         ensure!(read.is_err(), "the login lives");
         Ok(())
     })
@@ -266,23 +296,23 @@ async fn logins_end(world: &World, user: &str, password: &str) {
 
 #[tokio::test]
 async fn every_daemon_works_with_its_user_and_survives_the_end_of_its_login() {
-    let mut world = guarded().await;
-    let directory = world.directory().to_owned();
-    let _one = world.instance("frontend", "0.0.1").await.unwrap();
-    choose(&world, "0.0.1").await;
-    assert!(log(&world, "haproxy-updater").contains("going on without a login"));
+    let mut mayfly = guarded().await;
+    let directory = mayfly.directory().to_owned();
+    let _one = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    choose(&mayfly, "0.0.1").await;
+    assert!(log(&mayfly, "haproxy-updater").contains("continuing without a login"));
 
     // Now etcd asks for users: nobody has to be restarted.
-    roles(&world.etcd, &directory, &["--enable"]).await;
+    roles(&mayfly.etcd, &directory, &["--enable"]).await;
     let made = passwords(&directory);
-    world.etcd.log_in(&made["root"]);
-    let _two = world.instance("frontend", "0.0.2").await.unwrap();
-    choose(&world, "0.0.2").await;
-    let internal = [world.internal.ip()];
-    world.resolves("frontend.service", &internal).await;
-    let mut launcher = world.command("container-launcher").unwrap();
+    mayfly.etcd.log_in(&made["root"]);
+    let _two = mayfly.instance("frontend", "0.0.2").await.unwrap();
+    choose(&mayfly, "0.0.2").await;
+    let internal = [mayfly.internal.ip()];
+    mayfly.resolves("frontend.service", &internal).await;
+    let mut launcher = mayfly.command("container-launcher").unwrap();
     launcher.args(["--docker", "unix:///nowhere/docker.sock"]);
-    let _launcher = world.spawn("container-launcher", &launcher).unwrap();
+    let _launcher = mayfly.spawn("container-launcher", &launcher).unwrap();
     for daemon in [
         "environment-registrar",
         "haproxy-updater",
@@ -290,12 +320,12 @@ async fn every_daemon_works_with_its_user_and_survives_the_end_of_its_login() {
         "container-launcher",
     ] {
         eventually(SOON, &format!("{daemon} tells its status"), async || {
-            world.status(daemon).await
+            mayfly.status(daemon).await
         })
         .await;
     }
     eventually(SOON, "the launcher leads", async || {
-        world
+        mayfly
             .etcd
             .get("/mayfly/leaders/container-launcher")
             .await
@@ -303,28 +333,39 @@ async fn every_daemon_works_with_its_user_and_survives_the_end_of_its_login() {
             .flatten()
     })
     .await;
+    let page = port::free();
+    let mut web = mayfly.command("mayfly-web").unwrap();
+    web.args(["--bind", &page.to_string()]);
+    let _web = mayfly.spawn("mayfly-web", &web).unwrap();
+    eventually(SOON, "mayfly-web reads all", async || -> Result<()> {
+        let state = Request::get(&page.to_string(), "/v1/state").send(page).await?;
+        ensure!(state.body.contains("\"dev\""), "{}", state.body);
+        Ok(())
+    })
+    .await;
     for arguments in [
         vec!["status"],
         vec!["keep", "dev", "8h"],
         vec!["explain", "dev", "frontend"],
     ] {
-        world.run("mayfly", &arguments).await.unwrap().ok().unwrap();
+        mayfly.run("mayfly", &arguments).await.unwrap().ok().unwrap();
     }
-    let beyond = world.run("environment-registrar", &["list"]).await.unwrap();
-    let told = "cannot list /mayfly/backends/: etcd does not permit it to user mayfly-environment-registrar";
+    let beyond = mayfly.run("environment-registrar", &["list"]).await.unwrap();
+    let told =
+        "cannot list /mayfly/backends/: etcd does not permit this to user mayfly-environment-registrar";
     assert!(beyond.stderr.contains(told), "{beyond:?}");
 
     // A login that has ended: the next call brings a new one along, and nobody hears of it.
     let user = "mayfly-operator";
-    logins_end(&world, user, &made[user]).await;
-    choose(&world, "0.0.1").await;
-    let text = log(&world, "environment-registrar");
+    logins_end(&mayfly, user, &made[user]).await;
+    choose(&mayfly, "0.0.1").await;
+    let text = log(&mayfly, "environment-registrar");
     assert!(text.contains("invalid auth token"), "no login has ended");
-    assert!(!text.contains("trying again"), "{text}");
+    assert!(!text.contains("retrying"), "{text}");
     // All logins are forgotten when etcd starts anew.
-    world.etcd.kill9().await.unwrap();
-    world.etcd.restart().await.unwrap();
-    choose(&world, "0.0.2").await;
+    mayfly.etcd.kill9().await.unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    choose(&mayfly, "0.0.2").await;
 
     for password in made.values() {
         for name in std::fs::read_dir(&directory).unwrap() {
@@ -352,23 +393,23 @@ fn command_lines() -> Vec<String> {
 
 #[tokio::test]
 async fn a_wrong_password_is_told_and_a_right_one_is_taken_without_a_restart() {
-    let mut world = World::bare(&[]).unwrap();
-    let directory = world.directory().to_owned();
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    let directory = mayfly.directory().to_owned();
     // Logins of the other kind that etcd knows: signed ones, which any change of a user or role ends.
     let jwt = signed_logins(&directory).await;
-    world
+    mayfly
         .etcd
         .set_arguments(&["--bcrypt-cost", "4", "--auth-token", &jwt]);
-    world.etcd.restart().await.unwrap();
-    roles(&world.etcd, &directory, &["--enable"]).await;
+    mayfly.etcd.restart().await.unwrap();
+    roles(&mayfly.etcd, &directory, &["--enable"]).await;
     let made = passwords(&directory);
-    world.etcd.log_in(&made["root"]);
+    mayfly.etcd.log_in(&made["root"]);
     let wrong = directory.join("wrong");
     std::fs::write(&wrong, "not-the-password\n").unwrap();
     let admin = port::free();
-    let mut command = dns_updater(&world, &wrong);
+    let mut command = dns_updater(&mayfly, &wrong);
     command.args(["--admin", &admin.to_string(), "--log", "debug"]);
-    let mut updater = world.spawn("dns-updater", &command).unwrap();
+    let mut updater = mayfly.spawn("dns-updater", &command).unwrap();
     let told = "etcd refuses the login of user mayfly-dns-updater with --etcd-password-file";
     eventually(SOON, "the log says it", async || updater.output().contains(told)).await;
     // etcd is not away: it answers.
@@ -381,38 +422,41 @@ async fn a_wrong_password_is_told_and_a_right_one_is_taken_without_a_restart() {
     };
     assert_eq!(connected().await.unwrap(), "mayfly_etcd_connected 1");
     std::fs::write(&wrong, &made["mayfly-dns-updater"]).unwrap();
-    eventually(SOON, "it works", async || world.status("dns-updater").await).await;
+    eventually(SOON, "it works", async || mayfly.status("dns-updater").await).await;
     // The script sets all passwords again, which are the same: a change that ends every login.
-    roles(&world.etcd, &directory, &[]).await;
-    let before = world.status("dns-updater").await.unwrap()["applied_revision"].as_i64();
+    roles(&mayfly.etcd, &directory, &[]).await;
+    let before = mayfly.status("dns-updater").await.unwrap()["applied_revision"].as_i64();
     let router = r#"{"address":"10.0.0.1","haproxy_version":"2.6"}"#;
-    world.etcd.put("/mayfly/routers/one", router).await.unwrap();
+    mayfly.etcd.put("/mayfly/routers/one", router).await.unwrap();
     eventually(SOON, "the status follows", async || -> Result<()> {
-        let status = world.status("dns-updater").await?;
+        let status = mayfly.status("dns-updater").await?;
         ensure!(status["applied_revision"].as_i64() > before, "{status}");
         Ok(())
     })
     .await;
     let text = updater.output();
-    assert!(text.contains("etcd wants a new login"), "{text}");
+    assert!(text.contains("etcd requires a new login"), "{text}");
     assert!(updater.is_running());
 
     // Without a user, and with a file that is missing.
-    let mayfly = || {
-        let mut command = Command::new(mayfly_e2e::mayfly::binary("mayfly").unwrap());
-        command.args(["status", "--etcd", &world.etcd.plain()]);
+    let tool = || {
+        let mut command = Command::new(mayfly_e2e::process::binary("mayfly").unwrap());
+        command.args(["status", "--etcd", &mayfly.etcd.plain()]);
         command
     };
-    let message = run(&mayfly(), SOON).await.unwrap().stderr;
-    assert!(message.contains("it wants a user: give --etcd-user"), "{message}");
+    let message = run(&tool(), SOON).await.unwrap().stderr;
+    assert!(
+        message.contains("it requires a user: give --etcd-user"),
+        "{message}"
+    );
     let missing = directory.join("missing");
-    let mut command = mayfly();
+    let mut command = tool();
     command.args(["--etcd-user", "x", "--etcd-password-file"]);
     let message = run(command.arg(&missing), SOON).await.unwrap().stderr;
     let told = format!("cannot read --etcd-password-file {}", missing.display());
     assert!(message.contains(&told), "{message}");
     // From the environment.
-    let mut command = mayfly();
+    let mut command = tool();
     command.args(["--etcd-user", "mayfly-operator"]);
     command.env("MAYFLY_ETCD_PASSWORD", &made["mayfly-operator"]);
     run(&command, SOON).await.unwrap().ok().unwrap();
@@ -434,8 +478,8 @@ async fn signed_logins(directory: &Path) -> String {
     format!("jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=5m")
 }
 
-fn dns_updater(world: &World, password: &Path) -> Command {
-    let mut command = world.dns_watch().unwrap();
+fn dns_updater(mayfly: &Mayfly, password: &Path) -> Command {
+    let mut command = mayfly.dns_watch().unwrap();
     command.args(["--etcd-user", "mayfly-dns-updater", "--etcd-password-file"]);
     command.arg(password);
     command

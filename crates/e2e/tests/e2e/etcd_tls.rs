@@ -5,14 +5,14 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use mayfly_e2e::eventually;
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 use mayfly_e2e::tls::{Authority, Certified};
-use mayfly_e2e::world::{SOON, World};
 
 const HOST: &str = "www-dev.example.com";
 
 /// A whole Mayfly on an etcd with TLS.
 struct Secured {
-    world: World,
+    mayfly: Mayfly,
     authority: Authority,
     /// What the daemons show; replaced in place.
     own: Certified,
@@ -24,21 +24,21 @@ struct Secured {
 
 impl Secured {
     async fn start() -> Self {
-        let mut world = World::bare(&[]).unwrap();
-        let authority = Authority::new(world.directory(), "ca").await.unwrap();
-        let name = format!("IP:{}", world.etcd.address().ip());
+        let mut mayfly = Mayfly::bare(&[]).unwrap();
+        let authority = Authority::new(mayfly.directory(), "ca").await.unwrap();
+        let name = format!("IP:{}", mayfly.etcd.address().ip());
         let etcd = authority.certify_as("etcd", &[&name], &[]).await.unwrap();
         let own = authority.certify_as("own", &["DNS:own"], &[]).await.unwrap();
-        let trusted = path(&world.directory().join("trusted.pem"));
+        let trusted = path(&mayfly.directory().join("trusted.pem"));
         std::fs::copy(authority.certificate(), &trusted).unwrap();
-        world.etcd.serve_tls(&etcd, Path::new(&trusted));
-        world.arguments = flags(&trusted, Some(&own));
-        world.etcd.restart().await.unwrap();
-        world.start_updater().unwrap();
-        world.start_registrar(&[]).unwrap();
-        world.haproxy.start().await.unwrap();
+        mayfly.etcd.serve_tls(&etcd, Path::new(&trusted));
+        mayfly.arguments = flags(&trusted, Some(&own));
+        mayfly.etcd.restart().await.unwrap();
+        mayfly.start_updater().unwrap();
+        mayfly.start_registrar(&[]).unwrap();
+        mayfly.haproxy.start().await.unwrap();
         Self {
-            world,
+            mayfly,
             authority,
             own,
             etcd,
@@ -48,21 +48,21 @@ impl Secured {
 
     /// Lets environment dev choose a version of the frontend, and waits until it answers.
     async fn choose(&self, version: &str) {
-        choose(&self.world, version).await;
+        choose(&self.mayfly, version).await;
     }
 
     /// What `mayfly status` says when it fails with these flags.
     async fn failure(&mut self, arguments: Vec<String>) -> String {
-        let usual = std::mem::replace(&mut self.world.arguments, arguments);
-        let finished = self.world.run("mayfly", &["status"]).await.unwrap();
-        self.world.arguments = usual;
+        let usual = std::mem::replace(&mut self.mayfly.arguments, arguments);
+        let finished = self.mayfly.run("mayfly", &["status"]).await.unwrap();
+        self.mayfly.arguments = usual;
         assert_ne!(finished.code, Some(0), "{finished:?}");
         finished.stderr
     }
 
     async fn restart_etcd(&mut self) {
-        self.world.etcd.kill9().await.unwrap();
-        self.world.etcd.restart().await.unwrap();
+        self.mayfly.etcd.kill9().await.unwrap();
+        self.mayfly.etcd.restart().await.unwrap();
     }
 }
 
@@ -79,17 +79,17 @@ fn flags(authorities: &str, own: Option<&Certified>) -> Vec<String> {
     flags
 }
 
-async fn choose(world: &World, version: &str) {
-    world.save(
+async fn choose(mayfly: &Mayfly, version: &str) {
+    mayfly.save(
         "dev.yaml",
         &format!("{{name: dev, services: [{{name: frontend, version: {version}, route: /}}]}}"),
     );
-    world.answers(HOST, &format!("frontend@{version}")).await;
+    mayfly.answers(HOST, &format!("frontend@{version}")).await;
 }
 
 /// Waits until a line of a daemon's log has all these parts.
-async fn says(world: &World, name: &str, parts: &[&str]) {
-    let log = world.directory().join(format!("{name}.log"));
+async fn says(mayfly: &Mayfly, name: &str, parts: &[&str]) {
+    let log = mayfly.directory().join(format!("{name}.log"));
     eventually(SOON, &format!("{name} says {parts:?}"), async || -> Result<()> {
         let text = std::fs::read_to_string(&log)?;
         let told = text
@@ -110,15 +110,15 @@ fn replace(old: &Certified, new: &Certified) {
 #[tokio::test]
 async fn everything_works_over_tls_and_a_stranger_is_told_why_not() {
     let mut secured = Secured::start().await;
-    secured.world.start_dns().await.unwrap();
-    let _one = secured.world.instance("frontend", "0.0.1").await.unwrap();
+    secured.mayfly.start_dns().await.unwrap();
+    let _one = secured.mayfly.instance("frontend", "0.0.1").await.unwrap();
     secured.choose("0.0.1").await;
-    let internal = [secured.world.internal.ip()];
-    secured.world.resolves("frontend.service", &internal).await;
-    let status = secured.world.run("mayfly", &["status"]).await.unwrap();
+    let internal = [secured.mayfly.internal.ip()];
+    secured.mayfly.resolves("frontend.service", &internal).await;
+    let status = secured.mayfly.run("mayfly", &["status"]).await.unwrap();
     assert!(status.ok().unwrap().contains("dev"));
 
-    let directory = secured.world.directory().to_owned();
+    let directory = secured.mayfly.directory().to_owned();
     let foreign = Authority::new(&directory, "foreign").await.unwrap();
     let stranger = foreign.certify_as("stranger", &["DNS:x"], &[]).await.unwrap();
     let (trusted, own) = (secured.trusted.clone(), secured.own.clone());
@@ -128,11 +128,11 @@ async fn everything_works_over_tls_and_a_stranger_is_told_why_not() {
         (flags(&trusted, None), vec!["give --etcd-cert and --etcd-key"]),
         (
             flags(&foreign.certificate(), Some(&own)),
-            vec!["none of the authorities in --etcd-ca", "foreign.pem"],
+            vec!["no authority in --etcd-ca", "foreign.pem"],
         ),
         (
             flags(&trusted, Some(&stranger)),
-            vec!["etcd may not accept --etcd-cert", strangers.as_str()],
+            vec!["perhaps etcd does not accept --etcd-cert", strangers.as_str()],
         ),
         (
             flags(
@@ -166,16 +166,16 @@ async fn everything_works_over_tls_and_a_stranger_is_told_why_not() {
 #[tokio::test]
 async fn what_is_renewed_in_place_is_taken_and_what_has_expired_is_told() {
     let mut secured = Secured::start().await;
-    let _one = secured.world.instance("frontend", "0.0.1").await.unwrap();
-    let _two = secured.world.instance("frontend", "0.0.2").await.unwrap();
+    let _one = secured.mayfly.instance("frontend", "0.0.1").await.unwrap();
+    let _two = secured.mayfly.instance("frontend", "0.0.2").await.unwrap();
     secured.choose("0.0.1").await;
 
     // Another authority, for both sides, while etcd is away.
-    let directory = secured.world.directory().to_owned();
+    let directory = secured.mayfly.directory().to_owned();
     let next = Authority::new(&directory, "next").await.unwrap();
-    secured.world.etcd.kill9().await.unwrap();
+    secured.mayfly.etcd.kill9().await.unwrap();
     std::fs::copy(next.certificate(), &secured.trusted).unwrap();
-    let name = format!("IP:{}", secured.world.etcd.address().ip());
+    let name = format!("IP:{}", secured.mayfly.etcd.address().ip());
     replace(
         &secured.etcd,
         &next.certify_as("etcd", &[&name], &[]).await.unwrap(),
@@ -184,28 +184,28 @@ async fn what_is_renewed_in_place_is_taken_and_what_has_expired_is_told() {
         &secured.own,
         &next.certify_as("own", &["DNS:own"], &[]).await.unwrap(),
     );
-    secured.world.etcd.restart().await.unwrap();
+    secured.mayfly.etcd.restart().await.unwrap();
     secured.choose("0.0.2").await;
 
     // Renewed too late: it ends in the second in which it is made.
     let late = next.certify_as("late", &["DNS:own"], &["-days", "0"]).await;
     replace(&secured.own, &late.unwrap());
     // Not only as the first thing that is wrong: etcd is away before.
-    secured.world.etcd.kill9().await.unwrap();
+    secured.mayfly.etcd.kill9().await.unwrap();
     let certificate = secured.own.certificate.display().to_string();
     let told = format!("--etcd-cert {certificate} has expired at");
     let names = ["haproxy-updater", "environment-registrar"];
     for name in names {
         says(
-            &secured.world,
+            &secured.mayfly,
             name,
             &["cannot watch /mayfly/", "does not answer"],
         )
         .await;
     }
-    secured.world.etcd.restart().await.unwrap();
+    secured.mayfly.etcd.restart().await.unwrap();
     for name in names {
-        says(&secured.world, name, &["cannot list /mayfly/", &told]).await;
+        says(&secured.mayfly, name, &["cannot list /mayfly/", &told]).await;
     }
     replace(
         &secured.own,

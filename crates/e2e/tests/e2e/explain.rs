@@ -2,25 +2,25 @@
 //! show; here the whole way from etcd.
 
 use mayfly_e2e::http::Request;
-use mayfly_e2e::world::World;
+use mayfly_e2e::mayfly::Mayfly;
 use serde_json::Value;
 
 #[tokio::test]
 async fn what_is_explained_is_what_is_answered() {
-    let world = World::start_with(&["--domain", "svc.local"]).await.unwrap();
-    let _web = world.instance("web", "1.0.0").await.unwrap();
-    world.save(
+    let mayfly = Mayfly::start_with(&["--domain", "svc.local"]).await.unwrap();
+    let _web = mayfly.instance("web", "1.0.0").await.unwrap();
+    mayfly.save(
         "two.yaml",
         "- {name: qa, services: [{name: web, version: ^1, route: /shop}, {name: ghost, version: 7, route: /ghost}]}
 - {name: heir, header: inherits, extends: qa}",
     );
     let settled = async || {
-        world
+        mayfly
             .get("www-heir.x", "/shop")
             .await
             .is_ok_and(|answer| answer.status == 200)
     };
-    mayfly_e2e::eventually(mayfly_e2e::world::SOON, "heir is answered", settled).await;
+    mayfly_e2e::eventually(mayfly_e2e::mayfly::SOON, "heir is answered", settled).await;
     for (arguments, host, path, value) in [
         (
             &["http://www-heir.x/shop/1?a=b"][..],
@@ -57,15 +57,15 @@ async fn what_is_explained_is_what_is_answered() {
             Some("qa, inherits"),
         ),
     ] {
-        let explained = world
+        let explained = mayfly
             .run("mayfly", &[&["explain", "--format", "json"], arguments].concat())
             .await
             .unwrap();
         let answer: Value = serde_json::from_str(&explained.stdout).unwrap();
         let answer = &answer["answer"];
         let (side, mut request) = match host.ends_with(".x") {
-            true => (world.edge, Request::get(host, path)),
-            false => (world.internal, Request::get(host, path)),
+            true => (mayfly.edge, Request::get(host, path)),
+            false => (mayfly.internal, Request::get(host, path)),
         };
         if let Some(value) = value {
             request = request.header("x-mayfly", value);
@@ -86,13 +86,13 @@ async fn what_is_explained_is_what_is_answered() {
             );
         }
     }
-    let table = world.run("mayfly", &["explain", "www-hair.x"]).await.unwrap();
+    let table = mayfly.run("mayfly", &["explain", "www-hair.x"]).await.unwrap();
     assert!(
         table.stdout.contains("did you mean www-heir?"),
         "{}",
         table.stdout
     );
-    let unknown = world.run("mayfly", &["explain", "hair", "web"]).await.unwrap();
+    let unknown = mayfly.run("mayfly", &["explain", "hair", "web"]).await.unwrap();
     assert_eq!(unknown.code, Some(1));
     assert!(
         unknown.stderr.contains("did you mean heir?"),

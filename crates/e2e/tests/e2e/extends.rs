@@ -1,7 +1,7 @@
 //! Environments that take from others what they do not name themselves.
 
 use mayfly_e2e::eventually;
-use mayfly_e2e::world::{SOON, World};
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 
 /// Four environments in a row: `d` reaches `a` by three steps.
 const ROW: &str = "
@@ -11,8 +11,8 @@ const ROW: &str = "
 - {name: d, extends: c, services: [{name: other, version: 1.0.0, route: /other}]}
 ";
 
-async fn row() -> (World, Vec<impl Sized>) {
-    let world = World::start().await.unwrap();
+async fn row() -> (Mayfly, Vec<impl Sized>) {
+    let mayfly = Mayfly::start().await.unwrap();
     let mut instances = Vec::new();
     for (service, version) in [
         ("front", "1.0.0"),
@@ -22,9 +22,9 @@ async fn row() -> (World, Vec<impl Sized>) {
         ("deep", "1.0.0"),
         ("other", "1.0.0"),
     ] {
-        instances.push(world.instance(service, version).await.unwrap());
+        instances.push(mayfly.instance(service, version).await.unwrap());
     }
-    world.save("row.yaml", ROW);
+    mayfly.save("row.yaml", ROW);
     for (environment, backend) in [
         ("a", "front@1.0.0"),
         ("c", "front@2.0.0"),
@@ -33,7 +33,7 @@ async fn row() -> (World, Vec<impl Sized>) {
         ("d", "deep@1.0.0"),
         ("d", "other@1.0.0"),
     ] {
-        world
+        mayfly
             .calls(
                 environment,
                 backend.split('@').next().unwrap_or_default(),
@@ -41,12 +41,12 @@ async fn row() -> (World, Vec<impl Sized>) {
             )
             .await;
     }
-    (world, instances)
+    (mayfly, instances)
 }
 
 #[tokio::test]
 async fn three_levels_of_services_and_routes_and_the_nearest_wins() {
-    let (world, _instances) = row().await;
+    let (mayfly, _instances) = row().await;
     for (environment, service, backend) in [
         ("a", "front", "front@1.0.0"),
         ("b", "front", "front@1.0.0"),
@@ -58,7 +58,12 @@ async fn three_levels_of_services_and_routes_and_the_nearest_wins() {
         ("d", "other", "other@1.0.0"),
     ] {
         assert_eq!(
-            world.call(environment, service).await.unwrap().backend().unwrap(),
+            mayfly
+                .call(environment, service)
+                .await
+                .unwrap()
+                .backend()
+                .unwrap(),
             backend,
             "{environment}"
         );
@@ -70,12 +75,12 @@ async fn three_levels_of_services_and_routes_and_the_nearest_wins() {
         ("www-d.example.com", "/other/x", "other@1.0.0"),
         ("www-c.example.com", "/other/x", "front@2.0.0"),
     ] {
-        let answer = world.get(host, path).await.unwrap();
+        let answer = mayfly.get(host, path).await.unwrap();
         assert_eq!(answer.backend().unwrap(), backend, "{host}{path}");
         let environment = &host[4..5];
         assert_eq!(answer.echo().unwrap().header("x-mayfly"), environment);
     }
-    let missing = world.call("d", "nothing").await.unwrap();
+    let missing = mayfly.call("d", "nothing").await.unwrap();
     assert_eq!(missing.status, 404);
     assert!(
         missing.body.contains("nothing") && missing.body.contains('d'),
@@ -86,24 +91,24 @@ async fn three_levels_of_services_and_routes_and_the_nearest_wins() {
 
 #[tokio::test]
 async fn a_change_of_the_parent_reaches_the_child_at_once() {
-    let (world, _instances) = row().await;
-    world.save(
+    let (mayfly, _instances) = row().await;
+    mayfly.save(
         "row.yaml",
         &ROW.replace("{name: deep, version: 1.0.0}", "{name: deep, version: 3.0.0}"),
     );
-    let _three = world.instance("deep", "3.0.0").await.unwrap();
-    world.calls("d", "deep", "deep@3.0.0").await;
-    world.calls("a", "deep", "deep@3.0.0").await;
+    let _three = mayfly.instance("deep", "3.0.0").await.unwrap();
+    mayfly.calls("d", "deep", "deep@3.0.0").await;
+    mayfly.calls("a", "deep", "deep@3.0.0").await;
 }
 
 #[tokio::test]
 async fn an_own_route_and_an_inherited_one_compete_by_length() {
-    let world = World::start().await.unwrap();
+    let mayfly = Mayfly::start().await.unwrap();
     let mut instances = Vec::new();
     for service in ["front", "api", "own"] {
-        instances.push(world.instance(service, "1").await.unwrap());
+        instances.push(mayfly.instance(service, "1").await.unwrap());
     }
-    world.save(
+    mayfly.save(
         "row.yaml",
         "
 - {name: base, services: [{name: front, version: '1', route: /}, {name: api, version: '1', route: /api/v1}]}
@@ -111,10 +116,10 @@ async fn an_own_route_and_an_inherited_one_compete_by_length() {
 ",
     );
     for service in ["front", "api", "own"] {
-        world.calls("kid", service, &format!("{service}@1")).await;
+        mayfly.calls("kid", service, &format!("{service}@1")).await;
     }
-    world.answers("www-kid.example.com", "own@1").await;
-    world.answers("www-base.example.com", "front@1").await;
+    mayfly.answers("www-kid.example.com", "own@1").await;
+    mayfly.answers("www-base.example.com", "front@1").await;
     for (host, path, service) in [
         ("www-kid.example.com", "/x", "own"),
         ("www-kid.example.com", "/api/v2", "own"),
@@ -122,7 +127,7 @@ async fn an_own_route_and_an_inherited_one_compete_by_length() {
         ("www-base.example.com", "/api", "front"),
     ] {
         assert_eq!(
-            world.get(host, path).await.unwrap().echo().unwrap().service,
+            mayfly.get(host, path).await.unwrap().echo().unwrap().service,
             service,
             "{host}{path}"
         );
@@ -131,9 +136,9 @@ async fn an_own_route_and_an_inherited_one_compete_by_length() {
 
 #[tokio::test]
 async fn the_answer_says_which_backend_and_whether_it_was_inherited() {
-    let (world, _instances) = row().await;
+    let (mayfly, _instances) = row().await;
     let of = async |environment: &str, service: &str| {
-        let answer = world.call(environment, service).await.unwrap();
+        let answer = mayfly.call(environment, service).await.unwrap();
         let ours = answer
             .headers
             .iter()
@@ -146,7 +151,7 @@ async fn the_answer_says_which_backend_and_whether_it_was_inherited() {
         inherited.contains("back@2.0.0") && inherited.contains("inherited"),
         "{inherited}"
     );
-    let outside = world.get("www-b.example.com", "/").await.unwrap();
+    let outside = mayfly.get("www-b.example.com", "/").await.unwrap();
     assert!(
         !outside.headers.keys().any(|name| name.starts_with("x-mayfly")),
         "{:?}",
@@ -156,8 +161,8 @@ async fn the_answer_says_which_backend_and_whether_it_was_inherited() {
 
 #[tokio::test]
 async fn a_cycle_or_a_missing_parent_is_that_environments_problem_alone() {
-    let (world, _instances) = row().await;
-    world.save(
+    let (mayfly, _instances) = row().await;
+    mayfly.save(
         "broken.yaml",
         "
 - {name: circle-1, extends: circle-2, services: [{name: front, version: 1.0.0, route: /}]}
@@ -167,18 +172,23 @@ async fn a_cycle_or_a_missing_parent_is_that_environments_problem_alone() {
 - {name: healthy, extends: a}
 ",
     );
-    world.answers("www-healthy.example.com", "front@1.0.0").await;
+    mayfly.answers("www-healthy.example.com", "front@1.0.0").await;
     for (environment, service, backend) in [("d", "deep", "deep@1.0.0"), ("a", "front", "front@1.0.0")] {
         assert_eq!(
-            world.call(environment, service).await.unwrap().backend().unwrap(),
+            mayfly
+                .call(environment, service)
+                .await
+                .unwrap()
+                .backend()
+                .unwrap(),
             backend
         );
     }
     // Whoever looks finds out which environment has which problem.
     eventually(SOON, "the problems are told", async || {
-        let mut told = world.registrar.as_ref().unwrap().output();
+        let mut told = mayfly.registrar.as_ref().unwrap().output();
         for daemon in ["environment-registrar", "haproxy-updater"] {
-            told += &world.status(daemon).await.unwrap_or_default().to_string();
+            told += &mayfly.status(daemon).await.unwrap_or_default().to_string();
         }
         for name in ["circle-1", "circle-2", "orphan", "too-deep"] {
             if !told.contains(name) {
@@ -189,10 +199,10 @@ async fn a_cycle_or_a_missing_parent_is_that_environments_problem_alone() {
     })
     .await;
     // Mended, it works.
-    world.save(
+    mayfly.save(
         "broken.yaml",
         "{name: orphan, extends: a, services: [{name: back, version: 2.0.0}]}",
     );
-    world.calls("orphan", "back", "back@2.0.0").await;
-    world.calls("orphan", "deep", "deep@1.0.0").await;
+    mayfly.calls("orphan", "back", "back@2.0.0").await;
+    mayfly.calls("orphan", "deep", "deep@1.0.0").await;
 }

@@ -29,6 +29,7 @@ tests! {
     cluster_rolling
     haproxy_killed
     haproxy_changed
+    refusing_address_comes_and_goes
     updater_killed
     registrar_killed
     git_half
@@ -41,4 +42,13 @@ tests! {
     disk_full
     names_restarted
     clock_jumps
+}
+
+/// From the programs of this checkout to themselves: that of another version is a matter of
+/// `scripts/upgrade.sh`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upgrade() {
+    let programs = mayfly_e2e::process::binary("mayfly").unwrap();
+    let upgrades = faults::upgrades(programs.parent().unwrap());
+    faults::check_of(&upgrades, "upgrade_registrars_first").await;
 }

@@ -2,6 +2,7 @@
 
 mod beside;
 mod hostile;
+mod limits;
 mod setup;
 
 use std::collections::BTreeMap;
@@ -11,11 +12,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use mayfly_e2e::eventually;
-use mayfly_e2e::mayfly::binary;
+use mayfly_e2e::mayfly::{Mayfly, SOON};
+use mayfly_e2e::process::binary;
 use mayfly_e2e::process::{Finished, run};
-use mayfly_e2e::world::{SOON, World};
 
-/// A bare repository that deploys into the environments of a world, and a clone of it.
+/// A bare repository that deploys into the environments of a Mayfly, and a clone of it.
 struct Repository {
     bare: PathBuf,
     clone: PathBuf,
@@ -27,17 +28,17 @@ struct Repository {
 }
 
 impl Repository {
-    async fn new(world: &World) -> Self {
-        Self::with_git(world, None).await
+    async fn new(mayfly: &Mayfly) -> Self {
+        Self::with_git(mayfly, None).await
     }
 
-    async fn with_git(world: &World, git: Option<PathBuf>) -> Self {
+    async fn with_git(mayfly: &Mayfly, git: Option<PathBuf>) -> Self {
         // Blanks and quotes may stand in any path.
         let it = Self {
-            bare: world.directory().join("it's a repository.git"),
-            clone: world.directory().join("clone"),
-            deployed: world.environments(),
-            temporary: world.directory().join("temporary"),
+            bare: mayfly.directory().join("it's a repository.git"),
+            clone: mayfly.directory().join("clone"),
+            deployed: mayfly.environments(),
+            temporary: mayfly.directory().join("temporary"),
             git,
         };
         fs::create_dir(&it.temporary).unwrap();
@@ -55,7 +56,7 @@ impl Repository {
 
     /// The script that sets a repository up.
     fn script() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/git/init-environments-repo.sh")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/git/init-environments-repo.sh")
     }
 
     /// With further arguments: a directory for service definitions.
@@ -194,35 +195,35 @@ fn one(name: &str, version: &str) -> String {
 
 #[tokio::test]
 async fn a_pushed_environment_answers_until_its_file_is_deleted_by_a_push() {
-    let world = World::start().await.unwrap();
-    let _old = world.instance("frontend", "0.0.1").await.unwrap();
-    let _new = world.instance("frontend", "0.0.2").await.unwrap();
-    let repository = Repository::new(&world).await;
+    let mayfly = Mayfly::start().await.unwrap();
+    let _old = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    let _new = mayfly.instance("frontend", "0.0.2").await.unwrap();
+    let repository = Repository::new(&mayfly).await;
     repository.write("dev.yaml", &one("dev", "0.0.1"));
     repository.write("README.md", "no environment");
     repository.pushed().await;
-    world.answers("www-dev.example.com", "frontend@0.0.1").await;
+    mayfly.answers("www-dev.example.com", "frontend@0.0.1").await;
     repository.write("dev.yaml", &one("dev", "0.0.2"));
     repository.write("temp.yml", &one("temp", "0.0.1"));
     repository.pushed().await;
-    world.answers("www-dev.example.com", "frontend@0.0.2").await;
-    world.answers("www-temp.example.com", "frontend@0.0.1").await;
+    mayfly.answers("www-dev.example.com", "frontend@0.0.2").await;
+    mayfly.answers("www-temp.example.com", "frontend@0.0.1").await;
     repository.remove("temp.yml");
     repository.pushed().await;
     eventually(SOON, "temp no longer answers", async || {
-        world
+        mayfly
             .get("www-temp.example.com", "/")
             .await
-            .is_ok_and(|answer| answer.status == 404)
+            .is_ok_and(|answer| answer.status == 410)
     })
     .await;
-    world.answers("www-dev.example.com", "frontend@0.0.2").await;
+    mayfly.answers("www-dev.example.com", "frontend@0.0.2").await;
 }
 
 #[tokio::test]
 async fn a_bad_push_is_refused_with_file_line_and_reason() {
-    let world = World::bare(&[]).unwrap();
-    let repository = Repository::new(&world).await;
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
     repository.write("dev.yaml", "name: dev\n");
     repository.pushed().await;
 
@@ -239,10 +240,15 @@ async fn a_bad_push_is_refused_with_file_line_and_reason() {
     repository.refused(&[reason]).await;
     repository.write("again.yml", "name: dev\n");
     repository
-        .refused(&["dev.yaml:1:7: name: name \"dev\" is taken at again.yml:1"])
+        .refused(&["again.yml:1:7: name: name \"dev\" is taken at dev.yaml:1"])
+        .await;
+    // Whatever the files are called: who was there first is not blamed.
+    repository.write("a.yaml", "name: a\nprefix: www-dev\n");
+    repository
+        .refused(&["a.yaml:2:9: prefix: prefix \"www-dev\" is taken at dev.yaml:1"])
         .await;
     std::os::unix::fs::symlink("/etc/passwd", repository.clone.join("link.yaml")).unwrap();
-    repository.refused(&["link.yaml: a link is not taken"]).await;
+    repository.refused(&["link.yaml: a link is not accepted"]).await;
     repository.write("odd\nname.yaml", "name: odd\n");
     repository
         .refused(&["odd\\nname.yaml': a name with slashes, control or direction characters"])
@@ -254,7 +260,7 @@ async fn a_bad_push_is_refused_with_file_line_and_reason() {
     assert_eq!(push.code, Some(0), "{push:?}");
     for part in [
         "bad.yaml:1:7: name: ",
-        "note: work was taken, but would be refused as main",
+        "note: work was accepted, but would be refused as main",
     ] {
         assert!(push.stderr.contains(part), "{part} in {}", push.stderr);
     }
@@ -262,12 +268,12 @@ async fn a_bad_push_is_refused_with_file_line_and_reason() {
     repository.git("reset --quiet --hard HEAD~1").await.ok().unwrap();
     let push = repository.git("push origin :main").await;
     assert!(
-        push.code == Some(1) && push.stderr.contains("main can't be deleted"),
+        push.code == Some(1) && push.stderr.contains("main cannot be deleted"),
         "{push:?}"
     );
 
     // Where the files can't go, nothing is taken either; nor where nobody can check.
-    let aside = world.directory().join("aside");
+    let aside = mayfly.directory().join("aside");
     fs::rename(&repository.deployed, &aside).unwrap();
     let push = repository.push("main").await;
     assert!(
@@ -289,10 +295,10 @@ async fn a_bad_push_is_refused_with_file_line_and_reason() {
 
 #[tokio::test]
 async fn odd_names_are_deployed_and_what_did_not_come_by_a_push_is_left_alone() {
-    let world = World::bare(&[]).unwrap();
-    let repository = Repository::new(&world).await;
-    world.save("local.yaml", "name: local\n");
-    world.save("same.yaml", "name: same\n");
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
+    mayfly.save("local.yaml", "name: local\n");
+    mayfly.save("same.yaml", "name: same\n");
     fs::write(repository.deployed.join("notes.txt"), "notes").unwrap();
     let odd = [
         "-f.yaml",
@@ -308,21 +314,34 @@ async fn odd_names_are_deployed_and_what_did_not_come_by_a_push_is_left_alone() 
     repository.write("sub/inside.yaml", "name: inside\n");
     repository.write(".hidden.yaml", "[");
     repository.write(".gitattributes", "*.yaml export-ignore eol=crlf\n");
-    repository.pushed().await;
+    repository.write("UPPER.YAML", "name: upper\n");
+    repository.write("docs/README.md", "notes");
+    repository.write(".github/x.yaml", "[");
+    let told = repository.pushed().await;
+    for (part, is_told) in [
+        ("note: the folder sub is ignored", true),
+        ("note: UPPER.YAML is ignored", true),
+        ("docs", false),
+        (".github", false),
+    ] {
+        assert_eq!(told.contains(part), is_told, "{part}: {told}");
+    }
     let mut expected: Vec<&str> = [&odd[..], &["local.yaml", "notes.txt", "same.yaml"]].concat();
     expected.sort_unstable();
     assert_eq!(repository.names(), expected);
     assert_eq!(repository.deployed()["a b.yaml"], "name: odd-1\n");
 
     repository.write("local.yaml", "name: mine\n");
-    let reason = "local.yaml: a file of that name is in ";
     repository
-        .refused(&[reason, "already and did not come by a push"])
+        .refused(&[
+            "local.yaml: /",
+            "already has a file of that name, which no push put there",
+        ])
         .await;
 
     // What the registrar archived does not come back, and what was changed there stays, until it changes in git.
-    world.remove("-f.yaml");
-    world.save("@.yaml", "name: odd-4\ndescription: by hand\n");
+    mayfly.remove("-f.yaml");
+    mayfly.save("@.yaml", "name: odd-4\ndescription: by hand\n");
     repository.write("a b.yaml", "name: odd-1\nidle: 8h\n");
     let told = repository.pushed().await;
     assert!(told.contains(": 1 written, 0 deleted, 5 unchanged"), "{told}");
@@ -337,9 +356,21 @@ async fn odd_names_are_deployed_and_what_did_not_come_by_a_push_is_left_alone() 
 }
 
 #[tokio::test]
+async fn a_parent_that_is_probably_misspelt_is_deployed_and_noted() {
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
+    repository.write("prod.yaml", "name: prod\n");
+    repository.write("qa.yaml", "{name: qa, extends: prd}\n");
+    let told = repository.pushed().await;
+    let note = "qa.yaml: note: qa extends `prd`, which no file has: did you mean `prod`?";
+    assert!(told.contains(note), "{told}");
+    assert_eq!(repository.names(), ["prod.yaml", "qa.yaml"]);
+}
+
+#[tokio::test]
 async fn an_interrupted_deployment_is_completed_by_the_next_push() {
-    let world = World::bare(&[]).unwrap();
-    let repository = Repository::new(&world).await;
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
     for name in ["a", "b", "c"] {
         repository.write(&format!("{name}.yaml"), &format!("name: {name}\n"));
     }
@@ -352,15 +383,15 @@ async fn an_interrupted_deployment_is_completed_by_the_next_push() {
         _ => format!("{line}\n"),
     });
     fs::write(&manifest, lines.collect::<String>()).unwrap();
-    world.remove("b.yaml");
-    world.save("gone.yaml", "name: gone\n");
+    mayfly.remove("b.yaml");
+    mayfly.save("gone.yaml", "name: gone\n");
     fs::write(repository.deployed.join(".mayfly-push.Xy1234"), "name: b").unwrap();
     repository.write("c.yaml", "name: c\nidle: 8h\n");
     repository.pushed().await;
     assert_eq!(repository.names(), ["a.yaml", "b.yaml", "c.yaml"]);
 
     // Several at once wait for each other, and `--all` puts back what is missing. A push back in history is one, too.
-    world.remove("a.yaml");
+    mayfly.remove("a.yaml");
     let (first, second) = tokio::join!(repository.deploy_all(), repository.deploy_all());
     for finished in [first, second] {
         assert!(finished.stderr.contains("3 written, 0 deleted"), "{finished:?}");
@@ -377,14 +408,14 @@ fn definition(name: &str, port: u16) -> String {
 
 #[tokio::test]
 async fn a_pushed_definition_is_registered_until_its_file_is_deleted_by_a_push() {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
-    world.start_registrar(&[]).unwrap();
-    let repository = Repository::new(&world).await;
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    mayfly.start_registrar(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
     let port = async |expected: Option<u16>| {
         let what = format!("the port of the registered definition is {expected:?}");
         eventually(SOON, &what, async || {
-            let found = world.etcd.get("/mayfly/services/backend").await.unwrap();
+            let found = mayfly.etcd.get("/mayfly/services/backend").await.unwrap();
             let found = found.map(|text| serde_json::from_str::<serde_json::Value>(&text).unwrap());
             found.map(|record| record["port"].clone()) == expected.map(Into::into)
         })
@@ -408,14 +439,14 @@ async fn a_pushed_definition_is_registered_until_its_file_is_deleted_by_a_push()
             "services/bad.yml",
             "name: bad\nimage: 'bad:{{ version }}'\nport: 80\nprivileged: true\n".to_owned(),
             &[
-                "services/bad.yml:4:1: privileged: not to be had",
+                "services/bad.yml:4:1: privileged: not allowed",
                 "1 fault in 1 of 3 files",
             ][..],
         ),
         (
             "services/again.yaml",
             definition("backend", 81),
-            &["services/backend.yaml:1:7: name: service \"backend\" is taken at services/again.yaml:1"],
+            &["services/again.yaml:1:7: name: service \"backend\" is taken at services/backend.yaml:1"],
         ),
         (
             "services/odd\nname.yaml",
@@ -429,7 +460,7 @@ async fn a_pushed_definition_is_registered_until_its_file_is_deleted_by_a_push()
     }
     std::os::unix::fs::symlink("/etc/passwd", repository.clone.join("services/link.yaml")).unwrap();
     repository
-        .refused(&["services/link.yaml: a link is not taken"])
+        .refused(&["services/link.yaml: a link is not accepted"])
         .await;
     // What did not come by a push is in nobody's way and is not overwritten.
     let local = repository.deployed.with_file_name("services").join("local.yaml");
@@ -437,8 +468,8 @@ async fn a_pushed_definition_is_registered_until_its_file_is_deleted_by_a_push()
     repository.write("services/local.yaml", &definition("local", 2));
     repository
         .refused(&[
-            "services/local.yaml: a file of that name is in ",
-            "/services already",
+            "services/local.yaml: /",
+            "/services already has a file of that name, which no push put there",
         ])
         .await;
 
@@ -458,8 +489,8 @@ async fn a_pushed_definition_is_registered_until_its_file_is_deleted_by_a_push()
 
 #[tokio::test]
 async fn definitions_go_to_a_directory_of_their_own_which_only_they_need() {
-    let world = World::bare(&[]).unwrap();
-    let repository = Repository::new(&world).await;
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
     let beside = repository.deployed.with_file_name("services");
     fs::remove_dir(&beside).unwrap();
     repository.write("dev.yaml", "name: dev\n");
@@ -469,7 +500,7 @@ async fn definitions_go_to_a_directory_of_their_own_which_only_they_need() {
         .refused(&["there is no directory", "/services on this server"])
         .await;
 
-    let own = world.directory().join("my definitions");
+    let own = mayfly.directory().join("my definitions");
     repository.init_with(&[&own]).await.ok().unwrap();
     repository.write("services/backend.yaml", &definition("backend", 80));
     repository.pushed().await;

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use mayfly_e2e::eventually;
 use mayfly_e2e::instance::Service;
+use mayfly_e2e::mayfly::{Instance, Mayfly, SOON};
 use mayfly_e2e::poll::throughout;
-use mayfly_e2e::world::{Instance, SOON, World};
 use serde_json::json;
 
 /// etcd, HAProxy and its updater, with one instance of `web`.
-async fn world() -> (World, Instance<Service>) {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
-    world.start_updater().unwrap();
-    world.haproxy.start().await.unwrap();
-    let web = world.instance("web", "1.0.0").await.unwrap();
-    (world, web)
+async fn mayfly() -> (Mayfly, Instance<Service>) {
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    mayfly.start_updater().unwrap();
+    mayfly.haproxy.start().await.unwrap();
+    let web = mayfly.instance("web", "1.0.0").await.unwrap();
+    (mayfly, web)
 }
 
 fn key(name: &str) -> String {
@@ -23,22 +23,22 @@ fn key(name: &str) -> String {
 }
 
 /// Registers an environment as a registrar does: under a lease of its idle time, whose id it gives.
-async fn register(world: &World, name: &str, idle: u64, extends: Option<&str>) -> String {
+async fn register(mayfly: &Mayfly, name: &str, idle: u64, extends: Option<&str>) -> String {
     let mut record = json!({"name": name, "prefix": name, "header": name, "idle": format!("{idle}s")});
     match extends {
         Some(parent) => record["extends"] = json!(parent),
         None => record["services"] = json!([{"name": "web", "version": "1.0.0", "routes": ["/"]}]),
     }
-    let lease = world.etcd.grant(idle).await.unwrap();
+    let lease = mayfly.etcd.grant(idle).await.unwrap();
     let (key, record) = (key(name), record.to_string());
-    world.etcd.put_leased(&key, &record, &lease).await.unwrap();
+    mayfly.etcd.put_leased(&key, &record, &lease).await.unwrap();
     lease
 }
 
 /// Waits until the environment is routed. That takes requests, so it counts as used.
-async fn routed(world: &World, name: &str) {
+async fn routed(mayfly: &Mayfly, name: &str) {
     eventually(SOON, "the environment is routed", async || {
-        world
+        mayfly
             .get(name, "/")
             .await
             .map(|answer| answer.status == 200)
@@ -48,9 +48,9 @@ async fn routed(world: &World, name: &str) {
 }
 
 /// Waits until the edge knows the environment no more.
-async fn ended(world: &World, name: &str) {
+async fn ended(mayfly: &Mayfly, name: &str) {
     eventually(SOON, "the environment has ended", async || {
-        world
+        mayfly
             .get(name, "/")
             .await
             .is_ok_and(|answer| answer.status == 404)
@@ -59,27 +59,27 @@ async fn ended(world: &World, name: &str) {
 }
 
 /// Waits until a lease has no more than this many seconds left.
-async fn down_to(world: &World, lease: &str, seconds: u64) {
+async fn down_to(mayfly: &Mayfly, lease: &str, seconds: u64) {
     eventually(Duration::from_secs(30), "time goes by", async || {
-        world.etcd.left_of(lease).await.is_ok_and(|left| left <= seconds)
+        mayfly.etcd.left_of(lease).await.is_ok_and(|left| left <= seconds)
     })
     .await;
 }
 
 #[tokio::test]
 async fn requests_on_both_sides_and_to_a_child_keep_it_and_idleness_ends_it() {
-    let (world, _web) = world().await;
+    let (mayfly, _web) = mayfly().await;
     for name in ["outside", "inside", "parent", "unused"] {
-        register(&world, name, 4, None).await;
+        register(&mayfly, name, 4, None).await;
     }
-    register(&world, "child", 4, Some("parent")).await;
+    register(&mayfly, "child", 4, Some("parent")).await;
     for name in ["outside", "inside", "child"] {
-        routed(&world, name).await;
+        routed(&mayfly, name).await;
     }
     throughout(Duration::from_secs(10), "what is used lives", async || {
-        let outside = world.get("outside", "/").await?;
-        let inside = world.call("inside", "web").await?;
-        let child = world.call("child", "web").await?;
+        let outside = mayfly.get("outside", "/").await?;
+        let inside = mayfly.call("inside", "web").await?;
+        let child = mayfly.call("child", "web").await?;
         for answer in [&outside, &inside, &child] {
             anyhow::ensure!(answer.status == 200, "{}", answer.body);
         }
@@ -88,37 +88,37 @@ async fn requests_on_both_sides_and_to_a_child_keep_it_and_idleness_ends_it() {
         Ok::<_, anyhow::Error>(())
     })
     .await;
-    let alive = world.etcd.list("/mayfly/environments/").await.unwrap();
+    let alive = mayfly.etcd.list("/mayfly/environments/").await.unwrap();
     let alive: Vec<&str> = alive.keys().map(|key| key.rsplit('/').next().unwrap()).collect();
     assert_eq!(alive, ["child", "inside", "outside", "parent"]);
-    ended(&world, "unused").await;
+    ended(&mayfly, "unused").await;
     // Asking once more whether it has ended would be a use.
     for name in ["outside", "inside", "child", "parent"] {
         eventually(SOON, "nobody uses it any more", async || {
-            world
+            mayfly
                 .etcd
                 .get(&key(name))
                 .await
                 .is_ok_and(|record| record.is_none())
         })
         .await;
-        ended(&world, name).await;
+        ended(&mayfly, name).await;
     }
 }
 
 #[tokio::test]
 async fn a_crash_of_the_updater_loses_no_use_and_without_it_nobody_keeps_an_environment() {
-    let (mut world, _web) = world().await;
-    let lease = register(&world, "dev", 8, None).await;
-    routed(&world, "dev").await;
+    let (mut mayfly, _web) = mayfly().await;
+    let lease = register(&mayfly, "dev", 8, None).await;
+    routed(&mayfly, "dev").await;
     // What routed() did is reported by now.
-    down_to(&world, &lease, 4).await;
-    assert_eq!(world.get("dev", "/").await.unwrap().status, 200);
-    world.updater.as_mut().unwrap().kill9().await.unwrap();
-    let left = world.etcd.left_of(&lease).await.unwrap();
-    world.start_updater().unwrap();
+    down_to(&mayfly, &lease, 4).await;
+    assert_eq!(mayfly.get("dev", "/").await.unwrap().status, 200);
+    mayfly.updater.as_mut().unwrap().kill9().await.unwrap();
+    let left = mayfly.etcd.left_of(&lease).await.unwrap();
+    mayfly.start_updater().unwrap();
     eventually(SOON, "the use before the crash is reported", async || {
-        world
+        mayfly
             .etcd
             .left_of(&lease)
             .await
@@ -126,21 +126,21 @@ async fn a_crash_of_the_updater_loses_no_use_and_without_it_nobody_keeps_an_envi
     })
     .await;
 
-    world.updater.as_mut().unwrap().kill9().await.unwrap();
+    mayfly.updater.as_mut().unwrap().kill9().await.unwrap();
     eventually(Duration::from_secs(20), "nobody keeps it", async || {
-        let answer = world.get("dev", "/").await.unwrap();
+        let answer = mayfly.get("dev", "/").await.unwrap();
         assert_eq!(answer.status, 200, "HAProxy goes on as it was: {}", answer.body);
-        world
+        mayfly
             .etcd
             .get(&key("dev"))
             .await
             .is_ok_and(|record| record.is_none())
     })
     .await;
-    world.start_updater().unwrap();
-    ended(&world, "dev").await;
+    mayfly.start_updater().unwrap();
+    ended(&mayfly, "dev").await;
     assert_eq!(
-        world.etcd.get(&key("dev")).await.unwrap(),
+        mayfly.etcd.get(&key("dev")).await.unwrap(),
         None,
         "what has ended stays so"
     );
@@ -148,23 +148,23 @@ async fn a_crash_of_the_updater_loses_no_use_and_without_it_nobody_keeps_an_envi
 
 #[tokio::test]
 async fn a_use_during_an_outage_of_etcd_is_reported_after_it() {
-    let (mut world, _web) = world().await;
-    let lease = register(&world, "dev", 12, None).await;
-    routed(&world, "dev").await;
-    down_to(&world, &lease, 8).await;
-    world.etcd.kill9().await.unwrap();
-    assert_eq!(world.get("dev", "/").await.unwrap().status, 200);
-    let output = |world: &World| world.updater.as_ref().unwrap().output();
+    let (mut mayfly, _web) = mayfly().await;
+    let lease = register(&mayfly, "dev", 12, None).await;
+    routed(&mayfly, "dev").await;
+    down_to(&mayfly, &lease, 8).await;
+    mayfly.etcd.kill9().await.unwrap();
+    assert_eq!(mayfly.get("dev", "/").await.unwrap().status, 200);
+    let output = |mayfly: &Mayfly| mayfly.updater.as_ref().unwrap().output();
     eventually(SOON, "the log tells it", async || {
-        output(&world).contains("cannot tell etcd which environments are used (1 with an idle time)")
+        output(&mayfly).contains("cannot report the use of environments to etcd (1 with an idle time)")
     })
     .await;
     // HAProxy may be started anew meanwhile.
-    world.haproxy.restart().await.unwrap();
-    world.etcd.restart().await.unwrap();
+    mayfly.haproxy.restart().await.unwrap();
+    mayfly.etcd.restart().await.unwrap();
     eventually(SOON, "it is reported after all", async || {
-        output(&world).contains("etcd knows again which environments are used")
+        output(&mayfly).contains("the use of environments is reported to etcd again")
     })
     .await;
-    assert!(world.etcd.left_of(&lease).await.unwrap() >= 9);
+    assert!(mayfly.etcd.left_of(&lease).await.unwrap() >= 9);
 }

@@ -5,28 +5,28 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use mayfly_e2e::instance::Service;
-use mayfly_e2e::mayfly::binary;
+use mayfly_e2e::mayfly::{Mayfly, SOON};
+use mayfly_e2e::process::binary;
 use mayfly_e2e::process::{Process, Signal};
-use mayfly_e2e::world::{SOON, World};
 use mayfly_e2e::{eventually, port};
 use serde_json::Value;
 
 const BACKENDS: &str = "/mayfly/backends/";
 
 /// etcd alone: most of what a registrar does shows there.
-async fn etcd() -> World {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
-    world
+async fn etcd() -> Mayfly {
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    mayfly
 }
 
 /// Waits until exactly `count` instances are registered, and returns them as key and value.
-async fn registered(world: &World, count: usize) -> Vec<(String, Value)> {
+async fn registered(mayfly: &Mayfly, count: usize) -> Vec<(String, Value)> {
     eventually(
         SOON,
         &format!("{count} instances are registered"),
         async || -> Result<_> {
-            let all = world.etcd.list(BACKENDS).await?;
+            let all = mayfly.etcd.list(BACKENDS).await?;
             ensure!(all.len() == count, "registered are {all:#?}");
             Ok(all
                 .into_iter()
@@ -39,18 +39,18 @@ async fn registered(world: &World, count: usize) -> Vec<(String, Value)> {
 
 #[tokio::test]
 async fn the_arguments_of_the_first_mayfly() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     let service = Service::start("backend", "0.0.1").await.unwrap();
     let address = service.address();
-    let mut registrar = world.register("backend.service", "0.0.1", address, &[]).unwrap();
-    let (key, value) = registered(&world, 1).await.remove(0);
+    let mut registrar = mayfly.register("backend.service", "0.0.1", address, &[]).unwrap();
+    let (key, value) = registered(&mayfly, 1).await.remove(0);
     assert!(key.starts_with("/mayfly/backends/backend/0.0.1/"), "{key}");
     assert_eq!(value["address"], address.to_string());
     assert!(
-        world.etcd.lease_of(&key).await.unwrap().is_some(),
+        mayfly.etcd.lease_of(&key).await.unwrap().is_some(),
         "the key hangs on no lease"
     );
-    let list = world
+    let list = mayfly
         .run("container-registrar", &["list"])
         .await
         .unwrap()
@@ -65,7 +65,7 @@ async fn the_arguments_of_the_first_mayfly() {
         (&["list", "backend", "0.0.2"], false),
         (&["list", "frontend"], false),
     ] {
-        let list = world
+        let list = mayfly
             .run("container-registrar", arguments)
             .await
             .unwrap()
@@ -78,37 +78,37 @@ async fn the_arguments_of_the_first_mayfly() {
         );
     }
     assert_eq!(registrar.terminate(SOON).await.unwrap().code(), Some(0));
-    registered(&world, 0).await;
+    registered(&mayfly, 0).await;
 }
 
 #[tokio::test]
 async fn deregister_takes_an_instance_out() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     let service = Service::start("backend", "0.0.1").await.unwrap();
     let (ip, port) = (
         service.address().ip().to_string(),
         service.address().port().to_string(),
     );
-    let mut registrar = world
+    let mut registrar = mayfly
         .register("backend", "0.0.1", service.address(), &["--ttl", "300s"])
         .unwrap();
-    registered(&world, 1).await;
+    registered(&mayfly, 1).await;
     // Its registrar crashed, and the lease is long: somebody tidies up.
     registrar.kill9().await.unwrap();
-    registered(&world, 1).await;
+    registered(&mayfly, 1).await;
     let arguments = ["deregister", "backend.service", "0.0.1", &ip, &port];
-    world
+    mayfly
         .run("container-registrar", &arguments)
         .await
         .unwrap()
         .ok()
         .unwrap();
-    registered(&world, 0).await;
+    registered(&mayfly, 0).await;
 }
 
 #[tokio::test]
 async fn wrong_arguments_are_usage_errors() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     for arguments in [
         &["register"][..],
         &["register", "Bad_Service", "1", "127.0.0.1", "80"],
@@ -118,49 +118,31 @@ async fn wrong_arguments_are_usage_errors() {
         &["register", "backend", "1", "127.0.0.1", "80", "--ttl", "soon"],
         &["register", "backend", "1", "127.0.0.1", "80\nserver"],
     ] {
-        let finished = world.run("container-registrar", arguments).await.unwrap();
+        let finished = mayfly.run("container-registrar", arguments).await.unwrap();
         assert_eq!(finished.code, Some(2), "{arguments:?}: {finished:?}");
     }
-    assert!(world.etcd.list(BACKENDS).await.unwrap().is_empty());
+    assert!(mayfly.etcd.list(BACKENDS).await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn several_endpoints_and_the_old_name_of_the_flag() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     let service = Service::start("backend", "0.0.1").await.unwrap();
     let (ip, port) = (
         service.address().ip().to_string(),
         service.address().port().to_string(),
     );
     // Nobody listens at the first endpoint.
-    let endpoints = format!("http://{},{}", port::free(), world.etcd.address());
+    let endpoints = format!("http://{},{}", port::free(), mayfly.etcd.address());
     let mut command = Command::new(binary("container-registrar").unwrap());
     command.args(["register", "backend", "0.0.1", &ip, &port, "--peer", &endpoints]);
-    let _registrar = world.spawn("registrar", &command).unwrap();
-    registered(&world, 1).await;
-}
-
-#[tokio::test]
-async fn host_auto_is_the_address_that_leads_to_etcd() {
-    let world = etcd().await;
-    let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let mut command = world.command("container-registrar").unwrap();
-    command.args(["register", "backend", "0.0.1", "auto", &port.to_string()]);
-    let _registrar = world.spawn("registrar", &command).unwrap();
-    let (_, value) = registered(&world, 1).await.remove(0);
-    let expected = std::net::UdpSocket::bind("0.0.0.0:0")
-        .and_then(|socket| {
-            socket.connect(world.etcd.address())?;
-            socket.local_addr()
-        })
-        .unwrap();
-    assert_eq!(value["address"], format!("{}:{port}", expected.ip()));
+    let _registrar = mayfly.spawn("registrar", &command).unwrap();
+    registered(&mayfly, 1).await;
 }
 
 #[tokio::test]
 async fn only_what_answers_is_registered_by_tcp() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     let address = port::free();
     let arguments = [
         "--check",
@@ -172,8 +154,8 @@ async fn only_what_answers_is_registered_by_tcp() {
         "--rise",
         "2",
     ];
-    let mut registrar = world.register("backend", "0.0.1", address, &arguments).unwrap();
-    let nobody = async || world.etcd.list(BACKENDS).await.unwrap().is_empty();
+    let mut registrar = mayfly.register("backend", "0.0.1", address, &arguments).unwrap();
+    let nobody = async || mayfly.etcd.list(BACKENDS).await.unwrap().is_empty();
     mayfly_e2e::poll::throughout(
         Duration::from_millis(500),
         "what does not answer is not registered",
@@ -183,19 +165,19 @@ async fn only_what_answers_is_registered_by_tcp() {
     let service = Service::start_at(address, "backend", "0.0.1", None)
         .await
         .unwrap();
-    registered(&world, 1).await;
+    registered(&mayfly, 1).await;
     drop(service);
-    registered(&world, 0).await;
+    registered(&mayfly, 0).await;
     let _service = Service::start_at(address, "backend", "0.0.1", None)
         .await
         .unwrap();
-    registered(&world, 1).await;
+    registered(&mayfly, 1).await;
     assert!(registrar.is_running());
 }
 
 #[tokio::test]
 async fn an_http_check_takes_it_out_after_failures_in_a_row_and_back_after_successes() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     let health = Health::start().await;
     let arguments = [
         "--check",
@@ -207,10 +189,10 @@ async fn an_http_check_takes_it_out_after_failures_in_a_row_and_back_after_succe
         "--rise",
         "3",
     ];
-    let _registrar = world
+    let _registrar = mayfly
         .register("backend", "0.0.1", health.address, &arguments)
         .unwrap();
-    registered(&world, 1).await;
+    registered(&mayfly, 1).await;
     // Flapping: never four failures in a row.
     for _ in 0..3 {
         health.answer_with(503);
@@ -218,26 +200,26 @@ async fn an_http_check_takes_it_out_after_failures_in_a_row_and_back_after_succe
         health.answer_with(200);
         health.after_checks(1).await;
         assert_eq!(
-            world.etcd.list(BACKENDS).await.unwrap().len(),
+            mayfly.etcd.list(BACKENDS).await.unwrap().len(),
             1,
             "one failed check must not toggle it"
         );
     }
     health.answer_with(503);
     let from = Instant::now();
-    registered(&world, 0).await;
+    registered(&mayfly, 0).await;
     assert!(
         from.elapsed() > Duration::from_millis(120),
         "out after {:?}",
         from.elapsed()
     );
     health.answer_with(200);
-    registered(&world, 1).await;
+    registered(&mayfly, 1).await;
 }
 
 #[tokio::test]
 async fn a_hanging_check_counts_as_failed() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     // Accepts by backlog, and never answers.
     let listener = tokio::net::TcpListener::bind(port::free()).await.unwrap();
     let arguments = [
@@ -248,26 +230,26 @@ async fn a_hanging_check_counts_as_failed() {
         "--check-timeout",
         "200ms",
     ];
-    let mut registrar = world
+    let mut registrar = mayfly
         .register("backend", "0.0.1", listener.local_addr().unwrap(), &arguments)
         .unwrap();
-    let nobody = async || world.etcd.list(BACKENDS).await.unwrap().is_empty();
+    let nobody = async || mayfly.etcd.list(BACKENDS).await.unwrap().is_empty();
     mayfly_e2e::poll::throughout(Duration::from_secs(1), "what hangs is not registered", nobody).await;
     assert!(registrar.is_running());
 }
 
 #[tokio::test]
 async fn sigterm_drains_and_then_removes() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     let service = Service::start("backend", "0.0.1").await.unwrap();
-    let mut registrar = world
+    let mut registrar = mayfly
         .register("backend", "0.0.1", service.address(), &["--drain", "1s"])
         .unwrap();
-    registered(&world, 1).await;
+    registered(&mayfly, 1).await;
     let start = Instant::now();
     registrar.signal(Signal::Term).unwrap();
     eventually(SOON, "it is marked as draining", async || {
-        world
+        mayfly
             .etcd
             .list(BACKENDS)
             .await
@@ -284,20 +266,20 @@ async fn sigterm_drains_and_then_removes() {
         "gone after {:?}",
         start.elapsed()
     );
-    assert!(world.etcd.list(BACKENDS).await.unwrap().is_empty());
+    assert!(mayfly.etcd.list(BACKENDS).await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn a_second_signal_ends_the_drain_at_once() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     let service = Service::start("backend", "0.0.1").await.unwrap();
-    let mut registrar = world
+    let mut registrar = mayfly
         .register("backend", "0.0.1", service.address(), &["--drain", "60s"])
         .unwrap();
-    registered(&world, 1).await;
+    registered(&mayfly, 1).await;
     registrar.signal(Signal::Term).unwrap();
     eventually(SOON, "it is marked as draining", async || {
-        world
+        mayfly
             .etcd
             .list(BACKENDS)
             .await
@@ -312,62 +294,62 @@ async fn a_second_signal_ends_the_drain_at_once() {
 
 #[tokio::test]
 async fn a_crashed_registrar_loses_its_key_with_the_lease() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     let service = Service::start("backend", "0.0.1").await.unwrap();
-    let mut registrar = world
+    let mut registrar = mayfly
         .register("backend", "0.0.1", service.address(), &["--ttl", "2s"])
         .unwrap();
-    registered(&world, 1).await;
+    registered(&mayfly, 1).await;
     // Longer than the TTL: it is kept alive.
-    let alive = async || world.etcd.list(BACKENDS).await.unwrap().len() == 1;
+    let alive = async || mayfly.etcd.list(BACKENDS).await.unwrap().len() == 1;
     mayfly_e2e::poll::throughout(Duration::from_secs(4), "the lease is kept alive", alive).await;
     registrar.kill9().await.unwrap();
-    registered(&world, 0).await;
+    registered(&mayfly, 0).await;
 }
 
 #[tokio::test]
 async fn a_lost_lease_and_a_deleted_key_are_registered_again() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     let service = Service::start("backend", "0.0.1").await.unwrap();
-    let mut registrar = world
+    let mut registrar = mayfly
         .register("backend", "0.0.1", service.address(), &["--ttl", "2s"])
         .unwrap();
-    let (key, _) = registered(&world, 1).await.remove(0);
-    let lease = world.etcd.lease_of(&key).await.unwrap().unwrap();
-    world.etcd.revoke(&lease).await.unwrap();
-    registered(&world, 1).await;
-    assert_ne!(world.etcd.lease_of(&key).await.unwrap().unwrap(), lease);
-    world.etcd.delete(&key).await.unwrap();
-    registered(&world, 1).await;
+    let (key, _) = registered(&mayfly, 1).await.remove(0);
+    let lease = mayfly.etcd.lease_of(&key).await.unwrap().unwrap();
+    mayfly.etcd.revoke(&lease).await.unwrap();
+    registered(&mayfly, 1).await;
+    assert_ne!(mayfly.etcd.lease_of(&key).await.unwrap().unwrap(), lease);
+    mayfly.etcd.delete(&key).await.unwrap();
+    registered(&mayfly, 1).await;
     // Frozen for longer than the TTL.
     registrar.signal(Signal::Stop).unwrap();
-    registered(&world, 0).await;
+    registered(&mayfly, 0).await;
     registrar.signal(Signal::Cont).unwrap();
-    registered(&world, 1).await;
+    registered(&mayfly, 1).await;
 }
 
 #[tokio::test]
 async fn a_lost_etcd_is_survived() {
-    let mut world = World::bare(&[]).unwrap();
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
     let service = Service::start("backend", "0.0.1").await.unwrap();
     // etcd does not even run yet.
-    let mut registrar = world
+    let mut registrar = mayfly
         .register("backend", "0.0.1", service.address(), &["--ttl", "2s"])
         .unwrap();
-    world.etcd.restart().await.unwrap();
-    registered(&world, 1).await;
-    world.etcd.restart_emptied().await.unwrap();
-    registered(&world, 1).await;
-    world.etcd.freeze().unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    registered(&mayfly, 1).await;
+    mayfly.etcd.restart_emptied().await.unwrap();
+    registered(&mayfly, 1).await;
+    mayfly.etcd.freeze().unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    world.etcd.thaw().unwrap();
+    mayfly.etcd.thaw().unwrap();
     // Perhaps the lease ran out meanwhile; then there is another one soon, and that stays.
     eventually(
         Duration::from_secs(20),
         "it is registered for three seconds on end",
         async || {
             for _ in 0..60 {
-                if world.etcd.list(BACKENDS).await.unwrap_or_default().len() != 1 {
+                if mayfly.etcd.list(BACKENDS).await.unwrap_or_default().len() != 1 {
                     return false;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -381,19 +363,19 @@ async fn a_lost_etcd_is_survived() {
 
 #[tokio::test]
 async fn sigterm_during_an_outage_of_etcd_still_ends_it() {
-    let mut world = etcd().await;
+    let mut mayfly = etcd().await;
     let service = Service::start("backend", "0.0.1").await.unwrap();
-    let mut registrar = world
+    let mut registrar = mayfly
         .register("backend", "0.0.1", service.address(), &["--drain", "1s"])
         .unwrap();
-    registered(&world, 1).await;
-    world.etcd.kill9().await.unwrap();
+    registered(&mayfly, 1).await;
+    mayfly.etcd.kill9().await.unwrap();
     registrar.terminate(Duration::from_secs(30)).await.unwrap();
 }
 
 #[tokio::test]
 async fn weight_protocol_and_metadata_are_written() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     let service = Service::start("backend", "0.0.1").await.unwrap();
     let arguments = [
         "--weight",
@@ -405,10 +387,10 @@ async fn weight_protocol_and_metadata_are_written() {
         "--meta",
         "build=42",
     ];
-    let _registrar = world
+    let _registrar = mayfly
         .register("backend", "0.0.1", service.address(), &arguments)
         .unwrap();
-    let (_, value) = registered(&world, 1).await.remove(0);
+    let (_, value) = registered(&mayfly, 1).await.remove(0);
     assert_eq!(
         (&value["weight"], &value["protocol"]),
         (&Value::from(7), &Value::from("h2c"))
@@ -477,17 +459,17 @@ impl Health {
 
 #[tokio::test]
 async fn two_registrars_of_one_version_do_not_disturb_each_other() {
-    let world = etcd().await;
+    let mayfly = etcd().await;
     let (a, b) = (
         Service::start("backend", "1").await.unwrap(),
         Service::start("backend", "1").await.unwrap(),
     );
-    let mut first: Process = world
+    let mut first: Process = mayfly
         .register("backend", "1", a.address(), &["--drain", "0s"])
         .unwrap();
-    let _second = world.register("backend", "1", b.address(), &[]).unwrap();
-    registered(&world, 2).await;
+    let _second = mayfly.register("backend", "1", b.address(), &[]).unwrap();
+    registered(&mayfly, 2).await;
     first.terminate(SOON).await.unwrap();
-    let (_, left) = registered(&world, 1).await.remove(0);
+    let (_, left) = registered(&mayfly, 1).await.remove(0);
     assert_eq!(left["address"], b.address().to_string());
 }

@@ -1,8 +1,7 @@
 //! Traffic between services: the environment comes from the header or from baggage, the service from the host.
 
-use mayfly_e2e::http::Request;
-use mayfly_e2e::instance::Echo;
-use mayfly_e2e::world::World;
+use mayfly_e2e::http::{Echo, Request};
+use mayfly_e2e::mayfly::Mayfly;
 
 const TWO: &str = "
 - name: prod
@@ -13,29 +12,29 @@ const TWO: &str = "
   services: [{name: backend, version: 0.0.2}]
 ";
 
-async fn two(arguments: &[&str]) -> (World, Vec<impl Sized>) {
-    let world = World::start_with(arguments).await.unwrap();
+async fn two(arguments: &[&str]) -> (Mayfly, Vec<impl Sized>) {
+    let mayfly = Mayfly::start_with(arguments).await.unwrap();
     let mut instances = Vec::new();
     for version in ["0.0.1", "0.0.2"] {
-        instances.push(world.instance("backend", version).await.unwrap());
+        instances.push(mayfly.instance("backend", version).await.unwrap());
     }
-    world.save("two.yaml", TWO);
-    world.calls("prod", "backend", "backend@0.0.1").await;
-    world.calls("dev_header", "backend", "backend@0.0.2").await;
-    (world, instances)
+    mayfly.save("two.yaml", TWO);
+    mayfly.calls("prod", "backend", "backend@0.0.1").await;
+    mayfly.calls("dev_header", "backend", "backend@0.0.2").await;
+    (mayfly, instances)
 }
 
-async fn call(world: &World, headers: &[(&str, &str)]) -> Echo {
+async fn call(mayfly: &Mayfly, headers: &[(&str, &str)]) -> Echo {
     let mut request = Request::get("backend.service", "/");
     for (name, value) in headers {
         request = request.header(name, value);
     }
-    request.send(world.internal).await.unwrap().echo().unwrap()
+    request.send(mayfly.internal).await.unwrap().echo().unwrap()
 }
 
 #[tokio::test]
 async fn the_header_or_baggage_choose_and_each_repairs_the_other() {
-    let (world, _instances) = two(&[]).await;
+    let (mayfly, _instances) = two(&[]).await;
     for headers in [
         &[("x-mayfly", "dev_header")][..],
         &[("X-Mayfly", "dev_header")],
@@ -46,7 +45,7 @@ async fn the_header_or_baggage_choose_and_each_repairs_the_other() {
         // The header is the stronger one.
         &[("x-mayfly", "dev_header"), ("baggage", "mayfly=prod")],
     ] {
-        let echo = call(&world, headers).await;
+        let echo = call(&mayfly, headers).await;
         assert_eq!(echo.version, "0.0.2", "{headers:?}");
         assert_eq!(echo.headers["x-mayfly"], ["dev_header"], "{headers:?}");
         let baggage = echo.header("baggage");
@@ -78,13 +77,13 @@ async fn the_header_or_baggage_choose_and_each_repairs_the_other() {
 
 #[tokio::test]
 async fn a_missing_header_is_told() {
-    let (world, _instances) = two(&[]).await;
+    let (mayfly, _instances) = two(&[]).await;
     for request in [
         Request::get("backend.service", "/"),
         Request::get("backend.service", "/").header("baggage", "user=7,mayfly2=dev_header"),
         Request::get("backend.service", "/").header("x-mayfly", ""),
     ] {
-        let answer = request.send(world.internal).await.unwrap();
+        let answer = request.send(mayfly.internal).await.unwrap();
         assert_eq!(answer.status, 400, "{request:?}: {}", answer.body);
         assert!(
             answer.body.contains("x-mayfly") && answer.body.contains("baggage"),
@@ -101,10 +100,10 @@ async fn a_missing_header_is_told() {
 
 #[tokio::test]
 async fn an_unknown_header_is_told_by_its_value() {
-    let (world, _instances) = two(&[]).await;
+    let (mayfly, _instances) = two(&[]).await;
     // `dev` is the environment's name, not its header.
     for value in ["dev", "nothing"] {
-        let answer = world.call(value, "backend").await.unwrap();
+        let answer = mayfly.call(value, "backend").await.unwrap();
         assert!((400..500).contains(&answer.status), "{value}: {answer:?}");
         assert!(answer.body.contains(value), "{value}: {}", answer.body);
     }
@@ -112,23 +111,26 @@ async fn an_unknown_header_is_told_by_its_value() {
 
 #[tokio::test]
 async fn a_default_environment_takes_requests_without_a_header() {
-    let (world, _instances) = two(&["--default-environment", "prod"]).await;
-    let echo = call(&world, &[]).await;
+    let (mayfly, _instances) = two(&["--default-environment", "prod"]).await;
+    let echo = call(&mayfly, &[]).await;
     assert_eq!(
         (echo.version.as_str(), echo.header("x-mayfly").as_str()),
         ("0.0.1", "prod")
     );
     assert_eq!(echo.header("baggage"), "mayfly=prod");
-    assert_eq!(call(&world, &[("x-mayfly", "dev_header")]).await.version, "0.0.2");
     assert_eq!(
-        call(&world, &[("baggage", "mayfly=dev_header")]).await.version,
+        call(&mayfly, &[("x-mayfly", "dev_header")]).await.version,
+        "0.0.2"
+    );
+    assert_eq!(
+        call(&mayfly, &[("baggage", "mayfly=dev_header")]).await.version,
         "0.0.2"
     );
 }
 
 #[tokio::test]
 async fn the_service_is_read_from_the_host_in_any_case_and_with_a_port() {
-    let (world, _instances) = two(&[]).await;
+    let (mayfly, _instances) = two(&[]).await;
     for host in [
         "backend.service",
         "BackEnd.SERVICE",
@@ -137,7 +139,7 @@ async fn the_service_is_read_from_the_host_in_any_case_and_with_a_port() {
         "backend",
     ] {
         let request = Request::get(host, "/some/path?q=1").header("x-mayfly", "prod");
-        let echo = request.send(world.internal).await.unwrap().echo().unwrap();
+        let echo = request.send(mayfly.internal).await.unwrap().echo().unwrap();
         assert_eq!(
             (echo.version.as_str(), echo.path.as_str()),
             ("0.0.1", "/some/path?q=1"),
@@ -148,7 +150,7 @@ async fn the_service_is_read_from_the_host_in_any_case_and_with_a_port() {
     for host in ["backend.example.com", "x.backend.service", "www.example.com"] {
         let answer = Request::get(host, "/")
             .header("x-mayfly", "prod")
-            .send(world.internal)
+            .send(mayfly.internal)
             .await
             .unwrap();
         assert!((400..500).contains(&answer.status), "{host}: {answer:?}");
@@ -158,8 +160,8 @@ async fn the_service_is_read_from_the_host_in_any_case_and_with_a_port() {
 
 #[tokio::test]
 async fn a_service_that_the_environment_lacks_is_told() {
-    let (world, _instances) = two(&[]).await;
-    let answer = world.call("dev_header", "payment").await.unwrap();
+    let (mayfly, _instances) = two(&[]).await;
+    let answer = mayfly.call("dev_header", "payment").await.unwrap();
     assert_eq!(answer.status, 404, "{answer:?}");
     assert!(
         answer.body.contains("dev") && answer.body.contains("payment"),
@@ -175,8 +177,8 @@ async fn a_service_that_the_environment_lacks_is_told() {
 
 #[tokio::test]
 async fn a_backend_without_a_live_instance_is_told() {
-    let (world, instances) = two(&[]).await;
-    world.save(
+    let (mayfly, instances) = two(&[]).await;
+    mayfly.save(
         "qa.yaml",
         "{name: qa, services: [{name: backend, version: 9.9.9}, latest-only]}",
     );
@@ -184,28 +186,28 @@ async fn a_backend_without_a_live_instance_is_told() {
         answer.status == 503 && parts.iter().all(|part| answer.body.contains(part))
     };
     // A version that nobody ever registered.
-    mayfly_e2e::eventually(mayfly_e2e::world::SOON, "503 for qa", async || {
+    mayfly_e2e::eventually(mayfly_e2e::mayfly::SOON, "503 for qa", async || {
         told(
-            world.call("qa", "backend").await.unwrap(),
+            mayfly.call("qa", "backend").await.unwrap(),
             ["qa", "backend", "9.9.9"],
         )
     })
     .await;
-    let answer = world.call("qa", "latest-only").await.unwrap();
+    let answer = mayfly.call("qa", "latest-only").await.unwrap();
     assert!(
         told(answer.clone(), ["qa", "latest-only", "latest"]),
         "{answer:?}"
     );
     // A version whose last instance went.
     drop(instances);
-    world
+    mayfly
         .etcd
         .delete_all("/mayfly/backends/backend/0.0.2/")
         .await
         .unwrap();
-    mayfly_e2e::eventually(mayfly_e2e::world::SOON, "503 for dev", async || {
+    mayfly_e2e::eventually(mayfly_e2e::mayfly::SOON, "503 for dev", async || {
         told(
-            world.call("dev_header", "backend").await.unwrap(),
+            mayfly.call("dev_header", "backend").await.unwrap(),
             ["dev", "backend", "0.0.2"],
         )
     })
@@ -214,8 +216,8 @@ async fn a_backend_without_a_live_instance_is_told() {
 
 #[tokio::test]
 async fn one_connection_serves_several_environments() {
-    let (world, _instances) = two(&[]).await;
-    let stream = tokio::net::TcpStream::connect(world.internal).await.unwrap();
+    let (mayfly, _instances) = two(&[]).await;
+    let stream = tokio::net::TcpStream::connect(mayfly.internal).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);

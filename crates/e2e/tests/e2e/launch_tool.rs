@@ -4,32 +4,32 @@
 use std::time::{Duration, Instant};
 
 use mayfly_e2e::eventually;
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 use mayfly_e2e::process::{Finished, Process};
-use mayfly_e2e::world::{SOON, World};
 use serde_json::{Value, json};
 
 const TEMP: &str =
     "{name: temp-1, services: [{name: frontend, version: 0.0.1, route: /}, {name: backend, version: 0.0.3}]}";
 
 /// What a launcher says.
-async fn says(world: &World, node: &str, launching: Value) {
+async fn says(mayfly: &Mayfly, node: &str, launching: Value) {
     let record = json!({"applied_revision": 1, "ready": true, "detail": {"launching": launching}});
     let key = format!("/mayfly/status/container-launcher/{node}");
-    world.etcd.put(&key, &record.to_string()).await.unwrap();
+    mayfly.etcd.put(&key, &record.to_string()).await.unwrap();
 }
 
 /// What the leader says of `backend@0.0.3`.
-async fn says_of_backend(world: &World, backend: Value) {
+async fn says_of_backend(mayfly: &Mayfly, backend: Value) {
     says(
-        world,
+        mayfly,
         "host-1",
         json!({"leading": true, "backends": {"backend@0.0.3": backend}}),
     )
     .await;
 }
 
-async fn mayfly(world: &World, arguments: &[&str]) -> Finished {
-    world.run("mayfly", arguments).await.unwrap()
+async fn tool(mayfly: &Mayfly, arguments: &[&str]) -> Finished {
+    mayfly.run("mayfly", arguments).await.unwrap()
 }
 
 #[track_caller]
@@ -42,28 +42,28 @@ fn parsed(finished: &Finished) -> Value {
 }
 
 /// A router, an instance of frontend, `temp-1`, and a leader that another one stands by for.
-async fn world() -> (World, impl Sized) {
-    let world = World::start().await.unwrap();
-    let frontend = world.instance("frontend", "0.0.1").await.unwrap();
-    world.save("temp-1.yaml", TEMP);
-    world.answers("www-temp-1.example.com", "frontend@0.0.1").await;
-    says(&world, "host-2", json!({"leading": false})).await;
+async fn mayfly() -> (Mayfly, impl Sized) {
+    let mayfly = Mayfly::start().await.unwrap();
+    let frontend = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    mayfly.save("temp-1.yaml", TEMP);
+    mayfly.answers("www-temp-1.example.com", "frontend@0.0.1").await;
+    says(&mayfly, "host-2", json!({"leading": false})).await;
     let leader = "/mayfly/leaders/container-launcher";
-    world.etcd.put(leader, "host-1").await.unwrap();
-    (world, frontend)
+    mayfly.etcd.put(leader, "host-1").await.unwrap();
+    (mayfly, frontend)
 }
 
 #[tokio::test]
 async fn status_and_explain_say_what_is_done_about_what_is_missing() {
-    let (world, _frontend) = world().await;
+    let (mayfly, _frontend) = mayfly().await;
     // The one that was elected says nothing of itself yet.
     let none = "no container-launcher leads: nothing is started at present";
-    contains(&mayfly(&world, &["status", "temp-1"]).await.stdout, none);
-    let explained = mayfly(&world, &["explain", "temp-1", "backend"]).await;
+    contains(&tool(&mayfly, &["status", "temp-1"]).await.stdout, none);
+    let explained = tool(&mayfly, &["explain", "temp-1", "backend"]).await;
     assert_eq!(explained.code, Some(1));
     contains(&explained.stdout, none);
     contains(
-        &mayfly(&world, &["status"]).await.stdout,
+        &tool(&mayfly, &["status"]).await.stdout,
         "standing by: none leads",
     );
 
@@ -72,8 +72,8 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
         "next_try": "2999-01-31T18:00:00Z", "output": ["starting", "cannot read \u{1b}[2J /etc/x"]});
     let both = json!({"leading": true, "guard": "4 of 7 environments vanished within 3 s", "more": 5,
         "backends": {"backend@0.0.3": failed, "other@1": running}});
-    says(&world, "host-1", both.clone()).await;
-    let all = mayfly(&world, &["status"]).await.stdout;
+    says(&mayfly, "host-1", both.clone()).await;
+    let all = tool(&mayfly, &["status"]).await.stdout;
     for part in [
         "ready, leading, retires nothing: 4 of 7 environments vanished within 3 s",
         "ready, standing by: host-1 leads",
@@ -85,7 +85,7 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
     ] {
         contains(&all, part);
     }
-    let one = mayfly(&world, &["status", "temp-1"]).await.stdout;
+    let one = tool(&mayfly, &["status", "temp-1"]).await.stdout;
     contains(&one, "- no instance of backend@0.0.3 is live\n");
     contains(
         &one,
@@ -96,7 +96,7 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
         "  backend@0.0.3 printed last:\n    starting\n    cannot read \\u{1b}[2J /etc/x\n",
     );
     assert!(!one.contains("other@1"), "{one}");
-    let shown = parsed(&mayfly(&world, &["status", "--format", "json"]).await);
+    let shown = parsed(&tool(&mayfly, &["status", "--format", "json"]).await);
     assert_eq!(shown["launching"], both);
     assert_eq!(
         shown["environments"][0]["launching"],
@@ -114,7 +114,7 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
         [(&json!(true), &both["guard"]), (&json!(false), &Value::Null)]
     );
 
-    let explained = mayfly(&world, &["explain", "temp-1", "backend"]).await;
+    let explained = tool(&mayfly, &["explain", "temp-1", "backend"]).await;
     assert_eq!(explained.code, Some(1));
     contains(
         &explained.stdout,
@@ -125,7 +125,7 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
         "answers itself with 503: no instance of backend@0.0.3",
     );
     contains(&explained.stdout, "    cannot read \\u{1b}[2J /etc/x\n");
-    let explained = parsed(&mayfly(&world, &["explain", "temp-1", "backend", "--format", "json"]).await);
+    let explained = parsed(&tool(&mayfly, &["explain", "temp-1", "backend", "--format", "json"]).await);
     assert_eq!(explained["launching"], failed);
     let last = explained["steps"].as_array().unwrap().last().unwrap();
     assert_eq!(
@@ -133,17 +133,17 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
         (&json!("launcher"), &json!("backend@0.0.3"))
     );
 
-    says_of_backend(&world, json!({"state": "no-definition", "wanted": 1, "live": 0})).await;
+    says_of_backend(&mayfly, json!({"state": "no-definition", "wanted": 1, "live": 0})).await;
     contains(
-        &mayfly(&world, &["explain", "temp-1", "backend"]).await.stdout,
+        &tool(&mayfly, &["explain", "temp-1", "backend"]).await.stdout,
         "no definition says how backend is started at 0.0.3",
     );
     contains(
-        &mayfly(&world, &["status", "temp-1"]).await.stdout,
+        &tool(&mayfly, &["status", "temp-1"]).await.stdout,
         "- backend@0.0.3: no definition\n",
     );
     // What is there needs no launcher.
-    let explained = mayfly(&world, &["explain", "temp-1", "frontend"]).await;
+    let explained = tool(&mayfly, &["explain", "temp-1", "frontend"]).await;
     assert!(
         explained.code == Some(0) && !explained.stdout.contains("launcher"),
         "{explained:?}"
@@ -152,13 +152,13 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
 
 #[tokio::test]
 async fn without_a_launcher_nothing_is_said_of_one() {
-    let (world, _frontend) = world().await;
-    world
+    let (mayfly, _frontend) = mayfly().await;
+    mayfly
         .etcd
         .delete("/mayfly/leaders/container-launcher")
         .await
         .unwrap();
-    world
+    mayfly
         .etcd
         .delete("/mayfly/status/container-launcher/host-2")
         .await
@@ -171,7 +171,7 @@ async fn without_a_launcher_nothing_is_said_of_one() {
         &["explain", "temp-1", "backend", "--format", "json"],
         &["wait", "temp-1", "--timeout", "300ms", "--format", "json"],
     ] {
-        let told = mayfly(&world, arguments).await;
+        let told = tool(&mayfly, arguments).await;
         let all = told.stdout + &told.stderr;
         contains(&all, "backend@0.0.3 ");
         assert!(!all.contains("launch"), "{arguments:?}: {all}");
@@ -185,11 +185,11 @@ async fn prints(process: &Process, text: &str) {
 
 #[tokio::test]
 async fn wait_tells_what_each_backend_does_until_all_that_was_started_answers() {
-    let (world, _frontend) = world().await;
-    let mut command = world.command("mayfly").unwrap();
+    let (mayfly, _frontend) = mayfly().await;
+    let mut command = mayfly.command("mayfly").unwrap();
     command.args(["wait", "temp-1", "--timeout", "60s"]);
-    says_of_backend(&world, json!({"state": "no-definition", "wanted": 1, "live": 0})).await;
-    let mut waiting = world.spawn("mayfly-wait", &command).unwrap();
+    says_of_backend(&mayfly, json!({"state": "no-definition", "wanted": 1, "live": 0})).await;
+    let mut waiting = mayfly.spawn("mayfly-wait", &command).unwrap();
     for (state, told) in [
         (json!({"state": "no-definition"}), "no definition"),
         (json!({"state": "waiting"}), "waiting (0 of 2 live)"),
@@ -212,22 +212,22 @@ async fn wait_tells_what_each_backend_does_until_all_that_was_started_answers() 
         let mut backend = state;
         backend["wanted"] = json!(if told == "no definition" { 1 } else { 2 });
         backend["live"] = json!(0);
-        says_of_backend(&world, backend).await;
+        says_of_backend(&mayfly, backend).await;
         let told = format!("waiting: no instance of backend@0.0.3 is live; backend@0.0.3: {told}\n");
         prints(&waiting, &told).await;
     }
-    let _first = world.instance("backend", "0.0.3").await.unwrap();
+    let _first = mayfly.instance("backend", "0.0.3").await.unwrap();
     prints(&waiting, "waiting: backend@0.0.3: checking (0 of 2 live").await;
     assert!(waiting.is_running());
-    let _second = world.instance("backend", "0.0.3").await.unwrap();
+    let _second = mayfly.instance("backend", "0.0.3").await.unwrap();
     assert_eq!(waiting.wait(SOON).await.unwrap().code(), Some(0));
-    let found = world.call("temp-1", "backend").await.unwrap().backend().unwrap();
+    let found = mayfly.call("temp-1", "backend").await.unwrap().backend().unwrap();
     assert_eq!(found, "backend@0.0.3");
 }
 
 #[tokio::test]
 async fn wait_gives_up_at_once_on_what_fails_again_and_again() {
-    let (world, _frontend) = world().await;
+    let (mayfly, _frontend) = mayfly().await;
     let failed = |failures: usize| {
         json!({"state": "failed", "reason": "exited with 1", "wanted": 1, "live": 0, "failures": failures,
             "output": ["cannot read /etc/x"]})
@@ -235,8 +235,8 @@ async fn wait_gives_up_at_once_on_what_fails_again_and_again() {
     // Of a backend that the environment does not resolve to, it is no matter.
     let others =
         json!({"leading": true, "backends": {"backend@0.0.3": failed(2), "backend@0.0.2": failed(9)}});
-    says(&world, "host-1", others).await;
-    let late = mayfly(&world, &["wait", "temp-1", "--timeout", "2s"]).await;
+    says(&mayfly, "host-1", others).await;
+    let late = tool(&mayfly, &["wait", "temp-1", "--timeout", "2s"]).await;
     assert_eq!(late.code, Some(1));
     let reasons = "no instance of backend@0.0.3 is live; backend@0.0.3: failed: exited with 1 (failed 2 times in a row)\n";
     contains(
@@ -248,17 +248,17 @@ async fn wait_gives_up_at_once_on_what_fails_again_and_again() {
         "  backend@0.0.3 printed last:\n    cannot read /etc/x\n",
     );
 
-    let mut command = world.command("mayfly").unwrap();
+    let mut command = mayfly.command("mayfly").unwrap();
     command.args(["wait", "temp-1", "--timeout", "300s", "--format", "json"]);
-    let mut waiting = world.spawn("mayfly-wait", &command).unwrap();
+    let mut waiting = mayfly.spawn("mayfly-wait", &command).unwrap();
     prints(&waiting, "failed 2 times in a row").await;
     let begin = Instant::now();
-    says_of_backend(&world, failed(3)).await;
+    says_of_backend(&mayfly, failed(3)).await;
     assert_eq!(waiting.wait(SOON).await.unwrap().code(), Some(1));
     assert!(begin.elapsed() < Duration::from_secs(60));
     prints(
         &waiting,
-        "error: temp-1 does not come into force, since backend@0.0.3 fails again and again: ",
+        "error: temp-1 cannot come into force: backend@0.0.3 keeps failing: ",
     )
     .await;
     prints(
@@ -266,7 +266,7 @@ async fn wait_gives_up_at_once_on_what_fails_again_and_again() {
         "  backend@0.0.3 printed last:\n    cannot read /etc/x\n",
     )
     .await;
-    let outcome = mayfly(&world, &["wait", "temp-1", "--format", "json"]).await;
+    let outcome = tool(&mayfly, &["wait", "temp-1", "--format", "json"]).await;
     assert_eq!(outcome.code, Some(1));
     let outcome = parsed(&outcome);
     assert_eq!(
@@ -275,55 +275,58 @@ async fn wait_gives_up_at_once_on_what_fails_again_and_again() {
     );
 
     // Somebody starts one by hand: that counts, whatever the launcher still says.
-    let _backend = world.instance("backend", "0.0.3").await.unwrap();
-    mayfly(&world, &["wait", "temp-1"]).await.ok().unwrap();
+    let _backend = mayfly.instance("backend", "0.0.3").await.unwrap();
+    tool(&mayfly, &["wait", "temp-1"]).await.ok().unwrap();
 }
 
 #[tokio::test]
 async fn a_drain_is_no_live_instance() {
-    let (world, frontend) = world().await;
-    let backend = world.instance("backend", "0.0.3").await.unwrap();
-    mayfly(&world, &["wait", "temp-1"]).await.ok().unwrap();
+    let (mayfly, frontend) = mayfly().await;
+    let backend = mayfly.instance("backend", "0.0.3").await.unwrap();
+    tool(&mayfly, &["wait", "temp-1"]).await.ok().unwrap();
     let drain = format!("/mayfly/drains/backend/0.0.3/{}", backend.service.address());
-    world.etcd.put(&drain, "").await.unwrap();
+    mayfly.etcd.put(&drain, "").await.unwrap();
     let draining = "no instance of backend@0.0.3 is live (1 draining)";
-    contains(&mayfly(&world, &["status", "temp-1"]).await.stdout, draining);
-    let waited = mayfly(&world, &["wait", "temp-1", "--timeout", "300ms"]).await;
+    contains(&tool(&mayfly, &["status", "temp-1"]).await.stdout, draining);
+    let waited = tool(&mayfly, &["wait", "temp-1", "--timeout", "300ms"]).await;
     assert_eq!(waited.code, Some(1));
     contains(&waited.stderr, draining);
-    world.etcd.delete(&drain).await.unwrap();
-    mayfly(&world, &["wait", "temp-1"]).await.ok().unwrap();
+    mayfly.etcd.delete(&drain).await.unwrap();
+    tool(&mayfly, &["wait", "temp-1"]).await.ok().unwrap();
     drop(frontend);
 }
 
 #[tokio::test]
 async fn a_word_is_given_only_where_something_is_held_back() {
-    let (world, _frontend) = world().await;
+    let (mayfly, _frontend) = mayfly().await;
     let confirm = ["confirm", "container-launcher"];
     let key = "/mayfly/confirmations/container-launcher";
     let refused = async |part: &str| {
-        let answer = mayfly(&world, &confirm).await;
+        let answer = tool(&mayfly, &confirm).await;
         assert_eq!(answer.code, Some(1));
         contains(&answer.stderr, part);
-        assert_eq!(world.etcd.get(key).await.unwrap(), None);
+        assert_eq!(mayfly.etcd.get(key).await.unwrap(), None);
     };
     refused("no container-launcher leads").await;
-    says(&world, "host-1", json!({"leading": true})).await;
-    refused("the container-launcher of host-1 holds nothing back").await;
+    says(&mayfly, "host-1", json!({"leading": true})).await;
+    refused("the container-launcher of host-1 withholds nothing").await;
     let guard = "4 of 7 environments vanished within 3 s";
-    says(&world, "host-1", json!({"leading": true, "guard": guard})).await;
-    let told = mayfly(&world, &confirm).await.ok().unwrap();
+    says(&mayfly, "host-1", json!({"leading": true, "guard": guard})).await;
+    let told = tool(&mayfly, &confirm).await.ok().unwrap();
     contains(
         &told,
         &format!("the container-launcher of host-1 retires nothing: {guard}\n"),
     );
-    contains(&told, "within 1m, it is forgotten");
-    let word = world.etcd.get_json(key).await.unwrap();
+    contains(
+        &told,
+        "the confirmation expires if container-launcher does not act on it within 1m",
+    );
+    let word = mayfly.etcd.get_json(key).await.unwrap();
     assert_eq!(word["by"], "test");
     assert!(word["at"].as_str().unwrap().ends_with('Z'), "{word}");
-    let lease = world.etcd.lease_of(key).await.unwrap().unwrap();
-    let left = world.etcd.left_of(&lease).await.unwrap();
+    let lease = mayfly.etcd.lease_of(key).await.unwrap().unwrap();
+    let left = mayfly.etcd.left_of(&lease).await.unwrap();
     assert!((30..=60).contains(&left), "{left}");
-    let unknown = mayfly(&world, &["confirm", "dns-updater"]).await;
+    let unknown = tool(&mayfly, &["confirm", "dns-updater"]).await;
     assert_eq!(unknown.code, Some(2));
 }

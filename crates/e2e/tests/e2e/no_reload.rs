@@ -7,7 +7,7 @@ use mayfly_e2e::eventually;
 use mayfly_e2e::http::Request;
 use mayfly_e2e::instance::Service;
 use mayfly_e2e::load::Load;
-use mayfly_e2e::world::{SOON, World};
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 
 fn environment(name: &str, version: &str) -> String {
     format!("name: {name}\nservices:\n  - {{name: web, version: {version}, route: /}}\n")
@@ -15,48 +15,48 @@ fn environment(name: &str, version: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_environment_changes() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("web", "1.0.0").await.unwrap();
-    let _two = world.instance("web", "2.0.0").await.unwrap();
-    world.save("still.yaml", &environment("still", "1.0.0"));
-    world.answers("www-still.example.com", "web@1.0.0").await;
-    let worker = world.haproxy.worker().await.unwrap();
-    let outside = Load::start(world.edge, Request::get("www-still.example.com", "/"));
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("web", "1.0.0").await.unwrap();
+    let _two = mayfly.instance("web", "2.0.0").await.unwrap();
+    mayfly.save("still.yaml", &environment("still", "1.0.0"));
+    mayfly.answers("www-still.example.com", "web@1.0.0").await;
+    let worker = mayfly.haproxy.worker().await.unwrap();
+    let outside = Load::start(mayfly.edge, Request::get("www-still.example.com", "/"));
     let call = Request::get("web.service", "/").header("x-mayfly", "still");
-    let inside = Load::start(world.internal, call);
+    let inside = Load::start(mayfly.internal, call);
 
     // 40 environments, each created, changed three times and deleted: 200 changes.
     for wave in 0..4 {
         let names: Vec<String> = (0..10).map(|i| format!("temp-{wave}-{i}")).collect();
         for name in &names {
-            world.save(&format!("{name}.yaml"), &environment(name, "1.0.0"));
+            mayfly.save(&format!("{name}.yaml"), &environment(name, "1.0.0"));
         }
         for name in &names {
-            world
+            mayfly
                 .answers(&format!("www-{name}.example.com"), "web@1.0.0")
                 .await;
         }
         for version in ["2.0.0", "1.0.0", "2.0.0"] {
             for name in &names {
-                world.save(&format!("{name}.yaml"), &environment(name, version));
+                mayfly.save(&format!("{name}.yaml"), &environment(name, version));
             }
             for name in &names {
-                world
+                mayfly
                     .answers(&format!("www-{name}.example.com"), &format!("web@{version}"))
                     .await;
             }
         }
         for name in &names {
-            world.remove(&format!("{name}.yaml"));
+            mayfly.remove(&format!("{name}.yaml"));
         }
         for name in &names {
             eventually(SOON, &format!("{name} is gone"), async || {
-                world
+                mayfly
                     .get(&format!("www-{name}.example.com"), "/")
                     .await
                     .unwrap()
                     .status
-                    == 404
+                    == 410
             })
             .await;
         }
@@ -66,83 +66,83 @@ async fn two_hundred_environment_changes() {
         load.stop().await.assert_flawless(300);
     }
     assert_eq!(
-        world.haproxy.worker().await.unwrap(),
+        mayfly.haproxy.worker().await.unwrap(),
         worker,
         "HAProxy was reloaded"
     );
-    assert_eq!(world.reloads().await.unwrap(), 0);
+    assert_eq!(mayfly.reloads().await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_versions_never_seen_before() {
-    let world = World::start().await.unwrap();
-    let _still = world.instance("still", "1.0.0").await.unwrap();
-    world.save(
+    let mayfly = Mayfly::start().await.unwrap();
+    let _still = mayfly.instance("still", "1.0.0").await.unwrap();
+    mayfly.save(
         "dev.yaml",
         "{name: dev, services: [{name: web, route: /}, {name: still, version: 1.0.0, route: /still}]}",
     );
     eventually(SOON, "the load's target answers", async || {
-        world
+        mayfly
             .get("www-dev.example.com", "/still")
             .await
             .is_ok_and(|answer| answer.status == 200)
     })
     .await;
-    let worker = world.haproxy.worker().await.unwrap();
-    let load = Load::start(world.edge, Request::get("www-dev.example.com", "/still"));
+    let worker = mayfly.haproxy.worker().await.unwrap();
+    let load = Load::start(mayfly.edge, Request::get("www-dev.example.com", "/still"));
 
     let mut instances = Vec::new();
     for n in 1..=50 {
-        instances.push(world.instance("web", &format!("1.{n}.0")).await.unwrap());
+        instances.push(mayfly.instance("web", &format!("1.{n}.0")).await.unwrap());
         // `latest` follows, so one host shows every one of them.
-        world
+        mayfly
             .answers("www-dev.example.com", &format!("web@1.{n}.0"))
             .await;
     }
 
     load.stop().await.assert_flawless(300);
     assert_eq!(
-        world.haproxy.worker().await.unwrap(),
+        mayfly.haproxy.worker().await.unwrap(),
         worker,
         "HAProxy was reloaded"
     );
-    assert_eq!(world.reloads().await.unwrap(), 0);
+    assert_eq!(mayfly.reloads().await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn production_changes_under_load() {
-    let world = World::start().await.unwrap();
-    let _one = world.instance("web", "1.0.0").await.unwrap();
-    let _two = world.instance("web", "2.0.0").await.unwrap();
-    world.save(
+    let mayfly = Mayfly::start().await.unwrap();
+    let _one = mayfly.instance("web", "1.0.0").await.unwrap();
+    let _two = mayfly.instance("web", "2.0.0").await.unwrap();
+    mayfly.save(
         "prod.yaml",
         &format!("{}prefix: www\n", environment("prod", "1.0.0")),
     );
-    world.answers("www.example.com", "web@1.0.0").await;
-    let load = Load::start(world.edge, Request::get("www.example.com", "/"));
+    mayfly.answers("www.example.com", "web@1.0.0").await;
+    let load = Load::start(mayfly.edge, Request::get("www.example.com", "/"));
     for version in ["2.0.0", "1.0.0"].repeat(10) {
-        world.save(
+        mayfly.save(
             "prod.yaml",
             &format!("{}prefix: www\n", environment("prod", version)),
         );
-        world.answers("www.example.com", &format!("web@{version}")).await;
+        mayfly.answers("www.example.com", &format!("web@{version}")).await;
     }
     let report = load.stop().await;
     report.assert_flawless(50);
     assert_eq!(report.backends.len(), 2, "{report:?}");
-    assert_eq!(world.reloads().await.unwrap(), 0);
+    assert_eq!(mayfly.reloads().await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn instances_come_and_go_under_load() {
-    let world = World::start().await.unwrap();
-    world.save("prod.yaml", &environment("prod", "1.0.0"));
-    let mut instances = vec![world.instance("web", "1.0.0").await.unwrap()];
-    world.answers("www-prod.example.com", "web@1.0.0").await;
-    let load = Load::start(world.edge, Request::get("www-prod.example.com", "/"));
+    let mayfly = Mayfly::start().await.unwrap();
+    mayfly.save("prod.yaml", &environment("prod", "1.0.0"));
+    let mut instances = vec![mayfly.instance("web", "1.0.0").await.unwrap()];
+    mayfly.answers("www-prod.example.com", "web@1.0.0").await;
+    let load = Load::start(mayfly.edge, Request::get("www-prod.example.com", "/"));
     for _ in 0..6 {
         let new = Service::start("web", "1.0.0").await.unwrap();
-        let registrar = world
+        let registrar = mayfly
             .register("web", "1.0.0", new.address(), &["--drain", "1s"])
             .unwrap();
         eventually(SOON, "the new instance takes requests", async || {
@@ -153,7 +153,7 @@ async fn instances_come_and_go_under_load() {
         let mut old = instances.remove(0);
         old.registrar.terminate(SOON).await.unwrap();
         drop(old);
-        instances.push(mayfly_e2e::world::Instance {
+        instances.push(mayfly_e2e::mayfly::Instance {
             registrar,
             service: new,
         });
@@ -161,13 +161,13 @@ async fn instances_come_and_go_under_load() {
     let report = load.stop().await;
     report.assert_flawless(100);
     assert!(report.instances.len() >= 6, "{report:?}");
-    assert_eq!(world.reloads().await.unwrap(), 0);
+    assert_eq!(mayfly.reloads().await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_instance_is_out_of_rotation_without_a_failed_request() {
-    let world = World::start().await.unwrap();
-    world.save("prod.yaml", &environment("prod", "1.0.0"));
+    let mayfly = Mayfly::start().await.unwrap();
+    mayfly.save("prod.yaml", &environment("prod", "1.0.0"));
     let arguments = [
         "--check",
         "tcp",
@@ -180,22 +180,22 @@ async fn a_killed_instance_is_out_of_rotation_without_a_failed_request() {
     ];
     let mut instances = Vec::new();
     for _ in 0..3 {
-        instances.push(world.killable("web", "1.0.0", &arguments).await.unwrap());
+        instances.push(mayfly.killable("web", "1.0.0", &arguments).await.unwrap());
     }
     for instance in &instances {
         let address = instance.service.address();
         eventually(SOON, "every instance answers", async || {
-            world
+            mayfly
                 .get("www-prod.example.com", "/")
                 .await
                 .is_ok_and(|a| a.echo().is_ok_and(|e| e.address == address))
         })
         .await;
     }
-    let load = Load::start(world.edge, Request::get("www-prod.example.com", "/"));
+    let load = Load::start(mayfly.edge, Request::get("www-prod.example.com", "/"));
     let in_rotation = async |left: &[SocketAddr]| {
         eventually(SOON, "the dead one is out of rotation", async || {
-            let servers = world.haproxy.servers().await.unwrap();
+            let servers = mayfly.haproxy.servers().await.unwrap();
             servers.len() == left.len()
                 && left
                     .iter()
@@ -213,19 +213,19 @@ async fn a_killed_instance_is_out_of_rotation_without_a_failed_request() {
     in_rotation(&[third]).await;
     assert!(instances[0].registrar.is_running(), "{first}");
     load.stop().await.assert_flawless(100);
-    assert_eq!(world.reloads().await.unwrap(), 0);
+    assert_eq!(mayfly.reloads().await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_instance_finishes_what_it_has_begun() {
-    let world = World::start().await.unwrap();
-    world.save("prod.yaml", &environment("prod", "1.0.0"));
+    let mayfly = Mayfly::start().await.unwrap();
+    mayfly.save("prod.yaml", &environment("prod", "1.0.0"));
     let only = Service::start("web", "1.0.0").await.unwrap();
-    let mut registrar = world
+    let mut registrar = mayfly
         .register("web", "1.0.0", only.address(), &["--drain", "2s"])
         .unwrap();
-    world.answers("www-prod.example.com", "web@1.0.0").await;
-    let (edge, before) = (world.edge, only.requests());
+    mayfly.answers("www-prod.example.com", "web@1.0.0").await;
+    let (edge, before) = (mayfly.edge, only.requests());
     let slow = tokio::spawn(async move {
         Request::get("www-prod.example.com", "/?delay=1500")
             .send(edge)
@@ -236,9 +236,9 @@ async fn a_drained_instance_finishes_what_it_has_begun() {
     })
     .await;
     let next = Service::start("web", "1.0.0").await.unwrap();
-    let _next_registrar = world.register("web", "1.0.0", next.address(), &[]).unwrap();
+    let _next_registrar = mayfly.register("web", "1.0.0", next.address(), &[]).unwrap();
     eventually(SOON, "the next instance answers", async || {
-        let _ = world.get("www-prod.example.com", "/").await;
+        let _ = mayfly.get("www-prod.example.com", "/").await;
         next.requests() > 0
     })
     .await;
@@ -248,7 +248,7 @@ async fn a_drained_instance_finishes_what_it_has_begun() {
     eventually(SOON, "the draining instance gets no new request", async || {
         let seen = only.requests();
         for _ in 0..10 {
-            world
+            mayfly
                 .get("www-prod.example.com", "/")
                 .await
                 .unwrap()

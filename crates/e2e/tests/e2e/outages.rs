@@ -4,42 +4,42 @@ use std::time::Duration;
 
 use mayfly_e2e::eventually;
 use mayfly_e2e::instance::Service;
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 use mayfly_e2e::process::Process;
-use mayfly_e2e::world::{SOON, World};
 
 fn environment(version: &str) -> String {
     format!("name: prod\nprefix: www\nservices:\n  - {{name: web, version: {version}, route: /}}\n")
 }
 
 /// `www` on web 1.0.0, while 2.0.0 lives too.
-async fn world() -> (World, Vec<(Process, Service)>) {
-    let world = World::start().await.unwrap();
+async fn mayfly() -> (Mayfly, Vec<(Process, Service)>) {
+    let mayfly = Mayfly::start().await.unwrap();
     let mut instances = Vec::new();
     for version in ["1.0.0", "2.0.0"] {
         let service = Service::start("web", version).await.unwrap();
-        let registrar = world
+        let registrar = mayfly
             .register("web", version, service.address(), &["--ttl", "3s"])
             .unwrap();
         instances.push((registrar, service));
     }
-    world.save("prod.yaml", &environment("1.0.0"));
-    world.answers("www.example.com", "web@1.0.0").await;
-    world.save(
+    mayfly.save("prod.yaml", &environment("1.0.0"));
+    mayfly.answers("www.example.com", "web@1.0.0").await;
+    mayfly.save(
         "dev.yaml",
         "{name: dev, services: [{name: web, version: 2.0.0, route: /}]}",
     );
-    world.answers("www-dev.example.com", "web@2.0.0").await;
-    (world, instances)
+    mayfly.answers("www-dev.example.com", "web@2.0.0").await;
+    (mayfly, instances)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_updater_stops_in_good_order_and_haproxy_routes_on() {
-    let (mut world, _instances) = world().await;
-    registered(&world).await;
-    let status = world.updater.as_mut().unwrap().terminate(SOON).await.unwrap();
+    let (mut mayfly, _instances) = mayfly().await;
+    registered(&mayfly).await;
+    let status = mayfly.updater.as_mut().unwrap().terminate(SOON).await.unwrap();
     assert_eq!(status.code(), Some(0));
     assert_eq!(
-        world
+        mayfly
             .get("www.example.com", "/")
             .await
             .unwrap()
@@ -49,7 +49,7 @@ async fn the_updater_stops_in_good_order_and_haproxy_routes_on() {
     );
     // Its record ends with the lease, unless it is back before: a restart moves no name.
     assert!(
-        world
+        mayfly
             .etcd
             .lease_of("/mayfly/routers/test")
             .await
@@ -59,9 +59,9 @@ async fn the_updater_stops_in_good_order_and_haproxy_routes_on() {
 }
 
 /// Waits until the router is registered: once HAProxy answers, and has told its version.
-async fn registered(world: &World) {
+async fn registered(mayfly: &Mayfly) {
     eventually(SOON, "the router is registered", async || {
-        let record = world.etcd.get_json("/mayfly/routers/test").await;
+        let record = mayfly.etcd.get_json("/mayfly/routers/test").await;
         record.is_ok_and(|record| {
             record["haproxy_version"]
                 .as_str()
@@ -72,8 +72,8 @@ async fn registered(world: &World) {
 }
 
 /// Waits until a map's file has a row: files follow a run-time change shortly.
-async fn on_disk(world: &World, map: &str, row: [&str; 2]) {
-    let file = world.map_file(map);
+async fn on_disk(mayfly: &Mayfly, map: &str, row: [&str; 2]) {
+    let file = mayfly.map_file(map);
     eventually(SOON, &format!("{} has {row:?}", file.display()), async || {
         let rows = std::fs::read_to_string(&file).unwrap();
         rows.lines().any(|found| found.split_whitespace().eq(row))
@@ -83,19 +83,19 @@ async fn on_disk(world: &World, map: &str, row: [&str; 2]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn haproxy_restarted_while_the_updater_is_gone_still_routes() {
-    let (mut world, _instances) = world().await;
-    world.save("prod.yaml", &environment("2.0.0"));
-    world.answers("www.example.com", "web@2.0.0").await;
+    let (mut mayfly, _instances) = mayfly().await;
+    mayfly.save("prod.yaml", &environment("2.0.0"));
+    mayfly.answers("www.example.com", "web@2.0.0").await;
     for (map, row) in [
         ("versions", ["prod/web", "web@2.0.0"]),
         ("versions", ["dev/web", "web@2.0.0"]),
         ("edge", ["www", "prod"]),
         ("edge", ["www-dev", "dev"]),
     ] {
-        on_disk(&world, map, row).await;
+        on_disk(&mayfly, map, row).await;
     }
     eventually(SOON, "the configuration lists both servers", async || {
-        let config = std::fs::read_to_string(world.haproxy_directory().join("haproxy.cfg")).unwrap();
+        let config = std::fs::read_to_string(mayfly.haproxy_directory().join("haproxy.cfg")).unwrap();
         config
             .lines()
             .filter(|line| line.trim_start().starts_with("server "))
@@ -103,10 +103,10 @@ async fn haproxy_restarted_while_the_updater_is_gone_still_routes() {
             == 2
     })
     .await;
-    world.updater.as_mut().unwrap().kill9().await.unwrap();
-    world.haproxy.restart().await.unwrap();
+    mayfly.updater.as_mut().unwrap().kill9().await.unwrap();
+    mayfly.haproxy.restart().await.unwrap();
     assert_eq!(
-        world
+        mayfly
             .get("www.example.com", "/")
             .await
             .unwrap()
@@ -115,7 +115,7 @@ async fn haproxy_restarted_while_the_updater_is_gone_still_routes() {
         "web@2.0.0"
     );
     assert_eq!(
-        world
+        mayfly
             .get("www-dev.example.com", "/")
             .await
             .unwrap()
@@ -124,12 +124,12 @@ async fn haproxy_restarted_while_the_updater_is_gone_still_routes() {
         "web@2.0.0"
     );
     // The updater comes back without a reload.
-    let worker = world.haproxy.worker().await.unwrap();
-    world.start_updater().unwrap();
-    world.save("prod.yaml", &environment("1.0.0"));
-    world.answers("www.example.com", "web@1.0.0").await;
+    let worker = mayfly.haproxy.worker().await.unwrap();
+    mayfly.start_updater().unwrap();
+    mayfly.save("prod.yaml", &environment("1.0.0"));
+    mayfly.answers("www.example.com", "web@1.0.0").await;
     assert_eq!(
-        world.haproxy.worker().await.unwrap(),
+        mayfly.haproxy.worker().await.unwrap(),
         worker,
         "HAProxy was reloaded"
     );
@@ -137,29 +137,30 @@ async fn haproxy_restarted_while_the_updater_is_gone_still_routes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_environment_registrar_gone_environments_stay() {
-    let (mut world, _instances) = world().await;
-    world.registrar.as_mut().unwrap().kill9().await.unwrap();
-    let routed = async || world.get("www.example.com", "/").await.unwrap().status == 200;
+    let (mut mayfly, _instances) = mayfly().await;
+    mayfly.registrar.as_mut().unwrap().kill9().await.unwrap();
+    let routed = async || mayfly.get("www.example.com", "/").await.unwrap().status == 200;
     mayfly_e2e::poll::throughout(Duration::from_secs(2), "www is routed on", routed).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_to_etcd_last_while_nothing_happens() {
-    let (world, instances) = world().await;
+    let (mayfly, instances) = mayfly().await;
     let changes = async || {
-        let all = world.etcd.list("/mayfly/").await.unwrap();
+        let all = mayfly.etcd.list("/mayfly/").await.unwrap();
         all.into_iter()
-            .filter(|(key, _)| !key.starts_with("/mayfly/status/"))
+            // Routers count on, and say so once a minute.
+            .filter(|(key, _)| !key.starts_with("/mayfly/status/") && !key.starts_with("/mayfly/traffic/"))
             .collect::<Vec<_>>()
     };
-    registered(&world).await;
+    registered(&mayfly).await;
     let before = changes().await;
     // etcd throws out a client that pings too often, but only after some time.
     tokio::time::sleep(Duration::from_secs(12)).await;
     assert_eq!(changes().await, before);
     let daemons = [
-        world.updater.as_ref(),
-        world.registrar.as_ref(),
+        mayfly.updater.as_ref(),
+        mayfly.registrar.as_ref(),
         Some(&instances[0].0),
     ];
     for daemon in daemons.into_iter().flatten() {

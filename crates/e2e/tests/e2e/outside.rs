@@ -5,11 +5,11 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use mayfly_e2e::http::Request;
-use mayfly_e2e::instance::{Echo, Service};
+use mayfly_e2e::http::{Echo, Request};
+use mayfly_e2e::instance::Service;
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 use mayfly_e2e::poll::throughout;
 use mayfly_e2e::tls::{Authority, Terminator};
-use mayfly_e2e::world::{SOON, World};
 use mayfly_e2e::{eventually, port};
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use std::time::Duration;
 const LOOPBACK: [&str; 2] = ["--allow-address", "127.0.0.0/8"];
 
 /// Waits until a call of `service` in environment dev is answered by the instance at `at`.
-async fn reaches(world: &World, service: &str, at: SocketAddr) -> Echo {
+async fn reaches(mayfly: &Mayfly, service: &str, at: SocketAddr) -> Echo {
     eventually(SOON, &format!("{service} is at {at}"), async || -> Result<_> {
-        let echo = world.call("dev", service).await?.echo()?;
+        let echo = mayfly.call("dev", service).await?.echo()?;
         ensure!(echo.address == at, "{} answers", echo.address);
         Ok(echo)
     })
@@ -27,12 +27,12 @@ async fn reaches(world: &World, service: &str, at: SocketAddr) -> Echo {
 }
 
 /// Waits until a call of `service` in environment dev gets this status.
-async fn answers(world: &World, service: &str, status: u16) -> String {
+async fn answers(mayfly: &Mayfly, service: &str, status: u16) -> String {
     eventually(
         SOON,
         &format!("{service} answers {status}"),
         async || -> Result<_> {
-            let answer = world.call("dev", service).await?;
+            let answer = mayfly.call("dev", service).await?;
             ensure!(answer.status == status, "{answer:?}");
             Ok(answer.body)
         },
@@ -42,41 +42,44 @@ async fn answers(world: &World, service: &str, status: u16) -> String {
 
 #[tokio::test]
 async fn an_environment_leads_to_a_service_outside() {
-    let world = World::start_with(&LOOPBACK).await.unwrap();
+    let mayfly = Mayfly::start_with(&LOOPBACK).await.unwrap();
     let legacy = Service::start("legacy", "old").await.unwrap();
     let at = legacy.address();
-    world.save(
+    mayfly.save(
         "dev.yaml",
         &format!("{{name: dev, services: [{{name: legacy, address: \"{at}\", route: /}}, {{name: gone, address: \"127.0.0.1:1\"}}]}}"),
     );
-    world.save("qa.yaml", "{name: qa, extends: dev}");
+    mayfly.save("qa.yaml", "{name: qa, extends: dev}");
     // Virtual hosts expect their own name, not that of the service or the environment.
-    assert_eq!(reaches(&world, "legacy", at).await.header("host"), at.to_string());
+    assert_eq!(
+        reaches(&mayfly, "legacy", at).await.header("host"),
+        at.to_string()
+    );
     eventually(SOON, "an heir leads there", async || -> Result<_> {
-        let echo = world.get("www-qa.example.com", "/x").await?.echo()?;
+        let echo = mayfly.get("www-qa.example.com", "/x").await?.echo()?;
         ensure!(echo.header("host") == at.to_string() && echo.path == "/x");
         ensure!(echo.header("x-forwarded-host") == "www-qa.example.com");
         Ok(())
     })
     .await;
     let request = Request::get("legacy.service", "/").header("x-mayfly", "dev");
-    let answer = request.send_h2c(world.internal).await.unwrap();
+    let answer = request.send_h2c(mayfly.internal).await.unwrap();
     assert_eq!(answer.echo().unwrap().header("host"), at.to_string());
-    let told = answers(&world, "gone", 503).await;
+    let told = answers(&mayfly, "gone", 503).await;
     assert!(told.contains("version http://127.0.0.1:1)"), "{told}");
     // HAProxy's check finds out, and who inherits it is not complete.
     eventually(
         SOON,
         "the router says that it does not answer",
         async || -> Result<_> {
-            let status = world.status("haproxy-updater").await?;
+            let status = mayfly.status("haproxy-updater").await?;
             let told = &status["detail"]["not_answering"];
             ensure!(*told == serde_json::json!(["gone@http://127.0.0.1:1"]), "{told}");
             Ok(())
         },
     )
     .await;
-    let waited = world
+    let waited = mayfly
         .run("mayfly", &["wait", "qa", "--timeout", "300ms"])
         .await
         .unwrap();
@@ -87,23 +90,23 @@ async fn an_environment_leads_to_a_service_outside() {
         waited.stderr
     );
     // Where no environment names it, HAProxy has it no more.
-    world.save("dev.yaml", "{name: dev}");
-    answers(&world, "legacy", 404).await;
+    mayfly.save("dev.yaml", "{name: dev}");
+    answers(&mayfly, "legacy", 404).await;
     eventually(SOON, "no server is left", async || -> Result<_> {
-        let servers = world.haproxy.servers().await?;
+        let servers = mayfly.haproxy.servers().await?;
         ensure!(servers.is_empty(), "{servers:?}");
         Ok(())
     })
     .await;
-    assert_eq!(world.reloads().await.unwrap(), 0);
+    assert_eq!(mayfly.reloads().await.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn a_host_name_is_followed_as_it_changes() {
-    let mut world = World::start_with_names(&[&LOOPBACK[..], &["--resolve", "100ms"]].concat())
+    let mut mayfly = Mayfly::start_with_names(&[&LOOPBACK[..], &["--resolve", "100ms"]].concat())
         .await
         .unwrap();
-    let names = world.names.clone().unwrap();
+    let names = mayfly.names.clone().unwrap();
     let first = Service::start("legacy", "1").await.unwrap();
     let at = first.address();
     let moved = SocketAddr::new(port::another_ip().into(), at.port());
@@ -111,9 +114,9 @@ async fn a_host_name_is_followed_as_it_changes() {
     let service = |name: &str| format!("{{name: {name}, address: \"{name}.test:{}\"}}", at.port());
     let own = format!(
         "{{name: own, address: \"own.service:{}\"}}",
-        world.internal.port()
+        mayfly.internal.port()
     );
-    world.save(
+    mayfly.save(
         "dev.yaml",
         &format!(
             "{{name: dev, services: [{}, {}]}}",
@@ -121,19 +124,19 @@ async fn a_host_name_is_followed_as_it_changes() {
             service("later")
         ),
     );
-    world.save("loop.yaml", &format!("{{name: loop, services: [{own}]}}"));
+    mayfly.save("loop.yaml", &format!("{{name: loop, services: [{own}]}}"));
 
     // Nothing is known of the names yet: that is told, and harms nobody.
-    answers(&world, "legacy", 503).await;
+    answers(&mayfly, "legacy", 503).await;
     eventually(SOON, "the names are set aside", async || -> Result<_> {
-        let aside = world.set_aside("haproxy-updater").await?;
+        let aside = mayfly.set_aside("haproxy-updater").await?;
         let is_told =
             |(key, reason): &(String, String)| key.ends_with("/dev") && reason.contains("legacy.test");
         ensure!(aside.len() == 3 && aside.iter().any(is_told), "{aside:?}");
         Ok(())
     })
     .await;
-    let waited = world
+    let waited = mayfly
         .run("mayfly", &["wait", "dev", "--timeout", "300ms"])
         .await
         .unwrap();
@@ -144,45 +147,45 @@ async fn a_host_name_is_followed_as_it_changes() {
         waited.stderr
     );
     names
-        .set(&[("legacy.test", at.ip()), ("own.service", world.internal.ip())])
+        .set(&[("legacy.test", at.ip()), ("own.service", mayfly.internal.ip())])
         .unwrap();
     // A name that resolves to the router must not make it ask itself for ever.
     eventually(SOON, "the router does not ask itself", async || -> Result<_> {
-        let aside = world.set_aside("haproxy-updater").await?;
+        let aside = mayfly.set_aside("haproxy-updater").await?;
         let is_told = |(_, reason): &(String, String)| reason.contains("where the router itself listens");
         ensure!(aside.iter().any(is_told), "{aside:?}");
         Ok(())
     })
     .await;
-    let answer = world.call("loop", "own").await.unwrap();
+    let answer = mayfly.call("loop", "own").await.unwrap();
     assert!(
         answer.status == 508 && answer.body.contains("routes back to this router"),
         "{answer:?}"
     );
     let host = format!("legacy.test:{}", at.port());
-    assert_eq!(reaches(&world, "legacy", at).await.header("host"), host);
+    assert_eq!(reaches(&mayfly, "legacy", at).await.header("host"), host);
     // It moves; then it has two addresses; then it cannot be resolved any more, and stays where it was.
     names.set(&[("legacy.test", moved.ip())]).unwrap();
-    reaches(&world, "legacy", moved).await;
+    reaches(&mayfly, "legacy", moved).await;
     names
         .set(&[("legacy.test", at.ip()), ("legacy.test", moved.ip())])
         .unwrap();
-    reaches(&world, "legacy", at).await;
-    reaches(&world, "legacy", moved).await;
+    reaches(&mayfly, "legacy", at).await;
+    reaches(&mayfly, "legacy", moved).await;
     names.set(&[("legacy.test", at.ip())]).unwrap();
     eventually(SOON, "one server is left", async || -> Result<_> {
-        ensure!(world.haproxy.servers().await?.len() == 1);
+        ensure!(mayfly.haproxy.servers().await?.len() == 1);
         Ok(())
     })
     .await;
     names.set(&[("later.test", moved.ip())]).unwrap();
-    reaches(&world, "later", moved).await;
+    reaches(&mayfly, "later", moved).await;
     // A tool resolves no names, and takes them for what the router makes of them.
     for arguments in [&["wait", "dev"][..], &["explain", "dev", "later"]] {
-        world.run("mayfly", arguments).await.unwrap().ok().unwrap();
+        mayfly.run("mayfly", arguments).await.unwrap().ok().unwrap();
     }
     eventually(SOON, "the failure is told", async || -> Result<_> {
-        let status = world.status("haproxy-updater").await?;
+        let status = mayfly.status("haproxy-updater").await?;
         ensure!(
             status["detail"]["host_names_failing"]["legacy.test"].is_string(),
             "{status}"
@@ -191,18 +194,18 @@ async fn a_host_name_is_followed_as_it_changes() {
     })
     .await;
     throughout(Duration::from_millis(500), "it stays where it was", async || {
-        world
+        mayfly
             .call("dev", "legacy")
             .await
             .is_ok_and(|answer| answer.echo().is_ok_and(|echo| echo.address == at))
     })
     .await;
-    assert_eq!(world.reloads().await.unwrap(), 0);
+    assert_eq!(mayfly.reloads().await.unwrap(), 0);
     // So too for a haproxy-updater that is started anew, and for an HAProxy that is.
-    world.updater.take();
-    world.start_updater().unwrap();
-    world.haproxy.restart().await.unwrap();
-    reaches(&world, "legacy", at).await;
+    mayfly.updater.take();
+    mayfly.start_updater().unwrap();
+    mayfly.haproxy.restart().await.unwrap();
+    reaches(&mayfly, "legacy", at).await;
     drop((first, second));
 }
 
@@ -213,7 +216,7 @@ async fn https_is_verified_and_never_falls_back_to_clear_text() {
     let theirs = Authority::new(place.path(), "theirs").await.unwrap();
     let certificate = ours.certificate();
     let arguments = [&LOOPBACK[..], &["--resolve", "100ms", "--ca-file", &certificate]].concat();
-    let mut world = World::start_with_names(&arguments).await.unwrap();
+    let mut mayfly = Mayfly::start_with_names(&arguments).await.unwrap();
     let (good, bad) = (
         Service::start("good", "1").await.unwrap(),
         Service::start("bad", "1").await.unwrap(),
@@ -227,7 +230,7 @@ async fn https_is_verified_and_never_falls_back_to_clear_text() {
     let _bad = Terminator::start(place.path(), there, &certificate, bad.address())
         .await
         .unwrap();
-    let names = world.names.clone().unwrap();
+    let names = mayfly.names.clone().unwrap();
     let all = ["legacy.test", "impostor.test", "stranger.test", "clear.test"];
     names.set(&all.map(|name| (name, here.ip()))).unwrap();
     let services = [
@@ -251,24 +254,24 @@ async fn https_is_verified_and_never_falls_back_to_clear_text() {
             bad.address().port()
         ),
     ];
-    world.save(
+    mayfly.save(
         "dev.yaml",
         &format!("{{name: dev, services: [{}]}}", services.join(", ")),
     );
 
-    let verified = async |world: &World| {
-        let echo = reaches(world, "legacy", good.address()).await;
+    let verified = async |mayfly: &Mayfly| {
+        let echo = reaches(mayfly, "legacy", good.address()).await;
         assert_eq!(echo.header("host"), format!("legacy.test:{}", here.port()));
-        let answer = world.call("dev", "legacy").await.unwrap();
+        let answer = mayfly.call("dev", "legacy").await.unwrap();
         assert_eq!(answer.headers["x-sni"], "legacy.test");
         for service in ["impostor", "stranger", "clear"] {
-            answers(world, service, 503).await;
+            answers(mayfly, service, 503).await;
         }
     };
-    verified(&world).await;
+    verified(&mayfly).await;
     // The checks find out, too; and an HAProxy that starts from the files has the same.
-    let states = async |world: &World| -> Result<Vec<String>> {
-        let text = world.haproxy.ask("show stat").await?;
+    let states = async |mayfly: &Mayfly| -> Result<Vec<String>> {
+        let text = mayfly.haproxy.ask("show stat").await?;
         let rows = text
             .lines()
             .filter(|line| line.starts_with("slot-") && line.contains("-tls-"));
@@ -278,7 +281,7 @@ async fn https_is_verified_and_never_falls_back_to_clear_text() {
             .collect())
     };
     eventually(SOON, "only the right one is up", async || -> Result<_> {
-        let states = states(&world).await?;
+        let states = states(&mayfly).await?;
         let (up, down): (Vec<_>, Vec<_>) = states.iter().partition(|state| state.contains("UP"));
         ensure!(
             up.len() == 1 && up[0].starts_with("legacy.test") && down.len() == 3,
@@ -287,14 +290,14 @@ async fn https_is_verified_and_never_falls_back_to_clear_text() {
         Ok(())
     })
     .await;
-    let config = world.haproxy_directory().join("haproxy.cfg");
+    let config = mayfly.haproxy_directory().join("haproxy.cfg");
     eventually(SOON, "the servers stand in the files", async || {
         std::fs::read_to_string(&config).is_ok_and(|text| text.matches(" sni str(").count() == 4)
     })
     .await;
-    world.updater.take();
-    world.haproxy.restart().await.unwrap();
-    verified(&world).await;
+    mayfly.updater.take();
+    mayfly.haproxy.restart().await.unwrap();
+    verified(&mayfly).await;
     assert_eq!(
         bad.requests(),
         0,
@@ -304,75 +307,75 @@ async fn https_is_verified_and_never_falls_back_to_clear_text() {
 
 #[tokio::test]
 async fn a_permanent_registration_stays_until_it_is_removed() {
-    let mut world = World::start_with_names(&[&LOOPBACK[..], &["--resolve", "100ms"]].concat())
+    let mut mayfly = Mayfly::start_with_names(&[&LOOPBACK[..], &["--resolve", "100ms"]].concat())
         .await
         .unwrap();
     let service = Service::start("billing", "7").await.unwrap();
     let port = service.address().port().to_string();
-    let names = world.names.clone().unwrap();
+    let names = mayfly.names.clone().unwrap();
     names.set(&[("billing.test", service.address().ip())]).unwrap();
     let place = ["billing.service", "7", "billing.test", &port];
-    let registrar = async |world: &World, words: &[&str]| {
-        world
+    let registrar = async |mayfly: &Mayfly, words: &[&str]| {
+        mayfly
             .run("container-registrar", words)
             .await
             .unwrap()
             .ok()
             .unwrap()
     };
-    let told = registrar(&world, &[&["register", "--permanent"], &place[..]].concat()).await;
+    let told = registrar(&mayfly, &[&["register", "--permanent"], &place[..]].concat()).await;
     assert!(
-        told.contains("to remove it: container-registrar deregister billing 7 billing.test"),
+        told.contains("to deregister it: container-registrar deregister billing 7 billing.test"),
         "{told}"
     );
-    world.save(
+    mayfly.save(
         "dev.yaml",
         "{name: dev, services: [{name: billing, version: ^7}]}",
     );
-    let echo = reaches(&world, "billing", service.address()).await;
+    let echo = reaches(&mayfly, "billing", service.address()).await;
     assert_eq!(echo.header("host"), format!("billing.test:{port}"));
-    assert!(registrar(&world, &["list"]).await.contains("permanent"));
-    world.etcd.kill9().await.unwrap();
-    world.etcd.restart().await.unwrap();
-    world.updater.take();
-    world.haproxy.kill9().await.unwrap();
-    world.start_updater().unwrap();
-    world.haproxy.start().await.unwrap();
-    reaches(&world, "billing", service.address()).await;
-    registrar(&world, &[&["deregister"], &place[..]].concat()).await;
-    answers(&world, "billing", 503).await;
+    assert!(registrar(&mayfly, &["list"]).await.contains("permanent"));
+    mayfly.etcd.kill9().await.unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    mayfly.updater.take();
+    mayfly.haproxy.kill9().await.unwrap();
+    mayfly.start_updater().unwrap();
+    mayfly.haproxy.start().await.unwrap();
+    reaches(&mayfly, "billing", service.address()).await;
+    registrar(&mayfly, &[&["deregister"], &place[..]].concat()).await;
+    answers(&mayfly, "billing", 503).await;
 }
 
 #[tokio::test]
 async fn the_name_of_a_service_may_have_its_suffix_everywhere() {
-    let mut world = World::start().await.unwrap();
-    world.start_dns().await.unwrap();
+    let mut mayfly = Mayfly::start().await.unwrap();
+    mayfly.start_dns().await.unwrap();
     let (one, two) = (
         Service::start("one", "1").await.unwrap(),
         Service::start("two", "1").await.unwrap(),
     );
     // Arguments.
-    let _registrar = world.register("one.service", "1", one.address(), &[]).unwrap();
+    let _registrar = mayfly.register("one.service", "1", one.address(), &[]).unwrap();
     // A key that somebody put, with the suffix in it.
     let value = format!("{{\"address\":\"{}\"}}", two.address());
-    world
+    mayfly
         .etcd
         .put("/mayfly/backends/two.service/1/x", &value)
         .await
         .unwrap();
     // YAML.
-    world.save(
+    mayfly.save(
         "dev.yaml",
         "{name: dev, services: [{name: one.service, version: 1, route: /}, two.service]}",
     );
-    reaches(&world, "one", one.address()).await;
-    reaches(&world, "two", two.address()).await;
+    reaches(&mayfly, "one", one.address()).await;
+    reaches(&mayfly, "two", two.address()).await;
     for name in ["one.service", "two.service"] {
-        world.resolves(name, &[world.internal.ip()]).await;
-        world.resolves(&format!("{name}.service"), &[]).await;
+        mayfly.resolves(name, &[mayfly.internal.ip()]).await;
+        mayfly.resolves(&format!("{name}.service"), &[]).await;
     }
     for name in ["two", "two.service"] {
-        let list = world
+        let list = mayfly
             .run("container-registrar", &["list", name])
             .await
             .unwrap()
@@ -380,13 +383,13 @@ async fn the_name_of_a_service_may_have_its_suffix_everywhere() {
             .unwrap();
         assert!(list.contains(&two.address().to_string()), "{name}:\n{list}");
     }
-    world
+    mayfly
         .etcd
         .put("/mayfly/backends/two.service/1/10.0.0.5:80", &value)
         .await
         .unwrap();
     let arguments = ["deregister", "two", "1", "10.0.0.5", "80"];
-    world
+    mayfly
         .run("container-registrar", &arguments)
         .await
         .unwrap()

@@ -5,8 +5,8 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use mayfly_e2e::http::{Answer, Request, websocket};
 use mayfly_e2e::instance::Service;
+use mayfly_e2e::mayfly::Mayfly;
 use mayfly_e2e::process::Process;
-use mayfly_e2e::world::World;
 
 const DEV: &str = "
 name: dev
@@ -16,28 +16,28 @@ services:
 ";
 
 /// `dev` with `web` by HTTP/1.1 and `grpc` by h2c.
-async fn world() -> (World, Vec<(Process, Service)>) {
-    let world = World::start().await.unwrap();
+async fn mayfly() -> (Mayfly, Vec<(Process, Service)>) {
+    let mayfly = Mayfly::start().await.unwrap();
     let mut instances = Vec::new();
     for (service, arguments) in [("web", &[][..]), ("grpc", &["--protocol", "h2c"])] {
         let running = Service::start(service, "1.0.0").await.unwrap();
-        let registrar = world
+        let registrar = mayfly
             .register(service, "1.0.0", running.address(), arguments)
             .unwrap();
         instances.push((registrar, running));
     }
-    world.save("dev.yaml", DEV);
-    world.answers("www-dev.example.com", "web@1.0.0").await;
-    world.calls("dev", "grpc", "grpc@1.0.0").await;
-    (world, instances)
+    mayfly.save("dev.yaml", DEV);
+    mayfly.answers("www-dev.example.com", "web@1.0.0").await;
+    mayfly.calls("dev", "grpc", "grpc@1.0.0").await;
+    (mayfly, instances)
 }
 
 #[tokio::test]
 async fn connections_are_kept_alive_on_both_sides_of_haproxy() {
-    let (world, _instances) = world().await;
+    let (mayfly, _instances) = mayfly().await;
     for (to, host) in [
-        (world.edge, "www-dev.example.com"),
-        (world.internal, "web.service"),
+        (mayfly.edge, "www-dev.example.com"),
+        (mayfly.internal, "web.service"),
     ] {
         let stream = tokio::net::TcpStream::connect(to).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -57,14 +57,19 @@ async fn connections_are_kept_alive_on_both_sides_of_haproxy() {
 
 #[tokio::test]
 async fn websockets_pass_on_both_sides() {
-    let (world, _instances) = world().await;
-    let edge = websocket(world.edge, "www-dev.example.com", "/socket", "hello from outside")
-        .await
-        .unwrap();
+    let (mayfly, _instances) = mayfly().await;
+    let edge = websocket(
+        mayfly.edge,
+        "www-dev.example.com",
+        "/socket",
+        "hello from outside",
+    )
+    .await
+    .unwrap();
     assert_eq!(edge, "hello from outside");
     // Inside, a browser's library may be able to set baggage or the header; the helper sets none, so the
     // default-less internal side must refuse rather than guess.
-    let refused = websocket(world.internal, "web.service", "/socket", "x")
+    let refused = websocket(mayfly.internal, "web.service", "/socket", "x")
         .await
         .unwrap_err();
     assert!(format!("{refused:#}").contains("400"), "{refused:#}");
@@ -72,13 +77,13 @@ async fn websockets_pass_on_both_sides() {
 
 #[tokio::test]
 async fn websockets_pass_inside_with_a_default_environment() {
-    let world = World::start_with(&["--default-environment", "dev"])
+    let mayfly = Mayfly::start_with(&["--default-environment", "dev"])
         .await
         .unwrap();
-    let _web = world.instance("web", "1.0.0").await.unwrap();
-    world.save("dev.yaml", DEV);
-    world.calls("dev", "web", "web@1.0.0").await;
-    let echo = websocket(world.internal, "web.service", "/socket", "hello inside")
+    let _web = mayfly.instance("web", "1.0.0").await.unwrap();
+    mayfly.save("dev.yaml", DEV);
+    mayfly.calls("dev", "web", "web@1.0.0").await;
+    let echo = websocket(mayfly.internal, "web.service", "/socket", "hello inside")
         .await
         .unwrap();
     assert_eq!(echo, "hello inside");
@@ -87,8 +92,8 @@ async fn websockets_pass_inside_with_a_default_environment() {
 #[tokio::test]
 async fn a_websocket_survives_changes_of_the_routing() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let (world, _instances) = world().await;
-    let mut stream = tokio::net::TcpStream::connect(world.edge).await.unwrap();
+    let (mayfly, _instances) = mayfly().await;
+    let mut stream = tokio::net::TcpStream::connect(mayfly.edge).await.unwrap();
     let handshake = "GET /socket HTTP/1.1\r\nhost: www-dev.example.com\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                      sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     stream.write_all(handshake.as_bytes()).await.unwrap();
@@ -103,9 +108,9 @@ async fn a_websocket_survives_changes_of_the_routing() {
     );
     for n in 0..5 {
         let version = format!("2.{n}.0");
-        let _new = world.instance("web", &version).await.unwrap();
-        world.save("dev.yaml", &DEV.replacen("1.0.0", &version, 1));
-        world
+        let _new = mayfly.instance("web", &version).await.unwrap();
+        mayfly.save("dev.yaml", &DEV.replacen("1.0.0", &version, 1));
+        mayfly
             .answers("www-dev.example.com", &format!("web@{version}"))
             .await;
         stream.write_all(&[0x81, 1, b'0' + n]).await.unwrap();
@@ -120,10 +125,10 @@ async fn a_websocket_survives_changes_of_the_routing() {
 
 #[tokio::test]
 async fn grpc_passes_with_its_trailers() {
-    let (world, _instances) = world().await;
+    let (mayfly, _instances) = mayfly().await;
     for (to, host) in [
-        (world.edge, "www-dev.example.com"),
-        (world.internal, "grpc.service"),
+        (mayfly.edge, "www-dev.example.com"),
+        (mayfly.internal, "grpc.service"),
     ] {
         let request = Request::post(host, "/pkg.Service/Method", "\0\0\0\0\u{1}x")
             .header("content-type", "application/grpc")
@@ -148,15 +153,15 @@ async fn grpc_passes_with_its_trailers() {
 
 #[tokio::test]
 async fn each_protocol_reaches_instances_of_the_other() {
-    let (world, _instances) = world().await;
+    let (mayfly, _instances) = mayfly().await;
     let to_web = Request::get("web.service", "/").header("x-mayfly", "dev");
-    let answer = to_web.send_h2c(world.internal).await.unwrap().echo().unwrap();
+    let answer = to_web.send_h2c(mayfly.internal).await.unwrap().echo().unwrap();
     assert_eq!(
         (answer.service.as_str(), answer.protocol.as_str()),
         ("web", "HTTP/1.1")
     );
     let to_grpc = Request::get("grpc.service", "/").header("x-mayfly", "dev");
-    let answer = to_grpc.send(world.internal).await.unwrap().echo().unwrap();
+    let answer = to_grpc.send(mayfly.internal).await.unwrap().echo().unwrap();
     assert_eq!(
         (answer.service.as_str(), answer.protocol.as_str()),
         ("grpc", "HTTP/2.0")
@@ -165,16 +170,16 @@ async fn each_protocol_reaches_instances_of_the_other() {
 
 #[tokio::test]
 async fn an_instance_that_changes_its_protocol_is_followed() {
-    let (world, mut instances) = world().await;
+    let (mayfly, mut instances) = mayfly().await;
     let (mut registrar, service) = instances.pop().unwrap();
     registrar.terminate(Duration::from_secs(30)).await.unwrap();
-    let _registrar = world
+    let _registrar = mayfly
         .register("grpc", "1.0.0", service.address(), &["--protocol", "http"])
         .unwrap();
     let request = Request::get("grpc.service", "/").header("x-mayfly", "dev");
-    mayfly_e2e::eventually(mayfly_e2e::world::SOON, "HTTP/1.1 reaches it", async || {
+    mayfly_e2e::eventually(mayfly_e2e::mayfly::SOON, "HTTP/1.1 reaches it", async || {
         request
-            .send(world.internal)
+            .send(mayfly.internal)
             .await
             .unwrap()
             .echo()
@@ -185,9 +190,9 @@ async fn an_instance_that_changes_its_protocol_is_followed() {
 
 #[tokio::test]
 async fn bodies_pass_whole() {
-    let (world, _instances) = world().await;
+    let (mayfly, _instances) = mayfly().await;
     let body = "0123456789abcdef".repeat(64 * 1024);
     let request = Request::post("www-dev.example.com", "/upload", body.clone());
-    let echo = request.send(world.edge).await.unwrap().echo().unwrap();
+    let echo = request.send(mayfly.edge).await.unwrap().echo().unwrap();
     assert_eq!((echo.method.as_str(), echo.body_length), ("POST", body.len()));
 }

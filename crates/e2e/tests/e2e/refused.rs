@@ -6,16 +6,16 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use mayfly_e2e::http::Request;
 use mayfly_e2e::instance::Service;
-use mayfly_e2e::world::{SOON, World};
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 use mayfly_e2e::{eventually, port};
 
 /// Waits until haproxy-updater has set an environment aside for a reason.
-async fn told(world: &World, environment: &str, text: &str) {
+async fn told(mayfly: &Mayfly, environment: &str, text: &str) {
     eventually(
         SOON,
         &format!("{environment} is set aside: {text}"),
         async || -> Result<_> {
-            let aside = world.set_aside("haproxy-updater").await?;
+            let aside = mayfly.set_aside("haproxy-updater").await?;
             let key = format!("/environments/{environment}");
             let is_it = |(at, reason): &(String, String)| at.ends_with(&key) && reason.contains(text);
             ensure!(aside.iter().any(is_it), "{aside:?}");
@@ -26,15 +26,15 @@ async fn told(world: &World, environment: &str, text: &str) {
 }
 
 /// The status of a request at the edge.
-async fn status(world: &World, host: &str, path: &str) -> u16 {
-    world.get(host, path).await.map_or(0, |answer| answer.status)
+async fn status(mayfly: &Mayfly, host: &str, path: &str) -> u16 {
+    mayfly.get(host, path).await.map_or(0, |answer| answer.status)
 }
 
 #[tokio::test]
 async fn no_file_reaches_what_only_the_host_reaches() {
-    let mut world = World::start().await.unwrap();
-    let other = world.instance("front", "1").await.unwrap();
-    let etcd: SocketAddr = world.etcd.address();
+    let mut mayfly = Mayfly::start().await.unwrap();
+    let other = mayfly.instance("front", "1").await.unwrap();
+    let etcd: SocketAddr = mayfly.etcd.address();
     let services = [
         format!("{{name: store, address: '{etcd}', route: /}}"),
         format!(
@@ -42,7 +42,7 @@ async fn no_file_reaches_what_only_the_host_reaches() {
             etcd.ip(),
             etcd.port()
         ),
-        format!("{{name: self, address: '{}', route: /self}}", world.internal),
+        format!("{{name: self, address: '{}', route: /self}}", mayfly.internal),
         "{name: meta, address: '169.254.169.254:80', route: /latest}".to_owned(),
         format!(
             "{{name: local, address: 'localhost:{}', route: /local}}",
@@ -50,12 +50,12 @@ async fn no_file_reaches_what_only_the_host_reaches() {
         ),
         "{name: front, version: 1, route: /front}".to_owned(),
     ];
-    world.save(
+    mayfly.save(
         "x.yaml",
         &format!("{{name: x, services: [{}]}}", services.join(", ")),
     );
     eventually(SOON, "the rest of it answers", async || {
-        status(&world, "www-x.y", "/front").await == 200
+        status(&mayfly, "www-x.y", "/front").await == 200
     })
     .await;
     for text in [
@@ -63,22 +63,22 @@ async fn no_file_reaches_what_only_the_host_reaches() {
         "meta cannot be reached: 169.254.169.254:80 is a link-local address".to_owned(),
         format!(
             "self cannot be reached: {} is where the router itself listens",
-            world.internal
+            mayfly.internal
         ),
         "local cannot be reached: localhost is a loopback address".to_owned(),
     ] {
-        told(&world, "x", &text).await;
+        told(&mayfly, "x", &text).await;
     }
     // As an anonymous client would put a key.
     let put = Request::post("www-x.y", "/v3/kv/put", r#"{"key": "L3B3bmVk", "value": "eA=="}"#);
-    assert_eq!(put.send(world.edge).await.unwrap().status, 503);
-    assert_eq!(world.etcd.get("/pwned").await.unwrap(), None);
+    assert_eq!(put.send(mayfly.edge).await.unwrap().status, 503);
+    assert_eq!(mayfly.etcd.get("/pwned").await.unwrap(), None);
     for path in ["/same", "/self", "/latest/meta-data", "/local"] {
-        assert_eq!(status(&world, "www-x.y", path).await, 503, "{path}");
+        assert_eq!(status(&mayfly, "www-x.y", path).await, 503, "{path}");
     }
-    assert_eq!(world.haproxy.servers().await.unwrap().len(), 1);
+    assert_eq!(mayfly.haproxy.servers().await.unwrap().len(), 1);
     // Whoever asks learns why, by what the router says of itself.
-    let explained = world
+    let explained = mayfly
         .run("mayfly", &["explain", "http://www-x.y/"])
         .await
         .unwrap();
@@ -87,22 +87,27 @@ async fn no_file_reaches_what_only_the_host_reaches() {
         "{}",
         explained.stdout
     );
-    let shown = world.run("mayfly", &["status", "x"]).await.unwrap().ok().unwrap();
+    let shown = mayfly
+        .run("mayfly", &["status", "x"])
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
     for text in ["is a link-local address", "where the router itself listens"] {
         assert!(shown.contains(text), "{shown}");
     }
     // Where an operator allows it, it is reached: nothing else was in the way.
-    world.updater.take();
+    mayfly.updater.take();
     let ip = etcd.ip().to_string();
-    world.start_updater_with(&["--allow-address", &ip]).unwrap();
+    mayfly.start_updater_with(&["--allow-address", &ip]).unwrap();
     eventually(SOON, "etcd answers", async || -> Result<_> {
-        let answer = put.send(world.edge).await?;
+        let answer = put.send(mayfly.edge).await?;
         ensure!(answer.status == 200, "{answer:?}");
         Ok(())
     })
     .await;
     eventually(SOON, "what is said follows the flag", async || -> Result<_> {
-        let explained = world.run("mayfly", &["explain", "http://www-x.y/"]).await?;
+        let explained = mayfly.run("mayfly", &["explain", "http://www-x.y/"]).await?;
         ensure!(explained.code == Some(0), "{}", explained.stdout);
         Ok(())
     })
@@ -114,10 +119,10 @@ async fn no_file_reaches_what_only_the_host_reaches() {
 async fn a_name_that_is_rebound_leads_nowhere() {
     let at = SocketAddr::new(port::another_ip().into(), port::free().port());
     let ip = at.ip().to_string();
-    let mut world = World::start_with_names(&["--resolve", "100ms", "--allow-address", &ip])
+    let mut mayfly = Mayfly::start_with_names(&["--resolve", "100ms", "--allow-address", &ip])
         .await
         .unwrap();
-    let names = world.names.clone().unwrap();
+    let names = mayfly.names.clone().unwrap();
     let good = Service::start_at(at, "good", "1", None).await.unwrap();
     let secret = Service::start_at(
         SocketAddr::new([127, 0, 0, 1].into(), at.port()),
@@ -128,7 +133,7 @@ async fn a_name_that_is_rebound_leads_nowhere() {
     .await
     .unwrap();
     names.set(&[("evil.test", at.ip())]).unwrap();
-    world.save(
+    mayfly.save(
         "x.yaml",
         &format!(
             "{{name: x, services: [{{name: evil, address: 'evil.test:{}', route: /}}]}}",
@@ -136,23 +141,23 @@ async fn a_name_that_is_rebound_leads_nowhere() {
         ),
     );
     eventually(SOON, "it answers", async || {
-        status(&world, "www-x.y", "/").await == 200
+        status(&mayfly, "www-x.y", "/").await == 200
     })
     .await;
     names.set(&[("evil.test", [127, 0, 0, 1].into())]).unwrap();
     let reason = "evil.test resolves to 127.0.0.1, which is a loopback address";
-    told(&world, "x", reason).await;
-    let leads_nowhere = async |world: &World| {
+    told(&mayfly, "x", reason).await;
+    let leads_nowhere = async |mayfly: &Mayfly| {
         eventually(SOON, "it leads nowhere", async || -> Result<_> {
-            ensure!(status(world, "www-x.y", "/").await == 503);
-            let servers = world.haproxy.servers().await?;
+            ensure!(status(mayfly, "www-x.y", "/").await == 503);
+            let servers = mayfly.haproxy.servers().await?;
             ensure!(servers.is_empty(), "{servers:?}");
             Ok(())
         })
         .await;
     };
-    leads_nowhere(&world).await;
-    let waited = world
+    leads_nowhere(&mayfly).await;
+    let waited = mayfly
         .run("mayfly", &["wait", "x", "--timeout", "300ms"])
         .await
         .unwrap();
@@ -162,27 +167,27 @@ async fn a_name_that_is_rebound_leads_nowhere() {
         waited.stderr
     );
     // Nor does the next updater believe what was remembered, though the name cannot be resolved by now.
-    let remembered = world.haproxy_directory().join("names.json");
+    let remembered = mayfly.haproxy_directory().join("names.json");
     eventually(SOON, "it is remembered", async || {
         std::fs::read_to_string(&remembered).is_ok_and(|text| text.contains("127.0.0.1"))
     })
     .await;
     names.set(&[]).unwrap();
-    world.updater.take();
-    world.haproxy.restart().await.unwrap();
-    world.start_updater().unwrap();
-    told(&world, "x", reason).await;
-    leads_nowhere(&world).await;
+    mayfly.updater.take();
+    mayfly.haproxy.restart().await.unwrap();
+    mayfly.start_updater().unwrap();
+    told(&mayfly, "x", reason).await;
+    leads_nowhere(&mayfly).await;
     assert_eq!(secret.requests(), 0);
     drop(good);
 }
 
 #[tokio::test]
 async fn a_file_of_addresses_takes_a_hundred_and_others_go_on() {
-    let world = World::start_with(&["--allow-address", "127.0.0.0/8", "--max-addresses", "120"])
+    let mayfly = Mayfly::start_with(&["--allow-address", "127.0.0.0/8", "--max-addresses", "120"])
         .await
         .unwrap();
-    let front = world.instance("front", "1").await.unwrap();
+    let front = mayfly.instance("front", "1").await.unwrap();
     let flood = |name: &str, network: u8| {
         let services: String = (0..500)
             .map(|n| {
@@ -195,23 +200,23 @@ async fn a_file_of_addresses_takes_a_hundred_and_others_go_on() {
             .collect();
         format!("name: {name}\nservices:{services}\n")
     };
-    world.save("flood.yaml", &flood("flood", 101));
-    told(&world, "flood", "of one environment 100 count: s100 and 399 more").await;
-    world.save("more.yaml", &flood("more", 102));
-    told(&world, "more", "routers take 120 addresses").await;
-    world.save(
+    mayfly.save("flood.yaml", &flood("flood", 101));
+    told(&mayfly, "flood", "more than the limit of 100: s100 and 399 more").await;
+    mayfly.save("more.yaml", &flood("more", 102));
+    told(&mayfly, "more", "routers accept 120 addresses").await;
+    mayfly.save(
         "good.yaml",
         "{name: good, services: [{name: front, version: 1, route: /}]}",
     );
     eventually(SOON, "another environment is in force", async || {
-        status(&world, "www-good.y", "/").await == 200
+        status(&mayfly, "www-good.y", "/").await == 200
     })
     .await;
-    assert_eq!(world.haproxy.servers().await.unwrap().len(), 121);
+    assert_eq!(mayfly.haproxy.servers().await.unwrap().len(), 121);
     // With its file what it had passes to the next.
-    world.remove("flood.yaml");
+    mayfly.remove("flood.yaml");
     eventually(SOON, "the next has its hundred", async || -> Result<_> {
-        let servers = world.haproxy.servers().await?;
+        let servers = mayfly.haproxy.servers().await?;
         ensure!(servers.len() == 101, "{}", servers.len());
         Ok(())
     })

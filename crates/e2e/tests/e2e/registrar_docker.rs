@@ -2,6 +2,8 @@
 
 mod ending;
 mod engine;
+mod labels;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -12,10 +14,10 @@ use mayfly_e2e::docker::{DockerEngine, HEALTHCHECK, NETWORK};
 use mayfly_e2e::eventually;
 use mayfly_e2e::http::Request;
 use mayfly_e2e::load::Load;
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 use mayfly_e2e::poll::throughout;
 use mayfly_e2e::port;
 use mayfly_e2e::process::Process;
-use mayfly_e2e::world::{SOON, World};
 use serde_json::{Value, json};
 
 const BACKEND: [&str; 2] = ["--label", "mayfly.service=backend"];
@@ -23,40 +25,40 @@ const BACKEND: [&str; 2] = ["--label", "mayfly.service=backend"];
 const LINGER: [&str; 2] = ["--env", "E2E_LINGER=1500"];
 
 /// Starts `container-registrar docker` for an engine.
-fn registrar(world: &World, url: &str, arguments: &[&str]) -> Process {
-    let mut command = world.command("container-registrar").unwrap();
+fn registrar(mayfly: &Mayfly, url: &str, arguments: &[&str]) -> Process {
+    let mut command = mayfly.command("container-registrar").unwrap();
     command.args(["docker", "--docker", url]).args(arguments);
-    world.spawn("container-registrar", &command).unwrap()
+    mayfly.spawn("container-registrar", &command).unwrap()
 }
 
 /// etcd and an engine with an image `backend:0.0.1`; for what shows in etcd alone.
-async fn etcd_and_engine() -> (World, DockerEngine) {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
+async fn etcd_and_engine() -> (Mayfly, DockerEngine) {
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
     let engine = DockerEngine::start().await.unwrap();
     engine.image("team/backend:0.0.1").await.unwrap();
-    (world, engine)
+    (mayfly, engine)
 }
 
 /// Everything, and an environment `temp-1` that chooses `backend 0.0.1`.
-async fn world_and_engine() -> (World, DockerEngine) {
-    let world = World::start().await.unwrap();
+async fn mayfly_and_engine() -> (Mayfly, DockerEngine) {
+    let mayfly = Mayfly::start().await.unwrap();
     let engine = DockerEngine::start().await.unwrap();
     engine.image("team/backend:0.0.1").await.unwrap();
-    world.save(
+    mayfly.save(
         "temp-1.yaml",
         "name: temp-1\nservices:\n  - {name: backend, version: 0.0.1, route: /}\n",
     );
-    (world, engine)
+    (mayfly, engine)
 }
 
-async fn answered(world: &World) {
-    world.answers("www-temp-1.example.com", "backend@0.0.1").await;
+async fn answered(mayfly: &Mayfly) {
+    mayfly.answers("www-temp-1.example.com", "backend@0.0.1").await;
 }
 
 /// A load at the edge for `temp-1`.
-fn load(world: &World) -> Load {
-    Load::start(world.edge, Request::get("www-temp-1.example.com", "/?delay=15"))
+fn load(mayfly: &Mayfly) -> Load {
+    Load::start(mayfly.edge, Request::get("www-temp-1.example.com", "/?delay=15"))
 }
 
 async fn run(engine: &DockerEngine, name: &str, options: &[&[&str]]) -> String {
@@ -65,8 +67,8 @@ async fn run(engine: &DockerEngine, name: &str, options: &[&[&str]]) -> String {
 }
 
 /// What is registered: the containers' names with state and address.
-async fn registered(world: &World) -> Result<BTreeMap<String, (String, String)>> {
-    let all = world.etcd.list("/mayfly/backends/").await?;
+async fn registered(mayfly: &Mayfly) -> Result<BTreeMap<String, (String, String)>> {
+    let all = mayfly.etcd.list("/mayfly/backends/").await?;
     let entries = all.values().map(|text| -> Result<_> {
         let value: Value = serde_json::from_str(text)?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -77,8 +79,7 @@ async fn registered(world: &World) -> Result<BTreeMap<String, (String, String)>>
 }
 
 /// Waits until exactly these containers are registered, each in its state, and says how long that took.
-async fn until(world: &World, expected: &[(&str, &str)]) -> Duration {
-    let start = Instant::now();
+async fn until(mayfly: &Mayfly, expected: &[(&str, &str)]) {
     let expected: BTreeMap<_, _> = expected
         .iter()
         .map(|(name, state)| ((*name).to_owned(), (*state).to_owned()))
@@ -87,7 +88,7 @@ async fn until(world: &World, expected: &[(&str, &str)]) -> Duration {
         SOON,
         &format!("{expected:?} are registered"),
         async || -> Result<()> {
-            let found = registered(world).await?;
+            let found = registered(mayfly).await?;
             let states: BTreeMap<_, _> = found
                 .iter()
                 .map(|(name, (state, _))| (name.clone(), state.clone()))
@@ -97,16 +98,15 @@ async fn until(world: &World, expected: &[(&str, &str)]) -> Duration {
         },
     )
     .await;
-    start.elapsed()
 }
 
 /// Waits until exactly these are set aside, each for a reason with this in it.
-async fn until_aside(world: &World, expected: &[(&str, &str)]) {
+async fn until_aside(mayfly: &Mayfly, expected: &[(&str, &str)]) {
     eventually(
         SOON,
         &format!("{expected:?} are set aside"),
         async || -> Result<()> {
-            let found = world.set_aside("container-registrar").await?;
+            let found = mayfly.set_aside("container-registrar").await?;
             let fits = expected.iter().all(|(name, part)| {
                 found
                     .iter()
@@ -120,17 +120,17 @@ async fn until_aside(world: &World, expected: &[(&str, &str)]) {
 }
 
 /// Waits until the registrar's status record says so.
-async fn until_told(world: &World, what: &str, says: impl Fn(&Value) -> bool) {
+async fn until_told(mayfly: &Mayfly, what: &str, says: impl Fn(&Value) -> bool) {
     eventually(SOON, what, async || -> Result<()> {
-        let status = world.status("container-registrar").await?;
+        let status = mayfly.status("container-registrar").await?;
         ensure!(says(&status), "{status}");
         Ok(())
     })
     .await;
 }
 
-async fn address_of(world: &World, name: &str) -> String {
-    registered(world).await.unwrap()[name].1.clone()
+async fn address_of(mayfly: &Mayfly, name: &str) -> String {
+    registered(mayfly).await.unwrap()[name].1.clone()
 }
 
 async fn ask(address: &str, path: &str) -> u16 {
@@ -140,14 +140,14 @@ async fn ask(address: &str, path: &str) -> u16 {
 
 #[tokio::test]
 async fn labels_are_enough() {
-    let (world, engine) = world_and_engine().await;
+    let (mayfly, engine) = mayfly_and_engine().await;
     let url = engine.host_url();
-    let mut registrar = registrar(&world, &url, &["--ttl", "3s"]);
+    let mut registrar = registrar(&mayfly, &url, &["--ttl", "3s"]);
     let id = run(&engine, "b-1", &[&BACKEND, &["--label", "mayfly.check=/health"]]).await;
     run(&engine, "unlabelled", &[]).await;
-    answered(&world).await;
+    answered(&mayfly).await;
     let ip = engine.ip_of("b-1", NETWORK).await.unwrap();
-    let entry = world
+    let entry = mayfly
         .etcd
         .get_json(&format!("/mayfly/backends/backend/0.0.1/{ip}:8080"))
         .await
@@ -166,11 +166,11 @@ async fn labels_are_enough() {
         "mayfly.check=/",
     ];
     run(&engine, "b-2", &[&BACKEND, &more, &h2c]).await;
-    until(&world, &[("b-1", "up"), ("b-2", "up")]).await;
-    let all = world.etcd.list("/mayfly/backends/backend/2/").await.unwrap();
+    until(&mayfly, &[("b-1", "up"), ("b-2", "up")]).await;
+    let all = mayfly.etcd.list("/mayfly/backends/backend/2/").await.unwrap();
     let entry: Value = serde_json::from_str(all.values().next().unwrap()).unwrap();
     assert_eq!((&entry["protocol"], &entry["weight"]), (&json!("h2c"), &json!(7)));
-    world.save(
+    mayfly.save(
         "temp-1.yaml",
         "name: temp-1\nservices:\n  - {name: backend, version: 2, route: /}\n",
     );
@@ -178,7 +178,7 @@ async fn labels_are_enough() {
         SOON,
         "HTTP/2 is spoken with the new one",
         async || -> Result<()> {
-            let echo = world.get("www-temp-1.example.com", "/").await?.echo()?;
+            let echo = mayfly.get("www-temp-1.example.com", "/").await?.echo()?;
             // It says for itself that it is of the image's version.
             ensure!(echo.protocol == "HTTP/2.0", "{echo:?}");
             Ok(())
@@ -186,25 +186,25 @@ async fn labels_are_enough() {
     )
     .await;
 
-    until_told(&world, "ready, with two", |status| {
+    until_told(&mayfly, "ready, with two", |status| {
         let detail = &status["detail"];
         status["ready"] == true && detail["registered"] == 2 && detail["engine_connected"] == true
     })
     .await;
     // The containers outlive the registrar; nobody vouches for them longer than the lease lasts.
     assert_eq!(registrar.terminate(SOON).await.unwrap().code(), Some(0));
-    assert_eq!(registered(&world).await.unwrap().len(), 2);
-    until(&world, &[]).await;
+    assert_eq!(registered(&mayfly).await.unwrap().len(), 2);
+    until(&mayfly, &[]).await;
 }
 
 #[tokio::test]
 async fn a_fault_sets_one_container_aside_and_no_other() {
-    let (world, engine) = etcd_and_engine().await;
+    let (mayfly, engine) = etcd_and_engine().await;
     engine
         .image_with("backend:0.0.2", &["EXPOSE 8080/udp"])
         .await
         .unwrap();
-    let _registrar = registrar(&world, &engine.host_url(), &[]);
+    let _registrar = registrar(&mayfly, &engine.host_url(), &[]);
     let faults = [
         ("bad-name", "mayfly.service=Back_End", "label mayfly.service"),
         ("bad-port", "mayfly.port=http", "label mayfly.port"),
@@ -224,68 +224,72 @@ async fn a_fault_sets_one_container_aside_and_no_other() {
     )
     .await;
     run(&engine, "good", &[&BACKEND]).await;
-    until(&world, &[("good", "up")]).await;
+    until(&mayfly, &[("good", "up")]).await;
     let told = faults.map(|(name, _, reason)| (name, reason));
     let told = [
         &told[..],
         &[("no-port", "exposes no port"), ("host", "give --published")],
     ]
     .concat();
-    until_aside(&world, &told).await;
-    let status = world.run("mayfly", &["status"]).await.unwrap().ok().unwrap();
+    until_aside(&mayfly, &told).await;
+    let status = mayfly.run("mayfly", &["status"]).await.unwrap().ok().unwrap();
     assert!(status.contains("container bad-port"), "{status}");
     // Labels of a container cannot be changed: it is made anew, and then nothing is set aside any more.
     for (name, _) in &told {
         engine.docker(&["rm", "--force", name]).await.unwrap();
     }
     run(&engine, "bad-port", &[&BACKEND, &["--label", "mayfly.port=8080"]]).await;
-    until(&world, &[("bad-port", "up"), ("good", "up")]).await;
-    until_aside(&world, &[]).await;
+    until(&mayfly, &[("bad-port", "up"), ("good", "up")]).await;
+    until_aside(&mayfly, &[]).await;
     engine.docker(&["rename", "good", "better"]).await.unwrap();
-    until(&world, &[("bad-port", "up"), ("better", "up")]).await;
+    until(&mayfly, &[("bad-port", "up"), ("better", "up")]).await;
 }
 
 #[tokio::test]
 async fn a_network_is_chosen() {
-    let (world, engine) = etcd_and_engine().await;
+    let (mayfly, engine) = etcd_and_engine().await;
     engine.docker(&["network", "create", "other"]).await.unwrap();
-    let mut first = registrar(&world, &engine.host_url(), &["--ttl", "2s"]);
+    let mut first = registrar(&mayfly, &engine.host_url(), &["--ttl", "2s"]);
     run(&engine, "b-1", &[&BACKEND]).await;
-    until(&world, &[("b-1", "up")]).await;
+    until(&mayfly, &[("b-1", "up")]).await;
     engine
         .docker(&["network", "connect", "other", "b-1"])
         .await
         .unwrap();
-    until(&world, &[]).await;
+    until(&mayfly, &[]).await;
     until_aside(
-        &world,
+        &mayfly,
         &[("b-1", "it is on several networks (mayfly, other): give --network")],
     )
     .await;
     first.terminate(SOON).await.unwrap();
 
-    let _second = registrar(&world, &engine.host_url(), &["--network", "other"]);
-    until(&world, &[("b-1", "up")]).await;
+    let _second = registrar(&mayfly, &engine.host_url(), &["--network", "other"]);
+    until(&mayfly, &[("b-1", "up")]).await;
     let there = engine.ip_of("b-1", "other").await.unwrap();
-    assert_eq!(address_of(&world, "b-1").await, format!("{there}:8080"));
+    assert_eq!(address_of(&mayfly, "b-1").await, format!("{there}:8080"));
     engine
         .docker(&["network", "disconnect", "other", "b-1"])
         .await
         .unwrap();
-    until(&world, &[]).await;
-    until_aside(&world, &[("b-1", "no address on network other, only on mayfly")]).await;
+    until(&mayfly, &[]).await;
+    until_aside(
+        &mayfly,
+        &[("b-1", "no address on network `other`, only on mayfly")],
+    )
+    .await;
     engine
         .docker(&["network", "connect", "other", "b-1"])
         .await
         .unwrap();
-    until(&world, &[("b-1", "up")]).await;
+    until(&mayfly, &[("b-1", "up")]).await;
 }
 
 #[tokio::test]
 async fn published_ports_are_at_the_host() {
-    let (world, engine) = world_and_engine().await;
+    let (mayfly, engine) = mayfly_and_engine().await;
     let host = engine.ip().to_string();
-    let _registrar = registrar(&world, &engine.host_url(), &["--published", "--host", &host]);
+    let _registrar = registrar(&mayfly, &engine.host_url(), &["--published", "--host", &host]);
     run(
         &engine,
         "b-1",
@@ -303,23 +307,23 @@ async fn published_ports_are_at_the_host() {
     )
     .await;
     run(&engine, "hidden", &[&BACKEND]).await;
-    until(&world, &[("b-1", "up"), ("b-2", "up")]).await;
-    assert_eq!(address_of(&world, "b-1").await, format!("{host}:9000"));
+    until(&mayfly, &[("b-1", "up"), ("b-2", "up")]).await;
+    assert_eq!(address_of(&mayfly, "b-1").await, format!("{host}:9000"));
     let aside = [
         ("hidden", "its port 8080 is not published"),
-        ("local", "its port 8080 is published to this host only"),
+        ("local", "its port 8080 is published on loopback only"),
     ];
-    until_aside(&world, &aside).await;
-    answered(&world).await;
+    until_aside(&mayfly, &aside).await;
+    answered(&mayfly).await;
 }
 
 #[tokio::test]
 async fn the_engine_s_check_and_the_label_s_both_count() {
-    let (world, engine) = etcd_and_engine().await;
+    let (mayfly, engine) = etcd_and_engine().await;
     let slow = HEALTHCHECK.replace("--retries=2", "--retries=2 --start-period=1s");
     engine.image_with("backend:1", &[&slow]).await.unwrap();
     let _registrar = registrar(
-        &world,
+        &mayfly,
         &engine.host_url(),
         &["--check-interval", "200ms", "--fall", "2"],
     );
@@ -331,14 +335,14 @@ async fn the_engine_s_check_and_the_label_s_both_count() {
         Duration::from_secs(1),
         "it is not registered before it answers",
         async || {
-            registered(&world)
+            registered(&mayfly)
                 .await
                 .map(|found| found.is_empty())
                 .unwrap_or(false)
         },
     )
     .await;
-    until(&world, &[("late", "up")]).await;
+    until(&mayfly, &[("late", "up")]).await;
     assert!(
         start.elapsed() >= Duration::from_secs(2),
         "after {:?}",
@@ -349,18 +353,18 @@ async fn the_engine_s_check_and_the_label_s_both_count() {
     let other = [&BACKEND[..], &["--label", "mayfly.check=/"]].concat();
     engine.run("both", "backend:1", &other).await.unwrap();
     let two = [("both", "up"), ("late", "up")];
-    until(&world, &two).await;
+    until(&mayfly, &two).await;
     for name in ["both", "late"] {
-        let address = address_of(&world, name).await;
+        let address = address_of(&mayfly, name).await;
         assert_eq!(ask(&address, "/?unwell=1").await, 200);
         let left = if name == "both" {
             ("late", "up")
         } else {
             ("both", "up")
         };
-        until(&world, &[left]).await;
+        until(&mayfly, &[left]).await;
         assert_eq!(ask(&address, "/?unwell=0").await, 200);
-        until(&world, &two).await;
+        until(&mayfly, &two).await;
     }
     // The label's check alone finds what the engine's does not look at.
     let third = [&BACKEND[..], &["--label", "mayfly.check=/x?status=503"]].concat();
@@ -373,10 +377,54 @@ async fn the_engine_s_check_and_the_label_s_both_count() {
     })
     .await;
     throughout(Duration::from_millis(700), "it is not registered", async || {
-        registered(&world)
+        registered(&mayfly)
             .await
             .map(|found| !found.contains_key("bad"))
             .unwrap_or(false)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_check_asks_as_callers_do_and_what_it_keeps_out_is_told_with_the_reason() {
+    let (mayfly, engine) = etcd_and_engine().await;
+    let _registrar = registrar(&mayfly, &engine.host_url(), &["--check-interval", "200ms"]);
+    let check = |host: &str| format!("mayfly.check=/health?host={host}");
+    let [usual, other] = ["backend.service", "shop.example.com"].map(check);
+    run(&engine, "usual", &[&BACKEND, &["--label", &usual]]).await;
+    let given = ["--label", &other, "--label", "mayfly.check-host=shop.example.com"];
+    run(&engine, "given", &[&BACKEND, &given]).await;
+    run(&engine, "refusing", &[&BACKEND, &["--label", &other]]).await;
+    engine.image_with("backend:1", &[HEALTHCHECK]).await.unwrap();
+    engine.run("unwell", "backend:1", &BACKEND).await.unwrap();
+    until(&mayfly, &[("given", "up"), ("usual", "up"), ("unwell", "up")]).await;
+    let address = address_of(&mayfly, "unwell").await;
+    assert_eq!(ask(&address, "/?unwell=1").await, 200);
+    let reason = "/health?host=shop.example.com answers 400 Bad Request to Host backend.service";
+    until_told(&mayfly, "both are told", |status| {
+        let failing = status["detail"]["failing"].as_array();
+        let told = |name: &str, part: &str| {
+            failing.into_iter().flatten().any(|one| {
+                one["container"] == name && one["reason"].as_str().is_some_and(|reason| reason.contains(part))
+            })
+        };
+        told("refusing", reason) && told("unwell", "its HEALTHCHECK is unhealthy")
+    })
+    .await;
+    let shown = mayfly.run("mayfly", &["status"]).await.unwrap().stdout;
+    for part in [
+        "NOT REGISTERED",
+        "refusing",
+        reason,
+        "its HEALTHCHECK is unhealthy",
+    ] {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+    assert_eq!(ask(&address, "/?unwell=0").await, 200);
+    until_told(&mayfly, "only one is left", |status| {
+        status["detail"]["failing"]
+            .as_array()
+            .is_some_and(|all| all.len() == 1)
     })
     .await;
 }

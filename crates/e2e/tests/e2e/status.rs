@@ -2,8 +2,8 @@
 //! `mayfly status`.
 
 use mayfly_e2e::http::Request;
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 use mayfly_e2e::process::Signal;
-use mayfly_e2e::world::{SOON, World};
 use mayfly_e2e::{eventually, port};
 use serde_json::{Value, json};
 
@@ -14,8 +14,8 @@ const QA_AND_HEIR: &str = "
 ";
 
 /// What `mayfly status --format json` shows.
-async fn status(world: &World) -> Value {
-    let shown = world
+async fn status(mayfly: &Mayfly) -> Value {
+    let shown = mayfly
         .run("mayfly", &["status", "--format", "json"])
         .await
         .unwrap();
@@ -33,16 +33,18 @@ fn complete(status: &Value) -> Vec<(&str, bool)> {
 #[tokio::test]
 async fn what_is_missing_is_told_everywhere_until_it_is_there() {
     let admin = port::free();
-    let world = World::start_with(&["--admin", &admin.to_string()]).await.unwrap();
-    let _frontend = world.instance("frontend", "0.0.1").await.unwrap();
-    let _billing = world.instance("billing", "0.0.1").await.unwrap();
-    world.save("two.yaml", QA_AND_HEIR);
+    let mayfly = Mayfly::start_with(&["--admin", &admin.to_string()])
+        .await
+        .unwrap();
+    let _frontend = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    let _billing = mayfly.instance("billing", "0.0.1").await.unwrap();
+    mayfly.save("two.yaml", QA_AND_HEIR);
     let metric = async |text: &str| {
         let metrics = Request::get("x", "/metrics").send(admin).await.unwrap().body;
         metrics.lines().any(|line| line == text)
     };
     let missing =
-        async || world.status("haproxy-updater").await.unwrap_or_default()["detail"]["missing"].clone();
+        async || mayfly.status("haproxy-updater").await.unwrap_or_default()["detail"]["missing"].clone();
     let expected = json!({"environments": 2, "services": 1, "first": [
         {"environment": "qa", "service": "backend", "version": "0.0.2", "live": 0,
          "reason": "no instance of backend@0.0.2 is live", "inherited_by": 1}]});
@@ -52,7 +54,7 @@ async fn what_is_missing_is_told_everywhere_until_it_is_there() {
     .await;
     assert!(metric("mayfly_incomplete_environments 2").await && metric("mayfly_missing_services 1").await);
 
-    let list = world
+    let list = mayfly
         .run("environment-registrar", &["list"])
         .await
         .unwrap()
@@ -63,7 +65,7 @@ async fn what_is_missing_is_told_everywhere_until_it_is_there() {
         2,
         "{list}"
     );
-    let list = world
+    let list = mayfly
         .run("environment-registrar", &["list", "--format", "json"])
         .await
         .unwrap();
@@ -77,8 +79,8 @@ async fn what_is_missing_is_told_everywhere_until_it_is_there() {
         "no instance of backend@0.0.2 is live (inherited from qa)"
     );
 
-    assert_eq!(complete(&status(&world).await), [("heir", false), ("qa", false)]);
-    let table = world
+    assert_eq!(complete(&status(&mayfly).await), [("heir", false), ("qa", false)]);
+    let table = mayfly
         .run("mayfly", &["status", "heir"])
         .await
         .unwrap()
@@ -101,7 +103,7 @@ async fn what_is_missing_is_told_everywhere_until_it_is_there() {
     );
     // What is missing is told before HAProxy, which may just be starting, has everything.
     eventually(SOON, "the router is in step", async || {
-        let daemons = status(&world).await["daemons"].clone();
+        let daemons = status(&mayfly).await["daemons"].clone();
         let router = daemons
             .as_array()
             .unwrap()
@@ -111,12 +113,12 @@ async fn what_is_missing_is_told_everywhere_until_it_is_there() {
     })
     .await;
 
-    let _backend = world.instance("backend", "0.0.2").await.unwrap();
+    let _backend = mayfly.instance("backend", "0.0.2").await.unwrap();
     let none = json!({"environments": 0, "services": 0, "first": []});
     eventually(SOON, "nothing is missing", async || missing().await == none).await;
     assert!(metric("mayfly_incomplete_environments 0").await && metric("mayfly_missing_services 0").await);
-    assert_eq!(complete(&status(&world).await), [("heir", true), ("qa", true)]);
-    let list = world
+    assert_eq!(complete(&status(&mayfly).await), [("heir", true), ("qa", true)]);
+    let list = mayfly
         .run("environment-registrar", &["list"])
         .await
         .unwrap()
@@ -127,30 +129,30 @@ async fn what_is_missing_is_told_everywhere_until_it_is_there() {
 
 #[tokio::test]
 async fn status_follows_what_changes_and_suggests_a_name() {
-    let mut world = World::bare(&["--min-instances", "2"]).unwrap();
-    world.etcd.restart().await.unwrap();
-    let mut command = world.command("mayfly").unwrap();
+    let mut mayfly = Mayfly::bare(&["--min-instances", "2"]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    let mut command = mayfly.command("mayfly").unwrap();
     command.args(["status", "--watch", "--min-instances", "2"]);
-    let mut watching = world.spawn("mayfly-status", &command).unwrap();
+    let mut watching = mayfly.spawn("mayfly-status", &command).unwrap();
     let shows = async |text: &str| eventually(SOON, text, async || watching.output().contains(text)).await;
     shows("no environments").await;
     let record = r#"{"name": "temp-1", "prefix": "www-temp-1", "header": "t", "expires": "2999-01-01T00:00:00Z",
         "services": [{"name": "backend", "version": "^1"}]}"#;
-    world
+    mayfly
         .etcd
         .put("/mayfly/environments/temp-1", record)
         .await
         .unwrap();
     shows("no live version of backend fits ^1").await;
     let instance = r#"{"address": "10.0.0.1:80"}"#;
-    world
+    mayfly
         .etcd
         .put("/mayfly/backends/backend/1.0.1/a", instance)
         .await
         .unwrap();
     shows("backend@1.0.1 has 1 of at least 2 live instances").await;
     let instance = r#"{"address": "10.0.0.2:80"}"#;
-    world
+    mayfly
         .etcd
         .put("/mayfly/backends/backend/1.0.1/b", instance)
         .await
@@ -159,18 +161,18 @@ async fn status_follows_what_changes_and_suggests_a_name() {
     watching.signal(Signal::Int).unwrap();
     assert_eq!(watching.wait(SOON).await.unwrap().code(), Some(0));
 
-    let file = world.directory().join("lives.yaml");
+    let file = mayfly.directory().join("lives.yaml");
     std::fs::write(
         &file,
         "- {name: rests, idle: 8h}\n- {name: stays, protected: true}\n",
     )
     .unwrap();
-    let applied = world
+    let applied = mayfly
         .run("mayfly", &["apply", "-f", file.to_str().unwrap()])
         .await
         .unwrap();
     applied.ok().unwrap();
-    let table = world.run("mayfly", &["status"]).await.unwrap().ok().unwrap();
+    let table = mayfly.run("mayfly", &["status"]).await.unwrap().ok().unwrap();
     for (name, ends) in [
         ("rests", " unless used"),
         ("stays", "protected"),
@@ -180,7 +182,7 @@ async fn status_follows_what_changes_and_suggests_a_name() {
         assert!(line.contains(ends), "no {ends:?} in {table}");
     }
 
-    let unknown = world.run("mayfly", &["status", "tmep-1"]).await.unwrap();
+    let unknown = mayfly.run("mayfly", &["status", "tmep-1"]).await.unwrap();
     assert_eq!(unknown.code, Some(1));
     assert!(
         unknown.stderr.contains("did you mean temp-1?"),

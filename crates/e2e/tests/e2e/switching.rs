@@ -4,19 +4,19 @@ use anyhow::{Result, ensure};
 use mayfly_e2e::eventually;
 use mayfly_e2e::http::Request;
 use mayfly_e2e::load::Load;
-use mayfly_e2e::world::{SOON, World};
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 
 fn environment(version: &str) -> String {
     format!("{{name: prod, prefix: www, services: [{{name: web, version: {version}, route: /}}]}}")
 }
 
 /// Waits until the record of prod notes this of what it had before.
-async fn notes(world: &World, previous: &str) {
+async fn notes(mayfly: &Mayfly, previous: &str) {
     eventually(
         SOON,
         &format!("the record notes {previous}"),
         async || -> Result<()> {
-            let record = world.etcd.get_json("/mayfly/environments/prod").await?;
+            let record = mayfly.etcd.get_json("/mayfly/environments/prod").await?;
             let found = record["life"]["previous"].to_string();
             ensure!(found == previous, "{found}");
             Ok(())
@@ -27,17 +27,17 @@ async fn notes(world: &World, previous: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_old_version_answers_until_the_new_one_does_and_not_again() {
-    let world = World::start().await.unwrap();
-    let _old = world.instance("web", "1.0.0").await.unwrap();
-    world.save("prod.yaml", &environment("1.0.0"));
-    world.answers("www.example.com", "web@1.0.0").await;
-    let load = Load::start(world.edge, Request::get("www.example.com", "/"));
+    let mayfly = Mayfly::start().await.unwrap();
+    let _old = mayfly.instance("web", "1.0.0").await.unwrap();
+    mayfly.save("prod.yaml", &environment("1.0.0"));
+    mayfly.answers("www.example.com", "web@1.0.0").await;
+    let load = Load::start(mayfly.edge, Request::get("www.example.com", "/"));
     // One that never comes, and then another.
-    world.save("prod.yaml", &environment("2.0.0"));
-    notes(&world, r#"{"web":["1.0.0"]}"#).await;
-    world.save("prod.yaml", &environment("3.0.0"));
-    notes(&world, r#"{"web":["2.0.0","1.0.0"]}"#).await;
-    let waited = world
+    mayfly.save("prod.yaml", &environment("2.0.0"));
+    notes(&mayfly, r#"{"web":["1.0.0"]}"#).await;
+    mayfly.save("prod.yaml", &environment("3.0.0"));
+    notes(&mayfly, r#"{"web":["2.0.0","1.0.0"]}"#).await;
+    let waited = mayfly
         .run("mayfly", &["wait", "prod", "--timeout", "300ms"])
         .await
         .unwrap();
@@ -47,16 +47,16 @@ async fn the_old_version_answers_until_the_new_one_does_and_not_again() {
         "{}",
         waited.stderr
     );
-    let told = world
+    let told = mayfly
         .run("mayfly", &["explain", "www.example.com"])
         .await
         .unwrap();
     assert!(told.stdout.contains(reason), "{}", told.stdout);
-    let mut new = world.instance("web", "3.0.0").await.unwrap();
-    world.answers("www.example.com", "web@3.0.0").await;
+    let mut new = mayfly.instance("web", "3.0.0").await.unwrap();
+    mayfly.answers("www.example.com", "web@3.0.0").await;
     load.stop().await.assert_flawless(20);
-    notes(&world, "null").await;
-    world
+    notes(&mayfly, "null").await;
+    mayfly
         .run("mayfly", &["wait", "prod"])
         .await
         .unwrap()
@@ -65,38 +65,40 @@ async fn the_old_version_answers_until_the_new_one_does_and_not_again() {
     // An outage is an outage.
     assert_eq!(new.registrar.terminate(SOON).await.unwrap().code(), Some(0));
     eventually(SOON, "nothing answers", async || {
-        world.get("www.example.com", "/").await.unwrap().status == 503
+        mayfly.get("www.example.com", "/").await.unwrap().status == 503
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_inherited_answers_until_then_and_at_once_is_at_once() {
-    let world = World::start().await.unwrap();
-    let _old = world.instance("web", "1.0.0").await.unwrap();
-    world.save("prod.yaml", &environment("1.0.0"));
-    world.save("temp.yaml", "{name: temp, extends: prod}");
-    world.answers("www-temp.example.com", "web@1.0.0").await;
+    let mayfly = Mayfly::start().await.unwrap();
+    let _old = mayfly.instance("web", "1.0.0").await.unwrap();
+    mayfly.save("prod.yaml", &environment("1.0.0"));
+    mayfly.save("temp.yaml", "{name: temp, extends: prod}");
+    mayfly.answers("www-temp.example.com", "web@1.0.0").await;
     let applied = |switch: &str| {
         format!("{{name: temp, extends: prod, switch: {switch}, services: [{{name: web, version: 2.0.0}}]}}")
     };
-    world.save("temp.yaml", &applied("when-live"));
+    mayfly.save("temp.yaml", &applied("when-live"));
     let waits = async |name: &str, reason: &str| {
         eventually(SOON, reason, async || -> Result<()> {
-            let waited = world.run("mayfly", &["wait", name, "--timeout", "100ms"]).await?;
+            let waited = mayfly
+                .run("mayfly", &["wait", name, "--timeout", "100ms"])
+                .await?;
             ensure!(waited.stderr.contains(reason), "{}", waited.stderr);
             Ok(())
         })
         .await;
     };
     waits("temp", "still on the web that it inherits").await;
-    world.answers("www-temp.example.com", "web@1.0.0").await;
-    world.save("temp.yaml", &applied("at-once"));
+    mayfly.answers("www-temp.example.com", "web@1.0.0").await;
+    mayfly.save("temp.yaml", &applied("at-once"));
     waits("temp", "no instance of web@2.0.0 is live").await;
     eventually(SOON, "nothing answers", async || {
-        world.get("www-temp.example.com", "/").await.unwrap().status == 503
+        mayfly.get("www-temp.example.com", "/").await.unwrap().status == 503
     })
     .await;
-    let _new = world.instance("web", "2.0.0").await.unwrap();
-    world.answers("www-temp.example.com", "web@2.0.0").await;
+    let _new = mayfly.instance("web", "2.0.0").await.unwrap();
+    mayfly.answers("www-temp.example.com", "web@2.0.0").await;
 }

@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mayfly_e2e::eventually;
+use mayfly_e2e::mayfly::{Mayfly, SOON};
 use mayfly_e2e::poll::throughout;
 use mayfly_e2e::process::Finished;
-use mayfly_e2e::world::{SOON, World};
 use serde_json::Value;
 
-/// Runs the tool; the arguments are words, and `@name` is a file of the world's directory.
-async fn mayfly(world: &World, line: &str) -> Finished {
+/// Runs the tool; the arguments are words, and `@name` is a file of the Mayfly's directory.
+async fn tool(mayfly: &Mayfly, line: &str) -> Finished {
     let place = |word: &str| match word.strip_prefix('@') {
-        Some(name) => world.directory().join(name).display().to_string(),
+        Some(name) => mayfly.directory().join(name).display().to_string(),
         None => word.to_owned(),
     };
     let words: Vec<String> = line.split_whitespace().map(place).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    world.run("mayfly", &words).await.unwrap()
+    mayfly.run("mayfly", &words).await.unwrap()
 }
 
 /// Runs the tool, which has to succeed and to print this.
@@ -38,23 +38,23 @@ fn refused(finished: &Finished, part: &str) {
     assert!(finished.stderr.contains(part), "{part} in {finished:?}");
 }
 
-fn write(world: &World, name: &str, text: &str) {
-    fs::write(world.directory().join(name), text).unwrap();
+fn write(mayfly: &Mayfly, name: &str, text: &str) {
+    fs::write(mayfly.directory().join(name), text).unwrap();
 }
 
 fn key(environment: &str) -> String {
     format!("/mayfly/environments/{environment}")
 }
 
-async fn etcd_alone() -> World {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
-    world
+async fn etcd_alone() -> Mayfly {
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
+    mayfly
 }
 
-async fn vanishes(world: &World, environment: &str) {
+async fn vanishes(mayfly: &Mayfly, environment: &str) {
     eventually(SOON, &format!("{environment} is gone"), async || {
-        world
+        mayfly
             .etcd
             .get(&key(environment))
             .await
@@ -65,17 +65,17 @@ async fn vanishes(world: &World, environment: &str) {
 
 #[tokio::test]
 async fn lint_says_what_the_registrar_would() {
-    let world = World::bare(&[]).unwrap();
-    fs::create_dir(world.directory().join("files")).unwrap();
-    write(&world, "files/a.yaml", "name: a\n");
-    write(&world, "files/b.yml", "name: b\n");
-    let place = world.directory().join("files").display().to_string();
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    fs::create_dir(mayfly.directory().join("files")).unwrap();
+    write(&mayfly, "files/a.yaml", "name: a\n");
+    write(&mayfly, "files/b.yml", "name: b\n");
+    let place = mayfly.directory().join("files").display().to_string();
     said(
-        &mayfly(&world, "lint @files").await,
+        &tool(&mayfly, "lint @files").await,
         &format!("{place}/a.yaml: ok, 1 environment\n{place}/b.yml: ok, 1 environment\n"),
     );
     // What comes from a command that failed.
-    let nothing = mayfly(&world, "lint -").await;
+    let nothing = tool(&mayfly, "lint -").await;
     assert_eq!(nothing.code, Some(1));
     let told = format!("{}{}", nothing.stdout, nothing.stderr);
     assert!(
@@ -83,8 +83,8 @@ async fn lint_says_what_the_registrar_would() {
         "{told}"
     );
 
-    write(&world, "files/b.yml", "name: b\nprefix: www-a\nexpires: soon\n");
-    let found = mayfly(&world, "lint @files @gone.yaml").await;
+    write(&mayfly, "files/b.yml", "name: b\nprefix: www-a\nexpires: soon\n");
+    let found = tool(&mayfly, "lint @files @gone.yaml").await;
     assert_eq!(found.code, Some(1), "{found:?}");
     for part in [
         "b.yml:3:10: expires: \"soon\" is not an expiry",
@@ -93,14 +93,14 @@ async fn lint_says_what_the_registrar_would() {
     ] {
         assert!(found.stdout.contains(part), "{part} in {}", found.stdout);
     }
-    let gone = world.directory().join("gone.yaml").display().to_string();
-    let check = world
+    let gone = mayfly.directory().join("gone.yaml").display().to_string();
+    let check = mayfly
         .run("environment-registrar", &["check", &place, &gone])
         .await;
     assert_eq!(check.unwrap().stdout, found.stdout);
 
-    write(&world, "files/b.yml", "name: b\nprefix: www-a\n");
-    let found = mayfly(&world, "lint --format json @files").await;
+    write(&mayfly, "files/b.yml", "name: b\nprefix: www-a\n");
+    let found = tool(&mayfly, "lint --format json @files").await;
     assert_eq!(found.code, Some(1), "{found:?}");
     let json: Value = serde_json::from_str(&found.stdout).unwrap();
     let fault = &json["files"][1]["faults"][0];
@@ -114,96 +114,96 @@ async fn lint_says_what_the_registrar_would() {
         )
     );
     for usage in ["lint", "lint --format xml @files", "lnt @files"] {
-        assert_eq!(mayfly(&world, usage).await.code, Some(2), "{usage}");
+        assert_eq!(tool(&mayfly, usage).await.code, Some(2), "{usage}");
     }
 }
 
 #[tokio::test]
 async fn it_describes_itself() {
-    let world = World::bare(&[]).unwrap();
-    let schema: Value = serde_json::from_str(&mayfly(&world, "schema").await.ok().unwrap()).unwrap();
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let schema: Value = serde_json::from_str(&tool(&mayfly, "schema").await.ok().unwrap()).unwrap();
     assert_eq!(schema["definitions"]["environment"]["required"][0], "name");
-    let bash = mayfly(&world, "completions bash").await.ok().unwrap();
+    let bash = tool(&mayfly, "completions bash").await.ok().unwrap();
     assert!(bash.contains("complete -F _mayfly"), "{bash}");
-    mayfly(&world, "man @man1").await.ok().unwrap();
-    let page = fs::read_to_string(world.directory().join("man1/mayfly-keep.1")).unwrap();
+    tool(&mayfly, "man @man1").await.ok().unwrap();
+    let page = fs::read_to_string(mayfly.directory().join("man1/mayfly-keep.1")).unwrap();
     assert!(page.contains("mayfly keep temp\\-1 8h"), "{page}");
 }
 
 #[tokio::test]
 async fn what_is_applied_answers_until_it_is_deleted() {
-    let world = World::start().await.unwrap();
-    let _old = world.instance("frontend", "0.0.1").await.unwrap();
-    let _new = world.instance("frontend", "0.0.2").await.unwrap();
+    let mayfly = Mayfly::start().await.unwrap();
+    let _old = mayfly.instance("frontend", "0.0.1").await.unwrap();
+    let _new = mayfly.instance("frontend", "0.0.2").await.unwrap();
     let file = |version: &str| {
         format!("name: temp\nservices:\n  - {{name: frontend, version: {version}, route: /}}\n")
     };
-    write(&world, "temp.yaml", &file("0.0.1"));
+    write(&mayfly, "temp.yaml", &file("0.0.1"));
     said(
-        &mayfly(&world, "apply -f @temp.yaml --dry-run").await,
+        &tool(&mayfly, "apply -f @temp.yaml --dry-run").await,
         "temp would be created\n",
     );
-    assert!(world.etcd.get(&key("temp")).await.unwrap().is_none());
-    said(&mayfly(&world, "apply -f @temp.yaml").await, "temp created\n");
-    world.answers("www-temp.example.com", "frontend@0.0.1").await;
+    assert!(mayfly.etcd.get(&key("temp")).await.unwrap().is_none());
+    said(&tool(&mayfly, "apply -f @temp.yaml").await, "temp created\n");
+    mayfly.answers("www-temp.example.com", "frontend@0.0.1").await;
 
-    let before = world.etcd.get(&key("temp")).await.unwrap();
-    let revision = world.etcd.revision().await.unwrap();
-    said(&mayfly(&world, "apply -f @temp.yaml").await, "temp unchanged\n");
-    assert_eq!(world.etcd.revision().await.unwrap(), revision);
-    assert_eq!(world.etcd.get(&key("temp")).await.unwrap(), before);
+    let before = mayfly.etcd.get(&key("temp")).await.unwrap();
+    said(&tool(&mayfly, "apply -f @temp.yaml").await, "temp unchanged\n");
+    // Of this key alone: the router's status may be written at the same time.
+    assert_eq!(mayfly.etcd.writes_of(&key("temp")).await.unwrap(), 1);
+    assert_eq!(mayfly.etcd.get(&key("temp")).await.unwrap(), before);
 
-    write(&world, "temp.yaml", &file("0.0.2"));
-    said(&mayfly(&world, "apply -f @temp.yaml").await, "temp changed\n");
-    world.answers("www-temp.example.com", "frontend@0.0.2").await;
+    write(&mayfly, "temp.yaml", &file("0.0.2"));
+    said(&tool(&mayfly, "apply -f @temp.yaml").await, "temp changed\n");
+    mayfly.answers("www-temp.example.com", "frontend@0.0.2").await;
 
     // The whole of what is given is checked before anything is written.
     write(
-        &world,
+        &mayfly,
         "new.yaml",
         "- name: new\n- {name: other, prefix: www-temp}\n",
     );
-    let clash = mayfly(&world, "apply -f @new.yaml").await;
+    let clash = tool(&mayfly, "apply -f @new.yaml").await;
     refused(
         &clash,
         "other: prefix \"www-temp\" belongs to temp, which was registered by `mayfly apply` on test from temp.yaml",
     );
-    write(&world, "bad.yaml", "name: bad\nservises: []\n");
-    let bad = mayfly(&world, "apply -f @new.yaml -f @bad.yaml").await;
+    write(&mayfly, "bad.yaml", "name: bad\nservises: []\n");
+    let bad = tool(&mayfly, "apply -f @new.yaml -f @bad.yaml").await;
     refused(
         &bad,
         "bad.yaml:2:1: servises: unknown field: did you mean `services`?",
     );
     for name in ["new", "other", "bad"] {
-        assert!(world.etcd.get(&key(name)).await.unwrap().is_none(), "{name}");
+        assert!(mayfly.etcd.get(&key(name)).await.unwrap().is_none(), "{name}");
     }
 
-    said(&mayfly(&world, "delete temp").await, "temp deleted\n");
+    said(&tool(&mayfly, "delete temp").await, "temp deleted\n");
     eventually(SOON, "temp no longer answers", async || {
-        world
+        mayfly
             .get("www-temp.example.com", "/")
             .await
-            .is_ok_and(|answer| answer.status == 404)
+            .is_ok_and(|answer| answer.status == 410)
     })
     .await;
-    refused(&mayfly(&world, "delete temp").await, "temp has ended already");
+    refused(&tool(&mayfly, "delete temp").await, "temp has ended already");
     refused(
-        &mayfly(&world, "delete never").await,
+        &tool(&mayfly, "delete never").await,
         "there is no environment never",
     );
-    let back = mayfly(&world, "keep temp 1h").await.ok().unwrap();
+    let back = tool(&mayfly, "keep temp 1h").await.ok().unwrap();
     assert!(back.starts_with("temp is back; it lives until 2"), "{back}");
-    world.answers("www-temp.example.com", "frontend@0.0.2").await;
+    mayfly.answers("www-temp.example.com", "frontend@0.0.2").await;
     // The registrar beside it has nothing to do with any of this.
     assert_eq!(
-        world.etcd.get_json(&key("temp")).await.unwrap()["source"]["registrar"],
+        mayfly.etcd.get_json(&key("temp")).await.unwrap()["source"]["registrar"],
         "mayfly_apply.test"
     );
 }
 
 #[tokio::test]
 async fn a_wrong_prefix_is_told_where_nothing_would_be_found() {
-    let world = etcd_alone().await;
+    let mayfly = etcd_alone().await;
     let tools: [(&str, &[&str]); 5] = [
         ("mayfly", &["status"]),
         ("mayfly", &["explain", "temp", "frontend"]),
@@ -212,48 +212,48 @@ async fn a_wrong_prefix_is_told_where_nothing_would_be_found() {
         ("dns-updater", &["list"]),
     ];
     for (tool, arguments) in tools {
-        let ended = world.run(tool, arguments).await.unwrap();
-        let told = "etcd has nothing of Mayfly below /mayfly: check --prefix";
+        let ended = mayfly.run(tool, arguments).await.unwrap();
+        let told = "etcd has no keys below /mayfly: no daemon runs there";
         assert_eq!(ended.code, Some(1), "{tool} {arguments:?}: {ended:?}");
         assert!(
             ended.stderr.contains(told) && ended.stdout.is_empty(),
             "{ended:?}"
         );
     }
-    write(&world, "temp.yaml", "name: temp\n");
-    let applied = mayfly(&world, "apply -f @temp.yaml").await;
+    write(&mayfly, "temp.yaml", "name: temp\n");
+    let applied = tool(&mayfly, "apply -f @temp.yaml").await;
     assert!(
-        applied.stderr.contains("note: etcd has nothing of Mayfly"),
+        applied.stderr.contains("note: etcd has no keys below"),
         "{applied:?}"
     );
-    world.etcd.delete_all("/mayfly/").await.unwrap();
+    mayfly.etcd.delete_all("/mayfly/").await.unwrap();
 
     // A Mayfly in which only a daemon runs so far.
     let status = r#"{"applied_revision": 1}"#;
-    world
+    mayfly
         .etcd
         .put("/mayfly/status/dns-updater/n", status)
         .await
         .unwrap();
     for (tool, arguments) in tools.iter().filter(|(_, arguments)| arguments[0] != "explain") {
-        let ended = world.run(tool, arguments).await.unwrap();
+        let ended = mayfly.run(tool, arguments).await.unwrap();
         assert_eq!(ended.code, Some(0), "{tool} {arguments:?}: {ended:?}");
     }
 }
 
 #[tokio::test]
 async fn what_is_kept_keeps_what_only_a_newer_mayfly_knows() {
-    let world = etcd_alone().await;
+    let mayfly = etcd_alone().await;
     let record = r#"{"name": "a", "prefix": "a", "header": "a", "expires": "8h", "colour": "blue"}"#;
     for kind in ["environments", "history"] {
-        world
+        mayfly
             .etcd
             .put(&format!("/mayfly/{kind}/a"), record)
             .await
             .unwrap();
     }
-    mayfly(&world, "keep a 9h").await.ok().unwrap();
-    let kept = world.etcd.get_json(&key("a")).await.unwrap();
+    tool(&mayfly, "keep a 9h").await.ok().unwrap();
+    let kept = mayfly.etcd.get_json(&key("a")).await.unwrap();
     assert_eq!(
         (&kept["colour"], &kept["expires"]),
         (&"blue".into(), &"8h".into()),
@@ -261,27 +261,27 @@ async fn what_is_kept_keeps_what_only_a_newer_mayfly_knows() {
     );
     assert!(kept["life"]["kept_until"].is_string(), "{kept}");
     // Of one that has ended, by its history.
-    world.etcd.delete(&key("a")).await.unwrap();
-    mayfly(&world, "keep a 10h").await.ok().unwrap();
-    let back = world.etcd.get_json(&key("a")).await.unwrap();
+    mayfly.etcd.delete(&key("a")).await.unwrap();
+    tool(&mayfly, "keep a 10h").await.ok().unwrap();
+    let back = mayfly.etcd.get_json(&key("a")).await.unwrap();
     assert_eq!(back["colour"], "blue", "{back}");
     assert_eq!(back["life"]["revived"], true, "{back}");
 }
 
 #[tokio::test]
 async fn what_is_kept_outlives_its_end_and_what_has_ended_comes_back() {
-    let world = etcd_alone().await;
+    let mayfly = etcd_alone().await;
     write(
-        &world,
+        &mayfly,
         "some.yaml",
         "- {name: short, expires: 3s}\n- {name: kept, expires: 3s}\n- {name: idle, idle: 2s}\n- {name: plain}\n- {name: safe, protected: true}\n",
     );
-    let applied = mayfly(&world, "apply -f @some.yaml").await.ok().unwrap();
+    let applied = tool(&mayfly, "apply -f @some.yaml").await.ok().unwrap();
     assert!(applied.contains("short created, until 2"), "{applied}");
-    assert!(world.etcd.lease_of(&key("plain")).await.unwrap().is_none());
-    let kept = mayfly(&world, "keep kept 1h").await.ok().unwrap();
+    assert!(mayfly.etcd.lease_of(&key("plain")).await.unwrap().is_none());
+    let kept = tool(&mayfly, "keep kept 1h").await.ok().unwrap();
     assert!(kept.starts_with("kept lives until 2"), "{kept}");
-    let idle = mayfly(&world, "keep idle 2days").await.ok().unwrap();
+    let idle = tool(&mayfly, "keep idle 2days").await.ok().unwrap();
     assert!(
         idle.contains("and from then on while it is used at least every 2s"),
         "{idle}"
@@ -291,93 +291,91 @@ async fn what_is_kept_outlives_its_end_and_what_has_ended_comes_back() {
         ("safe", "safe is protected: nothing ends it"),
         ("never", "there is no environment never"),
     ] {
-        refused(&mayfly(&world, &format!("keep {name} 1h")).await, part);
+        refused(&tool(&mayfly, &format!("keep {name} 1h")).await, part);
     }
-    let usage = mayfly(&world, "keep kept soon").await;
+    let usage = tool(&mayfly, "keep kept soon").await;
     assert_eq!(usage.code, Some(2), "{usage:?}");
-    vanishes(&world, "short").await;
+    vanishes(&mayfly, "short").await;
     for name in ["kept", "idle"] {
-        assert!(world.etcd.get(&key(name)).await.unwrap().is_some(), "{name}");
+        assert!(mayfly.etcd.get(&key(name)).await.unwrap().is_some(), "{name}");
     }
-    let back = mayfly(&world, "keep short 1h").await.ok().unwrap();
+    let back = tool(&mayfly, "keep short 1h").await.ok().unwrap();
     assert!(back.starts_with("short is back; it lives until 2"), "{back}");
-    let record = world.etcd.get_json(&key("short")).await.unwrap();
+    let record = mayfly.etcd.get_json(&key("short")).await.unwrap();
     assert_eq!(record["life"]["revived"], true, "{record}");
-    assert!(world.etcd.lease_of(&key("short")).await.unwrap().is_some());
+    assert!(mayfly.etcd.lease_of(&key("short")).await.unwrap().is_some());
 
     // What is applied again begins anew.
-    said(&mayfly(&world, "delete short").await, "short deleted\n");
-    write(&world, "short.yaml", "{name: short, expires: 3s}");
-    let again = mayfly(&world, "apply -f @short.yaml").await.ok().unwrap();
+    said(&tool(&mayfly, "delete short").await, "short deleted\n");
+    write(&mayfly, "short.yaml", "{name: short, expires: 3s}");
+    let again = tool(&mayfly, "apply -f @short.yaml").await.ok().unwrap();
     assert!(again.contains("(it had ended)"), "{again}");
 }
 
 #[tokio::test]
 async fn what_belongs_to_a_registrar_or_is_protected_needs_force() {
-    let mut world = etcd_alone().await;
-    world.start_registrar(&[]).unwrap();
-    world.save("prod.yaml", "{name: prod, protected: true}");
-    world.save("qa.yaml", "name: qa\n");
-    world.save("dev.yaml", "name: dev\n");
+    let mut mayfly = etcd_alone().await;
+    mayfly.start_registrar(&[]).unwrap();
+    mayfly.save("prod.yaml", "{name: prod, protected: true}");
+    mayfly.save("qa.yaml", "name: qa\n");
+    mayfly.save("dev.yaml", "name: dev\n");
     eventually(SOON, "all are registered", async || -> Result<()> {
         for name in ["prod", "qa", "dev"] {
-            ensure!(world.etcd.get(&key(name)).await?.is_some(), "{name} is not");
+            ensure!(mayfly.etcd.get(&key(name)).await?.is_some(), "{name} is not");
         }
         Ok(())
     })
     .await;
-    write(&world, "mine.yaml", "name: qa\ndescription: mine\n");
+    write(&mayfly, "mine.yaml", "name: qa\ndescription: mine\n");
     refused(
-        &mayfly(&world, "apply -f @mine.yaml").await,
+        &tool(&mayfly, "apply -f @mine.yaml").await,
         "qa: it was registered by the registrar of test from its file qa.yaml: change it there, or take the name over",
     );
     said(
-        &mayfly(&world, "apply -f @mine.yaml --force").await,
+        &tool(&mayfly, "apply -f @mine.yaml --force").await,
         "qa taken over\n",
     );
     said(
-        &mayfly(&world, "delete dev").await,
-        "dev deleted\n  it was registered by the registrar of test from its file dev.yaml: that does not bring it back \
-         unless it is changed\n",
+        &tool(&mayfly, "delete dev").await,
+        "dev deleted\n  it was registered by the registrar of test from its file dev.yaml: that file brings it back only when it changes\n",
     );
     // The registrar lets both be, although their files are there.
     throughout(
         Duration::from_secs(1),
         "qa is taken over and dev has ended",
         async || {
-            let qa = world.etcd.get_json(&key("qa")).await.unwrap();
+            let qa = mayfly.etcd.get_json(&key("qa")).await.unwrap();
             qa["description"] == "mine"
                 && qa["source"]["registrar"] == "mayfly_apply.test"
-                && world.etcd.get(&key("dev")).await.unwrap().is_none()
+                && mayfly.etcd.get(&key("dev")).await.unwrap().is_none()
         },
     )
     .await;
-    let back = mayfly(&world, "keep dev 1h").await.ok().unwrap();
+    let back = tool(&mayfly, "keep dev 1h").await.ok().unwrap();
     assert!(back.starts_with("dev is back; it lives until 2"), "{back}");
     // Its file said nothing of an end; from now on it says this one.
     eventually(SOON, "the end of dev is in force", async || {
-        let dev = world.etcd.get_json(&key("dev")).await.ok()?;
-        let file = fs::read_to_string(world.environments().join("dev.yaml")).ok()?;
-        let is_there = dev["expires"].is_string() && world.etcd.lease_of(&key("dev")).await.ok()?.is_some();
+        let dev = mayfly.etcd.get_json(&key("dev")).await.ok()?;
+        let file = fs::read_to_string(mayfly.environments().join("dev.yaml")).ok()?;
+        let is_there = dev["expires"].is_string() && mayfly.etcd.lease_of(&key("dev")).await.ok()?.is_some();
         (is_there && file.contains("expires:")).then_some(())
     })
     .await;
     refused(
-        &mayfly(&world, "delete prod").await,
+        &tool(&mayfly, "delete prod").await,
         "prod is protected: delete it with --force",
     );
     said(
-        &mayfly(&world, "delete prod --force").await,
-        "prod deleted\n  it was registered by the registrar of test from its file prod.yaml: being protected, it comes \
-         back unless that is deleted, too\n",
+        &tool(&mayfly, "delete prod --force").await,
+        "prod deleted\n  it was registered by the registrar of test from its file prod.yaml and is protected: it comes back unless you delete that file, too\n",
     );
     eventually(SOON, "prod is back from its file", async || {
-        world
+        mayfly
             .etcd
             .get(&key("prod"))
             .await
             .is_ok_and(|value| value.is_some())
     })
     .await;
-    assert!(world.etcd.get(&key("dev")).await.unwrap().is_some());
+    assert!(mayfly.etcd.get(&key("dev")).await.unwrap().is_some());
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::Duration;
 
-use mayfly_e2e::mayfly::binary;
+use mayfly_e2e::process::binary;
 use mayfly_e2e::process::{Finished, run};
 
 const LIMIT: Duration = Duration::from_secs(30);

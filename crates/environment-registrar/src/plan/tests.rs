@@ -1,8 +1,12 @@
 //! Plans in words.
 
+use std::collections::BTreeSet;
+
 use super::*;
-use mayfly_core::records::Source;
-use mayfly_daemon::watch::{Batch, Change};
+use crate::desired::merge::Merged;
+use mayfly_core::records::lifetime::Life;
+use mayfly_core::records::{Environment, Record, SetAsides, Source};
+use mayfly_daemon::watch::{Batch, Change, Stored};
 
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -24,17 +28,18 @@ fn merged(environments: &[&Arc<Environment>]) -> Merged {
     merged
 }
 
-fn mirror(environments: &[&Arc<Environment>]) -> Mirror {
-    let mut mirror = Mirror::new(mayfly_core::keys::KeySpace::default(), "us".parse().unwrap());
-    mirror.take(Batch {
+fn actual(environments: &[&Arc<Environment>]) -> Actual {
+    let mut actual = Actual::new(mayfly_core::keys::KeySpace::default(), "us".parse().unwrap());
+    actual.update(Batch {
         revision: 1,
         listed: true,
         changes: Vec::new(),
+        set_aside: SetAsides::default(),
     });
     for (index, environment) in environments.iter().enumerate() {
-        mirror.published(environment, Life::beginning(Moment::of(noon())), index as i64 + 2);
+        actual.wrote(environment, Life::beginning(Moment::of(noon())), index as i64 + 2);
     }
-    mirror
+    actual
 }
 
 /// The writes in words, as `put x absent` and `delete y 3`.
@@ -47,7 +52,7 @@ fn words(plan: &Plan) -> Vec<String> {
     let puts = plan
         .puts
         .iter()
-        .map(|put| format!("put {} {}", put.environment.name, guard(&put.guard)));
+        .map(|put| format!("put {} {}", put.name(), guard(&put.guard)));
     puts.chain(
         plan.deletes
             .iter()
@@ -66,8 +71,8 @@ fn only_differences_are_written() {
     let changed = environment("b", "other");
     let plan = plan(
         &merged(&[&a, &changed, &c]),
-        &mirror(&[&a, &b]),
-        None,
+        &actual(&[&a, &b]),
+        &Scope::Everything,
         &mut Absences::new(GRACE),
         terms(),
         Instant::now(),
@@ -83,8 +88,8 @@ fn an_equal_record_is_noticed_and_not_written() {
     let (read, stored) = (environment("a", "a"), environment("a", "a"));
     let plan = plan(
         &merged(&[&read]),
-        &mirror(&[&stored]),
-        None,
+        &actual(&[&stored]),
+        &Scope::Everything,
         &mut Absences::new(GRACE),
         terms(),
         Instant::now(),
@@ -95,25 +100,39 @@ fn an_equal_record_is_noticed_and_not_written() {
 #[test]
 fn what_is_missing_goes_after_the_grace_unless_it_comes_back() {
     let (a, now) = (environment("a", "a"), Instant::now());
-    let (mirror, mut absences) = (mirror(&[&a]), Absences::new(GRACE));
-    let first = plan(&merged(&[]), &mirror, None, &mut absences, terms(), now);
+    let (actual, mut absences) = (actual(&[&a]), Absences::new(GRACE));
+    let first = plan(
+        &merged(&[]),
+        &actual,
+        &Scope::Everything,
+        &mut absences,
+        terms(),
+        now,
+    );
     assert_eq!((words(&first), first.again), (vec![], Some(now + GRACE)));
     assert_eq!(
         words(&plan(
             &merged(&[]),
-            &mirror,
-            None,
+            &actual,
+            &Scope::Everything,
             &mut absences,
             terms(),
             now + GRACE
         )),
         ["delete a 2"]
     );
-    plan(&merged(&[&a]), &mirror, None, &mut absences, terms(), now + GRACE);
+    plan(
+        &merged(&[&a]),
+        &actual,
+        &Scope::Everything,
+        &mut absences,
+        terms(),
+        now + GRACE,
+    );
     let again = plan(
         &merged(&[]),
-        &mirror,
-        None,
+        &actual,
+        &Scope::Everything,
         &mut absences,
         terms(),
         now + 2 * GRACE,
@@ -126,8 +145,8 @@ fn what_is_missing_goes_after_the_grace_unless_it_comes_back() {
     absences.begin_anew(now + 3 * GRACE);
     let doubted = plan(
         &merged(&[]),
-        &mirror,
-        None,
+        &actual,
+        &Scope::Everything,
         &mut absences,
         terms(),
         now + 3 * GRACE,
@@ -144,8 +163,8 @@ fn what_stands_in_the_way_goes_at_once_after_its_successor_is_there() {
     let (old, new) = (environment("old", "www"), environment("new", "www"));
     let plan = plan(
         &merged(&[&new]),
-        &mirror(&[&old]),
-        None,
+        &actual(&[&old]),
+        &Scope::Everything,
         &mut Absences::new(GRACE),
         terms(),
         Instant::now(),
@@ -156,28 +175,15 @@ fn what_stands_in_the_way_goes_at_once_after_its_successor_is_there() {
 #[test]
 fn what_others_have_is_neither_written_nor_deleted() {
     let a = environment("a", "a");
-    let mut mirror = mirror(&[]);
-    let value =
-        mayfly_core::records::to_json(&serde_json::json!({"name": "a", "prefix": "p", "header": "h"}));
-    let key = "/mayfly/environments/a".to_owned();
-    let entry = mayfly_daemon::store::Entry {
-        key,
-        value,
-        create_revision: 5,
-        mod_revision: 5,
-        lease: None,
-    };
-    mirror.take(Batch {
-        revision: 5,
-        listed: false,
-        changes: vec![Change::Put(entry)],
-    });
+    let mut actual = actual(&[]);
+    let put = put(r#"{"name": "a", "prefix": "p", "header": "h"}"#, None);
+    actual.update(batch(vec![put]));
     let mut absences = Absences::new(Duration::ZERO);
     assert_eq!(
         words(&plan(
             &merged(&[&a]),
-            &mirror,
-            None,
+            &actual,
+            &Scope::Everything,
             &mut absences,
             terms(),
             Instant::now()
@@ -187,14 +193,32 @@ fn what_others_have_is_neither_written_nor_deleted() {
     assert_eq!(
         words(&plan(
             &merged(&[]),
-            &mirror,
-            None,
+            &actual,
+            &Scope::Everything,
             &mut absences,
             terms(),
             Instant::now()
         )),
         [""; 0]
     );
+}
+
+/// An environment that was put at revision 5.
+fn put(record: &str, lease: Option<LeaseId>) -> Change {
+    Change::Put(Stored {
+        record: Record::Environment(serde_json::from_str(record).unwrap()),
+        revision: 5.into(),
+        lease,
+    })
+}
+
+fn batch(changes: Vec<Change>) -> Batch {
+    Batch {
+        revision: 5,
+        listed: false,
+        changes,
+        set_aside: SetAsides::default(),
+    }
 }
 
 fn noon() -> SystemTime {
@@ -205,7 +229,7 @@ fn terms() -> Terms {
     Terms {
         now: noon(),
         force: false,
-        quota: crate::merge::Quota::default(),
+        quota: crate::desired::Quota::default(),
     }
 }
 
@@ -218,22 +242,14 @@ fn planned(file: &str, held: &str, leased: bool, seconds: i64) -> (Vec<String>, 
         serde_json::from_str(&json).unwrap()
     };
     let wanted = Arc::new(record(file));
-    let mut mirror = mirror(&[]);
-    let entry = |kind: &str, lease| {
-        Change::Put(mayfly_daemon::store::Entry {
-            key: format!("/mayfly/{kind}/a"),
-            value: mayfly_core::records::to_json(&record(held)),
-            create_revision: 5,
-            mod_revision: 5,
-            lease,
-        })
-    };
-    let lease = leased.then(LeaseId::default);
-    mirror.take(Batch {
-        revision: 5,
-        listed: false,
-        changes: vec![entry("environments", lease), entry("history", None)],
+    let mut actual = actual(&[]);
+    let history = Change::Put(Stored {
+        record: Record::History(record(held)),
+        revision: 5.into(),
+        lease: None,
     });
+    let text = serde_json::to_string(&record(held)).unwrap();
+    actual.update(batch(vec![put(&text, leased.then(LeaseId::default)), history]));
     let (now, mut terms) = (Instant::now(), terms());
     let span = Duration::from_secs(seconds.unsigned_abs());
     terms.now = if seconds < 0 {
@@ -243,8 +259,8 @@ fn planned(file: &str, held: &str, leased: bool, seconds: i64) -> (Vec<String>, 
     };
     let plan = plan(
         &merged(&[&wanted]),
-        &mirror,
-        None,
+        &actual,
+        &Scope::Everything,
         &mut Absences::new(GRACE),
         terms,
         now,
@@ -264,7 +280,7 @@ fn planned(file: &str, held: &str, leased: bool, seconds: i64) -> (Vec<String>, 
             .iter()
             .map(|(name, guard)| format!("end {name} {guard:?}")),
     );
-    let next = next_end(&mirror, terms.now, now);
+    let next = next_end(&actual, terms.now, now);
     (words, plan.doubts.len(), next.map(|next| next - now))
 }
 
@@ -303,9 +319,9 @@ fn a_record_without_its_lease_is_put_again_and_a_lease_is_looked_at_once() {
 
 #[test]
 fn leases_are_good_within_some_seconds() {
-    let doubt = |idle| Doubt {
+    let doubt = |idle| Doubt::<Environments> {
         put: Put {
-            environment: environment("a", "a"),
+            record: environment("a", "a"),
             life: Life::beginning(Moment::of(noon())),
             guard: Guard::Absent,
             before: None,
@@ -357,24 +373,14 @@ fn what_is_past_its_end_is_deleted_by_the_clock_as_it_is_now() {
 
 #[test]
 fn whose_it_is_does_not_matter_to_its_end() {
-    let mut mirror = mirror(&[]);
+    let mut actual = actual(&[]);
     let value = r#"{"name":"a","prefix":"p","header":"h","expires":"2030-01-31T11:59:00Z"}"#;
-    mirror.take(Batch {
-        revision: 5,
-        listed: false,
-        changes: vec![Change::Put(mayfly_daemon::store::Entry {
-            key: "/mayfly/environments/a".to_owned(),
-            value: value.as_bytes().to_vec(),
-            create_revision: 5,
-            mod_revision: 5,
-            lease: None,
-        })],
-    });
-    let none = BTreeSet::new();
+    actual.update(batch(vec![put(value, None)]));
+    let none = Scope::Only(BTreeSet::new());
     let plan = plan(
         &merged(&[]),
-        &mirror,
-        Some(&none),
+        &actual,
+        &none,
         &mut Absences::new(GRACE),
         terms(),
         Instant::now(),

@@ -47,11 +47,19 @@ impl World {
         std::fs::create_dir(world.path("envs")).unwrap();
         for (name, text) in files {
             world.write(name, text);
+            // They lie there for long: nobody waits for them to stay the same.
+            let file = std::fs::File::options()
+                .append(true)
+                .open(world.path("envs").join(name));
+            let hour = std::time::Duration::from_secs(3600);
+            file.unwrap()
+                .set_modified(std::time::SystemTime::now() - hour)
+                .unwrap();
         }
         world
     }
 
-    /// The same, with a registrar that has brought etcd in step.
+    /// The same, with a registrar that has brought etcd in sync.
     pub async fn started(files: &[(&str, &str)]) -> Self {
         let mut world = Self::new(files).await;
         world.start(&[]).await;
@@ -86,7 +94,7 @@ impl World {
         self.registrar = Some(Process::spawn("environment-registrar", &command, &log).unwrap());
     }
 
-    /// The same, and waits until etcd is in step.
+    /// The same, and waits until etcd is in sync.
     pub async fn start(&mut self, arguments: &[&str]) {
         self.spawn(arguments);
         self.status("ready", |status| status.ready).await;
@@ -189,7 +197,7 @@ impl World {
         .await;
     }
 
-    /// Registers an environment as somebody else.
+    /// Registers an environment as another writer.
     pub async fn foreign(&self, name: &str, prefix: &str) {
         let source = serde_json::json!({"registrar": "them", "file": "theirs.yaml"});
         let record = serde_json::json!({"name": name, "prefix": prefix, "header": name, "services": [], "source": source});

@@ -1,4 +1,4 @@
-//! The follower with a resolver of the test's own: what is asked when, and what is told.
+//! The follower with a resolver of the test's own: what it asks when, and what it yields.
 
 use std::sync::{Condvar, Mutex};
 
@@ -22,9 +22,9 @@ impl Zone {
     }
 
     /// Until it is dropped, names that begin so get no answer. A test that fails has to let its threads go, too.
-    fn hold(self: &Arc<Self>, beginning: &'static str) -> Held {
+    fn hold(self: &Arc<Self>, beginning: &'static str) -> HeldResolver {
         *self.held.0.lock().unwrap() = Some(beginning);
-        Held(self.clone())
+        HeldResolver(self.clone())
     }
 
     fn follower(self: &Arc<Self>) -> Follower {
@@ -47,9 +47,14 @@ impl Zone {
     }
 }
 
-struct Held(Arc<Zone>);
+/// Whose turn is always.
+fn nobody(_: &Hostname) -> Option<&'static EnvironmentName> {
+    None
+}
 
-impl Drop for Held {
+struct HeldResolver(Arc<Zone>);
+
+impl Drop for HeldResolver {
     fn drop(&mut self) {
         *self.0.held.0.lock().unwrap() = None;
         self.0.held.1.notify_all();
@@ -74,15 +79,15 @@ fn leads(name: &str, to: &[&str]) -> (String, Option<Vec<String>>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_name_is_asked_for_at_once_and_only_differences_are_told() {
+async fn a_new_name_is_resolved_at_once_and_only_differences_are_yielded() {
     let zone = Arc::new(Zone::default());
     let mut follower = zone.follower();
     zone.set("a", Some(&["10.0.0.1"]));
-    follower.need(names(&["a"]).iter());
+    follower.need(names(&["a"]).iter(), nobody);
     let start = Instant::now();
     assert_eq!(next(&mut follower).await, leads("a", &["10.0.0.1"]));
     assert_eq!(start.elapsed().as_secs(), 0);
-    // Nothing is told until something is different, and that is seen at the next time of asking.
+    // It yields nothing until an answer differs, which the next lookup shows.
     assert!(tokio::time::timeout(EVERY * 5, follower.next()).await.is_err());
     assert!(*zone.asked.lock().unwrap() >= 5);
     zone.set("a", Some(&["10.0.0.2", "10.0.0.1"]));
@@ -90,18 +95,18 @@ async fn a_new_name_is_asked_for_at_once_and_only_differences_are_told() {
     assert_eq!(next(&mut follower).await, leads("a", &["10.0.0.1", "10.0.0.2"]));
     assert!(start.elapsed() <= EVERY);
     zone.set("b", Some(&["10.0.0.3"]));
-    follower.need(names(&["a", "b"]).iter());
+    follower.need(names(&["a", "b"]).iter(), nobody);
     let start = Instant::now();
     assert_eq!(next(&mut follower).await, leads("b", &["10.0.0.3"]));
     assert_eq!(start.elapsed().as_secs(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_told_once_and_takes_no_address_away() {
+async fn a_failure_is_yielded_once_and_removes_no_address() {
     let zone = Arc::new(Zone::default());
     let mut follower = zone.follower();
     zone.set("a", Some(&["10.0.0.1"]));
-    follower.need(names(&["a"]).iter());
+    follower.need(names(&["a"]).iter(), nobody);
     next(&mut follower).await;
     for broken in [None, Some(&[][..])] {
         zone.set("a", broken);
@@ -112,8 +117,8 @@ async fn a_failure_is_told_once_and_takes_no_address_away() {
         assert_eq!(next(&mut follower).await, ("a".to_owned(), None));
         assert_eq!(follower.failures().count(), 0);
     }
-    follower.need([].iter());
-    assert!(follower.is_empty());
+    follower.need([].iter(), nobody);
+    assert_eq!(follower.len(), 0);
 }
 
 #[tokio::test]
@@ -123,23 +128,41 @@ async fn the_next_one_begins_with_the_last_addresses() {
     let zone = Arc::new(Zone::default());
     let mut first = zone.follower_at(&file);
     zone.set("a", Some(&["10.0.0.1"]));
-    assert!(first.need(names(&["a"]).iter()).is_empty());
+    assert!(first.need(names(&["a"]).iter(), nobody).is_empty());
     next(&mut first).await;
     mayfly_e2e::eventually(LIMIT, "it is saved", async || {
         let _ = tokio::time::timeout(Duration::from_millis(10), first.next()).await;
-        std::fs::read_to_string(&file).is_ok_and(|text| text.contains("10.0.0.1"))
+        first.saving.is_empty() && std::fs::read_to_string(&file).is_ok_and(|text| text.contains("10.0.0.1"))
     })
     .await;
+    // The file is restored after it was removed or overwritten.
+    for damage in [None, Some("{}")] {
+        match damage {
+            None => std::fs::remove_file(&file).unwrap(),
+            Some(text) => std::fs::write(&file, text).unwrap(),
+        }
+        mayfly_e2e::eventually(LIMIT, "it is saved again", async || {
+            first.look_at_file();
+            let _ = tokio::time::timeout(Duration::from_millis(10), first.next()).await;
+            first.saving.is_empty()
+                && std::fs::read_to_string(&file).is_ok_and(|text| text.contains("10.0.0.1"))
+        })
+        .await;
+    }
     drop(first);
-    // The name cannot be resolved any more, and nobody has to wait until that is known.
+    // The name no longer resolves, and nothing waits until that is known.
     zone.set("a", None);
     let mut second = zone.follower_at(&file);
-    let known = second.need(names(&["a", "b"]).iter());
-    let expected: Addresses = [("a".parse().unwrap(), ["10.0.0.1".parse().unwrap()].into())].into();
+    let known = second.need(names(&["a", "b"]).iter(), nobody);
+    let expected: ResolvedAddresses = [("a".parse().unwrap(), ["10.0.0.1".parse().unwrap()].into())].into();
     assert_eq!(known, expected);
     assert_eq!(next(&mut second).await.1, None);
     std::fs::write(&file, "garbage").unwrap();
-    assert!(zone.follower_at(&file).need(names(&["a"]).iter()).is_empty());
+    assert!(
+        zone.follower_at(&file)
+            .need(names(&["a"]).iter(), nobody)
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -148,7 +171,7 @@ async fn an_answer_that_hangs_is_a_failure_and_is_taken_when_it_comes() {
     let mut follower = zone.follower();
     zone.set("a", Some(&["10.0.0.1"]));
     let held = zone.hold("");
-    follower.need(names(&["a"]).iter());
+    follower.need(names(&["a"]).iter(), nobody);
     follower.ask_what_is_due();
     mayfly_e2e::eventually(LIMIT, "the resolver is asked", async || {
         *zone.asked.lock().unwrap() == 1
@@ -156,7 +179,7 @@ async fn an_answer_that_hangs_is_a_failure_and_is_taken_when_it_comes() {
     .await;
     // The clock is not the test's while a thread is at work, so the beginning is put back.
     let begun = Instant::now().checked_sub(LIMIT).unwrap();
-    follower.names.values_mut().next().unwrap().state = State::Asked(begun);
+    follower.names.values_mut().next().unwrap().state = LookupState::Asked(begun);
     assert_eq!(next(&mut follower).await, ("a".to_owned(), None));
     assert_eq!(follower.failures().next().unwrap().1, "no answer within 5s");
     assert_eq!(*zone.asked.lock().unwrap(), 1, "nor is it asked for again");
@@ -170,7 +193,10 @@ async fn many_names_are_asked_for_some_at_a_time() {
     let mut follower = zone.follower();
     let all: Vec<String> = (0..100).map(|number| format!("n{number}")).collect();
     all.iter().for_each(|name| zone.set(name, Some(&["10.0.0.1"])));
-    follower.need(names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter());
+    follower.need(
+        names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter(),
+        nobody,
+    );
     for _ in 0..100 {
         assert!(next(&mut follower).await.1.is_some());
         assert!(follower.lookups.len() <= AT_ONCE);
@@ -181,8 +207,8 @@ async fn many_names_are_asked_for_some_at_a_time() {
 fn let_them_wait(follower: &mut Follower, span: Duration) {
     let begun = Instant::now().checked_sub(span).unwrap();
     for followed in follower.names.values_mut() {
-        if matches!(followed.state, State::Asked(_)) {
-            followed.state = State::Asked(begun);
+        if matches!(followed.state, LookupState::Asked(_)) {
+            followed.state = LookupState::Asked(begun);
         }
     }
 }
@@ -194,11 +220,17 @@ async fn names_that_never_answer_hold_up_nobody() {
     let mut all: Vec<String> = (0..64).map(|number| format!("never{number}")).collect();
     let _held = zone.hold("never");
     zone.set("zzz", Some(&["10.0.0.1"]));
-    follower.need(names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter());
+    follower.need(
+        names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter(),
+        nobody,
+    );
     follower.ask_what_is_due();
     assert_eq!(follower.lookups.len(), AT_ONCE);
     all.push("zzz".to_owned());
-    follower.need(names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter());
+    follower.need(
+        names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter(),
+        nobody,
+    );
     for second in 1..=4 {
         let_them_wait(&mut follower, SLOW);
         follower.ask_what_is_due();
@@ -207,12 +239,45 @@ async fn names_that_never_answer_hold_up_nobody() {
     assert_eq!(next(&mut follower).await, leads("zzz", &["10.0.0.1"]));
     // Nor does it become ever more threads.
     let more: Vec<String> = (0..200).map(|number| format!("never{number}")).collect();
-    follower.need(names(&more.iter().map(String::as_str).collect::<Vec<_>>()).iter());
+    follower.need(
+        names(&more.iter().map(String::as_str).collect::<Vec<_>>()).iter(),
+        nobody,
+    );
     for _ in 0..20 {
         let_them_wait(&mut follower, SLOW);
         follower.ask_what_is_due();
     }
     assert_eq!(follower.lookups.len(), MOST_AT_ONCE);
+}
+
+/// Hundreds that answer just within a second are due again before they all had their turn.
+#[tokio::test]
+async fn slow_names_of_some_do_not_hold_up_a_new_name_of_another() {
+    let zone = Arc::new(Zone::default());
+    let mut follower = zone.follower();
+    let owners: Vec<EnvironmentName> = ["flood", "mine"].map(|name| name.parse().unwrap()).into();
+    let owner = |name: &Hostname| Some(&owners[usize::from(name.as_str() == "zzz")]);
+    let mut all: Vec<String> = (0..400).map(|number| format!("slow{number}")).collect();
+    let _held = zone.hold("slow");
+    zone.set("zzz", Some(&["10.0.0.1"]));
+    follower.need(
+        names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter(),
+        owner,
+    );
+    follower.ask_what_is_due();
+    all.push("zzz".to_owned());
+    follower.need(
+        names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter(),
+        owner,
+    );
+    // The next place that becomes free.
+    let_them_wait(&mut follower, SLOW);
+    follower.ask_what_is_due();
+    assert!(matches!(
+        follower.names[&"zzz".parse::<Hostname>().unwrap()].state,
+        LookupState::Asked(_)
+    ));
+    assert_eq!(next(&mut follower).await, leads("zzz", &["10.0.0.1"]));
 }
 
 #[tokio::test]
@@ -221,12 +286,15 @@ async fn what_has_been_due_longest_is_asked_first() {
     let mut follower = zone.follower();
     let all: Vec<String> = (10..40).map(|number| format!("n{number}")).collect();
     let _held = zone.hold("");
-    follower.need(names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter());
+    follower.need(
+        names(&all.iter().map(String::as_str).collect::<Vec<_>>()).iter(),
+        nobody,
+    );
     let name: Hostname = "n39".parse().unwrap();
     let before = Instant::now().checked_sub(Duration::from_millis(1)).unwrap();
-    follower.names.get_mut(&name).unwrap().state = State::Due(before);
+    follower.names.get_mut(&name).unwrap().state = LookupState::Due(before);
     follower.ask_what_is_due();
-    assert!(matches!(follower.names[&name].state, State::Asked(_)));
+    assert!(matches!(follower.names[&name].state, LookupState::Asked(_)));
     assert_eq!(follower.lookups.len(), AT_ONCE);
 }
 
@@ -234,7 +302,7 @@ async fn what_has_been_due_longest_is_asked_first() {
 async fn a_name_that_fails_is_asked_for_less_and_less_often() {
     let zone = Arc::new(Zone::default());
     let mut follower = zone.follower();
-    follower.need(names(&["a"]).iter());
+    follower.need(names(&["a"]).iter(), nobody);
     assert_eq!(next(&mut follower).await, ("a".to_owned(), None));
     // After 10, 20, 40, 80, 160, 300 and 300 s.
     let seconds = |seconds| Duration::from_secs(seconds);

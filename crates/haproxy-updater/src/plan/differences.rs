@@ -1,17 +1,18 @@
-//! Rows as they are beside rows as they should be: both come in nearly the same order, so that half a million are compared
-//! in one pass, and only what differs is kept.
+//! Rows as they are beside rows as they should be: both come in nearly the same order, so that half
+//! a million are compared in one pass, and only what differs is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use smol_str::SmolStr;
 
-use crate::model::Rows;
+use crate::haproxy::maps::Rows;
 
 /// Keys of one map that may differ, with the values that they have and that they should have.
 pub(super) type Differences = BTreeMap<String, (Option<String>, Option<String>)>;
 
-/// Compares `present` with what `each_wanted` shows: every wanted row once, in any order, best in that of the keys.
+/// Compares `present` with what `each_wanted` shows: every wanted row once, in any order, best in
+/// that of the keys.
 pub(super) fn differences(
     present: &Rows,
     each_wanted: impl FnOnce(&mut dyn FnMut(&str, &str)),
@@ -65,7 +66,7 @@ impl<'a> Pass<'a> {
         Some(value)
     }
 
-    /// The rows that nobody has asked for.
+    /// The rows that no look-up has found.
     fn not_found(self) -> impl Iterator<Item = (&'a SmolStr, &'a SmolStr)> {
         let passed = self.passed.into_iter();
         passed

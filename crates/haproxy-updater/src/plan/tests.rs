@@ -4,23 +4,30 @@
 use std::collections::BTreeSet;
 
 use mayfly_core::index::Index;
-use mayfly_core::keys::KeySpace;
+use mayfly_core::keys::{Key, KeySpace};
+use mayfly_core::names::EnvironmentName;
+use mayfly_core::records::Record;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::command::{Request, requests};
-use crate::model::{ActualServer, ActualServers};
-use crate::slots::allot;
+use crate::haproxy::commands::{RuntimeRequest, requests};
+use crate::haproxy::servers::{ActualServer, ActualServers};
+use crate::haproxy::slots::{Pool, allot};
 
 /// An index, a pool and what HAProxy has, without HAProxy.
 struct World {
     index: Index,
     pool: Pool,
-    actual: Actual,
+    actual: ActualRouting,
     waiting: BTreeSet<BackendId>,
     ca_file: CaFile,
     revision: i64,
+}
+
+/// `environments/dev`
+fn parse(key: &str) -> Key {
+    KeySpace::default().parse(&format!("/mayfly/{key}")).unwrap()
 }
 
 impl World {
@@ -28,7 +35,7 @@ impl World {
         Self {
             index: Index::new(KeySpace::default()),
             pool: Pool::new(slots),
-            actual: Actual::default(),
+            actual: ActualRouting::default(),
             waiting: BTreeSet::new(),
             ca_file: CaFile::default(),
             revision: 0,
@@ -36,9 +43,24 @@ impl World {
     }
 
     fn put(&mut self, key: &str, value: &str) {
+        assert!(self.put_hostile(key, value), "{key} {value}");
+    }
+
+    /// As the watch does: what cannot be read changes nothing. Says whether it can.
+    fn put_hostile(&mut self, key: &str, value: &str) -> bool {
+        let Ok(key) = KeySpace::default().parse(&format!("/mayfly/{key}")) else {
+            return false;
+        };
+        let Ok(record) = Record::decode(&key, value.as_bytes()) else {
+            return false;
+        };
         self.revision += 1;
-        self.index
-            .put(&format!("/mayfly/{key}"), value.as_bytes(), self.revision);
+        self.index.put(record, self.revision);
+        true
+    }
+
+    fn delete(&mut self, key: &str) {
+        self.index.gone(&parse(key));
     }
 
     fn wanted<'a>(&'a self, default_environment: &'a EnvironmentName) -> Wanted<'a> {
@@ -50,7 +72,7 @@ impl World {
         }
     }
 
-    fn plan(&mut self, everything: bool) -> Plan {
+    fn plan(&mut self, everything: bool) -> RuntimePlan {
         let mut touched = self.index.resolve();
         let servers = &self.actual.servers;
         let is_empty = |slot: Slot| !servers.contains_key(&slot);
@@ -64,15 +86,15 @@ impl World {
         );
         let default_environment = "e0".parse().unwrap();
         let scope = if everything {
-            Scope::Everything
+            PlanScope::Everything
         } else {
-            Scope::Touched(&touched)
+            PlanScope::Touched(&touched)
         };
         plan(scope, &self.wanted(&default_environment), &self.actual)
     }
 
     /// Plays a plan, with a look at every state in between.
-    fn play(&mut self, plan: &Plan, look: impl Fn(&World)) {
+    fn play(&mut self, plan: &RuntimePlan, look: impl Fn(&World)) {
         for command in &plan.commands {
             self.actual.play(command);
             look(self);
@@ -80,7 +102,7 @@ impl World {
     }
 
     /// Leaving servers lose their connections.
-    fn see_off(&mut self, plan: &Plan) {
+    fn see_off(&mut self, plan: &RuntimePlan) {
         for (slot, name) in &plan.leaving {
             self.actual.play(&Command::DeleteServer {
                 slot: *slot,
@@ -126,7 +148,7 @@ impl World {
         assert_eq!(self.actual.servers, servers);
     }
 
-    /// Every row leads to one that is there.
+    /// Every row refers to one that exists.
     fn assert_whole(&self) {
         let rows = |map: Map| self.actual.rows.get(&map).into_iter().flatten();
         for (_, header) in rows(Map::Table(Table::Edge)) {
@@ -152,8 +174,50 @@ impl World {
     }
 }
 
+#[test]
+fn a_restricted_environment_has_no_parents_or_versions_without_its_access() {
+    let services = json!([{"name": "s", "version": "0.0.1", "routes": ["/"]}]);
+    let environment = |name: &str, more: serde_json::Value| {
+        let mut record = json!({"name": name, "prefix": name, "header": name});
+        let more = more.as_object().unwrap().clone();
+        record.as_object_mut().unwrap().extend(more);
+        record.to_string()
+    };
+    let restricted = json!({"services": services, "access": {"from": ["10.0.0.0/8"]}});
+    for everything in [false, true] {
+        let mut world = World::new(4);
+        world.put("backends/s/0.0.1/a", r#"{"address":"10.0.0.1:80"}"#);
+        world.put("environments/e1", &environment("e1", restricted.clone()));
+        world.put(
+            "environments/e2",
+            &environment("e2", json!({"services": services})),
+        );
+        let plan = world.plan(everything);
+        world.play(&plan, World::assert_whole);
+        // Open ones that become restricted together with what they have, and the other way round.
+        let secret = json!([{"name": "secret", "version": "0.0.1", "routes": ["/"]}]);
+        for record in [
+            json!({"extends": "e1"}),
+            json!({"services": services}),
+            json!({"services": secret, "access": {"from": ["10.0.0.0/8"]}}),
+            json!({"services": services}),
+        ] {
+            world.put("environments/e2", &environment("e2", record));
+            let plan = world.plan(everything);
+            let is_restricted = |world: &World| world.actual.row(Map::Table(Table::Access), "e2").is_some();
+            world.play(&plan, |world| {
+                let row = |table, key: &str| world.actual.row(Map::Table(table), key).is_some();
+                let has_secrets = row(Table::Parents, "e2") || row(Table::Versions, "e2/secret");
+                assert!(!has_secrets || is_restricted(world), "{:?}", plan.commands);
+            });
+            world.see_off(&plan);
+        }
+        world.assert_as_wanted();
+    }
+}
+
 #[derive(Debug, Clone)]
-enum Step {
+enum HistoryStep {
     Environment {
         name: u8,
         prefix: u8,
@@ -177,23 +241,23 @@ enum Step {
     },
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<HistoryStep>> {
     let services = proptest::collection::vec((0u8..4, 0u8..5, 0u8..5), 0..4);
     let environment = (0u8..4, 0u8..5, 0u8..5, proptest::option::of(0u8..4), services);
     let step = prop_oneof![
-        3 => environment.prop_map(|(name, prefix, header, extends, services)| Step::Environment { name, prefix, header, extends, services }),
-        1 => (0u8..4).prop_map(Step::NoEnvironment),
+        3 => environment.prop_map(|(name, prefix, header, extends, services)| HistoryStep::Environment { name, prefix, header, extends, services }),
+        1 => (0u8..4).prop_map(HistoryStep::NoEnvironment),
         3 => (0u8..4, 0u8..4, 0u8..3, any::<bool>(), any::<bool>(), 0u16..257)
-            .prop_map(|(service, version, port, draining, h2c, weight)| Step::Instance { service, version, port, draining, h2c, weight }),
-        2 => (0u8..4, 0u8..4, 0u8..3).prop_map(|(service, version, port)| Step::NoInstance { service, version, port }),
+            .prop_map(|(service, version, port, draining, h2c, weight)| HistoryStep::Instance { service, version, port, draining, h2c, weight }),
+        2 => (0u8..4, 0u8..4, 0u8..3).prop_map(|(service, version, port)| HistoryStep::NoInstance { service, version, port }),
     ];
     proptest::collection::vec(step, 1..30)
 }
 
 impl World {
-    fn take(&mut self, step: &Step) {
+    fn take(&mut self, step: &HistoryStep) {
         match step {
-            Step::Environment {
+            HistoryStep::Environment {
                 name,
                 prefix,
                 header,
@@ -213,8 +277,8 @@ impl World {
                 }
                 self.put(&format!("environments/e{name}"), &record.to_string());
             }
-            Step::NoEnvironment(name) => self.index.delete(&format!("/mayfly/environments/e{name}")),
-            Step::Instance {
+            HistoryStep::NoEnvironment(name) => self.delete(&format!("environments/e{name}")),
+            HistoryStep::Instance {
                 service,
                 version,
                 port,
@@ -229,13 +293,12 @@ impl World {
                     &record.to_string(),
                 );
             }
-            Step::NoInstance {
+            HistoryStep::NoInstance {
                 service,
                 version,
                 port,
             } => {
-                self.index
-                    .delete(&format!("/mayfly/backends/s{service}/0.0.{version}/i{port}"));
+                self.delete(&format!("backends/s{service}/0.0.{version}/i{port}"));
             }
         }
     }
@@ -261,7 +324,7 @@ proptest! {
         }
     }
 
-    /// From whatever HAProxy has, one plan over everything leads to what is wanted.
+    /// Whatever HAProxy has, one plan over everything makes it what is wanted.
     #[test]
     fn everything_is_repaired(
         steps in steps(),
@@ -300,19 +363,20 @@ proptest! {
         let [name, prefix, header, service, version, route, address, instance] = &texts[..] else { unreachable!() };
         let record = json!({"name": name, "prefix": prefix, "header": header, "extends": name,
             "services": [{"name": service, "version": version, "routes": [route, "/"]}]});
-        world.put(&format!("environments/{name}"), &record.to_string());
+        world.put_hostile(&format!("environments/{name}"), &record.to_string());
         let record = json!({"name": "good", "prefix": "good", "header": header,
             "services": [{"name": "s", "version": version, "routes": [format!("/{route}")]}]});
-        world.put("environments/good", &record.to_string());
+        world.put_hostile("environments/good", &record.to_string());
         for address in [address.as_str(), "10.0.0.1:80"] {
-            world.put(&format!("backends/{service}/{version}/{instance}"), &json!({"address": address}).to_string());
+            let record = json!({"address": address}).to_string();
+            world.put_hostile(&format!("backends/{service}/{version}/{instance}"), &record);
         }
         let plan = world.plan(false);
         prop_assert!(plan.refused.is_empty());
         let words = ["add map", "set map", "add server", "set server", "enable health"];
         let mut count = 0;
         for request in requests(&plan.commands, &"/maps".parse().unwrap()) {
-            let Request::Plain(text) = request else { unreachable!("no swap of so few rows") };
+            let RuntimeRequest::Plain(text) = request else { unreachable!("no swap of so few rows") };
             prop_assert!(text.len() < 16_384 && text.is_ascii());
             match text.split_once(" <<\n") {
                 Some((head, payload)) => {
@@ -339,23 +403,23 @@ fn servers_come_first_and_go_last() {
     let environment = |version: &str| {
         json!({"name": "e0", "prefix": "www", "header": "h", "services": [{"name": "s", "version": version, "routes": ["/"]}]}).to_string()
     };
-    let texts = |plan: &Plan| -> Vec<String> {
+    let texts = |plan: &RuntimePlan| -> Vec<String> {
         let requests = requests(&plan.commands, &"/m".parse().unwrap());
         requests
             .into_iter()
             .map(|request| match request {
-                Request::Plain(text) => {
+                RuntimeRequest::Plain(text) => {
                     let id = mayfly_core::routing::ServerId {
                         address: "10.0.0.1:80".parse().unwrap(),
                         protocol: Default::default(),
                         tls: None,
                     };
                     text.replace(
-                        &crate::command::server_options(&id, 100, &CaFile::default()),
+                        &crate::haproxy::commands::server_options(&id, 100, &CaFile::default()),
                         "OPTIONS",
                     )
                 }
-                Request::Replace { path, .. } => path,
+                RuntimeRequest::Replace { path, .. } => path,
             })
             .collect()
     };
@@ -364,14 +428,14 @@ fn servers_come_first_and_go_last() {
     let plan = world.plan(false);
     insta::assert_debug_snapshot!(texts(&plan), @r#"
     [
-        "add server slot-1/10.0.0.1:80 10.0.0.1:80 OPTIONS;set server slot-1/10.0.0.1:80 state ready;enable health slot-1/10.0.0.1:80;add map /m/slots.map s@0.0.1 slot-1;add map /m/versions.map e0/s s@0.0.1;add map /m/routes.map e0/ 001:s;add map /m/headers.map h e0;add map /m/edge.map www h;add map /m/default.map e0 h\n",
+        "add server slot-1/10.0.0.1:80 10.0.0.1:80 OPTIONS;set server slot-1/10.0.0.1:80 state ready;enable health slot-1/10.0.0.1:80;add map /m/slots.map s@0.0.1 slot-1;add map /m/versions.map e0/s s@0.0.1;add map /m/routes.map e0/ 001:s;add map /m/headers.map h e0;add map /m/links.map e0 h;add map /m/edge.map www h;add map /m/default.map e0 h\n",
     ]
     "#);
     world.play(&plan, |_| ());
 
     world.put("backends/s/0.0.2/b", r#"{"address":"10.0.0.2:80"}"#);
     world.put("environments/e0", &environment("0.0.2"));
-    world.index.delete("/mayfly/backends/s/0.0.1/a");
+    world.delete("backends/s/0.0.1/a");
     let plan = world.plan(false);
     insta::assert_debug_snapshot!(texts(&plan), @r#"
     [
@@ -381,11 +445,11 @@ fn servers_come_first_and_go_last() {
     world.play(&plan, |_| ());
     world.see_off(&plan);
 
-    world.index.delete("/mayfly/environments/e0");
-    world.index.delete("/mayfly/backends/s/0.0.2/b");
+    world.delete("environments/e0");
+    world.delete("backends/s/0.0.2/b");
     insta::assert_debug_snapshot!(texts(&world.plan(false)), @r#"
     [
-        "del map /m/default.map e0;del map /m/edge.map www;del map /m/headers.map h;del map /m/routes.map e0/;del map /m/versions.map e0/s;del map /m/slots.map s@0.0.2;set server slot-2/10.0.0.2:80 state drain\n",
+        "del map /m/default.map e0;del map /m/edge.map www;del map /m/links.map e0;del map /m/headers.map h;del map /m/routes.map e0/;del map /m/versions.map e0/s;del map /m/slots.map s@0.0.2;set server slot-2/10.0.0.2:80 state drain\n",
     ]
     "#);
 }
@@ -399,7 +463,7 @@ fn servers_behind_tls_wait_for_the_authorities() {
     );
     world.put("backends/s/1/b", r#"{"address":"10.0.0.2:80"}"#);
     let plan = world.plan(false);
-    let names = |plan: &Plan| -> Vec<String> {
+    let names = |plan: &RuntimePlan| -> Vec<String> {
         let adds = plan.commands.iter().filter_map(|command| match command {
             Command::AddServer { name, .. } => Some(name.to_string()),
             _ => None,

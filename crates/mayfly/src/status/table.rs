@@ -1,51 +1,58 @@
 //! The report as tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use mayfly_core::index::ServiceView;
 use mayfly_core::keys::Daemon;
-use mayfly_core::launching::Launching;
-use mayfly_core::lifetime::Moment;
+use mayfly_core::launching::{Backend, Launching, Phase};
+use mayfly_core::lost::LostHeader;
 use mayfly_core::records::SetAside;
-use mayfly_daemon::output::{Table, printable};
+use mayfly_core::records::lifetime::Moment;
+use mayfly_daemon::output::{Look, TextTable, Tone, printable};
 
-use super::{EnvironmentReport, Report};
-use crate::launchers;
-use crate::state::DaemonView;
+use mayfly_state::attention::{self, trouble};
+use mayfly_state::launchers;
+use mayfly_state::report::{EnvironmentReport, Report};
+use mayfly_state::state::{DaemonView, FailingView};
 
 /// Reasons that stand in one cell.
 const MOST_REASONS: usize = 3;
-/// Entries set aside that are shown.
+/// Entries set aside, and instances that a check keeps out, that are shown.
 const MOST_SET_ASIDE: usize = 20;
 
-/// All tables that have something to say.
-pub(super) fn text(report: &Report, one: bool, now: SystemTime) -> String {
+/// All tables that have something to say, and what needs attention.
+pub(super) fn text(report: &Report, one: bool, now: SystemTime, look: Look) -> String {
     let mut parts = Vec::new();
-    parts.extend(report.etcd.map(|wrong| format!("{wrong}\n")));
+    parts.extend(report.etcd.map(|wrong| look.paint(Tone::Bad, wrong) + "\n"));
     match report.environments.first() {
-        Some(environment) if one => parts.push(services(environment, now)),
+        Some(environment) if one => parts.push(services(environment, now, look)),
         None => parts.push("no environments\n".to_owned()),
-        Some(_) => parts.push(environments(report, now)),
+        Some(_) => parts.push(environments(report, now, look)),
     }
     if report.daemons.is_empty() {
-        parts.push("no daemon says anything of itself\n".to_owned());
+        parts.push("no daemon reports a status\n".to_owned());
     } else {
-        parts.push(daemons(&report.daemons));
+        parts.push(daemons(&report.daemons, look));
     }
+    parts.extend(unreachable(&report.unreachable, look));
+    parts.extend(lost_headers(&report.lost_headers, look));
+    let aside = set_aside(report);
     if !one {
         let launching = report.launching.as_ref();
-        parts.extend(launching.and_then(|launching| backends(launching, now)));
-        parts.extend(set_aside(report));
+        parts.extend(launching.and_then(|launching| backends(launching, now, look)));
+        parts.extend(failing(&report.failing, look));
+        parts.extend(set_aside_table(&aside, look));
     }
+    parts.push(attention::line(report, one, aside.len(), look));
     parts.join("\n")
 }
 
-fn environments(report: &Report, now: SystemTime) -> String {
-    let mut table = Table::new(["ENVIRONMENT", "PREFIX", "EXTENDS", "ENDS", "SOURCE", "STATE"]);
+fn environments(report: &Report, now: SystemTime, look: Look) -> String {
+    let mut table = TextTable::new(["ENVIRONMENT", "PREFIX", "EXTENDS", "ENDS", "SOURCE", "STATE"]);
     for environment in &report.environments {
         let source = environment.source.as_ref();
-        table.row([
+        let cells = [
             environment.view.name.to_string(),
             environment.prefix.to_string(),
             environment
@@ -57,9 +64,10 @@ fn environments(report: &Report, now: SystemTime) -> String {
             source.map_or_else(dash, |source| format!("{} ({})", source.file, source.registrar)),
             // The last, since it can be long.
             state(environment),
-        ]);
+        ];
+        table.toned_row(tone(environment), cells);
     }
-    let mut text = table.render();
+    let mut text = table.render_as(look);
     if !report.ended.is_empty() {
         let names: Vec<&str> = report
             .ended
@@ -78,27 +86,40 @@ fn environments(report: &Report, now: SystemTime) -> String {
     text
 }
 
-fn services(environment: &EnvironmentReport, now: SystemTime) -> String {
+fn services(environment: &EnvironmentReport, now: SystemTime, look: Look) -> String {
     let view = &environment.view;
+    let complete = if view.complete { "complete" } else { "incomplete" };
     let mut text = format!(
         "{}: {}\nprefix {}, x-mayfly {}, ends: {}\n",
         view.name,
-        if view.complete { "complete" } else { "incomplete" },
+        look.paint(tone(environment), complete),
         environment.prefix,
         environment.header,
         ends(environment, now)
     );
+    if let Some(access) = &view.access {
+        let whose = match access.of == view.name || access.unknown {
+            true => String::new(),
+            false => format!(" (inherited from {})", access.of),
+        };
+        text += &format!("open to {}{whose}\n", access.in_words());
+    }
     if let Some(description) = &environment.description {
         text += &format!("{}\n", printable(description));
     }
     if let Some(source) = &environment.source {
         text += &format!("from {} of {}\n", printable(&source.file), source.registrar);
     }
-    for reason in environment.reasons.iter().chain(&environment.launcher) {
+    for reason in environment
+        .reasons
+        .iter()
+        .chain(&environment.launcher)
+        .chain(&environment.failing)
+    {
         text += &format!("- {}\n", printable(reason));
     }
     text += &launchers::outputs(&environment.launching);
-    let mut table = Table::new([
+    let mut table = TextTable::new([
         "SERVICE", "VERSION", "ASKED", "FROM", "ROUTES", "LIVE", "DRAINING", "STATE",
     ]);
     for service in &view.services {
@@ -109,7 +130,7 @@ fn services(environment: &EnvironmentReport, now: SystemTime) -> String {
             (None, false) => "ok".to_owned(),
         };
         let origin = service.inherited_from.as_ref();
-        table.row([
+        let cells = [
             service.service.to_string(),
             service.version.clone().unwrap_or_else(dash),
             // An address is long, and is the version too.
@@ -128,13 +149,14 @@ fn services(environment: &EnvironmentReport, now: SystemTime) -> String {
                 draining.to_string()
             },
             state,
-        ]);
+        ];
+        table.toned_row(service_tone(service), cells);
     }
     if view.services.is_empty() {
         return text + "\nno services\n";
     }
     text += "\n";
-    text += &table.render();
+    text += &table.render_as(look);
     for service in view
         .services
         .iter()
@@ -148,17 +170,25 @@ fn services(environment: &EnvironmentReport, now: SystemTime) -> String {
 }
 
 /// What a launcher looks after.
-fn backends(launching: &Launching, now: SystemTime) -> Option<String> {
+fn backends(launching: &Launching, now: SystemTime, look: Look) -> Option<String> {
     if launching.backends.is_empty() {
         return None;
     }
-    let mut table = Table::new(["BACKEND", "LIVE", "FAILURES", "NEXT TRY", "STATE"]);
+    let mut table = TextTable::new(["BACKEND", "LIVE", "FAILURES", "NEXT TRY", "IMAGE", "STATE"]);
     for (name, backend) in &launching.backends {
         let next_try = backend.next_try.as_ref().map(|text| match text.parse() {
             Ok::<Moment, _>(moment) => format!("in {}", span(moment.left(now))),
             Err(_) => text.clone(),
         });
-        table.row([
+        let tone = match &backend.phase {
+            Phase::Running => Tone::Good,
+            Phase::Failed { .. } | Phase::NoDefinition => Tone::Bad,
+            Phase::Unused { .. } | Phase::Retiring => Tone::Plain,
+            Phase::Waiting | Phase::Pulling { .. } | Phase::Starting | Phase::Checking | Phase::Foreign => {
+                Tone::Pending
+            }
+        };
+        let cells = [
             name.clone(),
             format!("{}/{}", backend.live, backend.wanted),
             match backend.failures {
@@ -166,14 +196,57 @@ fn backends(launching: &Launching, now: SystemTime) -> Option<String> {
                 failures => failures.to_string(),
             },
             next_try.unwrap_or_else(dash),
+            images(backend),
             backend.phase.to_string(),
-        ]);
+        ];
+        table.toned_row(tone, cells);
     }
-    let more = match launching.more {
+    Some(table.render_as(look) + &and_more(launching.more))
+}
+
+fn images(backend: &Backend) -> String {
+    let images: Vec<&str> = backend.images.iter().map(String::as_str).collect();
+    Some(images.join(" "))
+        .filter(|images| !images.is_empty())
+        .unwrap_or_else(dash)
+}
+
+fn and_more(more: usize) -> String {
+    match more {
         0 => String::new(),
         more => format!("and {more} more\n"),
-    };
-    Some(table.render() + &more)
+    }
+}
+
+/// Who called others without an environment.
+fn lost_headers(all: &[LostHeader], look: Look) -> Option<String> {
+    if all.is_empty() {
+        return None;
+    }
+    let mut table = TextTable::new(["DROPPED THE HEADER", "CALLS IN 10 MIN"]);
+    for LostHeader { caller, calls } in all.iter().take(MOST_SET_ASIDE) {
+        table.toned_row(Tone::Bad, [caller.to_string(), calls.to_string()]);
+    }
+    Some(table.render_as(look) + &and_more(all.len().saturating_sub(MOST_SET_ASIDE)))
+}
+
+/// The instances that a check keeps out.
+fn failing(all: &[FailingView], look: Look) -> Option<String> {
+    if all.is_empty() {
+        return None;
+    }
+    let mut table = TextTable::new(["NOT REGISTERED", "AT", "CONTAINER", "BY", "CHECK"]);
+    for FailingView { node, failing } in all.iter().take(MOST_SET_ASIDE) {
+        let cells = [
+            failing.backend.to_string(),
+            failing.address.to_string(),
+            failing.container.clone().unwrap_or_else(dash),
+            node.to_string(),
+            failing.reason.clone(),
+        ];
+        table.toned_row(Tone::Bad, cells);
+    }
+    Some(table.render_as(look) + &and_more(all.len().saturating_sub(MOST_SET_ASIDE)))
 }
 
 /// What a launcher is to the others.
@@ -191,11 +264,11 @@ fn lead(daemon: &DaemonView, all: &[DaemonView]) -> Option<String> {
     })
 }
 
-fn daemons(daemons: &[DaemonView]) -> String {
-    let mut table = Table::new(["DAEMON", "NODE", "APPLIED", "LAG", "STATE"]);
+fn daemons(daemons: &[DaemonView], look: Look) -> String {
+    let mut table = TextTable::new(["DAEMON", "NODE", "APPLIED", "LAG", "STATE"]);
     for daemon in daemons {
         let lag = match daemon.lag {
-            0 => "in step".to_owned(),
+            0 => "in sync".to_owned(),
             1 => "1 revision".to_owned(),
             lag => format!("{lag} revisions"),
         };
@@ -206,6 +279,8 @@ fn daemons(daemons: &[DaemonView]) -> String {
         };
         if let Some(lead) = lead(daemon, daemons) {
             state += &format!(", {lead}");
+        } else if let Some(guard) = daemon.guard.as_ref().filter(|guard| **guard != state) {
+            state += &format!(", {guard}");
         }
         let nameless = &daemon.host_names_without_address;
         if let Some(name) = nameless.first() {
@@ -221,19 +296,75 @@ fn daemons(daemons: &[DaemonView]) -> String {
         let follows = daemon.daemon != Daemon::ContainerRegistrar.as_str();
         let applied = follows.then(|| (daemon.applied_revision.to_string(), lag));
         let (applied, lag) = applied.unwrap_or_else(|| (dash(), dash()));
-        table.row([
+        let tone = match trouble(daemon) {
+            None => Tone::Good,
+            Some(_) if daemon.error.is_some() || daemon.guard.is_some() => Tone::Bad,
+            Some(_) => Tone::Pending,
+        };
+        let cells = [
             daemon.daemon.to_owned(),
             daemon.node.to_string(),
             applied,
             lag,
             state,
-        ]);
+        ];
+        table.toned_row(tone, cells);
     }
-    table.render()
+    table.render_as(look) + &kept(daemons) + &confirmations(daemons) + &notes(daemons)
 }
 
-/// What is set aside that no line of an environment tells: keys that cannot be read, files, and containers.
-fn set_aside(report: &Report) -> Option<String> {
+/// The commands that confirm what daemons withhold, each once.
+fn confirmations(daemons: &[DaemonView]) -> String {
+    let guarded = daemons.iter().filter(|daemon| daemon.guard.is_some());
+    let commands: BTreeSet<&str> = guarded.filter_map(DaemonView::confirmed_by).collect();
+    let line = |daemon: &str| format!("if the loss was intended: `mayfly confirm {daemon}`\n");
+    commands.into_iter().map(line).collect()
+}
+
+/// The keys that are kept although etcd has lost them, each once, and by whom.
+fn kept(daemons: &[DaemonView]) -> String {
+    let mut by_key: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for daemon in daemons {
+        let who = format!("{} of {}", daemon.daemon, daemon.node);
+        for key in &daemon.keeps {
+            by_key.entry(key).or_default().push(who.clone());
+        }
+    }
+    let more = by_key.len().saturating_sub(MOST_SET_ASIDE);
+    let shown = by_key.into_iter().take(MOST_SET_ASIDE);
+    let line = |(key, who): (&str, Vec<String>)| format!("kept by {}: {}\n", who.join(", "), printable(key));
+    shown.map(line).collect::<String>() + &and_more(more)
+}
+
+/// What daemons have to say that is no error, each once, however many say so.
+fn notes(daemons: &[DaemonView]) -> String {
+    let mut said: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for daemon in daemons {
+        for note in &daemon.notes {
+            said.entry(note).or_default().push(daemon.node.to_string());
+        }
+    }
+    let line =
+        |(note, nodes): (&str, Vec<String>)| format!("note of {}: {}\n", nodes.join(", "), printable(note));
+    said.into_iter().map(line).collect()
+}
+
+/// What is registered where others do not reach it.
+fn unreachable(lines: &[String], look: Look) -> Option<String> {
+    let more = lines.len().saturating_sub(MOST_SET_ASIDE);
+    let shown = lines.iter().take(MOST_SET_ASIDE);
+    let mut text: String = shown
+        .map(|line| look.paint(Tone::Bad, &format!("warning: {}", printable(line))) + "\n")
+        .collect();
+    if more > 0 {
+        text += &format!("and {more} more\n");
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// What is set aside that no line of an environment tells: keys that cannot be read, files, and
+/// containers.
+fn set_aside(report: &Report) -> Vec<&SetAside> {
     let told = |entry: &&SetAside| {
         let environments = report.environments.iter();
         let mut names = environments.map(|environment| environment.view.name.as_str());
@@ -242,32 +373,54 @@ fn set_aside(report: &Report) -> Option<String> {
             .rsplit_once("/environments/")
             .is_some_and(|(_, key)| names.any(|name| name == key))
     };
-    // What routers and DNS updaters set aside is in etcd, and so told already; files, containers and definitions are not.
-    let others = report.daemons.iter().filter(|daemon| {
-        let routing = [Daemon::HaproxyUpdater, Daemon::DnsUpdater];
-        !routing.iter().any(|other| other.as_str() == daemon.daemon)
+    // What routers and DNS updaters set aside is in etcd, and so told already; files, containers,
+    // definitions, and services whose name a static record takes are not.
+    let others = report.daemons.iter().flat_map(|daemon| {
+        let is_router = daemon.daemon == Daemon::HaproxyUpdater.as_str();
+        let is_of_etcd = move |entry: &SetAside| {
+            is_router || (daemon.daemon == Daemon::DnsUpdater.as_str() && entry.key.starts_with('/'))
+        };
+        daemon.set_aside.iter().filter(move |entry| !is_of_etcd(entry))
     });
     let mut seen = BTreeSet::new();
-    let all: Vec<&SetAside> = report
+    report
         .set_aside
         .iter()
-        .chain(others.flat_map(|daemon| &daemon.set_aside))
+        .chain(others)
         .filter(|entry| !told(entry) && seen.insert(*entry))
-        .collect();
+        .collect()
+}
+
+fn set_aside_table(all: &[&SetAside], look: Look) -> Option<String> {
     if all.is_empty() {
         return None;
     }
-    let mut table = Table::new(["SET ASIDE", "REASON"]);
+    let mut table = TextTable::new(["SET ASIDE", "REASON"]);
     for entry in all.iter().take(MOST_SET_ASIDE) {
-        table.row([entry.key.clone(), entry.reason.clone()]);
+        table.toned_row(Tone::Bad, [entry.key.clone(), entry.reason.clone()]);
     }
-    let more = all.len().saturating_sub(MOST_SET_ASIDE);
-    let more = if more > 0 {
-        format!("and {more} more\n")
-    } else {
-        String::new()
-    };
-    Some(table.render() + &more)
+    Some(table.render_as(look) + &and_more(all.len().saturating_sub(MOST_SET_ASIDE)))
+}
+
+fn tone(environment: &EnvironmentReport) -> Tone {
+    let view = &environment.view;
+    let missing = || view.services.iter().filter(|service| service.missing.is_some());
+    // What it misses it answers with the version that it had.
+    let waits = missing().count() > 0 && missing().all(|service| service.awaited.is_some());
+    match view.complete {
+        true if environment.reasons.is_empty() => Tone::Good,
+        true => Tone::Pending,
+        false if view.routed && waits => Tone::Pending,
+        false => Tone::Bad,
+    }
+}
+
+fn service_tone(service: &ServiceView) -> Tone {
+    match (&service.missing, &service.awaited) {
+        (None, _) => Tone::Good,
+        (Some(_), Some(_)) => Tone::Pending,
+        (Some(_), None) => Tone::Bad,
+    }
 }
 
 fn state(environment: &EnvironmentReport) -> String {
@@ -325,10 +478,80 @@ fn dash() -> String {
 mod tests {
     use super::*;
 
+    fn daemon(node: &str, notes: &[&str]) -> DaemonView {
+        DaemonView {
+            daemon: Daemon::HaproxyUpdater.as_str(),
+            node: node.parse().unwrap(),
+            address: None,
+            applied_revision: 1,
+            newest_revision: 1,
+            lag: 0,
+            applied_at: None,
+            version: None,
+            ready: true,
+            error: None,
+            leading: None,
+            guard: None,
+            keeps: Vec::new(),
+            host_names_without_address: BTreeSet::new(),
+            certificate_warnings: 0,
+            notes: notes.iter().map(ToString::to_string).collect(),
+            set_aside: Vec::new(),
+        }
+    }
+
     #[test]
     fn spans() {
         for (seconds, text) in [(0, "0s"), (59, "59s"), (3_661, "1h 1m"), (90_061, "1day 1h")] {
             assert_eq!(span(Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn what_is_kept_is_told_once_and_who_keeps_it() {
+        let keeping = |name: Daemon, node: &str, keys: &[&str]| DaemonView {
+            daemon: name.as_str(),
+            guard: Some("2 vanished".to_owned()),
+            keeps: keys.iter().map(ToString::to_string).collect(),
+            ..daemon(node, &[])
+        };
+        let all = [
+            keeping(
+                Daemon::HaproxyUpdater,
+                "a",
+                &["/mayfly/environments/x", "/mayfly/environments/y"],
+            ),
+            keeping(Daemon::DnsUpdater, "a", &["/mayfly/environments/x"]),
+        ];
+        let told = daemons(&all, Look::default());
+        assert_eq!(told.matches("ready, 2 vanished").count(), 2, "{told}");
+        assert!(
+            told.ends_with(
+                "kept by haproxy-updater of a, dns-updater of a: /mayfly/environments/x\n\
+                 kept by haproxy-updater of a: /mayfly/environments/y\n\
+                 if the loss was intended: `mayfly confirm haproxy-updater`\n"
+            ),
+            "{told}"
+        );
+        let launcher = [keeping(Daemon::ContainerLauncher, "a", &[])];
+        let told = daemons(&launcher, Look::default());
+        assert!(told.ends_with("`mayfly confirm container-launcher`\n"), "{told}");
+    }
+
+    #[test]
+    fn a_note_of_several_daemons_is_told_once_and_without_control_characters() {
+        let all = [
+            daemon("a", &["old\u{1b}", "slow"]),
+            daemon("b", &["slow"]),
+            daemon("c", &[]),
+        ];
+        let told = notes(&all);
+        assert_eq!(told.lines().count(), 2, "{told}");
+        assert!(
+            told.contains("note of a, b: slow\n") && told.contains("note of a: old"),
+            "{told}"
+        );
+        assert!(!told.contains('\u{1b}'), "{told:?}");
+        assert!(daemons(&all, Look::default()).ends_with(&told));
     }
 }

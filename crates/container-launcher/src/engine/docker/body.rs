@@ -1,4 +1,5 @@
-//! What a container is created with: what its definition says, within limits that no definition can lift.
+//! What a container is created with: what its definition says, within limits that no definition can
+//! lift.
 
 use bollard::models::{
     ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, NetworkingConfig, RestartPolicy,
@@ -7,14 +8,14 @@ use bollard::models::{
 
 use crate::engine::Launch;
 use crate::engine::labels::Labels;
-use crate::engine::log::Limits;
+use crate::engine::log::LogDriver;
 use crate::engine::parts::{capabilities, command, mounts, name_servers, signed, variables};
 
-/// The body of the request that creates the container of a launch. `log` is a driver of logs and its limits, where the
-/// engine's own needs some.
-pub(super) fn body(launch: &Launch, labels: Labels, log: Option<Limits>) -> ContainerCreateBody {
+/// The body of the request that creates the container of a launch. `log` is a driver of logs and
+/// its limits, where the engine's own needs some.
+pub(super) fn body(launch: &Launch, labels: Labels, log: Option<LogDriver>) -> ContainerCreateBody {
     let definition = &launch.definition;
-    let memory = definition.memory.map(|memory| signed(memory.octets()));
+    let memory = definition.memory.map(|memory| signed(memory.bytes()));
     let (dropped, added) = capabilities();
     let port = format!("{}/tcp", definition.port);
     // An engine before API 1.44 takes one network here; the others are joined before the start.

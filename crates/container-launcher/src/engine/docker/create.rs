@@ -1,5 +1,6 @@
-//! Creates a container and starts it, so that whoever dies in between, or does the same at the same time, leaves one
-//! container and no half one: it has a fixed name, and who finds it created completes it.
+//! Creates a container and starts it. If a launcher dies in between, or two do this at the same
+//! time, there is one complete container in the end: it has a fixed name, and a launcher that finds
+//! it created completes it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,17 +8,19 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bollard::models::{ContainerInspectResponse, NetworkConnectRequest};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
-use mayfly_core::definition::NetworkName;
+use mayfly_core::records::definition::NetworkName;
+use mayfly_daemon::docker::{failed, found, reason, status, within};
 use mayfly_daemon::retry::Backoff;
 use tokio::time::Instant;
 
 use super::{Docker, body, state};
-use crate::engine::connect::{QUESTION, WORK, failed, found, reason, status, within};
 use crate::engine::containers::inspect;
 use crate::engine::{Launch, UnitState};
+use crate::engine::{QUESTION, WORK};
 
-/// Pauses between tries while an engine says that the name is taken, by something that is not there: it reserves the name
-/// before others can see the container, and frees it after they no longer can.
+/// Pauses between tries while the engine says that the name is taken by a container that is not
+/// there: it reserves the name before the container is visible, and frees it after the container is
+/// gone.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 impl Docker {
@@ -41,15 +44,16 @@ impl Docker {
                     backoff.rest().await;
                 }
                 Err(error) if status(&error) == Some(404) => {
-                    bail!("image {} is not found: {}", launch.image, reason(&error));
+                    bail!("image {} does not exist: {}", launch.image, reason(&error));
                 }
-                Err(error) => return Err(failed(format!("create container {name}"))(error)),
+                Err(error) => return Err(failed(format!("create container `{name}`"))(error)),
             }
         }
-        bail!("cannot create container {name}: the engine says that there is one, and does not have it")
+        bail!("cannot create container `{name}`: the engine says that it exists, but does not have it")
     }
 
-    /// Deals with what has the name already. Says whether it runs now; else the name is free again.
+    /// Deals with a container that has the name already. Returns whether it runs now; else the name
+    /// is free again.
     async fn settle(
         &self,
         client: &bollard::Docker,
@@ -59,26 +63,26 @@ impl Docker {
         let name = &launch.name;
         let labels = there.config.and_then(|config| config.labels).unwrap_or_default();
         if let Some(whose) = self.owner.stranger(name, &labels, &launch.backend) {
-            bail!("there is a container {name} already, and {whose}");
+            bail!("container `{name}` already exists, and {whose}");
         }
         let id = there.id.unwrap_or_default();
         match state::inspected(there.state.unwrap_or_default()) {
             UnitState::Running | UnitState::Starting => Ok(true),
-            UnitState::Leaving => bail!("container {name} is being removed"),
-            UnitState::Ended(why) => bail!("container {name} has ended and is still there: {why}"),
+            UnitState::Leaving => bail!("container `{name}` is being removed"),
+            UnitState::Ended(why) => bail!("container `{name}` has ended and is still there: {why}"),
             UnitState::Created => {
                 let asked = self.owner.labels(launch);
                 if asked.iter().all(|(name, text)| labels.get(name) == Some(text)) {
                     bring_up(client, &id, launch).await?;
                     return Ok(true);
                 }
-                // Of an earlier definition, and never started.
+                // It is of an earlier definition and was never started.
                 let options = RemoveContainerOptionsBuilder::default()
                     .v(true)
                     .force(true)
                     .build();
                 let removed = within(WORK, client.remove_container(&id, Some(options))).await;
-                found(removed).map_err(failed(format!("remove container {name}")))?;
+                found(removed).map_err(failed(format!("remove container `{name}`")))?;
                 Ok(false)
             }
         }
@@ -95,16 +99,16 @@ async fn bring_up(client: &bollard::Docker, id: &str, launch: &Launch) -> anyhow
         };
         let joined = within(WORK, client.connect_network(network.as_str(), request)).await;
         if let Err(error) = joined {
-            // Somebody else may have done so in the same moment.
+            // Another launcher may have joined it at the same moment.
             if missing_networks(client, id, launch).await?.contains(network) {
-                return Err(failed(format!("join container {name} to network {network}"))(
+                return Err(failed(format!("join container `{name}` to network `{network}`"))(
                     error,
                 ));
             }
         }
     }
     let started = within(WORK, client.start_container(id, None)).await;
-    started.map_err(failed(format!("start container {name}")))
+    started.map_err(failed(format!("start container `{name}`")))
 }
 
 async fn missing_networks<'a>(
@@ -113,7 +117,7 @@ async fn missing_networks<'a>(
     launch: &'a Launch,
 ) -> anyhow::Result<BTreeSet<&'a NetworkName>> {
     let inspected = inspect(client, id).await?;
-    let inspected = inspected.with_context(|| format!("container {} is gone again", launch.name))?;
+    let inspected = inspected.with_context(|| format!("container `{}` is gone again", launch.name))?;
     let joined = inspected.network_settings.and_then(|settings| settings.networks);
     let joined = joined.unwrap_or_default();
     let asked = launch.definition.networks.iter();
@@ -122,13 +126,13 @@ async fn missing_networks<'a>(
         .collect())
 }
 
-/// Makes sure that there is a network of exactly this name: an engine takes the beginning of an id as well, and that
-/// could be the id of the host's network.
+/// Makes sure that there is a network of exactly this name: an engine also accepts the beginning of
+/// an id, and that could be the id of the host's network.
 pub(super) async fn known_network(client: &bollard::Docker, name: &NetworkName) -> anyhow::Result<()> {
     let inspected = within(QUESTION, client.inspect_network(name.as_str(), None)).await;
-    let inspected = found(inspected).map_err(failed(format!("look for network {name}")))?;
+    let inspected = found(inspected).map_err(failed(format!("look for network `{name}`")))?;
     match inspected {
         Some(network) if network.name.as_deref() == Some(name.as_str()) => Ok(()),
-        _ => bail!("network {name} is not there: create it with `docker network create {name}`"),
+        _ => bail!("network `{name}` does not exist: create it with `docker network create {name}`"),
     }
 }

@@ -2,10 +2,11 @@
 
 use bollard::models::{ContainerState, ContainerStateStatusEnum, ContainerSummaryStateEnum};
 
-use crate::engine::UnitState;
-use crate::engine::output::line;
+use mayfly_daemon::docker::line;
 
-/// The state of a container as a list tells it; `None` where it has to be looked at more closely.
+use crate::engine::UnitState;
+
+/// The state of a container in a list; `None` where the container has to be inspected.
 pub(super) fn listed(state: Option<ContainerSummaryStateEnum>) -> Option<UnitState> {
     use ContainerSummaryStateEnum as State;
     match state {
@@ -30,7 +31,7 @@ pub(super) fn inspected(state: ContainerState) -> UnitState {
         (_, Some(error)) => UnitState::Ended(format!("the engine cannot start it: {error}")),
         (Some(State::CREATED), None) => UnitState::Created,
         _ if state.oom_killed == Some(true) => UnitState::Ended(format!(
-            "exited with {exit}: it wanted more memory than it may have"
+            "exited with {exit}: it needed more memory than its limit"
         )),
         _ => UnitState::Ended(format!("exited with {exit}")),
     }
@@ -61,7 +62,7 @@ mod tests {
                 "",
                 137,
                 true,
-                ended("exited with 137: it wanted more memory than it may have"),
+                ended("exited with 137: it needed more memory than its limit"),
             ),
             (State::DEAD, "", 1, false, ended("exited with 1")),
             (State::REMOVING, "", 0, false, UnitState::Leaving),

@@ -1,4 +1,5 @@
-//! What a service is created with: what its definition says, within limits that no definition can lift.
+//! What a service is created with: what its definition says, within limits that no definition can
+//! lift.
 
 use std::time::Duration;
 
@@ -11,23 +12,24 @@ use bollard::models::{
 
 use crate::engine::Launch;
 use crate::engine::labels::Labels;
-use crate::engine::log::Limits;
+use crate::engine::log::LogDriver;
 use crate::engine::parts::{capabilities, command, mounts, name_servers, signed, variables};
 
 /// How long Swarm waits before it starts a container again.
 const PAUSE: Duration = Duration::from_secs(2);
-/// How often Swarm does so within [`WINDOW`]. After that it gives up, and the launcher takes over with its own pauses.
+/// How often Swarm does so within [`WINDOW`]. After that it gives up, and the launcher takes over
+/// with its own pauses.
 const ATTEMPTS: i64 = 2;
 const WINDOW: Duration = Duration::from_secs(120);
 
-/// The service of a launch in networks by their ids, whose container has `grace` to end by itself. `log` is a driver of
-/// logs and its limits, where the engine's own needs some.
+/// The service of a launch in networks by their ids, whose container has `grace` to end by itself.
+/// `log` is a driver of logs and its limits, where the engine's own needs some.
 pub(super) fn spec(
     launch: &Launch,
     labels: Labels,
     networks: Vec<String>,
     grace: Duration,
-    log: Option<Limits>,
+    log: Option<LogDriver>,
 ) -> ServiceSpec {
     let definition = &launch.definition;
     let (dropped, added) = capabilities();
@@ -42,7 +44,7 @@ pub(super) fn spec(
             replicated: Some(ServiceSpecModeReplicated { replicas: Some(1) }),
             ..ServiceSpecMode::default()
         }),
-        // Nobody calls it but by the address of its container.
+        // It is called only by the address of its container.
         endpoint_spec: Some(EndpointSpec {
             mode: Some(EndpointSpecModeEnum::DNSRR),
             ports: None,
@@ -72,7 +74,7 @@ pub(super) fn spec(
             resources: Some(TaskSpecResources {
                 limits: Some(Limit {
                     nano_cpus: definition.cpus.map(|cpus| signed(cpus.nano())),
-                    memory_bytes: definition.memory.map(|memory| signed(memory.octets())),
+                    memory_bytes: definition.memory.map(|memory| signed(memory.bytes())),
                     pids: Some(launch.processes.into()),
                 }),
                 ..TaskSpecResources::default()

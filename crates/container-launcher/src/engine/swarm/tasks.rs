@@ -1,20 +1,21 @@
-//! What the tasks of a service say: Swarm makes a new one each time that it starts a container again, and keeps some of
-//! those that have ended.
+//! The state of a service by its tasks: Swarm makes a new task each time that it restarts a
+//! container, and keeps some of those that have ended.
 
 use std::cmp::Reverse;
 
 use bollard::models::{Task, TaskState};
 use mayfly_core::labels::UNIT;
 use mayfly_core::version::BackendId;
+use mayfly_daemon::docker::line;
 
 use crate::engine::UnitState;
-use crate::engine::labels::{self, Labels, Owner};
-use crate::engine::output::line;
+use crate::engine::labels::{self, Labels, UnitOwner};
 
 /// Tasks in the order in which they were made, the newest first, each once.
 pub(super) fn newest_first<'a>(tasks: impl IntoIterator<Item = &'a Task>) -> Vec<&'a Task> {
     let mut all: Vec<&Task> = tasks.into_iter().collect();
-    // RFC 3339 in UTC with as many decimals as are not zero: in the order of the text once its end is off.
+    // RFC 3339 in UTC with as many decimals as are not zero: in the order of the text once its end
+    // is off.
     let made = |task: &Task| {
         task.created_at
             .clone()
@@ -25,7 +26,8 @@ pub(super) fn newest_first<'a>(tasks: impl IntoIterator<Item = &'a Task>) -> Vec
     all
 }
 
-/// How a service with these tasks is, the newest of them first. It has ended when Swarm means none to run any more.
+/// How a service with these tasks is, the newest of them first. It has ended when Swarm means none
+/// to run any more.
 pub(super) fn state(tasks: &[&Task]) -> UnitState {
     let meant = |task: &&&Task| {
         use TaskState as State;
@@ -87,7 +89,7 @@ pub(super) fn has_ended(task: &Task) -> bool {
 }
 
 /// What Swarm says of a task.
-pub(super) fn told(task: &Task) -> String {
+pub(super) fn description(task: &Task) -> String {
     let status = task.status.clone().unwrap_or_default();
     let texts = [status.err, status.message];
     let text = texts.into_iter().flatten().find(|text| !text.is_empty());
@@ -98,7 +100,7 @@ pub(super) fn told(task: &Task) -> String {
 fn ending(task: &Task) -> String {
     let status = task.status.as_ref();
     let exit = status.and_then(|status| status.container_status.as_ref()?.exit_code);
-    let said = told(task);
+    let said = description(task);
     match exit {
         Some(0) if state_of(task) == Some(TaskState::COMPLETE) => "exited with 0".to_owned(),
         Some(exit) if said.contains("non-zero exit") => format!("exited with {exit}"),
@@ -106,14 +108,14 @@ fn ending(task: &Task) -> String {
     }
 }
 
-/// The backend that a running task of somebody else is an instance of.
-pub(super) fn other(task: &Task, owner: &Owner) -> Option<BackendId> {
+/// The backend that a running task not made by a launcher is an instance of.
+pub(super) fn other(task: &Task, owner: &UnitOwner) -> Option<BackendId> {
     if state_of(task) != Some(TaskState::RUNNING) {
         return None;
     }
     let container = task.spec.as_ref()?.container_spec.as_ref()?;
     let labels: &Labels = container.labels.as_ref()?;
-    // What its image exposes is known on its node only: that this is right is believed.
+    // What its image exposes is known only on its node: the label is assumed to be right.
     let exposed = [80];
     let image = container.image.as_deref().unwrap_or_default();
     let ours = labels.get(UNIT).is_some_and(|name| owner.owns(name, labels));

@@ -15,7 +15,7 @@ fn one_definition_with_many_instances_keeps_nobody_from_a_first_one() {
     stage.environment("b", "y", "1");
     assert!(
         removed(&stage.after(0)).is_empty(),
-        "somebody else may be about to start it"
+        "another instance may be about to appear"
     );
     let plan = stage.after(3);
     assert_eq!((removed(&plan), plan.starts.len()), (vec![name(4).as_str()], 0));

@@ -1,5 +1,7 @@
 //! What is missing: kept with each change, and the same as found by looking at everything.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// What is kept with each change is what going through everything gives.
@@ -17,13 +19,13 @@ pub(super) fn check_missing(index: &Index) -> Result<(), TestCaseError> {
         incomplete += usize::from(!missing.is_empty() || severed);
         prop_assert_eq!(view.complete, view.routed && !severed && missing.is_empty());
         prop_assert!(view.complete || !view.reasons().is_empty());
-        let mut told: Vec<_> = index.missing_in(&environment.name);
-        told.sort_by(|a, b| a.service.cmp(&b.service));
-        prop_assert_eq!(missing.len(), told.len());
-        for (service, told) in missing.iter().zip(&told) {
-            prop_assert_eq!(&service.service, &told.service);
+        let mut reported: Vec<_> = index.missing_in(&environment.name);
+        reported.sort_by(|a, b| a.service.cmp(&b.service));
+        prop_assert_eq!(missing.len(), reported.len());
+        for (service, reported) in missing.iter().zip(&reported) {
+            prop_assert_eq!(&service.service, &reported.service);
             let origin = service.inherited_from.as_ref().unwrap_or(&environment.name);
-            prop_assert_eq!(origin, &told.environment);
+            prop_assert_eq!(origin, &reported.environment);
             *own.entry((origin.clone(), service.service.clone())).or_insert(0) +=
                 usize::from(service.inherited_from.is_some());
         }
@@ -47,7 +49,7 @@ fn a_child_lacks_what_its_parent_lacks_unless_it_overrides_it() {
         instance("b 3 10.0.0.2:80"),
         instance("c 2.1 10.0.0.3:80 draining"),
     ];
-    let told = |index: &Index| {
+    let reported = |index: &Index| {
         let shortage = index.shortage(9);
         let first = shortage.first.iter();
         let first = first.map(|missing| {
@@ -63,16 +65,16 @@ fn a_child_lacks_what_its_parent_lacks_unless_it_overrides_it() {
         "qa: no instance of a@1 is live (1)".to_owned(),
         "qa: no live version of c fits ^2 (2)".to_owned(),
     );
-    assert_eq!(told(&index), (3, vec![a, c.clone()]));
+    assert_eq!(reported(&index), (3, vec![a, c.clone()]));
     changes.extend([instance("a 1 10.0.0.4:80")]);
-    assert_eq!(told(&index_after(&changes)), (3, vec![c]));
+    assert_eq!(reported(&index_after(&changes)), (3, vec![c]));
     changes.extend([instance("c 2.1 10.0.0.3:80"), delete("backends/b/3/10.0.0.2:80")]);
     let b = "qa: no version of b has a live instance (2)".to_owned();
-    assert_eq!(told(&index_after(&changes)), (3, vec![b]));
+    assert_eq!(reported(&index_after(&changes)), (3, vec![b]));
     changes.extend([instance("b latest 10.0.0.5:80")]);
-    assert_eq!(told(&index_after(&changes)), (0, vec![]));
+    assert_eq!(reported(&index_after(&changes)), (0, vec![]));
     changes.extend([delete("backends/b/latest/10.0.0.5:80")]);
-    assert_eq!(told(&index_after(&changes)).0, 3);
+    assert_eq!(reported(&index_after(&changes)).0, 3);
 }
 
 #[test]
@@ -87,7 +89,7 @@ fn whoever_inherits_from_one_that_extends_nothing_is_incomplete() {
     let index = index_after(&changes);
     let view = index.view(&"d".parse().unwrap()).unwrap();
     assert!(!view.complete);
-    let reason = "b, from which it inherits: extends gone, which does not exist; only what the environment names itself is routed";
+    let reason = "b, from which it inherits: extends gone, which does not exist; inside, only its own services are routed; at the edge it is closed unless it has an `access` of its own";
     assert_eq!(view.reasons(), [reason]);
     assert_eq!(index.shortage(9).environments, 3);
     // It comes, and it goes.
@@ -108,7 +110,7 @@ fn an_override_that_comes_or_goes_hides_or_shows_what_is_missing_above() {
         environment("heir extends=qa"),
         environment("grandchild extends=heir"),
     ];
-    let incomplete = |changes: &[Change]| index_after(changes).shortage(0).environments;
+    let incomplete = |changes: &[TestChange]| index_after(changes).shortage(0).environments;
     assert_eq!(incomplete(&changes), 3);
     changes.push(environment("heir extends=qa a=2"));
     assert_eq!(incomplete(&changes), 1);
@@ -125,10 +127,10 @@ fn as_many_instances_as_demanded() {
         environment("dev a=1 out=http://10.0.0.9:1"),
         instance("a 1 10.0.0.1:80"),
     ] {
-        let Change::Put(key, value) = change else {
+        let TestChange::Put(key, value) = change else {
             unreachable!()
         };
-        index.put(&key, value.as_bytes(), 0);
+        put_text(&mut index, &key, &value, 0);
     }
     index.resolve();
     index.settle();
@@ -161,8 +163,8 @@ proptest! {
             put(&format!("backends/{service}/{version}/x"), &serde_json::json!({"address": address}).to_string()),
         ];
         let index = index_after(&changes);
-        for (key, value) in index.routing().rows() {
-            for text in [key.as_str(), value] {
+        for row in Table::ALL.into_iter().flat_map(|table| index.routing().rows(table)) {
+            for text in text(&row).split(' ') {
                 let syntax = |c: char| c.is_whitespace() || c.is_control() || !c.is_ascii() || "\"{};\\".contains(c);
                 prop_assert!(!text.contains(syntax) && !text.starts_with('#') && !text.contains("<<"), "{text:?}");
             }
@@ -182,13 +184,17 @@ fn who_sees_no_addresses_goes_by_what_the_routers_say() {
         instance("api 2 10.0.0.1:81"),
     ];
     for change in &records {
-        if let Change::Put(key, value) = change {
-            index.put(key, value.as_bytes(), 1);
+        if let TestChange::Put(key, value) = change {
+            put_text(&mut index, key, value, 1);
         }
     }
     let dev = "dev".parse().unwrap();
     let mut reasons = |nameless: &[&str]| {
-        index.resolve_unseen(&nameless.iter().map(|name| name.parse().unwrap()).collect());
+        let known = nameless
+            .iter()
+            .map(|name| (name.parse().unwrap(), BTreeSet::new()));
+        index.believe_names(known.collect());
+        index.resolve();
         index.settle();
         assert_eq!(
             index.shortage(9).services,

@@ -1,5 +1,5 @@
-//! Services outside and host names: which servers follow, what is told of names without an address, and which addresses
-//! the rule refuses.
+//! Services outside and host names: which servers follow, what is reported of names without an
+//! address, and which addresses the rule refuses.
 
 use super::*;
 
@@ -47,7 +47,7 @@ fn an_address_needs_no_resolving() {
 }
 
 #[test]
-fn a_name_without_an_address_is_told_and_harms_nobody() {
+fn a_name_without_an_address_is_reported_and_harms_nobody() {
     check(
         &[
             environment("dev legacy=http://billing:80 backend=latest"),
@@ -61,8 +61,8 @@ fn a_name_without_an_address_is_told_and_harms_nobody() {
          headers dev -> dev
          edge www-dev -> dev
          backend@1: 10.0.0.1:80 Up
-         aside /mayfly/backends/backend/2/db:80: the instance has no address yet: the host name db was not resolved so far
-         aside /mayfly/environments/dev: the service outside legacy has no address yet: the host name billing was not resolved so far",
+         aside /mayfly/backends/backend/2/db:80: the instance has no address yet: the host name db has not been resolved
+         aside /mayfly/environments/dev: the external service legacy has no address yet: the host name billing has not been resolved",
     );
 }
 
@@ -77,7 +77,7 @@ fn latest_follows_instances_with_host_names_and_never_leads_outside() {
         instance("backend 2 db:80"),
         resolve("db 10.0.0.2"),
     ];
-    let choice = |changes: &[Change]| {
+    let choice = |changes: &[TestChange]| {
         dump(&index_after(changes))
             .into_iter()
             .find(|line| line.starts_with("versions dev/backend"))
@@ -91,7 +91,7 @@ fn latest_follows_instances_with_host_names_and_never_leads_outside() {
 
 #[test]
 fn a_host_is_set_where_all_servers_expect_the_same() {
-    let hosts = |changes: &[Change]| -> Vec<String> {
+    let hosts = |changes: &[TestChange]| -> Vec<String> {
         dump(&index_after(changes))
             .into_iter()
             .filter(|line| line.starts_with("hosts"))
@@ -111,14 +111,14 @@ fn a_name_that_passes_from_one_user_to_another_keeps_its_addresses() {
         environment("dev legacy=http://billing:80"),
         resolve("billing 10.0.0.1"),
     ]);
-    let (Change::Put(key, value), gone) = (
+    let (TestChange::Put(key, value), gone) = (
         environment("qa other=http://billing:81"),
         "/mayfly/environments/dev",
     ) else {
         unreachable!()
     };
-    index.delete(gone);
-    index.put(&key, value.as_bytes(), 7);
+    gone_text(&mut index, gone);
+    put_text(&mut index, &key, &value, 7);
     index.resolve();
     assert!(dump(&index).contains(&"other@http://billing:81: 10.0.0.1:81 Up".to_owned()));
 }
@@ -134,7 +134,7 @@ fn a_new_address_touches_only_who_follows_the_name() {
     assert!(index.resolve().is_empty(), "the same again changes nothing");
     index.resolved(&name, ["10.0.0.2".parse().unwrap()].into());
     let touched = index.resolve();
-    assert!(touched.tables().is_empty());
+    assert!(touched.tables(index.routing()).is_empty());
     let backends: Vec<String> = touched.backends.iter().map(BackendId::to_string).collect();
     assert_eq!(backends, ["legacy@http://billing:80"]);
     index.resolved(&"unknown".parse().unwrap(), ["10.0.0.2".parse().unwrap()].into());
@@ -142,7 +142,7 @@ fn a_new_address_touches_only_who_follows_the_name() {
 }
 
 /// The servers of an index, and what is set aside.
-fn servers_and_asides(changes: &[Change]) -> Vec<String> {
+fn servers_and_asides(changes: &[TestChange]) -> Vec<String> {
     let mut all = dump(&index_after(changes));
     all.retain(|line| line.contains(" Up") || line.starts_with("aside"));
     all
@@ -153,20 +153,20 @@ fn an_address_of_the_host_is_set_aside_and_nothing_else_is() {
     let dev = environment(
         "dev store=http://127.0.0.1:2379 meta=http://169.254.169.254:80 six=http://[::ffff:127.0.0.1]:80 self=http://10.0.0.7:8080 ok=http://10.0.0.7:80",
     );
-    let mut changes = vec![Change::Rule(9, "", "10.0.0.7:8080"), dev];
+    let mut changes = vec![TestChange::Rule(9, "", "10.0.0.7:8080"), dev];
     assert_eq!(
         servers_and_asides(&changes),
         [
             "ok@http://10.0.0.7:80: 10.0.0.7:80 Up",
             "aside /mayfly/environments/dev: meta cannot be reached: 169.254.169.254:80 is a link-local address, as the metadata of a cloud has, allowed only by an --allow-address within 169.254.0.0/16",
-            "aside /mayfly/environments/dev: self cannot be reached: 10.0.0.7:8080 is where the router itself listens, so it would ask itself: choose a version of that service, or allow exactly this address (--allow-address 10.0.0.7)",
+            "aside /mayfly/environments/dev: self cannot be reached: 10.0.0.7:8080 is where the router itself listens, so requests would come back: choose a version of that service, or allow exactly this address (--allow-address 10.0.0.7)",
             "aside /mayfly/environments/dev: six cannot be reached: [::ffff:127.0.0.1]:80 is a loopback address, allowed only by an --allow-address within 127.0.0.0/8",
             "aside /mayfly/environments/dev: store cannot be reached: 127.0.0.1:2379 is a loopback address, allowed only by an --allow-address within 127.0.0.0/8",
         ]
     );
     let index = index_after(&changes);
     let lack = index
-        .lack(&"store".parse().unwrap(), "store@http://127.0.0.1:2379")
+        .lack(&Choice::Backend("store@http://127.0.0.1:2379".parse().unwrap()))
         .unwrap();
     assert!(
         lack.1
@@ -175,7 +175,7 @@ fn an_address_of_the_host_is_set_aside_and_nothing_else_is() {
     );
     let view = index.view(&"dev".parse().unwrap()).unwrap();
     assert_eq!(view.reasons().len(), 4, "each is told once: {:?}", view.reasons());
-    changes.push(Change::Rule(9, "127.0.0.1,10.0.0.0/8", "10.0.0.7:8080"));
+    changes.push(TestChange::Rule(9, "127.0.0.1,10.0.0.0/8", "10.0.0.7:8080"));
     let now = servers_and_asides(&changes);
     let up = now.iter().filter(|line| line.ends_with(" Up")).count();
     assert!(
@@ -186,7 +186,7 @@ fn an_address_of_the_host_is_set_aside_and_nothing_else_is() {
 
 #[test]
 fn what_a_name_resolves_to_is_judged_whenever_it_is_used() {
-    let named = "aside /mayfly/environments/dev: the service outside evil: e.example resolves to 127.0.0.1, which is a loopback address, allowed only by an --allow-address within 127.0.0.0/8";
+    let named = "aside /mayfly/environments/dev: the external service evil: e.example resolves to 127.0.0.1, which is a loopback address, allowed only by an --allow-address within 127.0.0.0/8";
     let mut changes = vec![
         environment("dev evil=http://e.example:80"),
         resolve("e.example 10.0.0.1"),
@@ -198,7 +198,7 @@ fn what_a_name_resolves_to_is_judged_whenever_it_is_used() {
     changes.push(resolve("e.example 127.0.0.1"));
     assert_eq!(servers_and_asides(&changes), [named], "rebound");
     let lack = index_after(&changes)
-        .lack(&"evil".parse().unwrap(), "evil@http://e.example:80")
+        .lack(&Choice::Backend("evil@http://e.example:80".parse().unwrap()))
         .unwrap();
     assert!(
         lack.1
@@ -211,7 +211,7 @@ fn what_a_name_resolves_to_is_judged_whenever_it_is_used() {
         ["evil@http://e.example:80: 10.0.0.1:80 Up", named],
         "only what is refused is left out"
     );
-    changes.push(Change::Rule(9, "e.example", ""));
+    changes.push(TestChange::Rule(9, "e.example", ""));
     assert_eq!(
         servers_and_asides(&changes)[0],
         "evil@http://e.example:80: 10.0.0.1:80 Up"
@@ -221,13 +221,13 @@ fn what_a_name_resolves_to_is_judged_whenever_it_is_used() {
         named,
         "a name allows no address of the host"
     );
-    changes.push(Change::Rule(9, "127.0.0.0/8", ""));
+    changes.push(TestChange::Rule(9, "127.0.0.0/8", ""));
     let now = servers_and_asides(&changes);
     assert_eq!(now[0], "evil@http://e.example:80: 127.0.0.1:80 Up");
-    assert!(now[1].ends_with("e.example resolves to 10.0.0.1, which is not allowed: routers ask only 127.0.0.0/8 (--allow-address)"), "{now:?}");
-    changes.push(Change::Rule(9, "*.internal", ""));
+    assert!(now[1].ends_with("e.example resolves to 10.0.0.1, which is not allowed: routers connect only to 127.0.0.0/8 (--allow-address)"), "{now:?}");
+    changes.push(TestChange::Rule(9, "*.internal", ""));
     let now = servers_and_asides(&changes);
-    assert!(now.len() == 1 && now[0].ends_with("evil cannot be reached: e.example:80 is not allowed: routers ask only *.internal (--allow-address)"), "{now:?}");
+    assert!(now.len() == 1 && now[0].ends_with("evil cannot be reached: e.example:80 is not allowed: routers connect only to *.internal (--allow-address)"), "{now:?}");
     assert_eq!(
         index_after(&changes).host_names().count(),
         0,
@@ -267,9 +267,9 @@ fn of_one_environment_a_hundred_addresses_count() {
     assert!(now[0].starts_with("a@http://10.9.9.9:80") && now[100].starts_with("s99@"));
     assert_eq!(
         now[101],
-        "aside /mayfly/environments/flood: names 1500 addresses of services outside, and of one environment 100 count: s100 and 1399 more cannot be reached; name fewer"
+        "aside /mayfly/environments/flood: names 1500 addresses of external services, more than the limit of 100: s100 and 1399 more cannot be reached; name fewer"
     );
-    // What is refused anyway counts for nothing, and is told shortly.
+    // What is refused anyway counts for nothing, and is reported shortly.
     let refused: String = (0..200).map(|n| format!(" r{n}=http://127.0.0.{n}:80")).collect();
     let mixed = environment(&format!("mixed{refused}{}", services(100)));
     let now = servers_and_asides(&[mixed]);
@@ -288,8 +288,8 @@ fn a_router_takes_so_many_addresses_first_those_that_were_registered_first() {
         environment("a y=http://10.0.0.2:80 z=http://10.0.0.3:80"),
         environment("b z=http://10.0.0.3:80 w=http://10.0.0.4:80"),
     );
-    let mut changes = vec![Change::Rule(3, "", ""), a, b, c];
-    let up = |changes: &[Change]| {
+    let mut changes = vec![TestChange::Rule(3, "", ""), a, b, c];
+    let up = |changes: &[TestChange]| {
         let all = servers_and_asides(changes).into_iter();
         all.filter_map(|line| Some(line.strip_suffix(":80 Up")?.split('@').next()?.to_owned()))
             .collect::<String>()
@@ -297,7 +297,7 @@ fn a_router_takes_so_many_addresses_first_those_that_were_registered_first() {
     assert_eq!(up(&changes), "xyz", "an address that two name counts once");
     assert_eq!(
         servers_and_asides(&changes)[3],
-        "aside /mayfly/environments/b: routers take 3 addresses of services outside in all, those of environments that were registered first (--max-addresses): w cannot be reached"
+        "aside /mayfly/environments/b: routers accept 3 addresses of external services in all, earlier registered environments first (--max-addresses): w cannot be reached"
     );
     changes.push(delete("environments/c"));
     assert_eq!(up(&changes), "wyz");
@@ -309,8 +309,8 @@ fn a_router_takes_so_many_addresses_first_those_that_were_registered_first() {
         "pqz",
         "who was there before has them, also new ones"
     );
-    changes.push(Change::Rule(4, "", ""));
+    changes.push(TestChange::Rule(4, "", ""));
     assert_eq!(up(&changes), "pqwz");
-    changes.push(Change::Rule(0, "", ""));
+    changes.push(TestChange::Rule(0, "", ""));
     assert_eq!(up(&changes), "");
 }

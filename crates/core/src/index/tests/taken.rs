@@ -3,19 +3,19 @@
 use super::*;
 
 /// `orders 1 10.0.0.1:80 shared`
-fn shared(text: &str) -> Change {
-    let Change::Put(key, value) = instance(text.trim_end_matches(" shared")) else {
+fn shared(text: &str) -> TestChange {
+    let TestChange::Put(key, value) = instance(text.trim_end_matches(" shared")) else {
         unreachable!()
     };
-    Change::Put(key, value.replace('}', r#", "shared": true}"#))
+    TestChange::Put(key, value.replace('}', r#", "shared": true}"#))
 }
 
-fn dev() -> Change {
+fn dev() -> TestChange {
     environment("dev orders=1 billing=1")
 }
 
 #[track_caller]
-fn servers(changes: &[Change], expected: &[&str]) {
+fn servers(changes: &[TestChange], expected: &[&str]) {
     let index = index_after(changes);
     let all: Vec<String> = dump(&index)
         .into_iter()
@@ -89,10 +89,10 @@ fn another_version_and_the_selectors_that_follow_it() {
         instance("orders 1 10.0.0.1:80"),
     ];
     let index = index_after(&changes);
-    assert_eq!(
-        index.routing().look_up(Table::Versions, "dev/orders"),
-        Some("orders@1")
-    );
+    let choice = index
+        .routing()
+        .choice(&"dev".parse().unwrap(), &"orders".parse().unwrap());
+    assert_eq!(choice.unwrap().to_string(), "orders@1");
 }
 
 #[test]
@@ -113,11 +113,11 @@ fn what_is_shared_is_shared_only_by_those_who_say_so() {
 #[test]
 fn two_of_one_revision_and_a_host_name_prove_nothing() {
     let mut index = Index::default();
-    let put = |index: &mut Index, change: &Change, revision: i64| {
-        let Change::Put(key, value) = change else {
+    let put = |index: &mut Index, change: &TestChange, revision: i64| {
+        let TestChange::Put(key, value) = change else {
             unreachable!()
         };
-        index.put(key, value.as_bytes(), revision);
+        put_text(index, key, value, revision);
     };
     for (change, revision) in [
         (instance("orders 1 10.0.0.1:80"), 5),
@@ -132,7 +132,8 @@ fn two_of_one_revision_and_a_host_name_prove_nothing() {
     // After a loss of all data every revision is a small one.
     index.age();
     put(&mut index, &instance("billing 1 10.0.0.1:80"), 2);
-    assert!(index.is_superseded("/mayfly/backends/orders/1/10.0.0.1:80"));
+    let key = Key::Instance("orders@1".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+    assert!(index.is_superseded(&key));
 }
 
 #[test]

@@ -3,12 +3,12 @@
 use super::*;
 
 /// What dev has of `orders`, and why not what it chooses.
-fn orders(changes: &[Change]) -> (Option<String>, Vec<String>) {
+fn orders(changes: &[TestChange]) -> (Option<String>, Vec<String>) {
     let index = index_after(changes);
     let value = index
         .routing()
-        .look_up(Table::Versions, "dev/orders")
-        .map(str::to_owned);
+        .choice(&"dev".parse().unwrap(), &"orders".parse().unwrap())
+        .map(ToString::to_string);
     let view = index.view(&"dev".parse().unwrap()).unwrap();
     assert_eq!(view.complete, view.reasons().is_empty());
     assert_eq!(view.complete, index.shortage(9).environments == 0);
@@ -16,7 +16,7 @@ fn orders(changes: &[Change]) -> (Option<String>, Vec<String>) {
 }
 
 #[track_caller]
-fn check_orders(changes: &[Change], value: Option<&str>, reason: Option<&str>) {
+fn check_orders(changes: &[TestChange], value: Option<&str>, reason: Option<&str>) {
     let (found, reasons) = orders(changes);
     assert_eq!(found.as_deref(), value);
     assert_eq!(reasons, Vec::from_iter(reason));
@@ -119,10 +119,10 @@ fn heirs_wait_with_the_one_that_chooses() {
 
 #[test]
 fn who_wants_it_at_once_has_it_at_once() {
-    let Change::Put(key, value) = environment("dev orders=3 had-orders=1") else {
+    let TestChange::Put(key, value) = environment("dev orders=3 had-orders=1") else {
         unreachable!()
     };
-    let at_once = Change::Put(key, value.replacen('{', r#"{"switch": "at-once", "#, 1));
+    let at_once = TestChange::Put(key, value.replacen('{', r#"{"switch": "at-once", "#, 1));
     let changes = [instance("orders 1 10.0.0.1:80"), at_once];
     check_orders(
         &changes,

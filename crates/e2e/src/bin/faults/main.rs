@@ -1,13 +1,14 @@
-//! Runs every fault in full length and prints the table of RELIABILITY.md. `scripts/faults.sh` builds and runs it.
+//! Runs every fault in full length and prints the table of docs/reliability.md. `scripts/faults.sh` builds and runs it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use mayfly_e2e::faults::stage::Outcome;
-use mayfly_e2e::faults::{Fault, Length, all};
+use mayfly_e2e::faults::loaded::Outcome;
+use mayfly_e2e::faults::{Fault, Length, all, upgrades};
 
 /// Breaks each part of Mayfly under load, and says what was kept of its promises.
 #[derive(Debug, Parser)]
@@ -17,16 +18,33 @@ struct Arguments {
     #[arg(long)]
     short: bool,
     /// Only these faults
-    #[arg(value_name = "FAULT", value_parser = known)]
+    #[arg(value_name = "FAULT")]
     faults: Vec<String>,
+    /// The directory with the programs of an earlier version: these are replaced by those of this
+    /// version and back, in place of any fault
+    #[arg(long, value_name = "DIRECTORY")]
+    before: Option<PathBuf>,
 }
 
-fn known(name: &str) -> Result<String, String> {
-    let names: Vec<_> = all().iter().map(|fault| fault.name).collect();
-    if names.contains(&name) {
-        return Ok(name.to_owned());
+/// The faults of these names, or all.
+fn chosen(arguments: &Arguments) -> Result<Vec<Fault>> {
+    let faults = match &arguments.before {
+        Some(before) => upgrades(
+            &before
+                .canonicalize()
+                .with_context(|| format!("find {}", before.display()))?,
+        ),
+        None => all(),
+    };
+    let names: Vec<_> = faults.iter().map(|fault| fault.name).collect();
+    for name in &arguments.faults {
+        if !names.contains(&name.as_str()) {
+            bail!("there is no fault {name}; there are {}", names.join(" "));
+        }
     }
-    Err(format!("no such fault; there are {}", names.join(" ")))
+    let wanted =
+        |fault: &Fault| arguments.faults.is_empty() || arguments.faults.iter().any(|name| name == fault.name);
+    Ok(faults.into_iter().filter(wanted).collect())
 }
 
 fn main() -> ExitCode {
@@ -36,15 +54,20 @@ fn main() -> ExitCode {
     } else {
         Length::Full
     };
-    let wanted =
-        |fault: &Fault| arguments.faults.is_empty() || arguments.faults.iter().any(|name| name == fault.name);
+    let faults = match chosen(&arguments) {
+        Ok(faults) => faults,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
     let start = Instant::now();
     let mut rows = vec![
         "| fault | requests | failed | time to converge | promise |".to_owned(),
         "|---|---:|---:|---:|---|".to_owned(),
     ];
     let mut broken = 0;
-    for fault in all().iter().filter(|fault| wanted(fault)) {
+    for fault in &faults {
         eprintln!("{:5.0} s  {}", start.elapsed().as_secs_f64(), fault.name);
         let (row, kept) = row(fault.what, run(fault, length), length);
         rows.push(row);

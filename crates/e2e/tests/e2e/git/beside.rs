@@ -3,17 +3,17 @@
 
 use std::fs;
 
-use mayfly_e2e::world::World;
+use mayfly_e2e::mayfly::Mayfly;
 
 use super::{Repository, definition};
 
-const FORCE: &str = "to delete these environments all the same: git push -o force";
+const FORCE: &str = "to delete these environments anyway: git push -o force";
 
 #[tokio::test]
 async fn an_environment_that_others_extend_or_that_is_protected_is_deleted_by_force_only() {
-    let world = World::bare(&[]).unwrap();
-    let repository = Repository::new(&world).await;
-    world.save("own.yaml", "{name: own, extends: qa}\n");
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
+    mayfly.save("own.yaml", "{name: own, extends: qa}\n");
     repository.write("dev.yaml", "name: dev\n");
     repository.write("qa.yaml", "name: qa\n");
     repository.write("prod.yaml", "name: prod\nprotected: true\n");
@@ -23,7 +23,7 @@ async fn an_environment_that_others_extend_or_that_is_protected_is_deleted_by_fo
     );
     repository.pushed().await;
 
-    let heirs = "dev.yaml:1:7: name: environment \"dev\" goes, but others extend it: t1 (temp.yaml:1), t2 (temp.yaml:2)";
+    let heirs = "dev.yaml:1:7: name: environment \"dev\" is deleted, but others extend it: t1 (temp.yaml:1), t2 (temp.yaml:2)";
     repository.remove("dev.yaml");
     repository
         .refused(&[heirs, FORCE, "refused: nothing of main"])
@@ -40,8 +40,7 @@ async fn an_environment_that_others_extend_or_that_is_protected_is_deleted_by_fo
     repository
         .refused(&["others extend it: own (/", "own.yaml:1)", FORCE])
         .await;
-    let protected =
-        "prod.yaml:1:7: name: environment \"prod\" goes, but is protected: write protected: false first";
+    let protected = "prod.yaml:1:7: name: environment \"prod\" is deleted, but is protected: write `protected: false` first";
     repository.remove("prod.yaml");
     repository.refused(&[protected, FORCE]).await;
     for file in ["dev.yaml", "qa.yaml", "prod.yaml", "temp.yaml"] {
@@ -81,16 +80,16 @@ async fn an_environment_that_others_extend_or_that_is_protected_is_deleted_by_fo
 
 #[tokio::test]
 async fn what_the_operators_own_files_have_cannot_be_claimed_by_a_push() {
-    let world = World::bare(&[]).unwrap();
-    let repository = Repository::new(&world).await;
-    world.save("prod.yaml", "name: prod\nprefix: www\nprotected: true\n");
-    world.save("broken.yaml", "name: [\n");
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
+    mayfly.save("prod.yaml", "name: prod\nprefix: www\nprotected: true\n");
+    mayfly.save("broken.yaml", "name: [\n");
     let services = repository.deployed.with_file_name("services");
     fs::write(services.join("own.yaml"), definition("billing", 80)).unwrap();
     repository.write("dev.yaml", "name: dev\n");
     repository.pushed().await;
 
-    let own = world.environments().join("prod.yaml");
+    let own = mayfly.environments().join("prod.yaml");
     for (text, line, claim) in [
         ("{name: a, prefix: www}", 2, "prefix: prefix \"www\""),
         ("{name: a, header: prod}", 1, "header: header \"prod\""),
@@ -115,7 +114,7 @@ async fn what_the_operators_own_files_have_cannot_be_claimed_by_a_push() {
     // The registrar's copies of what etcd has are nobody's, and files of pushes make room for each other.
     let mark =
         "# mayfly write-back of temp, follows etcd until you change this file: sha256 00\nname: temp\n";
-    world.save("temp.yaml", mark);
+    mayfly.save("temp.yaml", mark);
     repository.remove("dev.yaml");
     repository.write("all.yaml", "- name: dev\n- name: temp\n");
     repository.pushed().await;

@@ -6,9 +6,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use mayfly_e2e::mayfly::binary;
+use mayfly_e2e::mayfly::Mayfly;
 use mayfly_e2e::process::Finished;
-use mayfly_e2e::world::World;
+use mayfly_e2e::process::binary;
 
 use super::{Repository, finish};
 
@@ -53,7 +53,6 @@ impl Repository {
             .await
     }
 
-    /// What git prints.
     pub(super) async fn line(&self, line: &str) -> String {
         self.git(line).await.ok().unwrap().trim().to_owned()
     }
@@ -86,7 +85,7 @@ impl Repository {
     }
 
     /// A push has to be refused with these parts, and nothing may be written or left.
-    async fn harmless(&self, push: &str, parts: &[&str]) {
+    pub(super) async fn harmless(&self, push: &str, parts: &[&str]) {
         let (before, main) = (self.around(), self.main().await);
         let outcome = self.git(push).await;
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
@@ -111,16 +110,16 @@ fn up_to(path: &Path) -> String {
 #[tokio::test]
 async fn names_that_are_none_of_files_are_refused_on_every_branch_and_nothing_is_written() {
     for git in gits() {
-        let world = World::bare(&[]).unwrap();
-        let repository = Repository::with_git(&world, git).await;
+        let mayfly = Mayfly::bare(&[]).unwrap();
+        let repository = Repository::with_git(&mayfly, git).await;
         // An operator's own file.
-        world.save("prod.yaml", "name: prod\nprotected: true\n");
+        mayfly.save("prod.yaml", "name: prod\nprotected: true\n");
         repository.write("dev.yaml", "name: dev\n");
         repository.pushed().await;
         let (file, dev) = ("100644", repository.blob(b"name: dev\n").await);
         let evil = repository.blob(b"# of the pusher\n").await;
         let own = up_to(&repository.deployed.join("prod.yaml"));
-        let beside = up_to(&world.directory().join("escaped.yaml"));
+        let beside = up_to(&mayfly.directory().join("escaped.yaml"));
         let long = format!("{}.yaml", "x".repeat(251));
         let names: [&[u8]; 9] = [
             own.as_bytes(),
@@ -146,7 +145,7 @@ async fn names_that_are_none_of_files_are_refused_on_every_branch_and_nothing_is
             .await;
         refs.push(format!("{twice}:refs/heads/twice"));
         // As they are pushed to what is deployed, below it, and into the folder of definitions.
-        let below = format!("services/{}", up_to(&world.directory().join("escaped.yaml")));
+        let below = format!("services/{}", up_to(&mayfly.directory().join("escaped.yaml")));
         let main = repository
             .commit(&[(file, b"dev.yaml", &dev), (file, below.as_bytes(), &evil)])
             .await;
@@ -173,14 +172,14 @@ async fn names_that_are_none_of_files_are_refused_on_every_branch_and_nothing_is
         let told: Vec<_> = (0..names.len())
             .flat_map(|n| [format!("top-{n}"), format!("in-services-{n}")])
             .chain(["twice".to_owned()])
-            .map(|name| format!("refused: {name} can't be taken"))
+            .map(|name| format!("refused: {name} cannot be accepted"))
             .collect();
         let mut parts: Vec<_> = told.iter().map(String::as_str).collect();
         parts.push("a.yaml: the tree has two entries of this name");
         repository.harmless(&push, &parts).await;
 
         // What got onto main before is neither deployed nor deleted elsewhere.
-        let outside = world.directory().join("outside.yaml");
+        let outside = mayfly.directory().join("outside.yaml");
         fs::write(&outside, "name: outside\n").unwrap();
         let manifest = repository.bare.join("mayfly-deployed");
         let poisoned = format!(
@@ -191,11 +190,14 @@ async fn names_that_are_none_of_files_are_refused_on_every_branch_and_nothing_is
         fs::write(&manifest, poisoned).unwrap();
         repository.write("qa.yaml", "name: qa\n");
         let told = repository.pushed().await;
-        assert!(told.contains("which is no file of the directories"), "{told}");
+        assert!(
+            told.contains("which no file of the directories can have"),
+            "{told}"
+        );
         assert!(outside.exists());
         let good = repository.main().await;
         repository
-            .line(&format!("push origin {main}:refs/tags/main"))
+            .line(&format!("push origin {main}:refs/tags/kept"))
             .await;
         repository
             .server(&format!("update-ref refs/heads/main {main}"))
@@ -217,8 +219,8 @@ async fn names_that_are_none_of_files_are_refused_on_every_branch_and_nothing_is
 #[tokio::test]
 async fn what_is_checked_is_what_is_deployed_and_only_branches_and_tags_are_taken() {
     for git in gits() {
-        let world = World::bare(&[]).unwrap();
-        let repository = Repository::with_git(&world, git).await;
+        let mayfly = Mayfly::bare(&[]).unwrap();
+        let repository = Repository::with_git(&mayfly, git).await;
         repository.write("dev.yaml", "name: dev\n");
         repository.pushed().await;
         let good = repository.blob(b"name: fresh\n").await;
@@ -226,7 +228,7 @@ async fn what_is_checked_is_what_is_deployed_and_only_branches_and_tags_are_take
         let fresh = repository.commit(&[("100644", b"fresh.yaml", &good)]).await;
         let push = format!("push --force origin {fresh}:refs/heads/main {evil}:refs/replace/{good}");
         repository
-            .harmless(&push, &["only branches and tags are taken"])
+            .harmless(&push, &["only branches and tags are accepted"])
             .await;
         let push = "push --force origin HEAD:refs/notes/commits";
         repository
@@ -277,8 +279,8 @@ fn noting(repository: &Repository) -> PathBuf {
 
 #[tokio::test]
 async fn a_push_has_limits() {
-    let world = World::bare(&[]).unwrap();
-    let repository = Repository::new(&world).await;
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
     repository.write("dev.yaml", "name: dev\n");
     repository.pushed().await;
     let notes = noting(&repository);
@@ -289,7 +291,7 @@ async fn a_push_has_limits() {
             .map(|n| format!(" {head}:refs/heads/b{n}"))
             .collect::<String>()
     };
-    let reason = "the push changes 21 branches and tags, at most 20 are taken: push fewer at once";
+    let reason = "the push changes 21 branches and tags, at most 20 are accepted: push fewer at once";
     repository
         .harmless(&format!("push origin{}", many(21)), &[reason])
         .await;
@@ -308,7 +310,7 @@ async fn a_push_has_limits() {
         (
             65,
             full.as_str(),
-            "the files have 68157440 bytes together, at most 67108864 are taken: push less",
+            "the files have 68157440 bytes together, at most 67108864 are accepted: push less",
         ),
         (
             2001,
@@ -335,7 +337,7 @@ async fn a_push_has_limits() {
     let entries: [(&str, &[u8], &str); 2] =
         [("100644", b"big.yaml", &too_long), ("100644", b"dev.yaml", &dev)];
     let commit = repository.commit(&entries).await;
-    let reason = "big.yaml: the file has 1048577 bytes, at most 1048576 are taken: split it";
+    let reason = "big.yaml: the file has 1048577 bytes, at most 1048576 are accepted: split it";
     let push = format!("push --force origin {commit}:refs/heads/main");
     repository.harmless(&push, &[reason]).await;
     let push = repository
@@ -344,7 +346,7 @@ async fn a_push_has_limits() {
     assert_eq!(push.code, Some(0), "{push:?}");
     has(
         &push,
-        &[reason, "note: work was taken, but would be refused as main"],
+        &[reason, "note: work was accepted, but would be refused as main"],
     );
     let notes = fs::read_to_string(&notes).unwrap();
     assert!(!notes.contains("big"), "{notes}");
@@ -353,8 +355,8 @@ async fn a_push_has_limits() {
 
 #[tokio::test]
 async fn many_files_cost_no_more_processes_than_one() {
-    let world = World::bare(&[]).unwrap();
-    let repository = Repository::new(&world).await;
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
     let processes = async |files: std::ops::Range<usize>| {
         for n in files {
             repository.write(&format!("e{n}.yaml"), &format!("name: e{n}\n"));
@@ -363,7 +365,7 @@ async fn many_files_cost_no_more_processes_than_one() {
                 &super::definition(&format!("s{n}"), 80),
             );
         }
-        let trace = world.directory().join("trace");
+        let trace = mayfly.directory().join("trace");
         repository.line("add --all").await;
         repository.line("commit --message=change").await;
         let mut push = repository.git_command();

@@ -2,14 +2,14 @@
 
 use std::fs;
 
-use mayfly_e2e::world::World;
+use mayfly_e2e::mayfly::Mayfly;
 
 use super::{Repository, definition, finish};
 
 #[tokio::test]
 async fn the_check_knows_which_addresses_the_routers_allow() {
-    let world = World::bare(&[]).unwrap();
-    let repository = Repository::new(&world).await;
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
     repository.init().await.ok().unwrap();
     repository.write("qa.yaml", "name: qa\n");
     repository.pushed().await;
@@ -26,9 +26,9 @@ async fn the_check_knows_which_addresses_the_routers_allow() {
 
 #[tokio::test]
 async fn the_pusher_is_told_what_is_old_and_setting_up_again_mends_it() {
-    let world = World::bare(&[]).unwrap();
-    let repository = Repository::new(&world).await;
-    let own = world.directory().join("my definitions");
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
+    let own = mayfly.directory().join("my definitions");
     repository.init_with(&[&own]).await.ok().unwrap();
     repository.write("dev.yaml", "name: dev\n");
     assert!(!repository.pushed().await.contains("note: "));
@@ -49,8 +49,8 @@ async fn the_pusher_is_told_what_is_old_and_setting_up_again_mends_it() {
     for part in [
         "note: the hooks of this repository are older than those of ",
         "lacks the setting receive.fsckObjects receive.advertisePushOptions receive.maxInputSize",
-        "note: an operator mends that: ",
-        "/scripts/git/init-environments-repo.sh '",
+        "note: an operator fixes that by running ",
+        "/deploy/git/init-environments-repo.sh '",
     ] {
         assert!(told.contains(part), "{part} in {told}");
     }
@@ -85,7 +85,7 @@ async fn the_pusher_is_told_what_is_old_and_setting_up_again_mends_it() {
     );
     assert!(own.join("backend.yaml").exists());
 
-    let nowhere = world.directory().join("nowhere.git");
+    let nowhere = mayfly.directory().join("nowhere.git");
     let mut unknown = repository.command(Repository::script());
     let unknown = finish(unknown.arg(&nowhere)).await;
     assert_eq!(unknown.code, Some(2), "{unknown:?}");
@@ -97,13 +97,13 @@ async fn the_pusher_is_told_what_is_old_and_setting_up_again_mends_it() {
 
 #[tokio::test]
 async fn a_program_that_is_older_than_the_hooks_is_named() {
-    let world = World::bare(&[]).unwrap();
-    let repository = Repository::new(&world).await;
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
     repository.write("dev.yaml", "name: dev\n");
     repository.pushed().await;
     repository.write("qa.yaml", "name: qa\n");
     // As clap ends where it does not know an argument.
-    let script = world.directory().join("old");
+    let script = mayfly.directory().join("old");
     fs::write(
         &script,
         "#!/bin/sh\necho 'unexpected argument --beside' >&2; exit 2\n",

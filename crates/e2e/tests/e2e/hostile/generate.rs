@@ -4,14 +4,22 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use super::oracle::{ALL, Allowed, MARK, Side, by_host, by_value, decoded, members};
-use super::parts::{Dice, baggage, host, path, spoilt, value};
+use super::h2::Fields;
+use super::oracle::{
+    ALL, Allowed, CREDENTIALS, Environment, MARK, Open, Side, by_cookies, by_host, by_links, by_value,
+    decoded, members, plain_members,
+};
+use super::parts::{
+    Dice, baggage, cookies, host, link, path, shuffle, spoilt, traces, up_to_line_feed, value, wrong_password,
+};
 
 /// What one connection sends, and what is allowed to each request in it.
 #[derive(Debug, Default)]
 pub struct Conversation {
     pub octets: Vec<u8>,
     pub allowed: Vec<Allowed>,
+    /// Whether the client knows the password, and may say it.
+    knows_password: bool,
 }
 
 /// A request in the making.
@@ -30,9 +38,11 @@ impl Draft {
     }
 }
 
-/// Makes one.
 pub fn conversation(dice: &mut Dice, side: Side) -> Conversation {
-    let mut made = Conversation::default();
+    let mut made = Conversation {
+        knows_password: dice.one_in(2),
+        ..Conversation::default()
+    };
     good(dice, side, &mut made);
     for _ in 0..=dice.below(2) {
         hostile(dice, side, &mut made);
@@ -70,17 +80,171 @@ impl Conversation {
     }
 }
 
+/// The same for HTTP/2: what each stream sends, and what is allowed to it.
+pub fn streams(dice: &mut Dice, side: Side) -> (Vec<Fields>, Vec<Allowed>) {
+    let knows_password = dice.one_in(2);
+    let mut made = vec![good_draft(dice, side, knows_password)];
+    for _ in 0..=dice.below(2) {
+        made.push(hostile_draft(dice, side, knows_password));
+    }
+    made.push(good_draft(dice, side, knows_password));
+    let (last, mut all) = (made.len() - 1, (Vec::new(), Vec::new()));
+    for (number, (draft, mut allowed)) in made.into_iter().enumerate() {
+        let mut fields = fields(&draft, number);
+        if number != 0 && number != last && dice.one_in(3) {
+            bend_fields(dice, side, &mut fields, &mut allowed);
+        }
+        // Another stream may end the connection.
+        allowed.demanded = allowed.demanded.filter(|_| number == 0);
+        all.0.push(fields);
+        all.1.push(allowed);
+    }
+    all
+}
+
+/// A request as HTTP/2 says it: the first host is its authority.
+fn fields(draft: &Draft, number: usize) -> Fields {
+    let pairs = draft.lines.iter().filter_map(|line| line.split_once(": "));
+    let mut rest: Fields = pairs
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    let at = rest.iter().position(|(name, _)| name == "host");
+    let mut fields: Fields = vec![
+        (":method".to_owned(), draft.method.clone()),
+        (":scheme".to_owned(), "https".to_owned()),
+        (":path".to_owned(), draft.target.clone()),
+    ];
+    fields.extend(at.map(|at| (":authority".to_owned(), rest.remove(at).1)));
+    fields.push(("x-case".to_owned(), number.to_string()));
+    fields.extend(rest);
+    fields
+}
+
+/// What only HTTP/2 can say: pseudo-headers doubled, late, missing or unknown, headers of
+/// connections, and CONNECT for a protocol.
+fn bend_fields(dice: &mut Dice, side: Side, fields: &mut Fields, allowed: &mut Allowed) {
+    let authority = host(dice, side);
+    let named = match side {
+        Side::Edge => by_host(up_to_line_feed(&authority)),
+        Side::Internal => None,
+    };
+    let way = dice.below(9);
+    if matches!(way, 0..=2) && side == Side::Edge {
+        // On the host that is added, links and cookies may count that did not count before.
+        for environment in linked_by(fields) {
+            allowed.also(Some(environment));
+            if let Some(linked) = &mut allowed.linked {
+                linked.push(environment);
+            }
+        }
+    }
+    let mut add = |at: usize, name: &str, value: &str| {
+        fields.insert(at.min(fields.len()), (name.to_owned(), value.to_owned()));
+    };
+    match way {
+        // Any of the hosts may count where there are several.
+        0 => {
+            add(3, ":authority", &authority);
+            allowed.also(named);
+        }
+        1 => {
+            add(5, "host", &authority);
+            allowed.also(named);
+        }
+        2 => {
+            add(5, ":authority", &authority);
+            allowed.also(named);
+        }
+        3 => add(0, ":path", &path(dice)),
+        4 => add(2, ":scheme", dice.of(&["http", "x", "", "https\0"])),
+        5 => add(
+            4,
+            dice.of(&[":status", ":x", ":", "", "X-Mayfly", "x mayfly", "x-mayfly:"]),
+            &value(dice),
+        ),
+        6 => {
+            add(
+                0,
+                ":protocol",
+                dice.of(&["websocket", "h2c", "connect-udp", "x\r\n"]),
+            );
+            if let Some((_, method)) = fields.iter_mut().find(|(name, _)| name == ":method") {
+                *method = dice.of(&["CONNECT", "GET"]).to_owned();
+            }
+        }
+        7 => add(
+            5,
+            dice.of(&[
+                "connection",
+                "transfer-encoding",
+                "te",
+                "upgrade",
+                "keep-alive",
+                "content-length",
+            ]),
+            dice.of(&["x-mayfly, baggage", "chunked", "h2c", "5", "0, 1"]),
+        ),
+        _ => {
+            let at = dice.below(3);
+            fields.remove(at);
+        }
+    }
+}
+
+/// The environments that a link or a cookie in these fields names.
+fn linked_by(fields: &Fields) -> Vec<&'static Environment> {
+    let mut linked = Vec::new();
+    for (name, value) in fields {
+        match name.as_str() {
+            ":path" => linked.extend(by_links(value)),
+            "cookie" => linked.extend(by_cookies(value)),
+            _ => {}
+        }
+    }
+    linked
+}
+
 fn good(dice: &mut Dice, side: Side, made: &mut Conversation) {
-    let environment = dice.of(&ALL);
+    let (draft, allowed) = good_draft(dice, side, made.knows_password);
+    made.push(draft, allowed);
+}
+
+fn good_draft(dice: &mut Dice, side: Side, knows_password: bool) -> (Draft, Allowed) {
+    let mut environment = dice.of(&ALL);
     let mut draft = plain();
-    let mut demanded = None;
+    let (mut demanded, mut linked) = (None, Vec::new());
     match side {
         Side::Edge => {
             draft.target = dice
                 .of(&["/", "/api", "/api/x", "/secret/y", "/apis", "/a/b"])
                 .to_owned();
-            demanded = environment.at(draft.target.trim_end_matches('/'));
-            draft.line("Host", format_args!("{}.example.com", environment.prefix));
+            let host = dice.of(&ALL);
+            let path = draft.target.clone();
+            match dice.below(4) {
+                // By a link or a cookie on the host of another.
+                0 => draft.target += &format!("?mayfly={}", environment.name),
+                1 => draft.line("Cookie", format_args!("a=1; mayfly={}; b=2", environment.name)),
+                _ => {}
+            }
+            match by_links(&draft.target).is_empty() && draft.lines.is_empty() {
+                true => draft.line("Host", format_args!("{}.example.com", environment.prefix)),
+                false => {
+                    draft.line("Host", format_args!("{}.example.com", host.prefix));
+                    match host.protected {
+                        true => environment = host,
+                        false => linked.push(environment),
+                    }
+                }
+            }
+            let is_let_in = match environment.open {
+                Open::All => true,
+                Open::TheUser => knows_password,
+                Open::Nobody => false,
+            };
+            if knows_password && (environment.open == Open::TheUser || dice.one_in(2)) {
+                draft.line("Authorization", format_args!("Basic {CREDENTIALS}"));
+            }
+            demanded = environment.at(path.trim_end_matches('/')).filter(|_| is_let_in);
         }
         Side::Internal => {
             let service = dice.of(&["frontend", "api", "backend", "secret"]);
@@ -91,9 +255,11 @@ fn good(dice: &mut Dice, side: Side, made: &mut Conversation) {
     }
     let allowed = Allowed {
         environments: Some(vec![environment]),
+        linked: Some(linked),
+        knows_password,
         demanded,
     };
-    made.push(draft, allowed);
+    (draft, allowed)
 }
 
 fn plain() -> Draft {
@@ -107,7 +273,7 @@ fn plain() -> Draft {
     }
 }
 
-fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
+fn hostile_draft(dice: &mut Dice, side: Side, knows_password: bool) -> (Draft, Allowed) {
     let mut draft = plain();
     let mut hosts = Vec::new();
     let host = host(dice, side);
@@ -147,6 +313,26 @@ fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
         draft.line("Host", &second);
         hosts.push(second);
     }
+    if dice.one_in(3) {
+        draft.target += &link(dice);
+    }
+    let mut all_cookies = String::new();
+    for _ in 0..dice.of(&[&0usize, &0, &0, &1, &1, &2, &17]).to_owned() {
+        let line = cookies(dice);
+        all_cookies += &format!("{};", up_to_line_feed(&line));
+        draft.line(dice.of(&["Cookie", "cookie", "COOKIE"]), line);
+    }
+    for _ in 0..dice.of(&[&0usize, &0, &1, &2, &3, &5]).to_owned() {
+        let line = match knows_password && dice.one_in(2) {
+            true => format!(
+                "{} {CREDENTIALS}{}",
+                dice.of(&["Basic", "basic", "BASIC "]),
+                spoilt(dice)
+            ),
+            false => wrong_password(dice),
+        };
+        draft.line(dice.of(&["Authorization", "authorization"]), line);
+    }
     let mut values = Vec::new();
     for _ in 0..dice.of(&[&0usize, &0, &1, &1, &2, &3]).to_owned() {
         let value = value(dice);
@@ -166,16 +352,32 @@ fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
             "x-forwarded.proto",
             "X-Original-URL",
             "x~real~ip",
+            "Proxy",
+            "client_ip",
+            "Remote-User",
+            "CF-Visitor",
+            "x_auth_request_user",
+            "X-Envoy-Original-Path",
             "x-mayfly-answered-by",
         ]);
         let value = value(dice);
         draft.line(name, value);
     }
-    let mut named = Vec::new();
-    for _ in 0..dice.of(&[&0usize, &0, &1, &1, &2, &16, &18]).to_owned() {
+    let (mut named, mut plain) = (Vec::new(), BTreeSet::new());
+    let lines = dice.of(&[&0usize, &0, &1, &1, &2, &16, &18]).to_owned();
+    for _ in 0..lines {
         let line = baggage(dice);
         named.extend(members(up_to_line_feed(&line)));
+        plain.extend(
+            plain_members(up_to_line_feed(&line))
+                .into_iter()
+                .map(str::to_owned),
+        );
         draft.line(dice.of(&["baggage", "Baggage", "BAGGAGE"]), line);
+    }
+    let (traces, states) = traces(dice);
+    for (name, value) in &traces {
+        draft.line(name, value);
     }
     if dice.one_in(6) {
         let hops = dice.of(&[
@@ -209,10 +411,23 @@ fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
         ]);
     }
     shuffle(dice, &mut draft.lines);
+    let hosts_of: Vec<Option<&Environment>> =
+        hosts.iter().map(|host| by_host(up_to_line_feed(host))).collect();
+    let mut linked = Vec::new();
+    // On the host of a protected one they mean nothing.
+    if !hosts_of
+        .iter()
+        .all(|host| host.is_some_and(|host| host.protected))
+        || hosts_of.is_empty()
+    {
+        linked.extend(by_links(&draft.target));
+        linked.extend(by_cookies(&all_cookies));
+    }
     let environments = match side {
-        Side::Edge => hosts
-            .iter()
-            .filter_map(|host| by_host(up_to_line_feed(host)))
+        Side::Edge => hosts_of
+            .into_iter()
+            .flatten()
+            .chain(linked.iter().copied())
             .collect(),
         Side::Internal => {
             let said: BTreeSet<&str> = values.iter().flat_map(|value| said(value)).collect();
@@ -225,6 +440,11 @@ fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
                         .iter()
                         .filter_map(|value| Some(value.split_once('\0')?.0.to_owned())),
                 );
+                // Different values say nothing, where all of them are read.
+                if plain.len() > 1 && lines <= 16 {
+                    named.clear();
+                }
+                named.extend(states);
                 let mut values: Vec<String> = named.iter().map(|value| decoded(value)).collect();
                 values.extend(named);
                 values.iter().filter_map(|value| by_value(value)).collect()
@@ -234,23 +454,30 @@ fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
             }
         }
     };
-    let mut allowed = Allowed {
+    let allowed = Allowed {
         environments: Some(environments),
+        linked: Some(linked),
+        knows_password,
         demanded: None,
     };
+    (draft, allowed)
+}
+
+fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
+    let (mut draft, mut allowed) = hostile_draft(dice, side, made.knows_password);
     if dice.one_in(10) {
         framing(dice, side, &mut draft, made);
     }
     if dice.one_in(10) {
         // These change what belongs to which header, so that nobody can say what is meant.
-        allowed.environments = None;
+        (allowed.environments, allowed.linked) = (None, None);
         bend(dice, &mut draft);
     }
     let start = made.octets.len();
     made.push(draft, allowed);
     if dice.one_in(12) {
         let last = made.allowed.len() - 1;
-        made.allowed[last].environments = None;
+        (made.allowed[last].environments, made.allowed[last].linked) = (None, None);
         // The number of the request stays as it is.
         let line = format!("x-case: {last}\r\n");
         let here = made.octets[start..]
@@ -270,12 +497,6 @@ fn hostile(dice: &mut Dice, side: Side, made: &mut Conversation) {
 fn said(line: &str) -> impl Iterator<Item = &str> {
     let values = line.split([',', ' ', '\t', '\r', '\u{b}', '\u{c}']);
     values.filter(|value| !value.is_empty())
-}
-
-/// As HAProxy reads a value: a line feed alone ends it.
-fn up_to_line_feed(value: &str) -> &str {
-    let line = value.split('\n').next().unwrap_or_default();
-    line.trim_matches([' ', '\t', '\r'])
 }
 
 /// The line ends and folds that servers understand in different ways.
@@ -311,6 +532,7 @@ fn framing(dice: &mut Dice, side: Side, draft: &mut Draft, made: &mut Conversati
         octets: Vec::new(),
         // The number of the inner request is that of the next.
         allowed: made.allowed.clone(),
+        knows_password: made.knows_password,
     };
     good(dice, side, &mut inner);
     let text: String = inner.octets.iter().map(|&octet| char::from(octet)).collect();
@@ -369,11 +591,5 @@ fn framing(dice: &mut Dice, side: Side, draft: &mut Draft, made: &mut Conversati
             draft.line("Transfer-Encoding", "chunked");
             draft.body = chunked;
         }
-    }
-}
-
-fn shuffle(dice: &mut Dice, lines: &mut [String]) {
-    for at in (1..lines.len()).rev() {
-        lines.swap(at, dice.below(at + 1));
     }
 }

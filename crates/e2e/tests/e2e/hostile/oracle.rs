@@ -1,6 +1,11 @@
 //! Who may be answered by whom: written from what is promised, not from haproxy.cfg. From outside only the first label of
 //! the host counts; between services `x-mayfly`, else the member `mayfly` of baggage.
 
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use super::wire::{Answer, headers, text};
 
 /// Put into every part of a request; no answer of HAProxy's own may carry it where a browser would take it for markup.
@@ -8,18 +13,36 @@ pub const MARK: &str = "M4RK<script>\"'";
 /// The name of a header that would come about only by a line feed that is taken at its word.
 pub const EVIL: &str = "x-evil";
 
-/// One of the two environments.
+/// One of the environments.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Environment {
+    pub name: &'static str,
     pub prefix: &'static str,
     pub header: &'static str,
     /// Service and version, inherited ones included.
     pub versions: &'static [(&'static str, &'static str)],
     /// Path and service, inherited ones included, the longest first.
     routes: &'static [(&'static str, &'static str)],
+    /// Whether links leave its host alone.
+    pub protected: bool,
+    /// To whom it is open at the edge.
+    pub open: Open,
 }
 
-/// What is registered, for [`super::world`].
+/// To whom an environment is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    All,
+    /// To who says [`CREDENTIALS`].
+    TheUser,
+    /// To a network that no client of these tests is in.
+    Nobody,
+}
+
+/// The user `guest` with the right password, one as `mayfly access` makes it, as `Authorization: Basic` says it.
+pub const CREDENTIALS: &str = "Z3Vlc3Q6bWF5Zmx5LTA3MDcwNzA3MDcwNzA3MDcwNzA3MDcwNzA3MDcwNzA3";
+
+/// What is registered, for [`super::mayfly`].
 pub const FILES: &str = "
 - name: base
   prefix: www
@@ -34,14 +57,38 @@ pub const FILES: &str = "
     - {name: frontend, version: 0.0.2, route: /}
     - {name: backend, version: 0.0.2}
     - {name: secret, version: 0.0.2, route: /secret}
+- name: vault
+  extends: heir
+  access:
+    users:
+      guest: sha256:07070707070707070707070707070707:a19a5f39c13a4762edabe6bb05af6d526fc1193fe1398ea883c5feeb613c59e1
+  services:
+    - {name: frontend, version: 0.0.3, route: /}
+- name: annex
+  extends: vault
+  services:
+    - {name: backend, version: 0.0.3}
+- name: far
+  extends: base
+  access: {from: [10.0.0.0/8, 2001:db8::/32]}
+  services:
+    - {name: frontend, version: 0.0.4, route: /}
+- name: keep
+  protected: true
+  services:
+    - {name: frontend, version: 0.0.5, route: /}
 ";
 pub const BASE: Environment = Environment {
+    name: "base",
     prefix: "www",
     header: "base",
     versions: &[("frontend", "0.0.1"), ("api", "0.0.1"), ("backend", "0.0.1")],
     routes: &[("/api", "api"), ("", "frontend")],
+    protected: false,
+    open: Open::All,
 };
 pub const HEIR: Environment = Environment {
+    name: "heir",
     prefix: "www-heir",
     header: "H.heir",
     versions: &[
@@ -51,8 +98,51 @@ pub const HEIR: Environment = Environment {
         ("secret", "0.0.2"),
     ],
     routes: &[("/secret", "secret"), ("/api", "api"), ("", "frontend")],
+    ..BASE
 };
-pub const ALL: [&Environment; 2] = [&BASE, &HEIR];
+const VAULT: Environment = Environment {
+    name: "vault",
+    prefix: "www-vault",
+    header: "vault",
+    versions: &[
+        ("frontend", "0.0.3"),
+        ("api", "0.0.1"),
+        ("backend", "0.0.2"),
+        ("secret", "0.0.2"),
+    ],
+    open: Open::TheUser,
+    ..HEIR
+};
+const ANNEX: Environment = Environment {
+    name: "annex",
+    prefix: "www-annex",
+    header: "annex",
+    versions: &[
+        ("frontend", "0.0.3"),
+        ("api", "0.0.1"),
+        ("backend", "0.0.3"),
+        ("secret", "0.0.2"),
+    ],
+    ..VAULT
+};
+const FAR: Environment = Environment {
+    name: "far",
+    prefix: "www-far",
+    header: "far",
+    versions: &[("frontend", "0.0.4"), ("api", "0.0.1"), ("backend", "0.0.1")],
+    open: Open::Nobody,
+    ..BASE
+};
+const KEEP: Environment = Environment {
+    name: "keep",
+    prefix: "www-keep",
+    header: "keep",
+    versions: &[("frontend", "0.0.5")],
+    routes: &[("", "frontend")],
+    protected: true,
+    open: Open::All,
+};
+pub const ALL: [&Environment; 6] = [&BASE, &HEIR, &VAULT, &ANNEX, &FAR, &KEEP];
 
 impl Environment {
     /// The backend of a service, as `service@version`.
@@ -79,6 +169,48 @@ pub fn by_host(host: &str) -> Option<&'static Environment> {
 /// The environment that a header value means.
 pub fn by_value(value: &str) -> Option<&'static Environment> {
     ALL.into_iter().find(|environment| value == environment.header)
+}
+
+/// The environments that the parameters of a target may mean as links, by the most lenient reader.
+pub fn by_links(target: &str) -> Vec<&'static Environment> {
+    by_pairs(target.split(['?', '&', ';', '#']))
+}
+
+/// The environments that cookies may mean likewise. A comma may separate cookies, or be part of a
+/// value: `mayfly=,keep` means `keep` (seed 17001).
+pub fn by_cookies(cookies: &str) -> Vec<&'static Environment> {
+    by_pairs(cookies.split(';').chain(cookies.split([';', ','])))
+}
+
+fn by_pairs<'a>(pairs: impl Iterator<Item = &'a str>) -> Vec<&'static Environment> {
+    let blank = |letter: char| letter.is_whitespace() || letter.is_control() || letter == '"';
+    let values = pairs.filter_map(|pair| pair.split_once('=')).filter(|(key, _)| {
+        let key = decoded(key).replace('+', " ");
+        key.trim_matches(blank).eq_ignore_ascii_case("mayfly")
+    });
+    let names = values.flat_map(|(_, value)| {
+        let value = decoded(value);
+        let parts = value
+            .split(|letter| blank(letter) || letter == ',')
+            .map(str::to_owned);
+        parts.collect::<Vec<_>>()
+    });
+    let names: BTreeSet<String> = names.collect();
+    ALL.into_iter()
+        .filter(|environment| names.contains(environment.name))
+        .collect()
+}
+
+/// Whether a service would see a link or its cookie.
+fn shows_a_link(target: &str, cookies: &[&str]) -> bool {
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    let key = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+    let space = [' ', '\t', '\n', '\r', '\u{b}', '\u{c}'];
+    query.split('&').any(|pair| decoded(&key(pair)) == "mayfly")
+        || cookies
+            .iter()
+            .flat_map(|line| line.split(';'))
+            .any(|pair| key(pair).trim_matches(space) == "mayfly")
 }
 
 /// The values of members of baggage that the most lenient reader would take for `mayfly`.
@@ -116,11 +248,12 @@ pub fn decoded(encoded: &str) -> String {
 }
 
 /// What only the edge says.
-const OURS: [&str; 4] = [
+const OURS: [&str; 5] = [
     "x-mayfly",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
+    "x-forwarded-port",
 ];
 
 /// Whether a name is one that services take for the edge's word, and is not the edge's.
@@ -133,23 +266,61 @@ fn claims(name: &str) -> bool {
         }
     };
     let folded: String = name.to_ascii_lowercase().chars().map(fold).collect();
-    let believed = ["x_mayfly", "x_real_ip", "x_original_url", "forwarded"].contains(&folded.as_str());
+    let all = [
+        "x_mayfly",
+        "x_real_ip",
+        "x_original_url",
+        "forwarded",
+        "proxy",
+        "client_ip",
+        "remote_user",
+        "cf_visitor",
+        "x_auth_request_user",
+        "x_envoy_original_path",
+    ];
+    let believed = all.contains(&folded.as_str());
     (believed || folded.starts_with("x_forwarded_")) && !OURS.contains(&name)
 }
 
-/// Whether a server that decodes twice and knows either slash would climb.
+/// The values of members of baggage that HAProxy reads as `mayfly`, as they stand. Different ones
+/// say nothing.
+pub fn plain_members(baggage: &str) -> BTreeSet<&str> {
+    let space = |letter: char| [' ', '\t', '\n', '\r', '\u{b}', '\u{c}'].contains(&letter);
+    let pairs = baggage.split(',').filter_map(|member| member.split_once('='));
+    let ours = pairs.filter(|(key, _)| key.trim_matches(space).eq_ignore_ascii_case("mayfly"));
+    let values = ours.map(|(_, value)| {
+        let value = value.trim_start_matches(space);
+        value
+            .split(|letter| letter == ';' || space(letter))
+            .next()
+            .unwrap_or_default()
+    });
+    values.filter(|value| !value.is_empty()).collect()
+}
+
+/// Whether a server that decodes twice, in whatever way, and knows either slash would climb.
 fn climbs(target: &str) -> bool {
     let path = target.split_once("://").map_or(target, |(_, rest)| rest);
     // What is no path, as `*`, has the route `/`.
     if !path.starts_with('/') && path.len() == target.len() {
         return false;
     }
-    let path = decoded(&decoded(path.split('?').next().unwrap_or_default()));
+    let mut path = path.split('?').next().unwrap_or_default().to_ascii_lowercase();
+    for _ in 0..2 {
+        for (odd, meant) in [
+            ("%u002e", "."),
+            ("%c0%ae", "."),
+            ("%c0%af", "/"),
+            ("%e0%80%ae", "."),
+        ] {
+            path = path.replace(odd, meant);
+        }
+        path = decoded(&path);
+    }
     let mut segments = path.split(['/', '\\']).skip(1);
     segments.any(|segment| segment.split(';').next() == Some(".."))
 }
 
-/// A side of HAProxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Edge,
@@ -161,8 +332,21 @@ pub enum Side {
 pub struct Allowed {
     /// Whose it may be, however it is read; anybody's where nobody can say.
     pub environments: Option<Vec<&'static Environment>>,
+    /// Those of them that it may reach on another host, by a link or a cookie; any where nobody can say.
+    pub linked: Option<Vec<&'static Environment>>,
+    /// Whether its connection says the right password anywhere.
+    pub knows_password: bool,
     /// It is flawless, and this backend has to answer.
     pub demanded: Option<String>,
+}
+
+impl Allowed {
+    /// It may be this one's, too.
+    pub fn also(&mut self, environment: Option<&'static Environment>) {
+        if let (Some(all), Some(environment)) = (&mut self.environments, environment) {
+            all.push(environment);
+        }
+    }
 }
 
 /// Whether an answer is as it should be; `allowed` gives what is allowed to the request that says it is that number.
@@ -223,10 +407,17 @@ pub fn judge(
     if members != [value] {
         return Err(format!("{backend} saw the baggage members {members:?}"));
     }
+    // It has one where there is a trace, and nothing that was sent in its place.
+    let states = self::members(&of("tracestate").join(","));
+    if states.len() > 1 || states.iter().any(|state| *state != members[0]) {
+        return Err(format!("{backend} saw the tracestate members {states:?}"));
+    }
     let host = *of("host").first().ok_or("an instance saw no host")?;
     match side {
         Side::Edge => {
-            if by_host(host) != Some(environment) {
+            let may_be_linked = allowed.linked.is_none_or(|linked| linked.contains(&environment));
+            let own = by_host(host);
+            if own != Some(environment) && (!may_be_linked || own.is_some_and(|own| own.protected)) {
                 return Err(format!("{backend} has answered for {host:?}"));
             }
             let names = || seen.iter().map(|(name, _)| name.as_str());
@@ -239,8 +430,27 @@ pub fn judge(
             {
                 return Err(format!("{backend} saw {name} twice"));
             }
+            let is_open = match environment.open {
+                Open::All => true,
+                Open::TheUser => allowed.knows_password,
+                Open::Nobody => false,
+            };
+            if !is_open {
+                return Err(format!(
+                    "{backend} has answered in {}, which is not open",
+                    environment.name
+                ));
+            }
+            let logins = of("authorization");
+            let sees_password = logins.iter().any(|login| holds_password(login));
+            if sees_password || environment.open != Open::All && !logins.is_empty() {
+                return Err(format!("{backend} saw a password in {}", environment.name));
+            }
             let request = text(&answer.body);
             let target = request.split(' ').nth(1).unwrap_or_default();
+            if !own.is_some_and(|own| own.protected) && shows_a_link(target, &of("cookie")) {
+                return Err(format!("{backend} saw a link: {target} {:?}", of("cookie")));
+            }
             if climbs(target) {
                 return Err(format!("{backend} saw the path {target}"));
             }
@@ -262,6 +472,16 @@ pub fn judge(
         return Err(format!("{backend} saw Connection: {hops}"));
     }
     Ok(case)
+}
+
+/// Whether a line of `authorization` holds a password that `mayfly access` has made, anywhere.
+fn holds_password(line: &str) -> bool {
+    let mut words = line.split([' ', '\t', ',']);
+    line.contains(CREDENTIALS)
+        || words.any(|word| {
+            let said = BASE64.decode(word).unwrap_or_default();
+            String::from_utf8_lossy(&said).contains(":mayfly-")
+        })
 }
 
 /// What HAProxy says itself.

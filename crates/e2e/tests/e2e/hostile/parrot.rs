@@ -14,7 +14,6 @@ use super::wire::{first, headers};
 /// A running one; it ends when it is dropped.
 #[derive(Debug)]
 pub struct Parrot {
-    /// Where it listens.
     pub address: SocketAddr,
     _serving: JoinSet<()>,
 }

@@ -1,7 +1,7 @@
 //! The parts that hostile requests are made of, chosen by dice that a seed sets: hosts, paths, values and baggage, good ones and
 //! what servers have been known to trip over.
 
-use super::oracle::{ALL, Environment, MARK, Side};
+use super::oracle::{ALL, Environment, MARK, Side, members};
 
 /// Numbers that follow from a seed (SplitMix64).
 #[derive(Debug)]
@@ -94,6 +94,11 @@ pub fn host(dice: &mut Dice, side: Side) -> String {
             "www-",
             "xwww",
             "",
+            "www-vault",
+            "www-annex",
+            "www-far",
+            "www-keep",
+            "www-keep",
             "H.heir",
             "[::1]",
             "[www]",
@@ -162,6 +167,12 @@ pub fn path(dice: &mut Dice) -> String {
         "/%2e%2e/",
         "%2e%2e",
         "%252e.",
+        "/%25%32%65.",
+        "%2%65%%32e",
+        "/%u002e%u002e/",
+        "/.%c0%ae",
+        "%c0%af",
+        "%e0%80%ae",
         "%5c..",
         "\\..\\",
         "%2f",
@@ -242,7 +253,110 @@ pub fn value(dice: &mut Dice) -> String {
     }
 }
 
-/// One line of baggage.
+/// What a link says of an environment.
+fn name(dice: &mut Dice) -> String {
+    let environment: &Environment = dice.of(&ALL);
+    let name = dice.of(&[
+        environment.name,
+        environment.name,
+        environment.name,
+        environment.header,
+        "nobody",
+        "",
+        "HEIR",
+        "h%65ir",
+        "v%2561ult",
+        "heir.service",
+        MARK,
+    ]);
+    match dice.below(4) {
+        0 => format!("{}{name}{}", spoilt(dice), spoilt(dice)),
+        1 => format!("{name}{}{}", dice.of(&[",", "%2c", " ", "|"]), environment.name),
+        _ => name.to_owned(),
+    }
+}
+
+/// The end of a target with a link in it.
+pub fn link(dice: &mut Dice) -> String {
+    let mut link = dice
+        .of(&["?", "?", "?", "&", "??", "?&", "?a=1&", ";", "#?"])
+        .to_owned();
+    for at in 0..=dice.below(3) {
+        if at > 0 {
+            link += dice.of(&["&", "&", "&&", ";"]);
+        }
+        link += dice.of(&[
+            "mayfly",
+            "mayfly",
+            "mayfly",
+            "m%61yfly",
+            "%6D%61%79%66%6C%79",
+            "xmayfly",
+            "mayflyx",
+            "MAYFLY",
+            "mayfly%00",
+            "+mayfly",
+            "may",
+        ]);
+        link += dice.of(&["=", "=", "=", "==", "", "%3d"]);
+        // A blank would end the target.
+        link += &name(dice).replace([' ', '\t', '\r', '\n'], "%20");
+    }
+    if dice.one_in(30) {
+        link = link.repeat(1 + dice.below(200));
+    }
+    link.truncate(link.floor_char_boundary_of(6_000));
+    link
+}
+
+/// One line of cookies.
+pub fn cookies(dice: &mut Dice) -> String {
+    let mut line = String::new();
+    let limit = if dice.one_in(30) { 300 } else { 4 };
+    for at in 0..=dice.below(limit) {
+        if at > 0 {
+            line += dice.of(&[";", "; ", "; ", ";;", " ; ", ","]);
+        }
+        line += &match dice.below(6) {
+            0 => "session=7".to_owned(),
+            1 => dice
+                .of(&[
+                    "xmayfly=heir",
+                    "mayfly2=heir",
+                    "MAYFLY=heir",
+                    "x=mayfly=heir",
+                    "mayfly",
+                    "=",
+                ])
+                .to_owned(),
+            2 => spoilt(dice),
+            3 => format!("mayfly=\"{}\"", name(dice)),
+            _ => format!("mayfly{}={}{}", blanks(dice), dice.of(&["", "", " "]), name(dice)),
+        };
+    }
+    line.truncate(line.floor_char_boundary_of(5_000));
+    line
+}
+
+/// What does not let anybody in.
+pub fn wrong_password(dice: &mut Dice) -> String {
+    // guest:wrong, guest:, and :, vault/guest: and far: with the right password
+    let all = [
+        "Basic Z3Vlc3Q6d3Jvbmc=",
+        "Basic Z3Vlc3Q6",
+        "Basic Om1heWZseS0wNzA3MDcwNzA3MDcwNzA3MDcwNzA3MDcwNzA3MDcwNw==",
+        "Basic dmF1bHQvZ3Vlc3Q6bWF5Zmx5LTA3MDcwNzA3MDcwNzA3MDcwNzA3MDcwNzA3MDcwNzA3",
+        "Basic ZmFyOm1heWZseS0wNzA3MDcwNzA3MDcwNzA3MDcwNzA3MDcwNzA3MDcwNw==",
+        "Basic",
+        "Basic ====",
+        "Bearer a.b.c",
+        "Digest username=\"guest\"",
+        "",
+        MARK,
+    ];
+    format!("{}{}", dice.of(&all), spoilt(dice))
+}
+
 pub fn baggage(dice: &mut Dice) -> String {
     let mut line = String::new();
     let limit = if dice.one_in(30) { 600 } else { 4 };
@@ -307,4 +421,34 @@ fn blanks(dice: &mut Dice) -> String {
         1 => blank.repeat(1 + dice.below(4)),
         _ => blank.to_owned(),
     }
+}
+
+/// As HAProxy reads a value: a line feed alone ends it.
+pub fn up_to_line_feed(value: &str) -> &str {
+    let line = value.split('\n').next().unwrap_or_default();
+    line.trim_matches([' ', '\t', '\r'])
+}
+
+/// Puts lines into another order.
+pub fn shuffle(dice: &mut Dice, lines: &mut [String]) {
+    for at in (1..lines.len()).rev() {
+        lines.swap(at, dice.below(at + 1));
+    }
+}
+
+/// Lines of `traceparent` and `tracestate`, and what the most lenient reader takes the latter to say.
+pub fn traces(dice: &mut Dice) -> (Vec<(&'static str, String)>, Vec<String>) {
+    let (mut lines, mut states) = (Vec::new(), Vec::new());
+    for _ in 0..dice.of(&[&0usize, &0, &0, &1, &1, &2, &17]).to_owned() {
+        let line = baggage(dice);
+        states.extend(members(up_to_line_feed(&line)));
+        lines.push((dice.of(&["tracestate", "Tracestate", "TRACESTATE"]), line));
+    }
+    for _ in 0..dice.of(&[&0usize, &1, &1, &2]).to_owned() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let odd = "00-00000000000000000000000000000000-0000000000000000-00";
+        let value = dice.of(&[good, good, odd, "", "mayfly=H.heir"]);
+        lines.push(("traceparent", format!("{value}{}", spoilt(dice))));
+    }
+    (lines, states)
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -15,14 +15,11 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// How long nothing has to come before the client says that it sends nothing more.
 const IDLE: Duration = Duration::from_millis(50);
 
-/// One answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The status code.
     pub status: u16,
     /// Names in lower case with their values, in their order.
     pub headers: Vec<(String, String)>,
-    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -66,10 +63,17 @@ pub fn text(octets: &[u8]) -> String {
 /// # Errors
 /// When HAProxy does not end the connection, or what it says is no HTTP.
 pub async fn exchange(to: SocketAddr, octets: &[u8]) -> Result<Vec<Answer>> {
-    let mut stream = TcpStream::connect(to).await.context("connect")?;
+    exchange_over(TcpStream::connect(to).await.context("connect")?, octets).await
+}
+
+/// The same on a connection that is open.
+///
+/// # Errors
+/// As [`exchange`].
+pub async fn exchange_over<S: AsyncRead + AsyncWrite>(stream: S, octets: &[u8]) -> Result<Vec<Answer>> {
     let mut received = Vec::new();
     let talk = async {
-        let (mut reading, mut writing) = stream.split();
+        let (mut reading, mut writing) = tokio::io::split(stream);
         let (idle, mut ended) = (Notify::new(), false);
         let write = async {
             // HAProxy may refuse what it has not read to its end, and close.

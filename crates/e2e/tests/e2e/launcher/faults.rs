@@ -6,47 +6,47 @@ use anyhow::{Context, Result, ensure};
 use mayfly_e2e::docker::{ENDS_AT_ONCE, NETWORK};
 use mayfly_e2e::eventually;
 
-use super::stage::{LATER, Stage};
+use super::with_engine::{LATER, MayflyWithEngine};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_does_not_exist_harms_nobody_and_is_found_once_it_does() {
-    let mut stage = Stage::start(&["team/backend:1"]).await;
-    stage.launch(&["--pull", "never", "--retry-most", "1s"]);
-    stage.define("backend", "");
-    stage.environment("bad", &["backend=9"]);
-    stage.environment("good", &["backend=1"]);
-    stage.answers("good", "backend@1").await;
-    let said = stage.says("backend@9", "failed", "team/backend:9").await;
+    let mut whole = MayflyWithEngine::start(&["team/backend:1"]).await;
+    whole.launch(&["--pull", "never", "--retry-most", "1s"]);
+    whole.define("backend", "");
+    whole.environment("bad", &["backend=9"]);
+    whole.environment("good", &["backend=1"]);
+    whole.answers("good", "backend@1").await;
+    let said = whole.says("backend@9", "failed", "team/backend:9").await;
     assert_eq!(said["live"], 0);
-    let asked = stage
-        .world
+    let asked = whole
+        .mayfly
         .run("mayfly", &["explain", "bad", "backend"])
         .await
         .unwrap();
     assert!(asked.stdout.contains("team/backend:9"), "{asked:?}");
 
-    stage
+    whole
         .engine
         .docker(&["tag", "team/backend:1", "team/backend:9"])
         .await
         .unwrap();
-    stage.says("backend@9", "running", "").await;
+    whole.says("backend@9", "running", "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_crashes_in_a_loop_is_started_less_and_less_often_and_its_last_words_are_told() {
-    let mut stage = Stage::start(&["team/search:1"]).await;
-    stage
+    let mut whole = MayflyWithEngine::start(&["team/search:1"]).await;
+    whole
         .engine
         .image_with("team/backend:1", &[ENDS_AT_ONCE])
         .await
         .unwrap();
-    stage.launch(&[]);
-    stage.define("backend", "");
-    stage.define("search", "");
-    stage.environment("bad", &["backend=1", "search=1"]);
-    let waited = stage
-        .world
+    whole.launch(&[]);
+    whole.define("backend", "");
+    whole.define("search", "");
+    whole.environment("bad", &["backend=1", "search=1"]);
+    let waited = whole
+        .mayfly
         .run("mayfly", &["wait", "bad", "--timeout", "28s"])
         .await
         .unwrap();
@@ -54,11 +54,11 @@ async fn a_container_that_crashes_in_a_loop_is_started_less_and_less_often_and_i
         waited.code == Some(1) && waited.stderr.contains("no such basket"),
         "{waited:?}"
     );
-    let said = stage.says("backend@1", "failed", "exited with 3").await;
+    let said = whole.says("backend@1", "failed", "exited with 3").await;
     assert!(said["output"].to_string().contains("no such basket"), "{said}");
-    stage.says("search@1", "running", "").await;
+    whole.says("search@1", "running", "").await;
     let told = async || -> Result<(u64, Duration)> {
-        let said = stage.backend("backend@1").await?;
+        let said = whole.backend("backend@1").await?;
         let next = said["next_try"].as_str().context("no next try")?.to_owned();
         let left = humantime::parse_rfc3339(&next)?.duration_since(std::time::SystemTime::now())?;
         Ok((said["failures"].as_u64().unwrap_or_default(), left))
@@ -72,30 +72,30 @@ async fn a_container_that_crashes_in_a_loop_is_started_less_and_less_often_and_i
         Ok(())
     })
     .await;
-    assert!(stage.states("backend@1").await.unwrap().len() <= 1);
+    assert!(whole.states("backend@1").await.unwrap().len() <= 1);
 
     // A mended definition is tried at once, whatever the pause; and who waits for it is not told of the old failures.
-    stage.define("backend", "env: {E2E_EXIT: ''}");
+    whole.define("backend", "env: {E2E_EXIT: ''}");
     let key = "/mayfly/services/backend";
     eventually(LATER, "the definition is registered", async || -> Result<()> {
-        let value = stage.world.etcd.get(key).await?.context("no definition")?;
+        let value = whole.mayfly.etcd.get(key).await?.context("no definition")?;
         ensure!(value.contains("E2E_EXIT"), "{value}");
         Ok(())
     })
     .await;
-    let waited = stage
-        .world
+    let waited = whole
+        .mayfly
         .run("mayfly", &["wait", "bad", "--timeout", "25s"])
         .await
         .unwrap();
     assert!(waited.code == Some(0), "{waited:?}");
-    stage.answers("bad", "backend@1").await;
+    whole.answers("bad", "backend@1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_never_answers_its_check_is_replaced() {
-    let mut stage = Stage::start(&[]).await;
-    stage
+    let mut whole = MayflyWithEngine::start(&[]).await;
+    whole
         .engine
         .image_with(
             "team/backend:1",
@@ -103,11 +103,11 @@ async fn a_container_that_never_answers_its_check_is_replaced() {
         )
         .await
         .unwrap();
-    stage.launch(&["--start-timeout", "3s", "--retry-most", "1s"]);
-    stage.define("backend", "");
-    stage.environment("bad", &["backend=1"]);
+    whole.launch(&["--start-timeout", "3s", "--retry-most", "1s"]);
+    whole.define("backend", "");
+    whole.environment("bad", &["backend=1"]);
     eventually(LATER, "it has failed", async || -> Result<()> {
-        let said = stage.backend("backend@1").await?;
+        let said = whole.backend("backend@1").await?;
         let failure = said["failure"].as_str().unwrap_or_default();
         ensure!(
             failure.contains("not registered as answering within 3s"),
@@ -117,26 +117,26 @@ async fn a_container_that_never_answers_its_check_is_replaced() {
         Ok(())
     })
     .await;
-    stage.engine.image("team/backend:1").await.unwrap();
-    stage.answers("bad", "backend@1").await;
+    whole.engine.image("team/backend:1").await.unwrap();
+    whole.answers("bad", "backend@1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_gets_nothing_that_it_may_not_have() {
-    let mut stage = Stage::start(&["team/backend:1", "evil/search:1"]).await;
-    stage.launch(&["--allow-image", "team/*", "--volume-root", "/srv/mayfly"]);
-    stage.define_with("search", "evil/search", NETWORK, "");
-    stage.define("backend", "volumes: ['/etc:/stolen']");
-    stage.environment("a", &["backend=1", "search=1"]);
-    stage
-        .says("backend@1", "failed", "/etc is not allowed here")
+    let mut whole = MayflyWithEngine::start(&["team/backend:1", "evil/search:1"]).await;
+    whole.launch(&["--allow-image", "team/*", "--volume-root", "/srv/mayfly"]);
+    whole.define_with("search", "evil/search", NETWORK, "");
+    whole.define("backend", "volumes: ['/etc:/stolen']");
+    whole.environment("a", &["backend=1", "search=1"]);
+    whole.says("backend@1", "failed", "`/etc` is not allowed").await;
+    whole
+        .says("search@1", "failed", "--allow-image allows team/*")
         .await;
-    stage.says("search@1", "failed", "allowed is team/*").await;
 
     // In a file, it is refused with its place; the last good definition stays.
-    stage.define("backend", "privileged: true");
+    whole.define("backend", "privileged: true");
     eventually(LATER, "the file is refused", async || -> Result<()> {
-        let set_aside = stage.world.set_aside("environment-registrar").await?;
+        let set_aside = whole.mayfly.set_aside("environment-registrar").await?;
         let told = set_aside
             .iter()
             .any(|(key, reason)| key.contains("backend") && reason.contains("privileged"));
@@ -146,14 +146,14 @@ async fn a_definition_gets_nothing_that_it_may_not_have() {
     .await;
     // Put into etcd by hand, a field that does not exist asks for nothing, and a value that breaks a rule is set aside.
     let by_hand = r#"{"name": "other", "image": "team/backend:{{ version }}", "port": 8080, "networks": ["host"], "privileged": true}"#;
-    stage
-        .world
+    whole
+        .mayfly
         .etcd
         .put("/mayfly/services/other", by_hand)
         .await
         .unwrap();
     eventually(LATER, "the record is set aside", async || -> Result<()> {
-        let set_aside = stage.world.set_aside("container-launcher").await?;
+        let set_aside = whole.mayfly.set_aside("container-launcher").await?;
         ensure!(
             set_aside
                 .iter()
@@ -163,17 +163,17 @@ async fn a_definition_gets_nothing_that_it_may_not_have() {
     })
     .await;
     let by_hand = by_hand.replace("host", NETWORK);
-    stage
-        .world
+    whole
+        .mayfly
         .etcd
         .put("/mayfly/services/other", &by_hand)
         .await
         .unwrap();
-    stage.environment("b", &["other=1"]);
-    stage.runs("other@1", 1).await;
-    let containers: Vec<String> = stage.containers().await.into_iter().collect();
+    whole.environment("b", &["other=1"]);
+    whole.runs("other@1", 1).await;
+    let containers: Vec<String> = whole.containers().await.into_iter().collect();
     let form = "{{.HostConfig.Privileged}} {{.HostConfig.NetworkMode}} {{json .HostConfig.Binds}}";
-    let inspected = stage
+    let inspected = whole
         .engine
         .docker(&["inspect", "--format", form, &containers[0]])
         .await

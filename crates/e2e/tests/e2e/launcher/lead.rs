@@ -6,19 +6,19 @@ use anyhow::{Result, ensure};
 use mayfly_e2e::eventually;
 use mayfly_e2e::poll::throughout;
 
-use super::stage::{LATER, Stage};
+use super::with_engine::{LATER, MayflyWithEngine};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_launchers_one_works_and_the_other_takes_over() {
-    let mut stage = Stage::start(&["team/backend:1", "team/backend:2"]).await;
-    stage.define("backend", "");
-    stage.environment("a", &["backend=1"]);
-    stage.launch_as("first", &[]);
-    stage.answers("a", "backend@1").await;
-    stage.launch_as("second", &[]);
+    let mut whole = MayflyWithEngine::start(&["team/backend:1", "team/backend:2"]).await;
+    whole.define("backend", "");
+    whole.environment("a", &["backend=1"]);
+    whole.launch_as("first", &[]);
+    whole.answers("a", "backend@1").await;
+    whole.launch_as("second", &[]);
     eventually(LATER, "the second stands by", async || -> Result<()> {
-        let record = stage
-            .world
+        let record = whole
+            .mayfly
             .etcd
             .get_json("/mayfly/status/container-launcher/second")
             .await?;
@@ -29,93 +29,97 @@ async fn of_two_launchers_one_works_and_the_other_takes_over() {
         Ok(())
     })
     .await;
-    let before = stage.containers().await;
-    stage.launchers.remove(0).kill9().await.unwrap();
-    stage.environment("b", &["backend=2"]);
-    stage.answers("b", "backend@2").await;
-    let leader = stage
-        .world
+    let before = whole.containers().await;
+    whole.launchers.remove(0).kill9().await.unwrap();
+    whole.environment("b", &["backend=2"]);
+    whole.answers("b", "backend@2").await;
+    let leader = whole
+        .mayfly
         .etcd
         .get("/mayfly/leaders/container-launcher")
         .await
         .unwrap();
     assert_eq!(leader.as_deref(), Some("second"));
-    let now = stage.containers().await;
+    let now = whole.containers().await;
     assert!(now.is_superset(&before) && now.len() == 2, "{before:?} {now:?}");
     // One that ends in good order is followed at once, and its containers live on.
-    stage.launch_as("third", &[]);
-    stage.launchers.remove(0).terminate(LATER).await.unwrap();
+    whole.launch_as("third", &[]);
+    whole.launchers.remove(0).terminate(LATER).await.unwrap();
     eventually(
         Duration::from_secs(10),
         "the third leads",
         async || -> Result<()> {
-            let leader = stage.world.etcd.get("/mayfly/leaders/container-launcher").await?;
+            let leader = whole
+                .mayfly
+                .etcd
+                .get("/mayfly/leaders/container-launcher")
+                .await?;
             ensure!(leader.as_deref() == Some("third"), "{leader:?}");
             Ok(())
         },
     )
     .await;
-    assert_eq!(stage.containers().await, now);
+    assert_eq!(whole.containers().await, now);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_etcd_that_lost_its_data_and_gets_half_of_it_back_retires_nothing() {
-    let mut stage = Stage::start(&["team/backend:1", "team/backend:2"]).await;
-    stage.define("backend", "");
+    let mut whole = MayflyWithEngine::start(&["team/backend:1", "team/backend:2"]).await;
+    whole.define("backend", "");
     for (name, version) in [("a", "1"), ("b", "1"), ("c", "2"), ("d", "2")] {
-        stage.environment(name, &[&format!("backend={version}")]);
+        whole.environment(name, &[&format!("backend={version}")]);
     }
-    stage.launch(&["--retire-after", "500ms", "--grace", "1s"]);
-    stage.answers("a", "backend@1").await;
-    stage.answers("c", "backend@2").await;
-    let before = stage.containers().await;
+    whole.launch(&["--retire-after", "500ms", "--distrust", "1s"]);
+    whole.answers("a", "backend@1").await;
+    whole.answers("c", "backend@2").await;
+    let before = whole.containers().await;
     // The registrar has only half of the files by now; the launcher loses its lead with etcd's data, and takes it again.
-    stage.world.registrar.take().unwrap().kill9().await.unwrap();
-    stage.world.etcd.restart_emptied().await.unwrap();
+    whole.mayfly.registrar.take().unwrap().kill9().await.unwrap();
+    whole.mayfly.etcd.restart_emptied().await.unwrap();
     for name in ["c", "d"] {
-        stage.world.remove(&format!("{name}.yaml"));
+        whole.mayfly.remove(&format!("{name}.yaml"));
     }
-    stage.world.start_registrar(&[]).unwrap();
+    whole.mayfly.start_registrar(&[]).unwrap();
     eventually(LATER, "the guard says so", async || -> Result<()> {
-        let launching = stage.launching().await?;
+        let launching = whole.launching().await?;
         let guard = launching["guard"].as_str().unwrap_or_default();
         ensure!(guard.contains("of 4 environments vanished"), "{launching}");
         Ok(())
     })
     .await;
     throughout(Duration::from_secs(3), "the containers stay", async || {
-        stage.containers().await == before
+        whole.containers().await == before
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_mayflies_share_an_engine() {
-    let mut stage = Stage::start(&["team/backend:1"]).await;
-    stage.define("backend", "");
-    stage.environment("a", &["backend=1"]);
-    stage.launch(&[]);
-    stage.answers("a", "backend@1").await;
+    let mut whole = MayflyWithEngine::start(&["team/backend:1"]).await;
+    whole.define("backend", "");
+    whole.environment("a", &["backend=1"]);
+    whole.launch(&[]);
+    whole.answers("a", "backend@1").await;
     // The other one's keys lie below another prefix of the same etcd.
     for kind in ["environments/a", "services/backend"] {
-        let value = stage
-            .world
+        let value = whole
+            .mayfly
             .etcd
             .get(&format!("/mayfly/{kind}"))
             .await
             .unwrap()
             .unwrap();
-        stage
-            .world
+        whole
+            .mayfly
             .etcd
             .put(&format!("/other/{kind}"), &value)
             .await
             .unwrap();
     }
-    stage.launch_as("other", &["--prefix", "/other"]);
-    stage.runs("backend@1", 2).await;
+    whole.launch_as("other", &["--prefix", "/other"]);
+    whole.runs("backend@1", 2).await;
     throughout(Duration::from_secs(2), "ours has one instance", async || {
-        let instances = stage.world.etcd.list("/mayfly/backends/").await;
+        let instances = whole.mayfly.etcd.list("/mayfly/backends/").await;
         instances.is_ok_and(|instances| instances.len() == 1)
     })
     .await;
@@ -123,18 +127,18 @@ async fn two_mayflies_share_an_engine() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_is_restarted_has_everything_again() {
-    let mut stage = Stage::start(&["team/backend:1", "team/backend:2"]).await;
-    stage.define("backend", "");
-    stage.environment("a", &["backend=1"]);
-    stage.environment("b", &["backend=2"]);
-    stage.launch(&[]);
-    stage.answers("a", "backend@1").await;
-    stage.answers("b", "backend@2").await;
-    stage.engine.restart().await.unwrap();
+    let mut whole = MayflyWithEngine::start(&["team/backend:1", "team/backend:2"]).await;
+    whole.define("backend", "");
+    whole.environment("a", &["backend=1"]);
+    whole.environment("b", &["backend=2"]);
+    whole.launch(&[]);
+    whole.answers("a", "backend@1").await;
+    whole.answers("b", "backend@2").await;
+    whole.engine.restart().await.unwrap();
     for (environment, backend) in [("a", "backend@1"), ("b", "backend@2")] {
-        stage.runs(backend, 1).await;
-        stage.says(backend, "running", "").await;
-        stage.answers(environment, backend).await;
+        whole.runs(backend, 1).await;
+        whole.says(backend, "running", "").await;
+        whole.answers(environment, backend).await;
     }
-    assert_eq!(stage.containers().await.len(), 2);
+    assert_eq!(whole.containers().await.len(), 2);
 }

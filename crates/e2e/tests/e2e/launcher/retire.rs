@@ -9,37 +9,37 @@ use mayfly_e2e::http::Request;
 use mayfly_e2e::load::Load;
 use mayfly_e2e::poll::throughout;
 
-use super::stage::{LATER, Stage};
+use super::with_engine::{LATER, MayflyWithEngine};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_needs_is_drained_and_goes_and_no_other_request_fails() {
-    let mut stage = Stage::start(&["team/backend:1", "team/backend:2", "team/backend:3"]).await;
+    let mut whole = MayflyWithEngine::start(&["team/backend:1", "team/backend:2", "team/backend:3"]).await;
     // Somebody else's, of a version that nobody needs later on.
     let labels = ["--label", "mayfly.service=backend", "--network", NETWORK];
-    stage
+    whole
         .engine
         .run("theirs", "team/backend:3", &labels)
         .await
         .unwrap();
-    stage.launch(&["--retire-after", "1s"]);
-    stage.define("backend", "");
-    stage.environment("stays", &["backend=1"]);
-    stage.environment("temp", &["backend=2"]);
-    stage.environment("other", &["backend=3"]);
+    whole.launch(&["--retire-after", "1s"]);
+    whole.define("backend", "");
+    whole.environment("stays", &["backend=1"]);
+    whole.environment("temp", &["backend=2"]);
+    whole.environment("other", &["backend=3"]);
     for (environment, backend) in [
         ("stays", "backend@1"),
         ("temp", "backend@2"),
         ("other", "backend@3"),
     ] {
-        stage.answers(environment, backend).await;
+        whole.answers(environment, backend).await;
     }
-    let load = Load::start(stage.world.edge, Request::get("www-stays.example.com", "/"));
-    stage.world.remove("temp.yaml");
-    stage.runs("backend@2", 0).await;
-    stage.forgets("backend@2").await;
-    stage.world.remove("other.yaml");
+    let load = Load::start(whole.mayfly.edge, Request::get("www-stays.example.com", "/"));
+    whole.mayfly.remove("temp.yaml");
+    whole.runs("backend@2", 0).await;
+    whole.forgets("backend@2").await;
+    whole.mayfly.remove("other.yaml");
     throughout(Duration::from_secs(3), "theirs is not touched", async || {
-        let state = stage
+        let state = whole
             .engine
             .docker(&["inspect", "--format", "{{.State.Status}}", "theirs"])
             .await;
@@ -47,28 +47,28 @@ async fn what_nobody_needs_is_drained_and_goes_and_no_other_request_fails() {
     })
     .await;
     load.stop().await.assert_flawless(100);
-    stage.runs("backend@1", 1).await;
-    let drains = stage.world.etcd.list("/mayfly/drains/").await.unwrap();
+    whole.runs("backend@1", 1).await;
+    let drains = whole.mayfly.etcd.list("/mayfly/drains/").await.unwrap();
     assert!(drains.is_empty(), "{drains:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_retired_while_it_is_asked_finishes_what_it_has() {
-    let mut stage = Stage::start(&["team/backend:1"]).await;
-    stage.define("backend", "instances: 2");
-    stage.environment("a", &["backend=1"]);
-    stage.launch(&[]);
-    stage.runs("backend@1", 2).await;
-    stage.says("backend@1", "running", "").await;
-    stage.answers("a", "backend@1").await;
-    let load = Load::start(stage.world.edge, Request::get("www-a.example.com", "/?delay=50"));
+    let mut whole = MayflyWithEngine::start(&["team/backend:1"]).await;
+    whole.define("backend", "instances: 2");
+    whole.environment("a", &["backend=1"]);
+    whole.launch(&[]);
+    whole.runs("backend@1", 2).await;
+    whole.says("backend@1", "running", "").await;
+    whole.answers("a", "backend@1").await;
+    let load = Load::start(whole.mayfly.edge, Request::get("www-a.example.com", "/?delay=50"));
     // Fewer, then another definition: both replace containers that are asked at this moment.
-    stage.define("backend", "instances: 1");
-    stage.runs("backend@1", 1).await;
-    let before = stage.containers().await;
-    stage.define("backend", "instances: 1\nenv: {A: '1'}");
+    whole.define("backend", "instances: 1");
+    whole.runs("backend@1", 1).await;
+    let before = whole.containers().await;
+    whole.define("backend", "instances: 1\nenv: {A: '1'}");
     eventually(LATER, "the container is another one", async || -> Result<()> {
-        let now = stage.containers().await;
+        let now = whole.containers().await;
         ensure!(now.len() == 1 && now != before, "{now:?}");
         Ok(())
     })
@@ -78,36 +78,36 @@ async fn who_is_retired_while_it_is_asked_finishes_what_it_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_empties_retires_nothing_without_an_operator_s_word() {
-    let mut stage = Stage::start(&["team/backend:1"]).await;
-    stage.define("backend", "");
+    let mut whole = MayflyWithEngine::start(&["team/backend:1"]).await;
+    whole.define("backend", "");
     for name in ["a", "b", "c"] {
-        stage.environment(name, &["backend=1"]);
+        whole.environment(name, &["backend=1"]);
     }
-    stage.launch(&["--retire-after", "500ms"]);
-    stage.answers("a", "backend@1").await;
+    whole.launch(&["--retire-after", "500ms"]);
+    whole.answers("a", "backend@1").await;
     // Behind the registrar's back, so that they do not come back.
-    stage
-        .world
+    whole
+        .mayfly
         .etcd
         .delete_all("/mayfly/environments/")
         .await
         .unwrap();
     eventually(LATER, "the guard says so", async || -> Result<()> {
-        let launching = stage.launching().await?;
+        let launching = whole.launching().await?;
         let guard = launching["guard"].as_str().unwrap_or_default();
         ensure!(guard.contains("etcd has no environment at all"), "{launching}");
         Ok(())
     })
     .await;
     throughout(Duration::from_secs(3), "the container stays", async || {
-        stage
+        whole
             .states("backend@1")
             .await
             .is_ok_and(|states| states == ["running"])
     })
     .await;
-    let status = stage
-        .world
+    let status = whole
+        .mayfly
         .run("mayfly", &["status"])
         .await
         .unwrap()
@@ -115,16 +115,16 @@ async fn a_registry_that_empties_retires_nothing_without_an_operator_s_word() {
         .unwrap();
     assert!(status.contains("no environment at all"), "{status}");
 
-    let confirmed = stage
-        .world
+    let confirmed = whole
+        .mayfly
         .run("mayfly", &["confirm", "container-launcher"])
         .await
         .unwrap();
     assert!(confirmed.code == Some(0), "{confirmed:?}");
-    stage.runs("backend@1", 0).await;
+    whole.runs("backend@1", 0).await;
     assert_eq!(
-        stage
-            .world
+        whole
+            .mayfly
             .etcd
             .get("/mayfly/confirmations/container-launcher")
             .await
@@ -135,26 +135,44 @@ async fn a_registry_that_empties_retires_nothing_without_an_operator_s_word() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_of_all_environments_within_seconds_are_not_believed_to_be_gone() {
-    let mut stage = Stage::start(&["team/backend:1", "team/backend:2"]).await;
-    stage.define("backend", "");
+    let mut whole = MayflyWithEngine::start(&["team/backend:1", "team/backend:2"]).await;
+    whole.define("backend", "");
     for (name, version) in [("a", "1"), ("b", "1"), ("c", "2"), ("d", "2")] {
-        stage.environment(name, &[&format!("backend={version}")]);
+        whole.environment(name, &[&format!("backend={version}")]);
     }
-    stage.launch(&["--retire-after", "500ms"]);
-    stage.answers("a", "backend@1").await;
-    stage.answers("c", "backend@2").await;
+    whole.launch(&["--retire-after", "500ms"]);
+    whole.answers("a", "backend@1").await;
+    whole.answers("c", "backend@2").await;
     for name in ["c", "d"] {
-        stage.world.remove(&format!("{name}.yaml"));
+        let key = format!("/mayfly/environments/{name}");
+        whole.mayfly.etcd.delete(&key).await.unwrap();
     }
     eventually(LATER, "the guard says so", async || -> Result<()> {
-        let launching = stage.launching().await?;
+        let launching = whole.launching().await?;
         let guard = launching["guard"].as_str().unwrap_or_default();
         ensure!(guard.contains("2 of 4 environments vanished"), "{launching}");
         Ok(())
     })
     .await;
-    assert_eq!(stage.states("backend@2").await.unwrap(), ["running"]);
+    assert_eq!(whole.states("backend@2").await.unwrap(), ["running"]);
     // One of them is back: that is less than half. The other one's container is needed again anyway.
-    stage.environment("c", &["backend=1"]);
-    stage.runs("backend@2", 0).await;
+    whole.environment("c", &["backend=1"]);
+    whole.runs("backend@2", 0).await;
+}
+
+#[tokio::test]
+async fn half_of_all_environments_that_end_with_their_files_are_believed_to_be_gone() {
+    let mut whole = MayflyWithEngine::start(&["team/backend:1", "team/backend:2"]).await;
+    whole.define("backend", "");
+    for (name, version) in [("a", "1"), ("b", "1"), ("c", "2"), ("d", "2")] {
+        whole.environment(name, &[&format!("backend={version}")]);
+    }
+    whole.launch(&["--retire-after", "500ms"]);
+    whole.answers("a", "backend@1").await;
+    whole.answers("c", "backend@2").await;
+    for name in ["c", "d"] {
+        whole.mayfly.remove(&format!("{name}.yaml"));
+    }
+    whole.runs("backend@2", 0).await;
+    assert_eq!(whole.states("backend@1").await.unwrap(), ["running"]);
 }

@@ -6,9 +6,9 @@ use mayfly_e2e::eventually;
 use mayfly_e2e::http::Request;
 use mayfly_e2e::load::Load;
 
-use super::stage::{LATER, Stage};
+use super::with_engine::{LATER, MayflyWithEngine};
 
-impl Stage {
+impl MayflyWithEngine {
     async fn services(&self) -> Vec<String> {
         let arguments = [
             "service",
@@ -27,8 +27,9 @@ impl Stage {
 async fn services_of_a_swarm_come_and_go_and_swarm_restarts_them() {
     let engine = DockerEngine::start().await.unwrap();
     engine.swarm_init().await.unwrap();
-    let mut stage = Stage::start_on(engine, &["team/backend:1", "team/backend:2"], SWARM_NETWORK).await;
-    stage.launch(&[
+    let mut whole =
+        MayflyWithEngine::start_on(engine, &["team/backend:1", "team/backend:2"], SWARM_NETWORK).await;
+    whole.launch(&[
         "--engine",
         "swarm",
         "--network",
@@ -36,26 +37,26 @@ async fn services_of_a_swarm_come_and_go_and_swarm_restarts_them() {
         "--retire-after",
         "1s",
     ]);
-    stage.define_with("backend", "team/backend", SWARM_NETWORK, "instances: 2");
-    stage.environment("stays", &["backend=1"]);
-    stage.environment("temp", &["backend=2"]);
+    whole.define_with("backend", "team/backend", SWARM_NETWORK, "instances: 2");
+    whole.environment("stays", &["backend=1"]);
+    whole.environment("temp", &["backend=2"]);
     // So many that two less are not half of them.
     for name in ["more", "others", "besides"] {
-        stage.environment(name, &["backend=1"]);
+        whole.environment(name, &["backend=1"]);
     }
-    stage.environment("bad", &["backend=9"]);
-    stage.answers("stays", "backend@1").await;
-    stage.answers("temp", "backend@2").await;
-    stage.says("backend@1", "running", "").await;
-    stage.says("backend@2", "running", "").await;
+    whole.environment("bad", &["backend=9"]);
+    whole.answers("stays", "backend@1").await;
+    whole.answers("temp", "backend@2").await;
+    whole.says("backend@1", "running", "").await;
+    whole.says("backend@2", "running", "").await;
     // Swarm's own words about an image that is not there.
-    stage.says("backend@9", "failed", "o such image").await;
-    stage.world.remove("bad.yaml");
+    whole.says("backend@9", "failed", "o such image").await;
+    whole.mayfly.remove("bad.yaml");
 
-    let load = Load::start(stage.world.edge, Request::get("www-stays.example.com", "/"));
-    stage.world.remove("temp.yaml");
+    let load = Load::start(whole.mayfly.edge, Request::get("www-stays.example.com", "/"));
+    whole.mayfly.remove("temp.yaml");
     eventually(LATER, "two services are left", async || -> Result<()> {
-        let services = stage.services().await;
+        let services = whole.services().await;
         ensure!(
             services.len() == 2 && services.iter().all(|line| line.contains("-backend-1-")),
             "{services:?}"
@@ -67,21 +68,21 @@ async fn services_of_a_swarm_come_and_go_and_swarm_restarts_them() {
 
     // A task that dies is Swarm's to bring back.
     let find = ["ps", "--filter", "label=mayfly.version=1", "--format", "{{.ID}}"];
-    let before = stage.engine.docker(&find).await.unwrap();
+    let before = whole.engine.docker(&find).await.unwrap();
     let first = before.split_whitespace().next().unwrap().to_owned();
-    stage.engine.kill9_container(&first).await.unwrap();
-    let services = stage.services().await.len();
+    whole.engine.kill9_container(&first).await.unwrap();
+    let services = whole.services().await.len();
     eventually(
         LATER,
         "another container takes its place",
         async || -> Result<()> {
-            let now = stage.engine.docker(&find).await?;
+            let now = whole.engine.docker(&find).await?;
             let all: Vec<&str> = now.split_whitespace().collect();
             ensure!(all.len() == 2 && !all.contains(&first.as_str()), "{all:?}");
             Ok(())
         },
     )
     .await;
-    stage.says("backend@1", "running", "").await;
-    assert_eq!(stage.services().await.len(), services);
+    whole.says("backend@1", "running", "").await;
+    assert_eq!(whole.services().await.len(), services);
 }

@@ -4,17 +4,17 @@ use super::*;
 
 #[tokio::test]
 async fn an_engine_that_restarts_brings_everything_back_and_nothing_stale() {
-    let (world, mut engine) = etcd_and_engine().await;
-    let _registrar = registrar(&world, &engine.host_url(), &[]);
+    let (mayfly, mut engine) = etcd_and_engine().await;
+    let _registrar = registrar(&mayfly, &engine.host_url(), &[]);
     for (name, restart) in [("back", "always"), ("gone", "no")] {
         run(&engine, name, &[&BACKEND, &["--restart", restart]]).await;
     }
-    until(&world, &[("back", "up"), ("gone", "up")]).await;
+    until(&mayfly, &[("back", "up"), ("gone", "up")]).await;
     engine.restart().await.unwrap();
-    until(&world, &[("back", "up")]).await;
+    until(&mayfly, &[("back", "up")]).await;
     let now = engine.ip_of("back", NETWORK).await.unwrap();
     eventually(SOON, "at its present address", async || -> Result<()> {
-        let found = registered(&world).await?;
+        let found = registered(&mayfly).await?;
         ensure!(found["back"].1 == format!("{now}:8080"), "{found:?}");
         Ok(())
     })
@@ -31,20 +31,20 @@ async fn an_engine_that_restarts_brings_everything_back_and_nothing_stale() {
         started().await.unwrap() == "true"
     })
     .await;
-    until(&world, &[("back", "up")]).await;
+    until(&mayfly, &[("back", "up")]).await;
     engine.docker(&["rm", "--force", "back", "gone"]).await.unwrap();
-    until(&world, &[]).await;
+    until(&mayfly, &[]).await;
 }
 
 #[tokio::test]
 async fn containers_outlive_their_engine_as_long_as_somebody_can_vouch_for_them() {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
     let mut engine = DockerEngine::start_with(json!({ "live-restore": true }))
         .await
         .unwrap();
     engine.image("team/backend:0.0.1").await.unwrap();
-    let _registrar = registrar(&world, &engine.host_url(), &["--ttl", "4s"]);
+    let _registrar = registrar(&mayfly, &engine.host_url(), &["--ttl", "4s"]);
     run(
         &engine,
         "checked",
@@ -53,22 +53,22 @@ async fn containers_outlive_their_engine_as_long_as_somebody_can_vouch_for_them(
     .await;
     run(&engine, "trusted", &[&BACKEND]).await;
     let both = [("checked", "up"), ("trusted", "up")];
-    until(&world, &both).await;
+    until(&mayfly, &both).await;
 
     // Shorter than the ttl: nothing is to be seen.
     engine.kill9().await.unwrap();
     throughout(Duration::from_secs(2), "both stay", async || -> Result<()> {
-        let found = registered(&world).await?;
+        let found = registered(&mayfly).await?;
         ensure!(found.len() == 2, "{found:?}");
         Ok(())
     })
     .await;
     engine.start_again().await.unwrap();
-    until_told(&world, "the engine is followed again", |status| {
+    until_told(&mayfly, "the engine is followed again", |status| {
         status["detail"]["engine_connected"] == true
     })
     .await;
-    until(&world, &both).await;
+    until(&mayfly, &both).await;
 
     // Longer: the one with a check of its own stays, and goes when that fails.
     engine.freeze().unwrap();
@@ -78,7 +78,7 @@ async fn containers_outlive_their_engine_as_long_as_somebody_can_vouch_for_them(
             Duration::from_secs(25),
             "the one that nobody can ask is out",
             async || -> Result<()> {
-                let found = registered(&world).await?;
+                let found = registered(&mayfly).await?;
                 ensure!(!found.contains_key("trusted"), "{found:?}");
                 Ok(())
             },
@@ -87,40 +87,40 @@ async fn containers_outlive_their_engine_as_long_as_somebody_can_vouch_for_them(
         start.elapsed()
     };
     assert!(took >= Duration::from_secs(4), "after {took:?}");
-    until(&world, &[("checked", "up")]).await;
-    until_told(&world, "the engine is silent", |status| {
+    until(&mayfly, &[("checked", "up")]).await;
+    until_told(&mayfly, "the engine is silent", |status| {
         status["error"]
             .as_str()
-            .is_some_and(|text| text.contains("cannot be followed"))
+            .is_some_and(|text| text.contains("cannot follow the engine"))
     })
     .await;
-    let checked = address_of(&world, "checked").await;
+    let checked = address_of(&mayfly, "checked").await;
     assert_eq!(ask(&checked, "/?unwell=1").await, 200);
-    until(&world, &[]).await;
+    until(&mayfly, &[]).await;
     assert_eq!(ask(&checked, "/?unwell=0").await, 200);
-    until(&world, &[("checked", "up")]).await;
+    until(&mayfly, &[("checked", "up")]).await;
     engine.thaw().unwrap();
-    until(&world, &both).await;
-    until_told(&world, "all is well", |status| status["error"].is_null()).await;
+    until(&mayfly, &both).await;
+    until_told(&mayfly, "all is well", |status| status["error"].is_null()).await;
 }
 
 #[tokio::test]
 async fn through_a_proxy_that_lets_it_read_and_nothing_else() {
-    let (world, engine) = etcd_and_engine().await;
+    let (mayfly, engine) = etcd_and_engine().await;
     let proxy_at = port::free();
     let file = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/../../docker/engine-read/haproxy.cfg"
+        "/../../deploy/engine-read/haproxy.cfg"
     );
     let mut command = Command::new("haproxy");
     command
         .args(["-db", "-f", file])
         .env("ENGINE_SOCKET", engine.socket())
         .env("BIND", proxy_at.to_string());
-    let mut proxy = world.spawn("proxy", &command).unwrap();
-    let _registrar = registrar(&world, &format!("tcp://{proxy_at}"), &[]);
+    let mut proxy = mayfly.spawn("proxy", &command).unwrap();
+    let _registrar = registrar(&mayfly, &format!("tcp://{proxy_at}"), &[]);
     run(&engine, "b-1", &[&BACKEND]).await;
-    until(&world, &[("b-1", "up")]).await;
+    until(&mayfly, &[("b-1", "up")]).await;
 
     let id = engine
         .docker(&["inspect", "--format", "{{.Id}}", "b-1"])
@@ -153,23 +153,23 @@ async fn through_a_proxy_that_lets_it_read_and_nothing_else() {
 
     // The stream of events breaks, and what happens meanwhile is found by a list.
     proxy.kill9().await.unwrap();
-    until_told(&world, "the registrar says so", |status| {
+    until_told(&mayfly, "the registrar says so", |status| {
         status["error"].is_string()
     })
     .await;
     engine.docker(&["rm", "--force", "b-1"]).await.unwrap();
     run(&engine, "b-2", &[&BACKEND]).await;
-    let _proxy = world.spawn("proxy", &command).unwrap();
-    until(&world, &[("b-2", "up")]).await;
+    let _proxy = mayfly.spawn("proxy", &command).unwrap();
+    until(&mayfly, &[("b-2", "up")]).await;
 }
 
 #[tokio::test]
 async fn it_waits_for_an_engine_and_says_what_it_does() {
-    let mut world = World::bare(&[]).unwrap();
-    world.etcd.restart().await.unwrap();
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    mayfly.etcd.restart().await.unwrap();
     let admin = port::free();
-    let missing = format!("unix://{}/none.sock", world.directory().display());
-    let mut registrar = registrar(&world, &missing, &["--admin", &admin.to_string()]);
+    let missing = format!("unix://{}/none.sock", mayfly.directory().display());
+    let mut registrar = registrar(&mayfly, &missing, &["--admin", &admin.to_string()]);
     let ask = async |path: &str| Request::get("x", path).send(admin).await;
     eventually(SOON, "it is alive and not ready", async || -> Result<()> {
         ensure!(ask("/healthz").await?.status == 200 && ask("/readyz").await?.status == 503);
@@ -178,14 +178,14 @@ async fn it_waits_for_an_engine_and_says_what_it_does() {
         Ok(())
     })
     .await;
-    until_told(&world, "it says why", |status| {
+    until_told(&mayfly, "it says why", |status| {
         status["error"]
             .as_str()
             .is_some_and(|text| text.contains("none.sock"))
     })
     .await;
     assert_eq!(registrar.terminate(SOON).await.unwrap().code(), Some(0));
-    let help = world
+    let help = mayfly
         .run("container-registrar", &["docker", "--help"])
         .await
         .unwrap()

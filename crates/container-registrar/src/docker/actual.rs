@@ -1,0 +1,489 @@
+//! Follows an engine: takes its events, looks at each container that one of them concerns, and
+//! lists all containers after every doubt and from time to time. One request is on its way at a
+//! time, and no event waits for an answer.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bollard::models::{EventMessage, EventMessageTypeEnum, Service};
+use futures_util::StreamExt as _;
+use mayfly_core::labels;
+use mayfly_daemon::docker::EngineUrl;
+use mayfly_daemon::retry::Backoff;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracing::debug;
+
+use super::container::Inspected;
+use super::engine::{EngineClient, EngineError, ListedContainers, is_task};
+
+/// How often to list all containers although nothing has happened: no event gets lost on a
+/// connection, so this is for changes without an event.
+const LIST_AGAIN: Duration = Duration::from_secs(60);
+/// How often a silent engine is asked whether it is there.
+const PING: Duration = Duration::from_secs(5);
+/// How far back the events of a new observer begin: a container that got its stop signal then may
+/// still be ending.
+const PAST: Duration = Duration::from_secs(60);
+/// How long the services of a swarm are not asked for again: the answer is long, and an update of
+/// one service makes several events for each of its tasks. A wrong label can be reported later.
+const SERVICES_REST: Duration = Duration::from_secs(5);
+
+/// How long a chain of containers that share a network may be.
+const MOST_OWNERS: usize = 4;
+
+#[derive(Debug)]
+pub enum Observation {
+    /// The engine answers, with this version of its API.
+    Connected(String),
+    /// A container as it is now, or why the engine does not describe it.
+    Container(String, Result<Box<Inspected>, String>),
+    /// The container no longer exists.
+    Gone(String),
+    /// The engine has sent a container a signal.
+    Signalled {
+        id: String,
+        /// The number of the signal.
+        signal: String,
+        /// When, by the engine's clock.
+        at: SystemTime,
+    },
+    /// The process of a container has ended.
+    Ended {
+        id: String,
+        /// When, by the engine's clock.
+        at: SystemTime,
+    },
+    /// The services of the swarm that the engine manages.
+    Services(Vec<Service>),
+    /// Every container has been looked at since the last doubt.
+    InSync,
+    /// The engine cannot be followed: why.
+    Lost(String),
+}
+
+/// A request to the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Job {
+    List,
+    Inspect(String),
+    /// No request: all before it are answered.
+    InSync,
+    Ping,
+    Services,
+}
+
+enum EngineAnswer {
+    Listed(ListedContainers),
+    Services(Option<Vec<Service>>),
+    Inspected(Option<Box<Inspected>>),
+    Alive,
+}
+
+type EngineCall = Pin<Box<dyn Future<Output = Result<EngineAnswer, EngineError>> + Send>>;
+
+/// Follows the engine.
+///
+/// # Errors
+/// None; it ends when the receiver is dropped.
+pub async fn run(url: EngineUrl, sender: mpsc::Sender<Observation>) -> anyhow::Result<()> {
+    let mut observer = EngineObserver::new(SystemTime::now() - PAST, sender);
+    let mut backoff = Backoff::default();
+    loop {
+        match observer.follow(&url, &mut backoff).await {
+            Ok(()) => return Ok(()),
+            Err(trouble) => {
+                if !observer.send(Observation::Lost(trouble.to_string())).await {
+                    return Ok(());
+                }
+            }
+        }
+        backoff.rest().await;
+    }
+}
+
+/// When to ask for the services of the swarm. They only show labels in the wrong place, so
+/// registering does not wait for them.
+#[derive(Debug, Default)]
+struct ServiceSchedule {
+    /// They may have changed since they were asked for.
+    wanted: bool,
+    /// All containers have been looked at since the connection began.
+    in_sync: bool,
+    /// The engine does not list them.
+    unknown: bool,
+    asked: Option<Instant>,
+}
+
+impl ServiceSchedule {
+    /// When they are to be asked for, if at all.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        let due = self.asked.map_or(now, |asked| asked + SERVICES_REST);
+        (self.wanted && self.in_sync && !self.unknown).then_some(due)
+    }
+
+    /// Whether they are to be asked for now; then they count as asked for.
+    fn take_due(&mut self, now: Instant) -> bool {
+        let due = self.due(now).is_some_and(|due| due <= now);
+        if due {
+            self.wanted = false;
+            self.asked = Some(now);
+        }
+        due
+    }
+}
+
+struct EngineObserver {
+    /// From when on events are asked for.
+    since: SystemTime,
+    /// The containers that exist, as far as is known.
+    known: BTreeSet<String>,
+    /// For those that share the network of others: the ids of these.
+    owners: BTreeMap<String, BTreeSet<String>>,
+    services: ServiceSchedule,
+    jobs: VecDeque<Job>,
+    /// Whether an event has concerned the container that is being looked at.
+    touched: bool,
+    sender: mpsc::Sender<Observation>,
+}
+
+impl EngineObserver {
+    fn new(since: SystemTime, sender: mpsc::Sender<Observation>) -> Self {
+        Self {
+            since,
+            known: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            services: ServiceSchedule::default(),
+            jobs: VecDeque::new(),
+            touched: false,
+            sender,
+        }
+    }
+
+    /// Follows it until there is trouble, or the receiver is dropped.
+    async fn follow(&mut self, url: &EngineUrl, backoff: &mut Backoff) -> Result<(), EngineError> {
+        let engine = EngineClient::connect(url).await?;
+        if !self.send(Observation::Connected(engine.version())).await {
+            return Ok(());
+        }
+        let since = self.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let events = engine.events(&format!("{}.{:09}", since.as_secs(), since.subsec_nanos()));
+        tokio::pin!(events);
+        self.jobs.clear();
+        self.services = ServiceSchedule {
+            asked: self.services.asked,
+            ..ServiceSchedule::default()
+        };
+        let (mut again, mut ping) = (interval(LIST_AGAIN), interval(PING));
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut at_work: Option<(Job, EngineCall)> = None;
+        loop {
+            if at_work.is_none() {
+                match self.next_job(Instant::now()) {
+                    Some(Job::InSync) => {
+                        backoff.reset();
+                        if !self.send(Observation::InSync).await {
+                            return Ok(());
+                        }
+                        continue;
+                    }
+                    Some(job) => {
+                        self.touched = false;
+                        at_work = Some((job.clone(), work(&engine, job)));
+                    }
+                    None => {}
+                }
+            }
+            let services_at = self.services.due(Instant::now()).filter(|_| at_work.is_none());
+            let answered = async {
+                match &mut at_work {
+                    Some((job, work)) => (job.clone(), work.as_mut().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                event = events.next() => match event {
+                    Some(event) => {
+                        let at_work = at_work.as_ref().map(|(job, _)| job);
+                        if !self.take(event?, at_work).await {
+                            return Ok(());
+                        }
+                    }
+                    None => return Err(EngineError::Gone("the engine closed the stream of events".to_owned())),
+                },
+                (job, answer) = answered => {
+                    at_work = None;
+                    if !self.answered(job, answer).await? {
+                        return Ok(());
+                    }
+                }
+                _ = again.tick() => self.queue(Job::List),
+                _ = ping.tick() => self.queue(Job::Ping),
+                // The next turn of the loop asks.
+                () = sleep_until(services_at.unwrap_or_else(Instant::now)), if services_at.is_some() => {}
+            }
+        }
+    }
+
+    /// What to ask next: of services only when there is nothing else.
+    fn next_job(&mut self, now: Instant) -> Option<Job> {
+        let job = self.jobs.pop_front();
+        self.services.in_sync |= job == Some(Job::InSync);
+        job.or_else(|| self.services.take_due(now).then_some(Job::Services))
+    }
+
+    fn queue(&mut self, job: Job) {
+        if !self.jobs.contains(&job) {
+            self.jobs.push_back(job);
+        }
+    }
+
+    /// Sends an observation; whether there still is a receiver.
+    async fn send(&self, observed: Observation) -> bool {
+        self.sender.send(observed).await.is_ok()
+    }
+
+    async fn take(&mut self, event: EventMessage, at_work: Option<&Job>) -> bool {
+        let at = event.time_nano.and_then(|nanos| u64::try_from(nanos).ok());
+        let at = at.map_or_else(SystemTime::now, |nanos| UNIX_EPOCH + Duration::from_nanos(nanos));
+        self.since = self.since.max(at);
+        let actor = event.actor.unwrap_or_default();
+        let attributes = actor.attributes.unwrap_or_default();
+        let id = match event.typ {
+            Some(EventMessageTypeEnum::CONTAINER) => actor.id,
+            Some(EventMessageTypeEnum::NETWORK) => attributes.get("container").cloned(),
+            _ => None,
+        };
+        let Some(id) = id else { return true };
+        for sharer in self.sharers(&id) {
+            let look = Job::Inspect(sharer);
+            self.touched |= at_work == Some(&look);
+            self.queue(look);
+        }
+        // A container's labels are among its attributes.
+        let names = || attributes.keys().map(String::as_str);
+        self.services.wanted |= is_task(names());
+        if !labels::concern(names()) && !self.known.contains(&id) {
+            return true;
+        }
+        let look = Job::Inspect(id.clone());
+        self.touched |= at_work == Some(&look);
+        let action = event.action.unwrap_or_default();
+        match (action.as_str(), attributes.get("signal")) {
+            ("kill", Some(signal)) => {
+                let signal = signal.clone();
+                self.send(Observation::Signalled { id, signal, at }).await
+            }
+            ("die", _) => self.send(Observation::Ended { id, at }).await,
+            _ => {
+                self.queue(look);
+                true
+            }
+        }
+    }
+
+    /// Those that share the network of a container.
+    fn sharers(&self, id: &str) -> Vec<String> {
+        let all = self.owners.iter().filter(|(_, owners)| owners.contains(id));
+        all.map(|(sharer, _)| sharer.clone()).collect()
+    }
+
+    /// Notes whose network a container shares. An event of an owner that is new to us may just have
+    /// been missed.
+    fn note_owners(&mut self, id: &str, inspected: &Inspected) {
+        let found = inspected.owners.iter().filter_map(|owner| owner.id.clone());
+        let owners: BTreeSet<String> = found.chain(inspected.next_owner().map(str::to_owned)).collect();
+        if owners.is_empty() {
+            self.owners.remove(id);
+        } else if self.owners.get(id) != Some(&owners) {
+            self.owners.insert(id.to_owned(), owners);
+            self.queue(Job::Inspect(id.to_owned()));
+        }
+    }
+
+    async fn answered(
+        &mut self,
+        job: Job,
+        answer: Result<EngineAnswer, EngineError>,
+    ) -> Result<bool, EngineError> {
+        let id = match job {
+            Job::Inspect(id) => id,
+            // Whatever is wrong with it, the containers are still followed; a ping shows whether
+            // the engine is there.
+            Job::Services => {
+                let services = match answer {
+                    Ok(EngineAnswer::Services(services)) => services,
+                    Ok(_) => return Ok(true),
+                    Err(trouble) => {
+                        debug!("cannot list the services of the swarm: {trouble}");
+                        None
+                    }
+                };
+                self.services.unknown = services.is_none();
+                return Ok(self
+                    .send(Observation::Services(services.unwrap_or_default()))
+                    .await);
+            }
+            // Without these answers nothing is known.
+            Job::List | Job::Ping | Job::InSync => {
+                if let EngineAnswer::Listed(listed) = answer? {
+                    self.services.wanted |= listed.tasks;
+                    // What is not listed is looked at, too: it may have been started meanwhile.
+                    let all: BTreeSet<String> =
+                        listed.ids.into_iter().chain(self.known.iter().cloned()).collect();
+                    for id in all {
+                        self.queue(Job::Inspect(id));
+                    }
+                    self.queue(Job::InSync);
+                }
+                return Ok(true);
+            }
+        };
+        if self.touched {
+            // The answer may be older than the event.
+            self.queue(Job::Inspect(id));
+            return Ok(true);
+        }
+        let observed = match answer {
+            Ok(EngineAnswer::Inspected(Some(inspected))) => {
+                self.note_owners(&id, &inspected);
+                Observation::Container(id.clone(), Ok(inspected))
+            }
+            Err(EngineError::Refused(reason)) => Observation::Container(id.clone(), Err(reason)),
+            Ok(_) => {
+                self.known.remove(&id);
+                self.owners.remove(&id);
+                return Ok(self.send(Observation::Gone(id)).await);
+            }
+            Err(gone) => return Err(gone),
+        };
+        self.known.insert(id);
+        Ok(self.send(observed).await)
+    }
+}
+
+fn work(engine: &EngineClient, job: Job) -> EngineCall {
+    let engine = engine.clone();
+    Box::pin(async move {
+        Ok(match job {
+            Job::List => EngineAnswer::Listed(engine.list().await?),
+            Job::Services => EngineAnswer::Services(engine.services().await?),
+            Job::Inspect(id) => EngineAnswer::Inspected(inspect(&engine, &id).await?),
+            Job::Ping | Job::InSync => {
+                engine.ping().await?;
+                EngineAnswer::Alive
+            }
+        })
+    })
+}
+
+/// Looks at a container, and at those whose network it shares.
+async fn inspect(engine: &EngineClient, id: &str) -> Result<Option<Box<Inspected>>, EngineError> {
+    let Some(container) = engine.inspect(id).await? else {
+        return Ok(None);
+    };
+    let mut inspected = Inspected {
+        container: *container,
+        owners: Vec::new(),
+    };
+    while let Some(owner) = inspected
+        .next_owner()
+        .filter(|_| inspected.owners.len() < MOST_OWNERS)
+    {
+        let found = engine.inspect(owner).await?;
+        // An engine also accepts the beginning of an id. It notes the whole id, whatever was given.
+        match found.filter(|found| found.id.as_deref() == Some(owner)) {
+            Some(owner) => inspected.owners.push(*owner),
+            None => break,
+        }
+    }
+    Ok(Some(Box::new(inspected)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::EventActor;
+
+    fn observer() -> (EngineObserver, mpsc::Receiver<Observation>) {
+        let (sender, receiver) = mpsc::channel(9);
+        (EngineObserver::new(UNIX_EPOCH, sender), receiver)
+    }
+
+    fn list_with_a_task() -> Result<EngineAnswer, EngineError> {
+        Ok(EngineAnswer::Listed(ListedContainers {
+            ids: vec!["0f".to_owned()],
+            tasks: true,
+        }))
+    }
+
+    #[tokio::test]
+    async fn services_are_asked_for_after_all_containers_are_known() {
+        let (mut observer, _receiver) = observer();
+        assert!(observer.answered(Job::List, list_with_a_task()).await.unwrap());
+        let now = Instant::now();
+        for expected in [
+            Some(Job::Inspect("0f".to_owned())),
+            Some(Job::InSync),
+            Some(Job::Services),
+            None,
+        ] {
+            assert_eq!(observer.next_job(now), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn services_that_the_engine_does_not_list_are_no_trouble() {
+        for answer in [
+            Err(EngineError::Gone("no answer within 5s".to_owned())),
+            Err(EngineError::Refused("no JSON".to_owned())),
+            Ok(EngineAnswer::Services(None)),
+        ] {
+            let (mut observer, mut receiver) = observer();
+            assert!(observer.answered(Job::Services, answer).await.unwrap());
+            let observed = receiver.try_recv().unwrap();
+            assert!(
+                matches!(&observed, Observation::Services(none) if none.is_empty()),
+                "{observed:?}"
+            );
+            (observer.services.wanted, observer.services.in_sync) = (true, true);
+            assert_eq!(observer.next_job(Instant::now()), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn any_number_of_events_asks_for_the_services_once_in_a_while() {
+        let (mut observer, _receiver) = observer();
+        let event = EventMessage {
+            typ: Some(EventMessageTypeEnum::CONTAINER),
+            actor: Some(EventActor {
+                id: Some("0f".to_owned()),
+                attributes: Some(
+                    [("com.docker.swarm.service.id".to_owned(), "s".to_owned())]
+                        .into_iter()
+                        .collect(),
+                ),
+            }),
+            ..EventMessage::default()
+        };
+        let begun = Instant::now();
+        // Before the first list.
+        assert!(observer.take(event.clone(), None).await);
+        assert_eq!(observer.next_job(begun), None);
+        observer.services.in_sync = true;
+        for (after, expected) in [
+            (Duration::ZERO, Some(Job::Services)),
+            (Duration::from_secs(1), None),
+            (SERVICES_REST, Some(Job::Services)),
+        ] {
+            for _ in 0..3 {
+                assert!(observer.take(event.clone(), None).await);
+            }
+            assert_eq!(observer.next_job(begun + after), expected, "{after:?}");
+            assert_eq!(observer.next_job(begun + after), None, "{after:?}");
+        }
+    }
+}

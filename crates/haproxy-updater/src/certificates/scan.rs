@@ -1,0 +1,188 @@
+//! The directory of the operator: which of its files have changed, and what they hold. It is looked
+//! at rather than watched: the files of certbot and of config maps are links into other
+//! directories, of whose changes a watch says nothing, and a look costs one `stat` for each file.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mayfly_core::printable::printable;
+use rustix::fs::OFlags;
+
+use crate::certificates::certificate::Certificate;
+use crate::haproxy::stamp::Stamp;
+
+/// The most bytes that are read of a file.
+const MOST_BYTES: u64 = 256 << 10;
+
+/// What a file holds, or why it is no certificate that can be served.
+pub type CertificateContent = Result<Arc<Certificate>, String>;
+
+/// The files of a directory, as of the last look.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    directory: PathBuf,
+    /// What each was like at the last look.
+    seen: BTreeMap<String, Stamp>,
+    /// What each was like when it was read; nothing of one that could not be read, so that it is
+    /// tried again.
+    read: BTreeMap<String, Option<Stamp>>,
+    /// What each held.
+    pub files: BTreeMap<String, CertificateContent>,
+    has_looked: bool,
+}
+
+impl Scanner {
+    /// Of a directory that need not exist.
+    pub fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Looks at all files and reads those that have changed and were the same at two looks: another
+    /// may be half written. One that is missed at two looks is gone. Blocks.
+    ///
+    /// # Errors
+    /// When the directory cannot be read; what was known of its files stays.
+    pub fn look(&mut self) -> Result<(), String> {
+        let mut now = BTreeMap::new();
+        let entries = std::fs::read_dir(&self.directory).map_err(|error| error.to_string())?;
+        for entry in entries {
+            let entry = entry.map_err(|error| error.to_string())?;
+            let name = printable(&entry.file_name().to_string_lossy());
+            if name.starts_with('.') || !name.ends_with(".pem") {
+                continue;
+            }
+            // Through links. What is no file cannot be read to an end.
+            let path = entry.path();
+            if let Some(stamp) = Stamp::of(&path).filter(|_| path.is_file()) {
+                now.insert(name, (path, stamp));
+            }
+        }
+        for (name, (path, stamp)) in &now {
+            let known = self
+                .read
+                .get(name)
+                .is_some_and(|read| read.as_ref() == Some(stamp));
+            let settled = !self.has_looked || self.seen.get(name) == Some(stamp);
+            if !known && settled {
+                let content = read(path);
+                let stamp = content.is_ok().then_some(*stamp);
+                self.read.insert(name.clone(), stamp);
+                let content = content.and_then(|bytes| Certificate::read(&bytes).map(Arc::new));
+                self.files.insert(name.clone(), content);
+            }
+        }
+        let gone = |name: &String| !now.contains_key(name) && !self.seen.contains_key(name);
+        self.files.retain(|name, _| !gone(name));
+        self.read.retain(|name, _| !gone(name));
+        self.seen = now.into_iter().map(|(name, (_, stamp))| (name, stamp)).collect();
+        self.has_looked = true;
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let cannot = |error: std::io::Error| format!("it cannot be read: {error}");
+    // What was a file a moment ago may be a pipe now, whose opening would wait for a writer.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).map_err(|_| "it cannot be opened")?;
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = opened.map_err(cannot)?;
+    if !file.metadata().map_err(cannot)?.is_file() {
+        return Err("it is no file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    // The metadata may lie: a file can grow, and those of some file systems have no size.
+    let mut reader = file.take(MOST_BYTES + 1);
+    reader.read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(format!("it has more than {MOST_BYTES} bytes"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn states(scanner: &mut Scanner) -> String {
+        let looked = scanner.look().err().unwrap_or_default();
+        let files = scanner.files.iter().map(|(name, content)| match content {
+            Ok(_) => format!("{name}: good"),
+            Err(reason) => format!("{name}: {reason}"),
+        });
+        files
+            .chain((!looked.is_empty()).then_some(looked))
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    #[test]
+    fn a_file_counts_once_it_is_the_same_twice_and_is_gone_once_it_is_missed_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let mut scanner = Scanner::new(directory.path());
+        fs::write(path("a.pem"), "").unwrap();
+        fs::write(path(".hidden.pem"), "").unwrap();
+        fs::write(path("a.key"), "").unwrap();
+        fs::create_dir(path("b.pem")).unwrap();
+        std::os::unix::fs::symlink("nowhere", path("c.pem")).unwrap();
+        assert_eq!(states(&mut scanner), "a.pem: it is empty", "at the first look");
+
+        fs::write(path("a.pem"), "half").unwrap();
+        assert_eq!(
+            states(&mut scanner),
+            "a.pem: it is empty",
+            "it may be half written"
+        );
+        assert_eq!(states(&mut scanner), "a.pem: it is not PEM");
+
+        fs::rename(path("a.pem"), path("away")).unwrap();
+        assert_eq!(states(&mut scanner), "a.pem: it is not PEM", "it may come back");
+        assert_eq!(states(&mut scanner), "");
+
+        fs::rename(path("away"), path("a.pem")).unwrap();
+        assert_eq!(
+            (states(&mut scanner), states(&mut scanner)),
+            (String::new(), "a.pem: it is not PEM".to_owned())
+        );
+        fs::rename(directory.path(), directory.path().with_extension("away")).unwrap();
+        let found = (states(&mut scanner), states(&mut scanner));
+        assert!(
+            found.0.starts_with("a.pem: it is not PEM; No such file") && found.0 == found.1,
+            "{found:?}"
+        );
+        fs::rename(directory.path().with_extension("away"), directory.path()).unwrap();
+        assert_eq!(states(&mut scanner), "a.pem: it is not PEM");
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(
+            directory.path().join("a.pem"),
+            vec![b'a'; MOST_BYTES as usize + 1],
+        )
+        .unwrap();
+        let mut scanner = Scanner::new(directory.path());
+        assert_eq!(states(&mut scanner), "a.pem: it has more than 262144 bytes");
+    }
+
+    #[test]
+    fn what_is_no_file_or_has_no_end_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+        for path in [&pipe, Path::new("/dev/zero"), directory.path()] {
+            assert_eq!(read(path), Err("it is no file".to_owned()), "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Asks HAProxy which environments were used and reports that to etcd, beside the loop that keeps
+//! HAProxy in sync: a slow etcd holds up no change. HAProxy's row is deleted only after etcd has
+//! the report.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use mayfly_daemon::environments::touch;
+use mayfly_daemon::store::{Store, StoreError};
+use mayfly_daemon::tasks::blocking;
+use mayfly_daemon::watch::Change;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
+
+use super::last::{self, LastUses, Moments};
+use super::{Idler, Round, Uses};
+use crate::apply::Applier;
+
+/// How often at most the use of an environment is reported: each report is a write, and idle times
+/// are minutes and hours. A shorter idle time is reported more often ([`Uses`]).
+const LONGEST: Duration = Duration::from_secs(30);
+/// How many environments are reported at the same time.
+const AT_ONCE: usize = 8;
+
+/// A round on its way.
+struct UnderWay {
+    round: Round,
+    begun: Instant,
+    task: JoinHandle<Result<u64, StoreError>>,
+}
+
+/// What is to be done next.
+pub enum UsageTurn {
+    /// HAProxy is to be asked.
+    Look,
+    Conclude(Result<u64, String>),
+}
+
+pub struct UsageReporter {
+    uses: Uses,
+    /// Where the last uses are kept.
+    file: PathBuf,
+    store: Store,
+    under_way: Option<UnderWay>,
+    /// When HAProxy is to be asked next.
+    next: Instant,
+    /// Whether the last round failed, which is logged once.
+    failing: bool,
+    /// Whether it was logged that the template notes no uses.
+    blind: bool,
+}
+
+impl UsageReporter {
+    /// `file` keeps when environments were last used, for the next start.
+    pub fn new(store: Store, file: &Path) -> Self {
+        let last = LastUses::load(file).unwrap_or_else(|error| {
+            warn!("{error:#}; the times of last use of environments are not known");
+            LastUses::default()
+        });
+        Self {
+            uses: Uses::new(LONGEST, last),
+            file: file.to_owned(),
+            store,
+            under_way: None,
+            next: Instant::now(),
+            failing: false,
+            blind: false,
+        }
+    }
+
+    /// Takes a change of etcd.
+    pub fn take(&mut self, change: &Change) {
+        self.uses.take(change);
+        self.next = self.next.min(Instant::now() + self.uses.pause());
+    }
+
+    /// When environments were last used, which is also kept for the next start.
+    pub fn last_uses(&self) -> Moments {
+        let uses = self.uses.last();
+        let (file, kept) = (self.file.clone(), uses.clone());
+        // Nothing waits for it; the next one tries again.
+        blocking(move || {
+            if let Err(error) = last::save(&file, &kept) {
+                warn!("cannot store the times of last use of environments: {error:#}");
+            }
+        });
+        uses
+    }
+
+    /// Waits for what is to be done next. Safe in `select!`.
+    pub async fn next(&mut self) -> UsageTurn {
+        let look = sleep_until(self.next);
+        tokio::select! {
+            () = look => UsageTurn::Look,
+            outcome = self.ended() => UsageTurn::Conclude(outcome),
+        }
+    }
+
+    pub async fn turn(&mut self, turn: UsageTurn, applier: &mut Applier) {
+        match turn {
+            UsageTurn::Look => self.look(applier).await,
+            UsageTurn::Conclude(outcome) => self.conclude(outcome, applier).await,
+        }
+    }
+
+    /// Reads what HAProxy has noted, and begins a round if one is due.
+    async fn look(&mut self, applier: &mut Applier) {
+        self.next = Instant::now() + self.uses.pause();
+        match applier.uses().await {
+            Ok(Some(noted)) => {
+                self.blind = false;
+                let old = self.uses.note(&noted, Instant::now(), SystemTime::now());
+                match applier.forget_uses(&old).await {
+                    Ok(()) => self.uses.forgotten(&old),
+                    Err(trouble) => debug!("{trouble}"),
+                }
+            }
+            Ok(None) if self.uses.idlers.is_empty() => {}
+            Ok(None) => {
+                if !std::mem::replace(&mut self.blind, true) {
+                    warn!(
+                        "the template does not set {{{{ maps }}}}/uses.map, so the use of environments is not noticed: \
+                         environments with an idle time expire even while in use; copy the line from `haproxy-updater template`"
+                    );
+                }
+            }
+            // That HAProxy is away is logged elsewhere; what was read before is still reported.
+            Err(trouble) => debug!("{trouble}"),
+        }
+        if self.under_way.is_some() {
+            return;
+        }
+        let begun = Instant::now();
+        if let Some(round) = self.uses.due(begun) {
+            let (store, touches) = (self.store.clone(), round.touch.clone());
+            let task = tokio::spawn(async move { touch_all(&store, touches).await });
+            self.under_way = Some(UnderWay { round, begun, task });
+        }
+    }
+
+    /// Waits for the end of the round that is on its way, forever if there is none. Safe in
+    /// `select!`.
+    async fn ended(&mut self) -> Result<u64, String> {
+        match &mut self.under_way {
+            Some(under_way) => match (&mut under_way.task).await {
+                Ok(done) => done.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            },
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Draws the conclusion from the end of a round.
+    async fn conclude(&mut self, outcome: Result<u64, String>, applier: &mut Applier) {
+        let Some(UnderWay { round, begun, .. }) = self.under_way.take() else {
+            return;
+        };
+        match outcome {
+            Ok(count) => {
+                applier.metrics().uses_reported.inc_by(count);
+                // A use between the report and this is as old as the report: nothing is lost but
+                // that moment.
+                match applier.forget_uses(&round.used).await {
+                    Ok(()) => {
+                        self.uses.forgotten(&round.used);
+                        self.uses.reported(&round, begun);
+                    }
+                    // The rows are still there, and are read again.
+                    Err(trouble) => {
+                        debug!("{trouble}");
+                        self.uses.reported(&round, begun);
+                    }
+                }
+                if std::mem::take(&mut self.failing) {
+                    info!("the use of environments is reported to etcd again");
+                }
+            }
+            Err(error) => {
+                let delay = self.uses.failed(&round, Instant::now());
+                self.next = self.next.min(Instant::now() + delay);
+                if !std::mem::replace(&mut self.failing, true) {
+                    warn!(
+                        "cannot report the use of environments to etcd ({} with an idle time): {error}; retrying",
+                        round.touch.len()
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Lets all of them live on, and says how many were still there. Ends with the first failure: etcd
+/// is then out of reach for all.
+async fn touch_all(store: &Store, touches: Vec<Idler>) -> Result<u64, StoreError> {
+    let mut touches = touches.into_iter();
+    let (mut under_way, mut count) = (JoinSet::new(), 0);
+    loop {
+        while under_way.len() < AT_ONCE {
+            let Some(idler) = touches.next() else {
+                break;
+            };
+            let store = store.clone();
+            under_way.spawn(async move {
+                let Idler {
+                    environment,
+                    mod_revision,
+                    lease,
+                } = idler;
+                let alive = touch(&store, &environment, mod_revision, lease, SystemTime::now()).await?;
+                if alive {
+                    debug!(
+                        "environment `{}` is in use: its idle time starts again",
+                        environment.name
+                    );
+                } else {
+                    debug!(
+                        "environment `{}` is in use, but has just ended or changed",
+                        environment.name
+                    );
+                }
+                Ok(alive)
+            });
+        }
+        match under_way.join_next().await {
+            None => return Ok(count),
+            Some(Ok(alive)) => count += u64::from(alive?),
+            // A touch that panicked, where that does not end the program: its environment is
+            // touched with its next use.
+            Some(Err(error)) => warn!("{error}"),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The forms that a compose file may have, those that it may not have, and what a short one may cost.
+
+use super::*;
+
+#[test]
+fn routes_and_ports() {
+    let text = "services:\n  api: {image: a:1, ports: ['3000:80', '81:81']}\n  web: {image: w:1, ports: ['80:8080', '53:53/udp']}\n  \
+                adm: {image: x:1, ports: ['3000:9000']}\n";
+    says(
+        &[("c.yml", text)],
+        &[
+            "web: routed, and started by Mayfly: version 1, port 8080, check tcp, route /\n",
+            "c.yml:3:29: services.web.ports: 3 services publish ports, and `/` leads to this one",
+            "c.yml:3:40: services.web.ports[1]: udp: Mayfly routes HTTP only",
+            "c.yml:4:29: services.adm.ports: `api` publishes port 3000, too, so only one of them can start",
+            "services.api.ports: Mayfly routes to one port of a service, 80: `mayfly.port` among its labels names another; not \
+             routed: 81",
+        ],
+    );
+    let mut wishes = wishes();
+    wishes.routes = vec![
+        ("api".to_owned(), "/api".parse().unwrap()),
+        ("web".to_owned(), "/".parse().unwrap()),
+    ];
+    let plan = import_of(&[("c.yml", text)], &wishes).unwrap();
+    assert!(
+        plan.environment
+            .contains("- name: api\n  version: '1'\n  route: /api\n- name: web"),
+        "{}",
+        plan.environment
+    );
+    wishes.routes = vec![("nobody".to_owned(), "/".parse().unwrap())];
+    let faults = import_of(&[("c.yml", text)], &wishes).unwrap_err();
+    assert_eq!(
+        faults,
+        ["c.yml:1:1: --route nobody=/: there is no service `nobody`"]
+    );
+}
+
+#[test]
+fn names_that_are_no_dns_labels() {
+    let text = "services:\n  User_Service: {image: 'a:1', expose: [80]}\n  web: {image: 'w:1', ports: [80], environment: {A: 'http://User_Service/'}}\n";
+    assert_eq!(
+        definition(&[("c.yml", text)], "web"),
+        "name: web\nimage: w:{{ version }}\nport: 80\ncheck: tcp\nenv:\n  A: http://user-service.service/"
+    );
+    says(
+        &[("c.yml", text)],
+        &["c.yml:2:3: services.User_Service: no DNS label, so the service is `user-service` in Mayfly"],
+    );
+    fails(
+        &[("c.yml", "services: {ü: {image: 'a:1', expose: [80]}}")],
+        &["c.yml:1:12: services.ü: \"ü\" is not a service name"],
+    );
+    says(
+        &[(
+            "c.yml",
+            "services: {a_b: {image: 'a:1', expose: [80]}, a-b: {image: 'b:1', expose: [80]}}",
+        )],
+        &["a-b: not imported: its name in Mayfly, `a-b`, is that of `a_b`"],
+    );
+}
+
+#[test]
+fn files_that_are_no_compose_files() {
+    for (text, line) in [
+        ("", "c.yml:1:1: the file is empty"),
+        ("- a\n", "c.yml:1:1: a compose file is a mapping"),
+        (
+            "services: [a]\n",
+            "c.yml:1:11: services: a list where there should be a mapping",
+        ),
+        ("services:\n", "c.yml:1:1: services: no service is described"),
+        ("version: '3'\n", "c.yml:1:1: services: no service is described"),
+        (
+            "web:\n  image: a:1\n",
+            "c.yml:1:1: the first format of compose files",
+        ),
+        (
+            "services:\n  a: x\n",
+            "c.yml:2:6: services.a: a single value where there should be a mapping",
+        ),
+        (
+            "services:\n  a: {ports: [80]}\n",
+            "c.yml:2:3: services.a: it has neither `image` nor `build`",
+        ),
+        (
+            "services:\n  a: {image: [x], build: .}\n",
+            "c.yml:2:14: services.a.image: a list where",
+        ),
+        ("services:\n\ta: b\n", "c.yml:2:2: not YAML"),
+        ("a: 1\n---\nb: 1\n", "c.yml:3:1: a second YAML document"),
+        (
+            "services: &a {b: *a}\n",
+            "c.yml:1:18: services.b: an alias inside the value",
+        ),
+        (
+            "services: {a: {image: b, ports: [99999]}}",
+            "c.yml:1:34: services.a.ports[0]: `99999` is no port",
+        ),
+    ] {
+        let faults = import(&[("c.yml", text)]).map(|plan| plan.report).unwrap_err();
+        assert!(faults[0].starts_with(line), "{text:?}: {faults:?}");
+    }
+    fails(&[], &["c.yml:1:1: there is no such file"]);
+}
+
+#[test]
+fn brackets_may_end_further_left_than_yaml_demands() {
+    let text =
+        "services:\n  a:\n    image: a/b:1\n    expose: [\n      80,\n    ]\n    command: [\n      x\n  ]\n";
+    assert_eq!(
+        definition(&[("c.yml", text)], "a"),
+        "name: a\nimage: a/b:{{ version }}\nport: 80\ncheck: tcp\ncommand:\n- x"
+    );
+    says(&[("c.yml", "services:\n  a: [\n]]\n")], &["c.yml:3:"]);
+}
+
+#[test]
+fn what_a_short_file_can_cost_is_limited() {
+    let mut laughs = "x-a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha, ha]\n".to_owned();
+    for level in 1..20 {
+        laughs += &format!(
+            "x-a{level}: &a{level} [{}]\n",
+            vec![format!("*a{}", level - 1); 10].join(", ")
+        );
+    }
+    fails(
+        &[("c.yml", &laughs)],
+        &["c.yml:6:12: the aliases expand to too much text"],
+    );
+    let deep = format!("services: {}", "{a: ".repeat(1000));
+    says(&[("c.yml", &deep)], &["too many levels of nesting"]);
+    let long = vec!["x"; 50_000].join(", ");
+    let extends: String = (0..999).map(|n| format!("  s{n}: {{extends: base}}\n")).collect();
+    let text = format!("services:\n  base: {{image: a, command: [{long}]}}\n{extends}");
+    let faults = import(&[("c.yml", &text)]).map(|plan| plan.report).unwrap_err();
+    assert!(
+        faults[0].ends_with("the services that extend others expand to too much text"),
+        "{faults:?}"
+    );
+    let chain: String = (0..200)
+        .map(|n| format!("  s{n}: {{extends: s{}}}\n", n + 1))
+        .collect();
+    says(
+        &[("c.yml", &format!("services:\n{chain}"))],
+        &["more than 32 services extend one another"],
+    );
+    let many: String = (0..1001).map(|n| format!("  s{n}: {{image: a}}\n")).collect();
+    fails(
+        &[("c.yml", &format!("services:\n{many}"))],
+        &["c.yml:2:3: services: 1001 services: at most 1000"],
+    );
+    let env: String = (0..10_000).map(|n| format!("A{n}: x, ")).collect();
+    let text = format!("services: {{a: {{image: 'a:1', expose: [80], environment: {{{env}}}}}}}");
+    says(
+        &[("c.yml", &text)],
+        &["more than the limit", "so the service stays in your compose file"],
+    );
+}

@@ -1,0 +1,395 @@
+//! `mayfly init`: writes a compose project of Mayfly into a directory.
+//!
+//! [`answers`] is what a person decides, [`host`] what this machine says: a free network, the
+//! engine's socket, and what is in the way. [`files`] makes the texts of both, and [`directory`]
+//! puts them into their place: all or none, over nothing that is there. [`imported`] is what a
+//! compose file of the team adds.
+
+mod answers;
+mod directory;
+mod files;
+mod host;
+mod imported;
+mod repository;
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use mayfly_core::names::Hostname;
+use mayfly_core::records::definition::ImageReference;
+use mayfly_daemon::output::{self, complain};
+use mayfly_daemon::shutdown::Shutdown;
+
+use answers::{InitAnswers, ProjectName};
+use directory::{PlaceFound, StagedProject};
+use files::{FileKind, LauncherLimits, ProjectFile, ProjectSettings};
+use host::HostFacts;
+
+const EXAMPLES: &str = "\
+Examples:
+  mayfly init shop                              asks for project, domain and port
+  mayfly init shop --project shop --domain shop.example --port 80
+  mayfly init mayfly --compose docker-compose.yml     also imports your services
+  mayfly init /tmp/new --yes --skip-checks      writes the defaults, without checks of this host
+
+The directory gets a compose project (docker-compose.yml, .env), passwords of etcd's users, environments/prod.yaml,
+services/, the Git repository environments.git with its hooks, and a program ./mayfly for the operator. Before it
+writes anything, `mayfly init` looks for an engine, compose, the images of Mayfly, free ports and a free network, and
+prints everything that is in the way.
+
+`mayfly init` overwrites nothing. In a directory that it made before, it only adds files that are missing. It refuses
+any other directory that is not empty.
+
+Exit codes: 0 success; 1 something is in the way, and nothing was written; 2 wrong command line.";
+
+/// Writes a compose project that runs Mayfly on this host
+///
+/// Without a terminal, give --project, --domain and --port, or --yes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The directory to write, created if needed
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+
+    /// The name of the compose project, which also begins all keys in etcd [default: asked; mayfly]
+    #[arg(long, value_name = "NAME")]
+    pub project: Option<ProjectName>,
+
+    /// The domain of the environments: production is www.DOMAIN [default: asked; example.com]
+    #[arg(long, value_name = "NAME")]
+    pub domain: Option<Hostname>,
+
+    /// The port of this host for requests from outside [default: asked; 80]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+
+    /// The port of 127.0.0.1 for the page and the API [default: the first free port from 8620 on]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub page_port: Option<u16>,
+
+    /// Also imports the services of this compose file, as `mayfly import compose` does
+    ///
+    /// The project then contains a definition of each service that Mayfly can start, an environment
+    /// file for production with the present versions, and overlay.yml with the changes to the
+    /// compose file.
+    #[arg(long, value_name = "FILE")]
+    pub compose: Option<PathBuf>,
+
+    /// Uses Mayfly's images under this account name; scripts/build.sh sets it by
+    /// DOCKER_ACCOUNT_NAME
+    #[arg(long, value_name = "NAME", default_value = "mayfly", value_parser = images)]
+    pub images: String,
+
+    /// Asks no questions, and uses the default of each value that is not given
+    #[arg(long)]
+    pub yes: bool,
+
+    /// Does not check this host; use it to prepare a directory for another host
+    #[arg(long)]
+    pub skip_checks: bool,
+}
+
+/// What an image's name may begin with.
+fn images(text: &str) -> Result<String, String> {
+    match format!("{text}/etcd:1").parse::<ImageReference>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(fault) => Err(format!("{}; such as registry:5000/team", fault.rule())),
+    }
+}
+
+/// Writes the project, or completes one, and prints what to do next.
+///
+/// # Errors
+/// When something is in the way, or a file cannot be written.
+pub async fn run(args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
+    // Dropping the work removes what it has staged.
+    tokio::select! {
+        outcome = init(args) => outcome,
+        () = shutdown.begun() => bail!("interrupted"),
+    }
+}
+
+async fn init(args: &Args) -> anyhow::Result<ExitCode> {
+    let directory = std::path::absolute(&args.directory)
+        .with_context(|| format!("cannot find {}", args.directory.display()))?;
+    match directory::look(&directory)? {
+        PlaceFound::Nothing => create(args, &directory).await,
+        PlaceFound::Ours => complete(args, &directory).await,
+        PlaceFound::Foreign(name) => bail!(
+            "{} is not empty and was not made by mayfly init (it has {name}): name a new directory",
+            directory.display()
+        ),
+    }
+}
+
+async fn create(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
+    let given = InitAnswers::given(args);
+    let answers = match args.yes {
+        true => given.or_defaults(),
+        false if given.is_complete() => given.or_defaults(),
+        false if std::io::stdin().is_terminal() => {
+            let asked = tokio::task::spawn_blocking(move || given.ask());
+            asked.await.context("cannot ask")??
+        }
+        false => {
+            complain(
+                "error: there is no terminal for questions: give --project, --domain and --port, or --yes for the defaults",
+            );
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let unknown = HostFacts::unknown(args.page_port);
+    let facts = match args.skip_checks {
+        true => unknown,
+        false => match host::look(&answers, args.page_port, &args.images).await? {
+            Ok(facts) => facts,
+            Err(mut faults) => {
+                // What is wrong with the compose file does not depend on the host.
+                let settings =
+                    ProjectSettings::new(&answers, &unknown, &args.images, &LauncherLimits::default());
+                let import = |file: &PathBuf| imported::import(file, directory, &answers, &settings).err();
+                faults.extend(
+                    args.compose
+                        .as_ref()
+                        .and_then(import)
+                        .map(|fault| fault.to_string()),
+                );
+                faults
+                    .iter()
+                    .for_each(|fault| complain(&format!("error: {fault}")));
+                complain("nothing was written; --skip-checks writes the files anyway");
+                return Ok(ExitCode::FAILURE);
+            }
+        },
+    };
+    let mut settings = ProjectSettings::new(&answers, &facts, &args.images, &LauncherLimits::default());
+    let (mut files, mut report) = (Vec::new(), String::new());
+    if let Some(compose) = &args.compose {
+        let imported = imported::import(compose, directory, &answers, &settings)?;
+        settings = ProjectSettings::new(&answers, &facts, &args.images, &imported.limits);
+        report = imported.report + "\n";
+        files = imported.files;
+    }
+    let staged = StagedProject::new(directory)?;
+    for file in with(files, files::wanted(&settings)) {
+        staged.write(&file)?;
+    }
+    repository::set_up(&staged.path(), directory).await?;
+    staged.finish(directory)?;
+    output::print(&(report + &next(args, directory, &settings, &facts.compose)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The files of an import, and those of a project that are not among them. An example is not needed
+/// beside definitions.
+fn with(imported: Vec<ProjectFile>, own: Vec<ProjectFile>) -> Vec<ProjectFile> {
+    let is_missing = |file: &ProjectFile| {
+        let is_replaced = imported.iter().any(|other| other.path == file.path);
+        !is_replaced && (imported.is_empty() || !file.path.ends_with(".example"))
+    };
+    let mut files: Vec<ProjectFile> = own.into_iter().filter(is_missing).collect();
+    files.extend(imported);
+    files
+}
+
+/// Adds what is missing in a directory of an earlier init, and names what this version has
+/// otherwise.
+async fn complete(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
+    let settings = ProjectSettings::read(directory)?;
+    if let Some(compose) = &args.compose {
+        let place = directory.display();
+        bail!(
+            "{place} exists already, and --compose is only for a new project; to import into it, run: mayfly import compose \
+             {0} --services {place}/services --environment {place}/environments/prod.yaml --overlay {place}/{1} \
+             --network {2}_mayfly --prefix /{2} --dns {3}",
+            compose.display(),
+            imported::OVERLAY,
+            settings.get("COMPOSE_PROJECT_NAME"),
+            settings.get("MAYFLY_DNS"),
+        );
+    }
+    let mut notes = settings.missing();
+    let mut added = Vec::new();
+    let wanted = files::wanted(&settings);
+    for file in wanted.iter().filter(|file| file.kind != FileKind::Beginning) {
+        if file.path == files::ROOT && !directory.join(&file.path).exists() {
+            notes.push(lost_root(&settings));
+            continue;
+        }
+        match directory::add(directory, file)? {
+            directory::FileAdded::Written => added.push(file.path.clone()),
+            directory::FileAdded::Kept => {}
+            directory::FileAdded::Differs if file.kind == FileKind::OfVersion => {
+                notes.push(format!("{} differs from that of this version", file.path));
+            }
+            directory::FileAdded::Differs => {}
+        }
+    }
+    if repository::is_needed(directory, &added) {
+        repository::set_up(directory, directory).await?;
+        added.push(repository::NAME.to_owned());
+    }
+    let mut text = match &*added {
+        [] if !directory.join(files::ROOT).exists() => "nothing was written\n".to_owned(),
+        [] => format!("{} is complete: nothing was written\n", directory.display()),
+        added => format!("added to {}: {}\n", directory.display(), added.join(", ")),
+    };
+    if !notes.is_empty() {
+        text += "\nKept as it is:\n";
+        notes.iter().for_each(|note| text += &format!("  {note}\n"));
+        text += "To compare: mayfly init /tmp/new --yes --skip-checks, and diff -r the two directories\n";
+    }
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What to do about the password of etcd's user root, which is missing.
+fn lost_root(settings: &ProjectSettings) -> String {
+    format!(
+        "{0} is missing, and a new password would not be that of etcd: write etcd's password of the user root into \
+         it. If nobody knows that password, end the project (down), remove the volume {1}_etcd with everything that \
+         only etcd has (mayfly dump saves it), and write a new password (openssl rand -hex 24 >{0})",
+        files::ROOT,
+        settings.get("COMPOSE_PROJECT_NAME"),
+    )
+}
+
+fn next(args: &Args, directory: &Path, settings: &ProjectSettings, compose: &str) -> String {
+    let place = directory.display();
+    let mut commands = Vec::new();
+    if settings.get("MAYFLY_DOCKER_GROUP").is_empty() {
+        commands.push(format!(
+            "edit {place}/.env: MAYFLY_DOCKER_GROUP, and networks that are free on the host"
+        ));
+    }
+    if args.compose.is_none() {
+        commands.push(format!(
+            "describe your services in {place}/services, name them in environments/prod.yaml, and allow their images \
+             in .env (MAYFLY_ALLOW_IMAGE)"
+        ));
+    }
+    let roots = settings.get("MAYFLY_VOLUME_ROOT");
+    if !roots.is_empty() {
+        commands.push(format!(
+            "look at MAYFLY_VOLUME_ROOT in {place}/.env: everyone who can write a definition can read {roots}"
+        ));
+    }
+    commands.push(format!("(cd {place} && {compose} up -d)"));
+    let own: Vec<PathBuf> = args.compose.iter().flat_map(|file| with_override(file)).collect();
+    if !own.is_empty() {
+        let files: String = own.iter().map(|file| format!(" -f {}", file.display())).collect();
+        commands.push(format!("{compose}{files} -f {place}/{} up -d", imported::OVERLAY));
+    }
+    commands.push(format!("{place}/mayfly wait prod --timeout 2min"));
+    commands.push(format!("curl {}", settings.curl_of(&settings.url_of("www"))));
+    let name_of = |file: &PathBuf| {
+        file.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let both = own.first().map_or_else(String::new, |file| {
+        let name = name_of(file);
+        let names: Vec<String> = own.iter().map(name_of).collect();
+        format!(
+            "Always use overlay.yml, too: without it, `up` of {name} stops production. To that end, write into
+the file .env beside {name}: COMPOSE_FILE={}:{place}/{}
+",
+            names.join(":"),
+            imported::OVERLAY
+        )
+    });
+    let commands: String = commands.iter().map(|command| format!("  {command}\n")).collect();
+    format!(
+        "{place} has the compose project {}. Next:
+
+{commands}
+{both}Browsers need a wildcard DNS record {} with the address of this host.
+The team pushes environments to {place}/{}.
+The page is at http://127.0.0.1:{}/, its token in {place}/passwords/web-token.
+",
+        settings.get("COMPOSE_PROJECT_NAME"),
+        settings.wildcard(),
+        repository::NAME,
+        settings.get("MAYFLY_PAGE_PORT"),
+    )
+}
+
+/// A compose file and the one that compose reads beside it by itself, if there is one. Compose reads it no more once files
+/// are named.
+fn with_override(file: &Path) -> Vec<PathBuf> {
+    let names = ["compose", "docker-compose"]
+        .into_iter()
+        .flat_map(|name| ["yml", "yaml"].map(|ending| format!("{name}.override.{ending}")));
+    let beside = names
+        .map(|name| file.with_file_name(name))
+        .find(|path| path != file && path.exists());
+    std::iter::once(file.to_owned()).chain(beside).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Arguments, Command};
+
+    fn next_of(line: &str) -> String {
+        let Command::Init(args) = Arguments::parse_from(line.split(' ')).command else {
+            panic!("{line}");
+        };
+        let answers = InitAnswers::given(&args).or_defaults();
+        let limits = LauncherLimits {
+            volumes: args.compose.iter().map(|_| "/srv/texts".to_owned()).collect(),
+            ..LauncherLimits::default()
+        };
+        let settings = ProjectSettings::new(&answers, &HostFacts::unknown(None), "mayfly", &limits);
+        next(&args, Path::new("/srv/m"), &settings, "docker compose")
+    }
+
+    #[test]
+    fn what_is_next_names_the_edge_and_what_is_left_to_do() {
+        let text = next_of("mayfly init m --domain shop.example --port 8000");
+        for part in [
+            "(cd /srv/m && docker compose up -d)",
+            "--header 'Host: www.shop.example' http://127.0.0.1:8000/",
+            "*.shop.example",
+            "MAYFLY_DOCKER_GROUP",
+            "describe your services",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let text = next_of("mayfly init m --compose app.yml");
+        assert!(
+            text.contains("docker compose -f app.yml -f /srv/m/overlay.yml up -d"),
+            "{text}"
+        );
+        assert!(!text.contains("describe your services"), "{text}");
+        assert!(
+            text.contains("the file .env beside app.yml: COMPOSE_FILE=app.yml:/srv/m/overlay.yml\n"),
+            "{text}"
+        );
+        assert!(text.contains("can read /srv/texts\n"), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_compose_reads_by_itself_is_named_too() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["docker-compose.yml", "docker-compose.override.yml"] {
+            std::fs::write(dir.path().join(name), "services: {}\n").unwrap();
+        }
+        let place = dir.path().display();
+        let text = next_of(&format!("mayfly init m --compose {place}/docker-compose.yml"));
+        for part in [
+            format!(
+                "-f {place}/docker-compose.yml -f {place}/docker-compose.override.yml -f /srv/m/overlay.yml up -d"
+            ),
+            "COMPOSE_FILE=docker-compose.yml:docker-compose.override.yml:/srv/m/overlay.yml\n".to_owned(),
+        ] {
+            assert!(text.contains(&part), "{part}: {text}");
+        }
+    }
+}
