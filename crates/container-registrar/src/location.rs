@@ -282,7 +282,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("there is no endpoint; give an address instead of `auto`"),
+            error.contains("--etcd names no endpoint; give an address instead of `auto`"),
             "{error}"
         );
     }

@@ -483,7 +483,8 @@ async fn of_five_environments_in_a_file_the_broken_one_keeps_its_last_good_versi
         &mayfly,
         "haproxy-updater",
         &key("c"),
-        "its newest version was refused: five.yaml:3:13: [2].owner: unknown field",
+        "the newest version of this environment was refused: five.yaml:3:13: [2].owner: unknown \
+         field",
     )
     .await;
     mayfly.answers("www-c.example.com", "frontend@1.0.0").await;

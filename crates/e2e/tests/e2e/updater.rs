@@ -529,8 +529,8 @@ async fn damage_to_its_files_is_repaired_and_told_once_whether_haproxy_runs_or_n
                 let log = updater_log(&mayfly);
                 // The last one when it was killed within an answer.
                 let words = [
-                    "haproxy is not running",
-                    "haproxy does not listen",
+                    "HAProxy is not running",
+                    "HAProxy does not listen",
                     "is incomplete: ",
                 ];
                 words.iter().any(|word| log.contains(word))

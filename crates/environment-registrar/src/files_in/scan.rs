@@ -91,7 +91,9 @@ fn followed(directory: &Path, entry: &Path) -> Result<PathBuf, Content> {
         return Ok(target);
     }
     Err(Content::Unreadable(
-        "a link that leads out of the directory is not followed: put the file itself here".to_owned(),
+        "a link to a file outside this directory is not followed: put the file itself into the \
+         directory"
+            .to_owned(),
     ))
 }
 

@@ -277,7 +277,7 @@ fn what_a_router_keeps_hinders_only_whom_it_concerns() {
 #[test]
 fn what_a_router_notes_is_reported_and_is_no_error() {
     let status =
-        r#"{"applied_revision": 9, "ready": true, "detail": {"notes": ["haproxy 2.6.12 can crash", 7]}}"#;
+        r#"{"applied_revision": 9, "ready": true, "detail": {"notes": ["HAProxy 2.6.12 can crash", 7]}}"#;
     let daemons = state(vec![
         entry("status/haproxy-updater/new", status, 7),
         entry("status/haproxy-updater/old", r#"{"applied_revision": 9}"#, 7),
@@ -290,7 +290,7 @@ fn what_a_router_notes_is_reported_and_is_no_error() {
     assert_eq!(
         reported,
         [
-            (&["haproxy 2.6.12 can crash".to_owned()][..], &None),
+            (&["HAProxy 2.6.12 can crash".to_owned()][..], &None),
             (&[][..], &None)
         ]
     );
