@@ -145,7 +145,10 @@ mod tests {
     async fn auto_without_an_address_names_the_flag() {
         let error = Advertised::Auto.locate(&[]).await.unwrap_err().to_string();
         assert!(
-            error.contains("--etcd names no endpoint; give an address with --advertise"),
+            error.contains(
+                "--etcd names no endpoint; start haproxy-updater with `--advertise \
+                            ADDRESS`"
+            ),
             "{error}"
         );
     }

@@ -26,7 +26,7 @@ const MENDED: Duration = Duration::from_secs(10);
 const SAID: [(&str, &str); 3] = [
     ("haproxy-updater", "cannot write HAProxy's files"),
     ("dns-updater", "hosts"),
-    ("environment-registrar", "contents are not archived"),
+    ("environment-registrar", "nothing is archived"),
 ];
 
 /// Those of haproxy-updater, dns-updater and environment-registrar, one kind of fault after the other.

@@ -416,7 +416,7 @@ fn a_loopback_address_is_reported_where_another_host_needs_it() {
             "a@1 of node a",
             "127.0.0.1:80, a loopback address",
             "the router of node b",
-            "another host",
+            "an address that all routers reach",
         ]],
     );
     check(
@@ -430,7 +430,10 @@ fn a_loopback_address_is_reported_where_another_host_needs_it() {
     );
     check(
         vec![router("a", "127.0.0.1"), instance("172.17.0.2:80", contained)],
-        &[&["router of node a", "a@1 at 172.17.0.2:80 does not reach it"]],
+        &[&[
+            "router of node a",
+            "a@1 at 172.17.0.2:80 does not reach this router",
+        ]],
     );
     check(
         vec![router("a", "127.0.0.1"), instance("10.0.0.5:80", on_b)],

@@ -97,7 +97,9 @@ async fn look(certificates: &mut EdgeCertificates) -> Vec<String> {
         certificates.turn(turn, None).unwrap();
         if is_end {
             // Those of the tests end soon.
-            let notes = certificates.notes().filter(|note| !note.contains("it ends at"));
+            let notes = certificates
+                .notes()
+                .filter(|note| !note.contains("it expires at"));
             return notes.collect();
         }
     }
