@@ -211,7 +211,10 @@ fn shortened(given_up: &BTreeMap<BackendId, GivenUp>) -> BTreeMap<String, GivenU
 fn log(backend: &BackendId, state: &Backend) {
     match &state.phase {
         Phase::Failed { .. } => {
-            let next_try = state.next_try.as_deref().unwrap_or("after a change of this");
+            let next_try = state
+                .next_try
+                .as_deref()
+                .unwrap_or("as soon as this is no longer so");
             warn!(
                 "{backend}: {} (next try: {next_try})",
                 printable(&state.phase.to_string())

@@ -89,8 +89,8 @@ impl Probe {
                          {error:#}",
                         self.failures
                     ),
-                    _ if self.failures == 1 => info!("{instance} at {address} does not answer: {error:#}"),
-                    _ => debug!("{instance} at {address} does not answer: {error:#}"),
+                    _ if self.failures == 1 => info!("{instance} at {address} failed its check: {error:#}"),
+                    _ => debug!("{instance} at {address} failed its check: {error:#}"),
                 }
             }
         }

@@ -73,7 +73,7 @@ async fn a_flood_holds_up_nobody_and_stops_at_the_quota() {
     assert!(!world.all().await.is_empty(), "the flood had gone before");
     world.until(&[]).await;
     let log = fs::read_to_string(world.path("registrar.log")).unwrap();
-    assert!(!log.contains("another writer keeps changing"), "{log}");
+    assert!(!log.contains("another program keeps changing"), "{log}");
 }
 
 #[tokio::test]

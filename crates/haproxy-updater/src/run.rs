@@ -222,7 +222,7 @@ impl Run {
                 self.publish();
             }
             Ok(_) => {}
-            Err(error) => warn!("{error:#}"),
+            Err(error) => warn!("{error:#}; retrying"),
         }
     }
 

@@ -169,7 +169,7 @@ async fn a_directory_that_is_removed_replaced_or_switched_is_followed() {
     stays(&mayfly, "a", "1", Duration::from_millis(1500)).await;
     fs::create_dir(&envs).unwrap();
     mayfly.save("a.yaml", &one("a", "2"));
-    says(process, &["is back"]).await;
+    says(process, &["can be read again"]).await;
     becomes(&mayfly, "a", "2").await;
     // At once, when it often gets the same inode; what is saved later comes by events of the new one.
     for round in 3..8 {

@@ -162,7 +162,7 @@ impl Applier {
         info!(
             from = before.total(),
             to = total,
-            "less than a quarter of the slots is free: growing the pool by a reload"
+            "less than a quarter of the slots is free: reloading HAProxy with more slots"
         );
         self.pool.grow(total);
         self.allot(routing, &mut Touched::default(), false, true);

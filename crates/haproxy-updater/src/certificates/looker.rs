@@ -147,7 +147,9 @@ impl Looker {
                 }
                 Err(trouble) => {
                     self.given.is_clean = false;
-                    self.trouble = Some(format!("HAProxy cannot serve its certificates: {trouble}"));
+                    self.trouble = Some(format!(
+                        "HAProxy cannot serve the certificates of this directory: {trouble}"
+                    ));
                     self.next_serve = Instant::now() + self.backoff.next_delay();
                 }
             }
@@ -162,8 +164,12 @@ impl Looker {
                 .await
                 .context("the task that saves the certificates has failed")?;
             self.is_kept |= written.is_ok() && !self.served.is_empty();
-            let cannot =
-                |error| format!("its certificates cannot be saved for the next start of HAProxy: {error:#}");
+            let cannot = |error| {
+                format!(
+                    "the certificates of this directory cannot be saved for the next start of \
+                     HAProxy: {error:#}"
+                )
+            };
             self.unkept = written.err().map(cannot);
         }
         let unread = looked

@@ -229,7 +229,9 @@ async fn touch_all(store: &Store, touches: Vec<Idler>) -> Result<u64, StoreError
             Some(Ok(alive)) => count += u64::from(alive?),
             // A touch that panicked, where that does not end the program: its environment is
             // touched with its next use.
-            Some(Err(error)) => warn!("{error}"),
+            Some(Err(error)) => {
+                warn!("the task that reports the use of an environment to etcd has failed: {error}")
+            }
         }
     }
 }

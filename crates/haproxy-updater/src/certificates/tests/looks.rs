@@ -136,7 +136,9 @@ async fn trouble_in_the_middle_of_a_change_is_no_refusal_and_ends_the_change_fir
         said = look(&mut certificates).await;
     }
     assert!(
-        said[0].contains("cannot serve its certificates: HAProxy refused a command: Operations"),
+        said[0].contains(
+            "cannot serve the certificates of this directory: HAProxy refused a command: Operations"
+        ),
         "{said:?}"
     );
     stand.asked();
@@ -170,7 +172,7 @@ async fn a_haproxy_that_does_not_answer_is_reported_and_holds_nothing_up() {
     assert!(notes[0].contains("has not answered for 10 s"), "{notes:?}");
     let said = look(&mut certificates).await;
     assert!(
-        said[0].contains("cannot serve its certificates: HAProxy's answer"),
+        said[0].contains("cannot serve the certificates of this directory: HAProxy's answer"),
         "{said:?}"
     );
     assert_eq!(begun.elapsed().as_secs(), 20);
