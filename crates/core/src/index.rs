@@ -408,7 +408,9 @@ impl Index {
     fn why_set_aside(&self, name: &EnvironmentName) -> Option<String> {
         let (claim, holder) = self.claims.rivals(name).next()?;
         Some(format!(
-            "{claim} belongs to environment {holder}, which was registered first; choose another"
+            "{claim} belongs to environment {holder}, which was registered first; choose another \
+             {}",
+            claim.field()
         ))
     }
 

@@ -285,7 +285,7 @@ fn the_first_claim_stands_and_the_next_takes_over() {
          headers b -> c
          edge x -> a
          edge y -> b
-         aside /mayfly/environments/b: prefix x belongs to environment a, which was registered first; choose another",
+         aside /mayfly/environments/b: prefix x belongs to environment a, which was registered first; choose another prefix",
     );
     let without_a: Vec<TestChange> = changes
         .iter()
@@ -296,7 +296,7 @@ fn the_first_claim_stands_and_the_next_takes_over() {
         &without_a,
         "headers b -> b
          edge x -> b
-         aside /mayfly/environments/c: header b belongs to environment b, which was registered first; choose another",
+         aside /mayfly/environments/c: header b belongs to environment b, which was registered first; choose another header",
     );
 }
 
