@@ -50,8 +50,8 @@ impl Docker {
             }
         }
         bail!(
-            "cannot create container `{name}`: the engine reports that it exists already, but does \
-             not find it"
+            "cannot create container `{name}`: the engine reports that a container of this name \
+             exists, but cannot find that container"
         )
     }
 
