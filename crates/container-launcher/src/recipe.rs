@@ -230,7 +230,7 @@ fn volumes(definition: &Definition, roots: &[String]) -> Result<(), String> {
         let is_below = |root: &String| target.starts_with(real(root).unwrap_or_else(|| root.into()));
         if !roots.iter().any(is_below) {
             return Err(format!(
-                "volume `{source}` is not allowed: a link leads out of it, and {}",
+                "volume `{source}` is not allowed: its path has a link to a place outside, and {}",
                 allowed()
             ));
         }
@@ -412,7 +412,11 @@ pub(crate) mod tests {
         std::fs::remove_dir_all(&directory).unwrap();
         let [fine @ .., refused] = outcomes;
         assert_eq!(fine, [const { Ok(()) }; 4]);
-        assert!(refused.unwrap_err().contains("a link leads out of it"));
+        assert!(
+            refused
+                .unwrap_err()
+                .contains("its path has a link to a place outside")
+        );
     }
 
     #[test]

@@ -135,8 +135,10 @@ impl LauncherReport {
         });
         if self.guard != guard {
             match &guard {
-                Some(guard) => warn!("{guard}; if that is intended: mayfly confirm container-launcher"),
-                None => info!("no deletion is withheld any longer"),
+                Some(guard) => {
+                    warn!("{guard}; if that was intended, run `mayfly confirm container-launcher`")
+                }
+                None => info!("the launcher retires unneeded containers again"),
             }
         }
         self.set(true, &backends, units, held_back);
@@ -209,13 +211,16 @@ fn shortened(given_up: &BTreeMap<BackendId, GivenUp>) -> BTreeMap<String, GivenU
 fn log(backend: &BackendId, state: &Backend) {
     match &state.phase {
         Phase::Failed { .. } => {
-            let next_try = state.next_try.as_deref().unwrap_or("when that changes");
+            let next_try = state
+                .next_try
+                .as_deref()
+                .unwrap_or("as soon as this is no longer so");
             warn!(
                 "{backend}: {} (next try: {next_try})",
                 printable(&state.phase.to_string())
             );
             for line in &state.output {
-                warn!("{backend} printed: {}", printable(line));
+                warn!("a container of {backend} printed: {}", printable(line));
             }
         }
         Phase::NoDefinition => warn!(
@@ -232,9 +237,10 @@ fn farewell(phase: &Phase) -> &'static str {
     match phase {
         // The launcher never started any.
         Phase::Waiting | Phase::Foreign | Phase::NoDefinition => {
-            "not managed: it runs without the launcher, or no environment needs it"
+            "the launcher does not manage it: it runs without the launcher, or no environment \
+             needs it"
         }
-        _ => "no longer managed: its containers are gone",
+        _ => "the launcher no longer manages it: its containers are gone",
     }
 }
 
@@ -278,7 +284,7 @@ mod tests {
         for phase in [Phase::Running, Phase::Retiring] {
             assert_eq!(
                 farewell(&phase),
-                "no longer managed: its containers are gone",
+                "the launcher no longer manages it: its containers are gone",
                 "{phase}"
             );
         }

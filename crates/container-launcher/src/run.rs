@@ -138,7 +138,7 @@ async fn follow<E: Engine>(
             }
             Err(error) => {
                 metrics.engine_connected.set(0);
-                let error = format!("{:#}", error.context("cannot read the engine"));
+                let error = format!("{:#}", error.context("cannot list what the engine runs"));
                 if backoff.failures() == 0 {
                     warn!("{error}; retrying");
                 }
@@ -234,7 +234,9 @@ impl<E: Engine> Launcher<E> {
                 self.nudge.notify_one();
             }
             (Leadership::Leading, Some(_)) => {}
-            (Leadership::Following(leader), _) => info!("standing by: the launcher of node `{leader}` leads"),
+            (Leadership::Following(leader), _) => {
+                info!("this launcher stands by: the launcher of node `{leader}` leads")
+            }
             (Leadership::Unknown, _) => {}
         }
         if leadership != Leadership::Leading && self.leading_since.take().is_some() {
@@ -455,8 +457,13 @@ impl<E: Engine> Launcher<E> {
         {
             Ok(true) => {
                 match self.retiring.closed() {
-                    Some(reason) => warn!("{reason}: an operator has confirmed this"),
-                    None => info!("an operator has confirmed deletions, but none is withheld"),
+                    Some(reason) => {
+                        warn!(
+                            "{reason}: an operator has confirmed this, so containers are retired \
+                             again"
+                        )
+                    }
+                    None => info!("an operator has confirmed deletions, but the launcher withholds none"),
                 }
                 self.retiring.confirm();
             }

@@ -61,7 +61,10 @@ async fn answer(question: &CheckRequest, address: Address) -> anyhow::Result<()>
         },
     };
     if REFUSALS.contains(&status) {
-        bail!("{check} answers {status} to Host {host}; if it serves another host, give check-host");
+        bail!(
+            "{check} answers {status} to Host {host}; if the service expects another Host header, \
+             give it with check-host"
+        );
     }
     if !(status.is_success() || status.is_redirection()) {
         bail!("{check} answers {status} to Host {host}");
@@ -208,8 +211,8 @@ mod tests {
             let error = ask(&asked("127.0.0.1:80"), address, LIMIT).await.unwrap_err();
             assert_eq!(
                 error.to_string(),
-                "/health?host=backend.service answers 400 Bad Request to Host 127.0.0.1:80; if it serves another host, \
-                 give check-host"
+                "/health?host=backend.service answers 400 Bad Request to Host 127.0.0.1:80; if the \
+                 service expects another Host header, give it with check-host"
             );
         }
     }

@@ -187,8 +187,8 @@ pub fn doubt(place: &Upstream) -> Option<String> {
     let ip = place.address()?.ip();
     let what = only_here(ip)?;
     Some(format!(
-        "{ip} is {what}: a router on another host would send its requests to itself; give an address that all routers \
-         reach, unless all of them run on this host"
+        "{ip} is {what}: a router on another host would send the instance's requests to itself; \
+         unless all routers run on this host, give an address that they all reach"
     ))
 }
 
@@ -282,7 +282,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("there is no endpoint; give an address instead of `auto`"),
+            error.contains("--etcd names no endpoint; give an address instead of `auto`"),
             "{error}"
         );
     }

@@ -85,11 +85,12 @@ impl Probe {
                 self.failures = self.failures.saturating_add(1);
                 match turn {
                     Some(Turn::Down) => warn!(
-                        "{instance} at {address} failed {} checks in a row, deregistering it: {error:#}",
+                        "{instance} at {address} failed {} checks in a row and is deregistered: \
+                         {error:#}",
                         self.failures
                     ),
-                    _ if self.failures == 1 => info!("{instance} at {address} does not answer: {error:#}"),
-                    _ => debug!("{instance} at {address} does not answer: {error:#}"),
+                    _ if self.failures == 1 => info!("{instance} at {address} failed its check: {error:#}"),
+                    _ => debug!("{instance} at {address} failed its check: {error:#}"),
                 }
             }
         }

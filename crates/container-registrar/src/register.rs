@@ -193,7 +193,7 @@ impl Registration {
                     return;
                 }
                 Err(error) if self.address.is_some() => {
-                    warn!("{error:#}; keeping the last address");
+                    warn!("{error:#}; the instance stays registered at its last address");
                     return;
                 }
                 Err(error) if backoff.failures() == 0 => warn!("{error:#}; retrying"),

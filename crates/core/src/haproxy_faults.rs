@@ -56,7 +56,7 @@ pub fn known(version: &str) -> Vec<String> {
             Some(fixed) => format!("fixed in {major}.{minor}.{fixed}"),
             None => "use a newer version".to_owned(),
         };
-        Some(format!("haproxy {version} {}; {remedy}", fault.what))
+        Some(format!("HAProxy {version} {}; {remedy}", fault.what))
     };
     FAULTS.iter().filter_map(describe).collect()
 }

@@ -408,7 +408,9 @@ impl Index {
     fn why_set_aside(&self, name: &EnvironmentName) -> Option<String> {
         let (claim, holder) = self.claims.rivals(name).next()?;
         Some(format!(
-            "{claim} belongs to environment {holder}, which was registered first; choose another"
+            "{claim} belongs to environment {holder}, which was registered first; choose another \
+             {}",
+            claim.field()
         ))
     }
 
@@ -463,8 +465,8 @@ impl Index {
         let Some(parent) = &record.extends else {
             return Ok(None);
         };
-        let only_own = "inside, only its own services are routed; at the edge it is closed unless it has an \
-            `access` of its own";
+        let only_own = "the internal side routes only this environment's own services, and the \
+                        edge refuses its requests unless it has an `access` of its own";
         let in_force = |name: &EnvironmentName| {
             self.environments
                 .get(name)
@@ -482,11 +484,11 @@ impl Index {
         let mut next = Some(parent);
         while let Some(name) = next {
             if *name == record.name {
-                return Err(format!("extends leads in a circle back to {name}; {only_own}"));
+                return Err(format!("the chain of `extends` comes back to {name}; {only_own}"));
             }
             if above.len() == EXTENDS_LIMIT {
                 return Err(format!(
-                    "extends passes {EXTENDS_LIMIT} levels at {name}; {only_own}"
+                    "the chain of `extends` exceeds {EXTENDS_LIMIT} levels at {name}; {only_own}"
                 ));
             }
             // A circle further up is the problem of those in it: this environment takes from them

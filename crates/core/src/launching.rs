@@ -134,10 +134,9 @@ impl fmt::Display for Phase {
             } => write!(f, "pulling {percent} %"),
             Self::Starting => f.write_str("starting"),
             Self::Checking => f.write_str("checking"),
-            Self::Foreign => f.write_str(
-                "left to a container that something else started and that is not \
-                     registered",
-            ),
+            Self::Foreign => {
+                f.write_str("left to a container that another program started, but that is not registered")
+            }
             Self::Running => f.write_str("running"),
             Self::Unused { retire_at } => write!(f, "unused, retired at {retire_at}"),
             Self::Retiring => f.write_str("retiring"),

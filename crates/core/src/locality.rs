@@ -11,11 +11,11 @@ pub fn only_here(ip: IpAddr) -> Option<&'static str> {
         IpAddr::V6(ip) => (ip.is_loopback(), ip.is_unicast_link_local()),
     };
     if loopback {
-        Some("a loopback address, which leads other hosts and containers to themselves")
+        Some("a loopback address, at which other hosts and containers reach only themselves")
     } else if link_local {
-        Some("a link-local address, which leads nowhere from other networks")
+        Some("a link-local address, which other networks cannot reach")
     } else if is_this_host(ip) {
-        Some("an address that means the host itself, which leads others to themselves")
+        Some("an address that means the host itself, at which others reach only themselves")
     } else {
         None
     }

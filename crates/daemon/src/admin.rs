@@ -179,8 +179,8 @@ async fn ready(State(shared): State<Arc<AdminState>>) -> Response {
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: not in sync with etcd yet, or what it controls is gone; see its log and \
-             `mayfly status`\n",
+            "not ready: this daemon is not in sync with etcd yet, or the program that it controls \
+             does not answer; see this daemon's log and `mayfly status`\n",
         )
             .into_response()
     }

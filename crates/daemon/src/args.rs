@@ -117,7 +117,7 @@ impl CommonArgs {
             .context("cannot read the host name: give a name with --node")?;
         host.trim()
             .parse()
-            .context("the host name cannot name this node: give a name with --node")
+            .context("the host name of this machine is not a valid node name: give a name with --node")
     }
 
     /// A store for these endpoints and this prefix. Connects with its first call.

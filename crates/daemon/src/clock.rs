@@ -35,8 +35,9 @@ pub(crate) async fn watch() {
         };
         before = now;
         warn!(
-            "the clock of this machine went {way} by {} s (it was set, or the machine slept): \
-             leases and pauses do not depend on it; expiry dates are compared with the new time",
+            "the clock of this machine went {way} by {} s (it was set, or the machine slept): this \
+             changes no lease and no waiting time, but expiry dates are now compared with the new \
+             time",
             span.as_secs()
         );
     }

@@ -98,7 +98,7 @@ pub fn reason(error: &Error) -> String {
     match error {
         Error::DockerResponseServerError { message, .. } => line(message),
         Error::DockerStreamError { error } => line(error),
-        Error::RequestTimeoutError => "it does not answer in time".to_owned(),
+        Error::RequestTimeoutError => "the engine did not answer in time".to_owned(),
         // What the layers of an HTTP client say of it tells nobody anything.
         Error::HyperLegacyError { err } => {
             let mut cause: &dyn std::error::Error = err;
@@ -175,7 +175,7 @@ mod tests {
     async fn a_call_that_hangs_has_a_limit() {
         let hanging = std::future::pending::<Result<(), Error>>();
         let error = within(LIMIT, hanging).await.unwrap_err();
-        assert_eq!(reason(&error), "it does not answer in time");
+        assert_eq!(reason(&error), "the engine did not answer in time");
     }
 
     #[test]

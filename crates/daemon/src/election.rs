@@ -76,7 +76,10 @@ impl Election {
         let gone = leadership.wait_for(|leadership| *leadership != Leadership::Leading);
         match timeout(limit, gone).await {
             Ok(_) => Ok(()),
-            Err(_) => bail!("cannot release the leadership within {limit:?}; it ends when its lease expires"),
+            Err(_) => bail!(
+                "cannot release the leadership: etcd did not answer within {limit:?}; the \
+                 leadership ends when its lease expires"
+            ),
         }
     }
 }
@@ -158,7 +161,7 @@ impl Candidate {
 
     /// Leads until the lease is lost, or may be.
     async fn lead(&mut self, lease: Lease, mut until: Instant) {
-        info!("leading: node {}", self.node);
+        info!("node {} is the leader now", self.node);
         self.report(Leadership::Leading);
         let mut backoff = Backoff::default();
         let mut next = Instant::now() + lease.ttl / 3;
@@ -182,7 +185,10 @@ impl Candidate {
                     next = asked + lease.ttl / 3;
                 }
                 Ok(Ok(false)) => {
-                    warn!("no longer the leader: another node leads, or etcd lost the leader's key");
+                    warn!(
+                        "this node is no longer the leader: another node leads, or etcd lost the \
+                         leader's key"
+                    );
                     break self.report(Leadership::Unknown);
                 }
                 Ok(Err(error)) => {
@@ -191,7 +197,10 @@ impl Candidate {
                     next = (Instant::now() + backoff.next_delay()).min(until - lease.ttl / 6);
                 }
                 Err(_) => {
-                    warn!("etcd has not answered for {:?}; no longer leading", lease.ttl);
+                    warn!(
+                        "etcd has not answered for {:?}: this node is no longer the leader",
+                        lease.ttl
+                    );
                     break self.report(Leadership::Unknown);
                 }
             }

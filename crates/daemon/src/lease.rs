@@ -145,7 +145,7 @@ impl Advertiser {
         let reached = timeout(limit, written.wait_for(|written| *written >= target)).await;
         match reached {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => bail!("the advertiser has ended"),
+            Ok(Err(_)) => bail!("the task that writes this daemon's records to etcd has ended"),
             Err(_) => bail!("etcd did not accept all records within {limit:?}"),
         }
     }
@@ -165,7 +165,7 @@ impl Advertiser {
         }
         self.written(limit)
             .await
-            .context("cannot deregister: the records expire with their lease")
+            .context("cannot delete this daemon's records from etcd (they expire with their lease)")
     }
 }
 
@@ -217,7 +217,10 @@ impl Keeper {
             match self.keep(&mut lease, &mut backoff).await {
                 Ok(()) => return std::future::pending().await,
                 Err(LeaseTrouble::LeaseLost) => {
-                    info!("the lease is lost: registering again");
+                    info!(
+                        "etcd no longer has this daemon's lease: registering all of its records \
+                         again"
+                    );
                     lease = None;
                     self.held.clear();
                     self.written.send_replace(0);
@@ -446,11 +449,14 @@ impl Keeper {
         let is_foreign = found.is_some() && !is_unleased;
         let is_news = self.note_foreign(key, is_foreign);
         if is_foreign && is_news {
-            warn!("another daemon of the same name has taken over {text}; waiting until it ends");
+            warn!(
+                "another daemon with the same --node or the same instance has taken over {text}; \
+                 waiting until that daemon ends"
+            );
         } else if is_unleased {
             warn!(
                 "a tool or an attacker has overwritten {text} with a record without a lease; \
-                 writing it again"
+                 writing this daemon's record again"
             );
         } else if found.is_none() && was_held {
             warn!("{text} is missing in etcd; writing it again");

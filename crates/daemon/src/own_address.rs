@@ -34,7 +34,7 @@ const ANY_PORT: u16 = 9;
 /// When no interface leads to etcd, or none of its addresses is to be chosen; the message says why.
 pub async fn find(endpoints: &[Endpoint]) -> anyhow::Result<IpAddr> {
     let mut towards_etcd = Vec::new();
-    let mut trouble = anyhow!("there is no endpoint");
+    let mut trouble = anyhow!("--etcd names no endpoint");
     for endpoint in endpoints {
         match towards(endpoint).await {
             Ok(found) => towards_etcd.extend(found),
@@ -45,7 +45,7 @@ pub async fn find(endpoints: &[Endpoint]) -> anyhow::Result<IpAddr> {
         }
     }
     let Some(local) = towards_etcd.iter().find(|ip| only_here(**ip).is_some()) else {
-        return Err(trouble.context("cannot find the address that leads to etcd"));
+        return Err(trouble.context("cannot find the address from which this host reaches etcd"));
     };
     let mut by_default = Vec::new();
     for far in FAR {
@@ -70,15 +70,19 @@ fn instead_of(local: IpAddr, by_default: &[IpAddr]) -> anyhow::Result<IpAddr> {
     }
     let why = match (usable.next(), by_default.first()) {
         (Some(ip), _) => {
-            format!("the address of the default route, {ip}, is public, and is never chosen by itself")
+            format!(
+                "{ip}, the address of the default route, is public and is never chosen \
+                 automatically"
+            )
         }
         (None, Some(ip)) => {
-            format!("the default route leaves from {ip}, which other hosts do not reach either")
+            format!("{ip}, the address of the default route, cannot be reached by other hosts either")
         }
-        (None, None) => "there is no default route".to_owned(),
+        (None, None) => "this host has no default route".to_owned(),
     };
     bail!(
-        "cannot find the address by which other hosts reach this host: etcd is reached from {local}, and {why}"
+        "cannot find an address at which other hosts reach this host: this host reaches etcd from \
+         {local}, which other hosts cannot reach, and {why}"
     )
 }
 
@@ -117,7 +121,7 @@ async fn leaving_for(remote: SocketAddr) -> anyhow::Result<IpAddr> {
     socket
         .connect(remote)
         .await
-        .with_context(|| format!("no interface leads to {remote}"))?;
+        .with_context(|| format!("this host has no route to {remote}"))?;
     Ok(socket.local_addr().context("cannot read the local address")?.ip())
 }
 
@@ -134,15 +138,18 @@ mod tests {
             (&["8.8.8.8", "fd00::5"], "fd00::5"),
             (
                 &["8.8.8.8"],
-                "the default route, 8.8.8.8, is public, and is never chosen by itself",
+                "8.8.8.8, the address of the default route, is public and is never chosen \
+                 automatically",
             ),
             (
                 &["169.254.7.7"],
-                "leaves from 169.254.7.7, which other hosts do not reach either",
+                "169.254.7.7, the address of the default route, cannot be reached by other hosts \
+                 either",
             ),
             (
                 &[],
-                "etcd is reached from 127.0.0.1, and there is no default route",
+                "from 127.0.0.1, which other hosts cannot reach, and this host has no default \
+                 route",
             ),
         ] {
             let by_default: Vec<IpAddr> = by_default.iter().map(|ip| ip.parse().unwrap()).collect();
@@ -182,7 +189,10 @@ mod tests {
         let endpoints = ["127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()];
         match find(&endpoints).await {
             Ok(ip) => assert_eq!(only_here(ip), None, "{ip}"),
-            Err(error) => assert!(error.to_string().contains("etcd is reached from"), "{error}"),
+            Err(error) => assert!(
+                error.to_string().contains("this host reaches etcd from"),
+                "{error}"
+            ),
         }
     }
 
@@ -192,6 +202,6 @@ mod tests {
         let error = format!("{:#}", find(&endpoints).await.unwrap_err());
         assert!(error.contains("cannot resolve no-such-host.invalid:1"), "{error}");
         let error = format!("{:#}", find(&[]).await.unwrap_err());
-        assert!(error.contains("there is no endpoint"), "{error}");
+        assert!(error.contains("--etcd names no endpoint"), "{error}");
     }
 }

@@ -47,11 +47,11 @@ impl Shutdown {
                     _ = async { hang_up.as_mut()?.recv().await }, if hang_up.is_some() => ("SIGHUP", 1),
                 };
                 if begun.has_begun() {
-                    warn!("{name} again: aborting");
+                    warn!("received {name} during the shutdown: aborting");
                     logs::flush();
                     std::process::exit(128 + number);
                 }
-                info!("{name}: shutting down (a second signal aborts)");
+                info!("received {name}: shutting down (a second signal aborts)");
                 begun.begin();
             }
         });

@@ -372,7 +372,7 @@ impl Store {
             .etcd
             .delete(range.start.clone(), Some(range.end.clone()))
             .await;
-        done.map_err(|cause| error(format!("delete all of {}", range.start), cause))
+        done.map_err(|cause| error(format!("delete all keys below {}", range.start), cause))
     }
 
     /// Deletes a key if `guard` holds; says whether it did.
@@ -443,7 +443,8 @@ impl Store {
     /// When etcd does not answer within the limit.
     pub async fn lease_life(&self, lease: LeaseId) -> Result<Option<LeaseLife>, StoreError> {
         let answer = self.etcd.lease(lease, false).await;
-        let state = answer.map_err(|cause| error(format!("read what is left of lease {lease}"), cause))?;
+        let state =
+            answer.map_err(|cause| error(format!("read the remaining time of lease {lease}"), cause))?;
         Ok(state.map(|state| state.life))
     }
 

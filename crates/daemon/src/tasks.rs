@@ -106,7 +106,7 @@ impl Drop for Tasks {
 
 fn reason(name: &str, end: Result<anyhow::Result<()>, JoinError>) -> Option<anyhow::Error> {
     match end {
-        Ok(Ok(())) => Some(anyhow!("background task '{name}' ended")),
+        Ok(Ok(())) => Some(anyhow!("background task '{name}' ended unexpectedly")),
         Ok(Err(error)) => Some(error.context(format!("background task '{name}' failed"))),
         Err(error) if error.is_cancelled() => None,
         Err(error) => {

@@ -45,11 +45,13 @@ impl Lacks {
         Some(match (missed, known) {
             (false, _) => Notice::Info("names resolve to live routers".to_owned()),
             (true, 0) => Notice::Warn(
-                "no router is known yet, so only static records have names: see whether haproxy-updater runs"
+                "no router is registered yet, so only static records resolve: check that \
+                 haproxy-updater and HAProxy run"
                     .to_owned(),
             ),
             (true, known) => Notice::Warn(format!(
-                "no router is live: names keep resolving to the last {known} addresses"
+                "no router is live: names still resolve to the last {known} addresses; check that \
+                 haproxy-updater and HAProxy run"
             )),
         })
     }
@@ -89,7 +91,10 @@ mod tests {
         let mut lacks = Lacks::default();
         assert_eq!(text(lacks.routers(true, 0, seconds(0))), "-");
         assert_eq!(text(lacks.routers(true, 0, seconds(9))), "-");
-        assert!(text(lacks.routers(true, 0, seconds(10))).starts_with("WARN no router is known yet"));
+        assert!(text(lacks.routers(true, 0, seconds(10))).starts_with(
+            "WARN no router is \
+                                                                       registered yet"
+        ));
         assert_eq!(text(lacks.routers(true, 0, seconds(12))), "-");
         assert_eq!(
             text(lacks.routers(false, 1, seconds(14))),

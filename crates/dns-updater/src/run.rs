@@ -131,7 +131,7 @@ impl Updater {
         if !unchanged {
             self.report(
                 outcome,
-                "another program changed it, or it could not be written before",
+                "another program changed the file, or an earlier write failed",
             );
         }
         self.log_lacks();

@@ -278,7 +278,7 @@ impl<K: Resource, D: Desired<K>> Reconciler<K, D> {
         self.conflicts = if outcome.conflict { self.conflicts + 1 } else { 0 };
         anyhow::ensure!(
             self.conflicts < TRIES,
-            "another writer keeps changing the same {}",
+            "another program keeps changing the same {} in etcd",
             K::NOUN
         );
         // Somebody may wait for what is gone now.

@@ -182,11 +182,11 @@ impl Registrar {
         if is_taken {
             self.ends.leave();
             error!(
-                "another environment-registrar has started as node {node}: leaving everything to \
-                 it until it ends; if both should run, give each its own --node"
+                "another environment-registrar has started as node {node}: this registrar writes \
+                 nothing until the other one ends; if both should run, give each its own --node"
             );
         } else {
-            info!("no other environment-registrar runs as node {node} any more: resuming");
+            info!("the other environment-registrar of node {node} has ended: this registrar resumes");
         }
     }
 

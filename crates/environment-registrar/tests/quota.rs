@@ -58,7 +58,9 @@ async fn a_flood_holds_up_nobody_and_stops_at_the_quota() {
     world
         .start(&["--max-environments", "1400", "--archive-keep", "0"])
         .await;
-    world.set_aside("a.yaml:a01399", "300 more of this file").await;
+    world
+        .set_aside("a.yaml:a01399", "300 more environments of this file")
+        .await;
     assert!(world.entry("good").await.is_some() && world.entry("a01398").await.is_some());
     // They go as they came: those of a small file first.
     world.write("b.yaml", "# nothing");
@@ -71,7 +73,7 @@ async fn a_flood_holds_up_nobody_and_stops_at_the_quota() {
     assert!(!world.all().await.is_empty(), "the flood had gone before");
     world.until(&[]).await;
     let log = fs::read_to_string(world.path("registrar.log")).unwrap();
-    assert!(!log.contains("another writer keeps changing"), "{log}");
+    assert!(!log.contains("another program keeps changing"), "{log}");
 }
 
 #[tokio::test]
@@ -87,7 +89,7 @@ async fn links_out_of_the_directory_show_nothing() {
     world.start(&[]).await;
     for key in ["x.yaml", "services/x.yaml"] {
         world
-            .set_aside(key, "a link that leads out of the directory is not followed")
+            .set_aside(key, "a link to a file outside this directory is not followed")
             .await;
     }
     // The file itself is taken.

@@ -73,7 +73,8 @@ impl Advertised {
                 .context("cannot find the address to advertise (--advertise)"),
             Self::Auto => own_address::find(endpoints).await.map_err(|error| {
                 anyhow!(
-                    "{error:#}; give an address with --advertise (127.0.0.1 if everything runs on this host)"
+                    "{error:#}; start haproxy-updater with `--advertise ADDRESS` (127.0.0.1 if \
+                     everything runs on this host)"
                 )
             }),
         }
@@ -98,8 +99,8 @@ impl Advertised {
 pub fn doubt(ip: IpAddr) -> Option<String> {
     let what = only_here(ip)?;
     Some(format!(
-        "the names of services resolve to {ip}, {what}; give an address that every service reaches with --advertise, \
-         unless all of them run on this host"
+        "the names of services resolve to {ip}, {what}; unless all services run on this host, \
+         start haproxy-updater with `--advertise ADDRESS`, an address that every service can reach"
     ))
 }
 
@@ -144,7 +145,10 @@ mod tests {
     async fn auto_without_an_address_names_the_flag() {
         let error = Advertised::Auto.locate(&[]).await.unwrap_err().to_string();
         assert!(
-            error.contains("there is no endpoint; give an address with --advertise"),
+            error.contains(
+                "--etcd names no endpoint; start haproxy-updater with `--advertise \
+                            ADDRESS`"
+            ),
             "{error}"
         );
     }

@@ -185,7 +185,10 @@ impl Applier {
                 Some(_) => "make the template load it (see `haproxy-updater template`)",
                 None => "install ca-certificates where HAProxy runs and restart HAProxy, or give --ca-file",
             };
-            format!("{count} servers behind TLS are left out: haproxy has not loaded {ca_file}; {next}")
+            format!(
+                "{count} servers behind TLS get no requests: HAProxy has not loaded {ca_file}; \
+                 {next}"
+            )
         })
     }
 
@@ -298,7 +301,7 @@ impl Applier {
                     SyncState::Unknown
                 ) {
                     self.replaced();
-                    info!("haproxy was restarted by another program: bringing it in sync");
+                    info!("HAProxy was restarted by another program: bringing it in sync");
                     // The reason why it refused the configuration may be gone.
                     self.refusal = None;
                     self.retries.reset();
@@ -351,7 +354,7 @@ impl Applier {
         if undisturbed && !plan.commands.is_empty() {
             warn!(
                 commands = plan.commands.len(),
-                "haproxy was changed by another program: repairing it"
+                "another program has changed HAProxy's tables or servers: undoing these changes"
             );
             self.parts
                 .metrics
@@ -414,7 +417,7 @@ impl Applier {
 
     async fn carry_out(&mut self, plan: RuntimePlan) -> Result<(), Trouble> {
         for text in &plan.refused {
-            warn!("cannot send {text:?} to haproxy: it has characters that no command may contain");
+            warn!("cannot send {text:?} to HAProxy: it has characters that no command may contain");
         }
         self.parts.runtime.run(&plan.commands).await?;
         for command in &plan.commands {
@@ -488,7 +491,7 @@ pub async fn write(files: &HaproxyFiles, state: FilesVersion) -> anyhow::Result<
     let files = files.clone();
     mayfly_daemon::tasks::blocking(move || files.write(state))
         .await
-        .context("the task that writes haproxy's files failed")?
+        .context("the task that writes HAProxy's files failed")?
 }
 
 /// Puts a configuration back that was good, where blocking is allowed: `haproxy -c` may be running

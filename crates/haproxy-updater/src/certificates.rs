@@ -153,7 +153,8 @@ impl EdgeCertificates {
             CertificateTurn::Late => {
                 self.is_late = true;
                 let text = format!(
-                    "it, HAProxy or the disk of --dir has not answered for {} s; what was in use stays",
+                    "this directory, HAProxy or the disk of --dir has not answered for {} s; the \
+                     present certificates stay in use",
                     LOOK_LIMIT.as_secs()
                 );
                 warn!("{}: {text}", self.subject());
@@ -166,7 +167,7 @@ impl EdgeCertificates {
                 })
             }
             CertificateTurn::Conclude(done) => {
-                let (looker, looked) = done.context("looking at the certificates")??;
+                let (looker, looked) = done.context("the task that reads the certificates has failed")??;
                 self.looker = Some(looker);
                 self.look_at = match looked.has_more {
                     true => Instant::now(),
@@ -203,13 +204,16 @@ impl EdgeCertificates {
             .map(|(file, text)| (format!("certificate {file}"), text));
         let mut words: BTreeMap<String, String> = words.collect();
         if let Some(problem) = looked.problem {
-            words.insert(self.subject(), format!("{problem}; what was in use stays"));
+            words.insert(
+                self.subject(),
+                format!("{problem}; the present certificates stay in use"),
+            );
         } else if looked.is_empty {
             let next = match self.served.is_empty() {
-                false => "what was in use stays",
-                true => "HAProxy listens for TLS once there is one",
+                false => "the present certificates stay in use",
+                true => "HAProxy listens for TLS as soon as the directory has one",
             };
-            words.insert(self.subject(), format!("holds no file *.pem; {next}"));
+            words.insert(self.subject(), format!("the directory has no file *.pem; {next}"));
         }
         for (subject, text) in &words {
             if self.words.get(subject) != Some(text) {
@@ -269,7 +273,7 @@ fn log_new(served: &Certificates, before: &Certificates) {
                 Moment::of(certificate.not_after),
                 first_of(&certificate.names, MOST_NAMES),
             );
-            info!("certificate {name} is in use: for {names}, until {end}");
+            info!("certificate {name} is in use for {names}, and valid until {end}");
         }
     }
 }

@@ -95,7 +95,8 @@ impl Follower {
             // Whatever is wrong with it: the names are resolved in a moment anyway.
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
                 warn!(
-                    "cannot read `{}`: {error}; resolving all host names again",
+                    "cannot read the saved addresses of host names in `{}`: {error}; resolving all \
+                     host names again",
                     file.display()
                 );
                 ResolvedAddresses::new()
@@ -342,7 +343,10 @@ impl Follower {
         let recovered = followed.failure.take().is_some();
         if found == followed.addresses {
             if recovered {
-                info!("host name `{name}` resolves again: still {}", list(&found));
+                info!(
+                    "host name `{name}` resolves again, to the same addresses as before: {}",
+                    list(&found)
+                );
             }
             return recovered.then_some(None);
         }
@@ -378,9 +382,9 @@ impl Followed {
         let is_new = self.failure.is_none();
         if is_new {
             let next = if self.addresses.is_empty() {
-                "requests to it get a 503 until it resolves".to_owned()
+                "requests to this host get a 503 until its name resolves".to_owned()
             } else {
-                format!("keeping {}", list(&self.addresses))
+                format!("its last known addresses stay in use ({})", list(&self.addresses))
             };
             warn!(
                 "cannot resolve host name `{name}`: {reason}; {next}; retrying in {every:?}, then less often, at least every {:?}",

@@ -191,9 +191,10 @@ async fn where_advertised(arguments: &Arguments, shutdown: &Shutdown) -> anyhow:
     loop {
         let error = match arguments.options.advertise.locate(&arguments.common.etcd).await {
             Ok(address) => return Ok(Some(address)),
-            Err(error) => {
-                error.context("cannot determine the address of the internal side: give --internal-bind")
-            }
+            Err(error) => error.context(
+                "cannot determine where the internal side listens (--internal-bind sets an \
+                 address)",
+            ),
         };
         if arguments.command.is_some() {
             return Err(error);

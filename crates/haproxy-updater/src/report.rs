@@ -55,7 +55,7 @@ impl RouterReport {
     pub fn away(&mut self, long: bool) {
         self.readiness.set_not_ready();
         if self.is_advertised && long {
-            warn!("haproxy does not answer: this router is no longer advertised");
+            warn!("HAProxy does not answer: this router is deregistered until HAProxy answers");
             self.is_advertised = false;
             self.advertiser.set(Key::Router(self.node.clone()), None);
         }

@@ -222,7 +222,7 @@ impl Run {
                 self.publish();
             }
             Ok(_) => {}
-            Err(error) => warn!("{error:#}"),
+            Err(error) => warn!("{error:#}; retrying"),
         }
     }
 
@@ -293,7 +293,7 @@ impl Run {
             self.report.away(since.elapsed() > AWAY_GRACE);
             if self.desired.revision().is_some() && self.failure.is_none() && !self.is_starting() {
                 self.conclude(Err(anyhow::anyhow!(
-                    "haproxy is not running; its files are kept current"
+                    "HAProxy is not running: start it; haproxy-updater keeps its files current"
                 )));
             }
             return;
@@ -319,7 +319,10 @@ impl Run {
             let kept = kept.as_path().to_owned();
             // Nothing waits for it; the next start tries again.
             blocking(move || match certificates::kept::remove(&kept) {
-                Ok(true) => info!("TLS is no longer served: {} is emptied", kept.display()),
+                Ok(true) => info!(
+                    "TLS is no longer configured: deleted the saved certificates in {}",
+                    kept.display()
+                ),
                 Ok(false) => {}
                 Err(error) => warn!("{error:#}"),
             });
@@ -382,7 +385,7 @@ impl Run {
             Ok(()) => {
                 self.backoff.reset();
                 if self.failure.take().is_some() && self.has_been_in_sync {
-                    info!("haproxy is in sync again");
+                    info!("HAProxy is in sync again");
                 }
                 self.has_been_in_sync = true;
             }

@@ -177,7 +177,7 @@ const isStuck = ({ state }) => state === 'failed' || state === 'no-definition';
 
 const PHASES = {
   pulling: ({ percent }) => (percent == null ? 'pulling' : `pulling ${percent} %`),
-  foreign: () => 'left to a container that something else started and that is not registered',
+  foreign: () => 'left to a container that another program started, but that is not registered',
   failed: ({ reason }) => `failed: ${reason}`,
   unused: ({ retire_at: at }) => `unused, retired at ${at}`,
   'no-definition': () => 'no definition',

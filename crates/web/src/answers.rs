@@ -117,11 +117,13 @@ impl Api {
             .filter(|path| path.starts_with('/'));
         let Some(path) = path else {
             let base = &self.base_path;
-            return Err(Problem::not_found(format!("everything here is below {base}/")));
+            return Err(Problem::not_found(format!(
+                "there is nothing at this path: all paths begin with {base}/"
+            )));
         };
         if ![Method::GET, Method::HEAD].contains(request.method()) {
             let method = request.method();
-            let detail = format!("the method {method} is not taken: this API is read-only");
+            let detail = format!("the method {method} is not allowed: this API is read-only");
             return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail));
         }
         let gzip = takes_gzip(headers);

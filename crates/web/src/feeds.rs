@@ -221,8 +221,8 @@ impl FeedState {
         match self.services.len() < SERVICES {
             true => Ok(()),
             false => Err(Problem::unavailable(format!(
-                "the versions of {SERVICES} services are followed already, and no more may be at a time; \
-                 try again later, or ask /v1/decide"
+                "the versions of {SERVICES} services are followed already, which is the limit; try \
+                 again later, or ask /v1/decide"
             ))),
         }
     }

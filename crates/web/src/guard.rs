@@ -86,8 +86,8 @@ impl Authorizer {
             false => Err(Problem::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 format!(
-                    "the host {name:?} is no name of this server; ask for it by its address, or start \
-                     mayfly-web with --host"
+                    "the host {name:?} is not a name of this server; use the server's address, or \
+                     start mayfly-web with --host"
                 ),
             )),
         }
@@ -132,7 +132,7 @@ impl TokenFile {
         let read = || read(&self.path);
         if let Some(hash) = state.reading.again([&self.path], read, former) {
             state.hash = hash;
-            info!("the token of `{}` was read again", self.path.display());
+            info!("the new token of `{}` is in force", self.path.display());
         }
     }
 

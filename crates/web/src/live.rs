@@ -140,7 +140,7 @@ impl Live {
             return;
         }
         match since {
-            Some(_) => warn!("etcd does not answer; answering from the last known state"),
+            Some(_) => warn!("etcd does not answer; mayfly-web shows the last known state"),
             None => info!("etcd answers again"),
         }
         facts.unreachable_since = since;

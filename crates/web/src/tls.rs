@@ -51,7 +51,7 @@ impl TlsFiles {
         let read = || read(certificate, key);
         if let Some(config) = state.reading.again([certificate, key], read, former) {
             state.config = config;
-            info!("the certificate `{}` was read again", certificate.display());
+            info!("the new certificate `{}` is in use", certificate.display());
         }
     }
 
@@ -78,7 +78,7 @@ fn read(certificate: &Path, key: &Path) -> anyhow::Result<Arc<ServerConfig>> {
         .context("TLS has no protocol version")?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .with_context(|| format!("the key `{shown_key}` does not fit the certificate `{shown}`"))?;
+        .with_context(|| format!("the key `{shown_key}` does not belong to the certificate `{shown}`"))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -42,7 +42,10 @@ pub(super) async fn ensure(
     match pull {
         Pull::Newest if is_there(client, image).await? => Ok(Some(error.to_string())),
         Pull::Always if is_there(client, image).await? => {
-            bail!("{error}; the engine has the image, and uses it only after a pull (--pull always)")
+            bail!(
+                "{error}; the engine has the image, but the launcher starts it only after a \
+                 successful pull (--pull always)"
+            )
         }
         _ => bail!(
             "{error}; the engine does not have it either: push it to its registry, or build it on the \

@@ -259,8 +259,9 @@ impl Planner {
                         sorted.good.push(unit);
                     } else {
                         let reason = format!(
-                            "it runs, but was not registered as answering within {}: see whether it passes its check and \
-                             whether `container-registrar docker` runs on its host",
+                            "the container runs, but was not registered within {}: check that it \
+                             passes its check, and that `container-registrar docker` runs on its \
+                             host",
                             humantime::format_duration(self.terms.start_timeout)
                         );
                         plan.clears.push(((*backend).clone(), unit.name.clone(), reason));

@@ -353,7 +353,7 @@ fn what_never_answers_is_cleared_and_what_has_answered_once_is_not() {
     assert!(plan.clears.is_empty() && plan.again.is_some());
     let plan = stage.after(120);
     assert!(
-        plan.clears[0].2.contains("not registered as answering within 2m"),
+        plan.clears[0].2.contains("was not registered within 2m"),
         "{:?}",
         plan.clears
     );

@@ -222,7 +222,9 @@ fn place(
     match reached {
         Reached::Published { .. } if on_the_host_s => Ok((None, port)),
         Reached::Published { at_loopback } => published(settings, port, *at_loopback),
-        _ if on_the_host_s => Err("it is on the network of its host: give --published".to_owned()),
+        _ if on_the_host_s => Err("it is on the network of its host: start container-registrar \
+                                   with --published"
+            .to_owned()),
         Reached::Directly => only(settings).map(|ip| (Some(ip), port)),
         Reached::Network(network) => on(settings, network).map(|ip| (Some(ip), port)),
     }
@@ -296,7 +298,7 @@ fn only(settings: Option<&NetworkSettings>) -> Result<IpAddr, String> {
         (Some(ip), None) => Ok(*ip),
         (None, _) => Err("it has no address on any network".to_owned()),
         _ => Err(format!(
-            "it is on several networks ({}): give --network",
+            "it is on several networks ({}): name one of them with --network",
             names(&networks)
         )),
     }
@@ -348,7 +350,9 @@ fn published(
     let others = places.iter().find(|(ip, _)| only_here(*ip).is_none());
     match others.or(places.first().filter(|(ip, _)| at_loopback && ip.is_loopback())) {
         Some((ip, at)) => Ok((Some(*ip), *at)),
-        None if places.is_empty() => Err(format!("its port {port} is not published")),
+        None if places.is_empty() => Err(format!(
+            "its port {port} is not published: publish it when the container is created"
+        )),
         None => Err(format!(
             "its port {port} is published on loopback only: publish it on an address that routers reach, or give --host \
              127.0.0.1 if all routers run on this host"

@@ -194,7 +194,7 @@ impl DockerRegistrar {
         }
         // Not deregistered: a restart of this program would be an outage of every container here.
         if let Err(error) = self.advertiser.flush(LAST_WRITE).await {
-            warn!("cannot write the last changes to etcd: {error:#}");
+            warn!("cannot write this registrar's last changes to etcd before it ends: {error:#}");
         }
         info!(
             "{} entries stay registered until their lease of {:?} ends: their containers keep running",
@@ -217,7 +217,7 @@ impl DockerRegistrar {
             }
             Observation::Container(id, Ok(inspected)) => self.found(id, &inspected),
             Observation::Container(id, Err(reason)) => {
-                let reason = format!("the engine does not describe it: {reason}");
+                let reason = format!("the engine cannot describe this container: {reason}");
                 self.put_aside(id.clone(), id, reason);
             }
             Observation::Gone(id) => self.forget(&id),
@@ -312,7 +312,10 @@ impl DockerRegistrar {
 
     fn lost(&mut self, reason: &str) {
         self.connected.set(0);
-        let error = format!("cannot follow the engine at {}: {reason}", self.origin.engine);
+        let error = format!(
+            "cannot follow the containers of the engine at {}: {reason}",
+            self.origin.engine
+        );
         if self.error.is_some() {
             debug!("{error}");
         } else {

@@ -162,8 +162,8 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
     if draft.protected {
         for (field, node) in [("expires", expires), ("idle", idle)] {
             if let Some(node) = node {
-                let message = "a protected environment never ends by itself: leave out this or \
-                     `protected`";
+                let message = "a protected environment never ends by itself: leave out either this \
+                               field or `protected`";
                 faults.add(node.mark, place.field(field), message);
             }
         }
@@ -304,7 +304,8 @@ fn choice(
     faults: &mut Faults,
 ) -> Selector {
     if let (Some(version), Some(_)) = (version, address) {
-        let message = "an external service has no version: leave out this or `address`";
+        let message = "an external service has no version: leave out either this field or \
+                       `address`";
         faults.add(version.mark, place.field("version"), message);
     }
     if let Some(node) = address {

@@ -118,7 +118,7 @@ fn requests_that_fail_say_where_and_why() {
         "/",
         Some("late"),
         "x-mayfly late: late
-         environment late: - (environment late is set aside: prefix www belongs to environment prod, which was registered first; choose another)
+         environment late: - (environment late is set aside: prefix www belongs to environment prod, which was registered first; choose another prefix)
          404: no environment has the x-mayfly value late.",
     );
     check(
@@ -326,7 +326,8 @@ fn a_link_that_names_nothing_says_why() {
         ),
         (
             "late",
-            " (environment late is set aside: prefix www belongs to environment prod, which was registered first; choose another)",
+            " (environment late is set aside: prefix www belongs to environment prod, which was \
+             registered first; choose another prefix)",
             "404: no environment has the name late; ask for the link again, or remove mayfly=late from it to see what this host shows.",
         ),
         (

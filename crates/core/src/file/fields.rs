@@ -19,7 +19,14 @@ pub(crate) fn of<'n, const N: usize>(
     let mut lines = [0; N];
     for (key, value) in pairs {
         let Value::Scalar { text, .. } = &key.value else {
-            faults.add(key.mark, place, format!("a field has a name: {}", list(&known)));
+            faults.add(
+                key.mark,
+                place,
+                format!(
+                    "the name of a field must be a single value: known are {}",
+                    list(&known)
+                ),
+            );
             continue;
         };
         let Some(position) = known.iter().position(|name| name == text) else {

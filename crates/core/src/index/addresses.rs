@@ -250,15 +250,15 @@ pub(super) fn counting(
     }
     if refused > MOST_TOLD {
         faults.push(format!(
-            "{} more of its addresses are refused, too",
+            "{} more addresses of this environment are refused, too",
             refused - MOST_TOLD
         ));
     }
     if let Some((first, count)) = over {
         let which = and_more(&first, count);
         faults.push(format!(
-            "names {all} addresses of external services, more than the limit of {MOST_OF_ONE}: \
-             {which} cannot be reached; name fewer"
+            "this environment names {all} addresses of external services, more than the limit of \
+             {MOST_OF_ONE}: {which} cannot be reached; name fewer"
         ));
     }
     (all > 0).then_some(counting)

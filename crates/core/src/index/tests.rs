@@ -285,7 +285,7 @@ fn the_first_claim_stands_and_the_next_takes_over() {
          headers b -> c
          edge x -> a
          edge y -> b
-         aside /mayfly/environments/b: prefix x belongs to environment a, which was registered first; choose another",
+         aside /mayfly/environments/b: prefix x belongs to environment a, which was registered first; choose another prefix",
     );
     let without_a: Vec<TestChange> = changes
         .iter()
@@ -296,7 +296,7 @@ fn the_first_claim_stands_and_the_next_takes_over() {
         &without_a,
         "headers b -> b
          edge x -> b
-         aside /mayfly/environments/c: header b belongs to environment b, which was registered first; choose another",
+         aside /mayfly/environments/c: header b belongs to environment b, which was registered first; choose another header",
     );
 }
 
@@ -343,7 +343,9 @@ fn extends_three_levels_and_not_four() {
     assert_eq!(parents, ["parents b -> a", "parents c -> b", "parents d -> c"]);
     assert_eq!(
         index.set_aside()[0].reason,
-        "extends passes 3 levels at a; inside, only its own services are routed; at the edge it is closed unless it has an `access` of its own"
+        "the chain of `extends` exceeds 3 levels at a; the internal side routes only this \
+         environment's own services, and the edge refuses its requests unless it has an `access` \
+         of its own"
     );
 }
 
@@ -364,9 +366,9 @@ fn a_circle_and_a_missing_parent_are_their_own_problem() {
          edge www-b -> b
          edge www-c -> c
          edge www-d -> d
-         aside /mayfly/environments/a: extends leads in a circle back to a; inside, only its own services are routed; at the edge it is closed unless it has an `access` of its own
-         aside /mayfly/environments/b: extends leads in a circle back to b; inside, only its own services are routed; at the edge it is closed unless it has an `access` of its own
-         aside /mayfly/environments/d: extends gone, which does not exist; inside, only its own services are routed; at the edge it is closed unless it has an `access` of its own",
+         aside /mayfly/environments/a: the chain of `extends` comes back to a; the internal side routes only this environment's own services, and the edge refuses its requests unless it has an `access` of its own
+         aside /mayfly/environments/b: the chain of `extends` comes back to b; the internal side routes only this environment's own services, and the edge refuses its requests unless it has an `access` of its own
+         aside /mayfly/environments/d: extends gone, which does not exist; the internal side routes only this environment's own services, and the edge refuses its requests unless it has an `access` of its own",
     );
 }
 

@@ -124,10 +124,10 @@ pub enum RecordError {
     #[error("the value is not a record: {}", in_one_line(.0))]
     Invalid(#[from] serde_json::Error),
     /// The name in the value is not the one in the key.
-    #[error("the value names environment {0}, its key another")]
+    #[error("the value names environment {0}, but the key names another one")]
     OtherName(EnvironmentName),
     /// The service in the value is not the one in the key.
-    #[error("the value names service {0}, its key another")]
+    #[error("the value names service {0}, but the key names another one")]
     OtherService(ServiceName),
     /// No router can be reached there.
     #[error("{0} is not the address of a router")]
@@ -355,13 +355,16 @@ mod tests {
         let error = Record::decode(&other, &to_json(&record)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the value names environment temp-1, its key another"
+            "the value names environment temp-1, but the key names another one"
         );
         let definition = br#"{"name": "a", "image": "a:{{ version }}", "port": 80}"#;
         let key = |name: &str| Key::Definition(name.parse().unwrap());
         assert!(Record::decode(&key("a"), definition).is_ok());
         let error = Record::decode(&key("b"), definition).unwrap_err();
-        assert_eq!(error.to_string(), "the value names service a, its key another");
+        assert_eq!(
+            error.to_string(),
+            "the value names service a, but the key names another one"
+        );
     }
 
     /// A value for a key: a record of its kind.
@@ -427,12 +430,12 @@ mod tests {
             (
                 "history/a",
                 r#"{"name": "b", "prefix": "b", "header": "b"}"#,
-                "its key another",
+                "but the key names another one",
             ),
             (
                 "services/a",
                 r#"{"name": "b", "image": "b:{{ version }}", "port": 80}"#,
-                "its key another",
+                "but the key names another one",
             ),
             ("environments/a", "{}", "missing field `name`"),
         ] {

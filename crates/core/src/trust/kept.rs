@@ -74,8 +74,8 @@ impl Policy {
         match (self.has_witness, self.keeps_environments) {
             (true, _) => "they are kept; an instance is kept while it answers HAProxy's check".to_owned(),
             (false, true) => format!(
-                "their names are kept: those of environments until they are back, others for \
-                 {window}"
+                "their names are kept: names of environments until the environments are back, \
+                 other names for {window}"
             ),
             (false, false) => format!("they are kept for {window} in case they come back"),
         }

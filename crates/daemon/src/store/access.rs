@@ -158,7 +158,10 @@ impl EtcdAccess {
             ));
         }
         if reason.contains("tls handshake eof") {
-            return Some(format!("{reason}: perhaps etcd does not use TLS there"));
+            return Some(format!(
+                "{reason}: perhaps etcd does not use TLS at this address; if so, give --etcd an \
+                 address with http://"
+            ));
         }
         reason.contains("certificate").then(|| reason.to_owned())
     }
@@ -179,13 +182,17 @@ impl EtcdAccess {
         }
         let Some(Identity { certificate, .. }) = &tls.identity else {
             return Some(format!(
-                "{reason}: perhaps etcd requires a certificate: give --etcd-cert and --etcd-key"
+                "{reason}: perhaps etcd requires a client certificate: give --etcd-cert and \
+                 --etcd-key"
             ));
         };
         let certificate = certificate.display();
         Some(match tls.identity.as_ref().and_then(Identity::expired) {
-            Some(end) => format!("{reason}: --etcd-cert {certificate} has expired at {end}"),
-            None => format!("{reason}: perhaps etcd does not accept --etcd-cert {certificate}"),
+            Some(end) => format!("{reason}: the certificate of --etcd-cert {certificate} expired at {end}"),
+            None => format!(
+                "{reason}: perhaps etcd does not accept the certificate of --etcd-cert \
+                 {certificate}"
+            ),
         })
     }
 

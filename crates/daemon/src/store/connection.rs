@@ -278,7 +278,11 @@ impl Connection {
             let mut maintenance = client.maintenance_client();
             match tokio::time::timeout(CONNECT_LIMIT, maintenance.status()).await {
                 Ok(Ok(status)) if status.leader() != 0 => {}
-                Ok(Ok(_)) => return Err(unreachable("it has no leader".to_owned())),
+                Ok(Ok(_)) => {
+                    return Err(unreachable(
+                        "this member of etcd sees no leader of its cluster".to_owned(),
+                    ));
+                }
                 Ok(Err(error)) => match self.first_cause(&error, endpoint) {
                     // It answers, and that is what was asked.
                     Cause::Refused(_) | Cause::Denied { .. } => {}

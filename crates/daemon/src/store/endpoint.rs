@@ -66,7 +66,10 @@ impl FromStr for Endpoint {
         }
         if rest.contains('@') {
             // Never repeat it: what stands there may be a password.
-            return error("an endpoint holds no user or password: use --etcd-user and --etcd-password-file");
+            return error(
+                "an endpoint must not contain a user or password: use --etcd-user and \
+                 --etcd-password-file",
+            );
         }
         let (host, port) = split_port(rest).ok_or(EndpointError {
             problem: "the port is not a number from 1 to 65535",

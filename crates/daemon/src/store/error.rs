@@ -77,7 +77,7 @@ pub enum Cause {
     #[error("etcd does not know the lease")]
     LeaseLost,
     /// The revision that was asked for is compacted.
-    #[error("etcd has compacted that revision")]
+    #[error("etcd has already compacted the requested revision")]
     Compacted,
     /// The watch was ended by etcd, with its reason.
     #[error("etcd ended the watch: {0}")]
@@ -99,7 +99,7 @@ pub enum Cause {
         reason: String,
     },
     /// One of the two does not trust the other's certificate.
-    #[error("no TLS with etcd at {at}: {reason}")]
+    #[error("the TLS connection to etcd at {at} failed: {reason}")]
     Untrusted {
         /// Where.
         at: String,
@@ -210,7 +210,7 @@ impl Cause {
             return Some(match access.user {
                 Some(_) => Self::LoginEnded(message.to_owned()),
                 None => {
-                    Self::Refused("it requires a user: give --etcd-user and --etcd-password-file".to_owned())
+                    Self::Refused("a user is required: give --etcd-user and --etcd-password-file".to_owned())
                 }
             });
         }

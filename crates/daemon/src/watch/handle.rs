@@ -146,7 +146,8 @@ impl Watch {
         let ended = self.trust.expire(Instant::now().into_std());
         if !ended.is_empty() {
             warn!(
-                "{} keys that had vanished from etcd did not come back: dropping them",
+                "{} keys that vanished from etcd did not come back in time: they now count as \
+                 deleted",
                 ended.len()
             );
         }
@@ -193,7 +194,7 @@ impl Watch {
             (Some(alarm), Some(daemon)) if count > before => {
                 warn!("{alarm}; if the deletion was intended, run `mayfly confirm {daemon}`");
             }
-            (None, _) => info!("no vanished keys are kept any more"),
+            (None, _) => info!("all keys that had vanished from etcd are back, or now count as deleted"),
             _ => {}
         }
     }

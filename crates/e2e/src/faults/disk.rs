@@ -24,9 +24,9 @@ const MENDED: Duration = Duration::from_secs(10);
 
 /// What is wrong, as each of the three says it, in their logs and status records.
 const SAID: [(&str, &str); 3] = [
-    ("haproxy-updater", "cannot write haproxy's files"),
+    ("haproxy-updater", "cannot write HAProxy's files"),
     ("dns-updater", "hosts"),
-    ("environment-registrar", "contents are not archived"),
+    ("environment-registrar", "nothing is archived"),
 ];
 
 /// Those of haproxy-updater, dns-updater and environment-registrar, one kind of fault after the other.

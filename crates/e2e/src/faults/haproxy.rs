@@ -102,7 +102,10 @@ pub async fn changed(length: Length) -> Result<Outcome> {
         loaded.outage(false);
     }
     loaded
-        .says(&["WARN", "haproxy was changed by another program: repairing it"])
+        .says(&[
+            "WARN",
+            "another program has changed HAProxy's tables or servers: undoing these changes",
+        ])
         .await;
     Ok(loaded.end().await)
 }

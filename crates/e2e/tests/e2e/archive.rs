@@ -168,7 +168,7 @@ async fn an_archive_that_cannot_be_written_holds_up_nothing_and_is_said() {
         mayfly.save("a.yaml", &one("a", version));
         becomes(&mayfly, "a", version).await;
     }
-    is_set_aside(&mayfly, "/archive", "contents are not archived").await;
+    is_set_aside(&mayfly, "/archive", "nothing is archived").await;
     // Without an archive the file is all that is left: it stays.
     mayfly.etcd.delete(&key("a")).await.unwrap();
     is_set_aside(&mayfly, "a.yaml:a", "has ended").await;
@@ -178,7 +178,7 @@ async fn an_archive_that_cannot_be_written_holds_up_nothing_and_is_said() {
         .as_ref()
         .unwrap()
         .output()
-        .matches("contents are not archived")
+        .matches("nothing is archived")
         .count();
     assert_eq!(told, 1, "once");
     fs::remove_file(mayfly.directory().join("archive")).unwrap();

@@ -68,8 +68,8 @@ async fn auto_is_never_an_address_that_only_its_own_host_reaches() {
     let finished = whole.render(&[]).await;
     assert_eq!(finished.code, Some(1), "{finished:?}");
     for part in [
-        "etcd is reached from 127.0.0.1",
-        "there is no default route",
+        "this host reaches etcd from 127.0.0.1",
+        "this host has no default route",
         "--advertise",
     ] {
         assert!(finished.stderr.contains(part), "{finished:?}");
@@ -77,13 +77,13 @@ async fn auto_is_never_an_address_that_only_its_own_host_reaches() {
     let registrar = whole.spawn("docker", ETCD, &published);
     says(
         &registrar,
-        "there is no default route; give an address instead of `auto`",
+        "this host has no default route; give an address instead of `auto`",
     )
     .await;
     let instance = whole.spawn("instance", ETCD, &["register", "backend", "1", "auto", "80"]);
     says(
         &instance,
-        "there is no default route; give an address instead of `auto`",
+        "this host has no default route; give an address instead of `auto`",
     )
     .await;
 

@@ -402,7 +402,8 @@ async fn plant(installation: &mut Installation) -> (Disk, Authority) {
         record.to_string()
     };
     let version = mayfly.status("haproxy-updater").await.unwrap()["detail"]["version"].clone();
-    let crashes = json!({"version": version, "notes": ["haproxy 2.6.0 can crash; fixed in 2.6.20"]});
+    let notes = ["HAProxy 2.6.0 can crash; fixed in 2.6.20"];
+    let crashes = json!({"version": version, "notes": notes});
     mayfly
         .etcd
         .put("/mayfly/status/haproxy-updater/old", &old(crashes))

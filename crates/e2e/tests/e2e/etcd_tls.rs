@@ -132,7 +132,10 @@ async fn everything_works_over_tls_and_a_stranger_is_told_why_not() {
         ),
         (
             flags(&trusted, Some(&stranger)),
-            vec!["perhaps etcd does not accept --etcd-cert", strangers.as_str()],
+            vec![
+                "perhaps etcd does not accept the certificate of --etcd-cert",
+                strangers.as_str(),
+            ],
         ),
         (
             flags(
@@ -193,7 +196,7 @@ async fn what_is_renewed_in_place_is_taken_and_what_has_expired_is_told() {
     // Not only as the first thing that is wrong: etcd is away before.
     secured.mayfly.etcd.kill9().await.unwrap();
     let certificate = secured.own.certificate.display().to_string();
-    let told = format!("--etcd-cert {certificate} has expired at");
+    let told = format!("--etcd-cert {certificate} expired at");
     let names = ["haproxy-updater", "environment-registrar"];
     for name in names {
         says(

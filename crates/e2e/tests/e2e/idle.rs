@@ -156,7 +156,7 @@ async fn a_use_during_an_outage_of_etcd_is_reported_after_it() {
     assert_eq!(mayfly.get("dev", "/").await.unwrap().status, 200);
     let output = |mayfly: &Mayfly| mayfly.updater.as_ref().unwrap().output();
     eventually(SOON, "the log tells it", async || {
-        output(&mayfly).contains("cannot report the use of environments to etcd (1 with an idle time)")
+        output(&mayfly).contains("cannot report to etcd that 1 environments with an idle time are in use")
     })
     .await;
     // HAProxy may be started anew meanwhile.

@@ -299,13 +299,13 @@ async fn a_protected_environment_outlives_its_file_and_a_delete_in_etcd() {
     mayfly.etcd.delete(&key("prod")).await.unwrap();
     lives(&mayfly.etcd, "prod").await;
     mayfly.remove("prod.yaml");
-    ended(&mayfly, "prod.yaml:prod", "it stays because it is protected").await;
+    ended(&mayfly, "prod.yaml:prod", "stays because it is protected").await;
     throughout(WHILE, "it stays", async || {
         mayfly.etcd.get(&key("prod")).await.unwrap().is_some()
     })
     .await;
     restart_registrar(&mut mayfly).await;
-    ended(&mayfly, "prod.yaml:prod", "it stays because it is protected").await;
+    ended(&mayfly, "prod.yaml:prod", "stays because it is protected").await;
     // Not protected any more, it goes with its file.
     mayfly.save("prod.yaml", &one("prod", "1.0.0", ""));
     eventually(SOON, "it is not protected", async || -> Result<()> {
@@ -483,7 +483,8 @@ async fn of_five_environments_in_a_file_the_broken_one_keeps_its_last_good_versi
         &mayfly,
         "haproxy-updater",
         &key("c"),
-        "its newest version was refused: five.yaml:3:13: [2].owner: unknown field",
+        "the newest version of this environment was refused: five.yaml:3:13: [2].owner: unknown \
+         field",
     )
     .await;
     mayfly.answers("www-c.example.com", "frontend@1.0.0").await;

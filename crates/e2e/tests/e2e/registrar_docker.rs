@@ -228,7 +228,10 @@ async fn a_fault_sets_one_container_aside_and_no_other() {
     let told = faults.map(|(name, _, reason)| (name, reason));
     let told = [
         &told[..],
-        &[("no-port", "exposes no port"), ("host", "give --published")],
+        &[
+            ("no-port", "exposes no port"),
+            ("host", "start container-registrar with --published"),
+        ],
     ]
     .concat();
     until_aside(&mayfly, &told).await;
@@ -259,7 +262,10 @@ async fn a_network_is_chosen() {
     until(&mayfly, &[]).await;
     until_aside(
         &mayfly,
-        &[("b-1", "it is on several networks (mayfly, other): give --network")],
+        &[(
+            "b-1",
+            "it is on several networks (mayfly, other): name one of them with --network",
+        )],
     )
     .await;
     first.terminate(SOON).await.unwrap();

@@ -138,7 +138,11 @@ async fn a_lost_lease_is_granted_anew() {
         })
         .await;
         mayfly.etcd.revoke(&lease).await.unwrap();
-        says(process, &["the lease is lost: registering again"]).await;
+        says(
+            process,
+            &["etcd no longer has this daemon's lease: registering all of its records again"],
+        )
+        .await;
         eventually(SOON, "it hangs on another lease", async || {
             let now = mayfly.etcd.lease_of(key).await.ok().flatten();
             now.is_some_and(|now| now != lease)
@@ -156,13 +160,16 @@ async fn a_directory_that_is_removed_replaced_or_switched_is_followed() {
     fs::remove_dir_all(&envs).unwrap();
     says(
         process,
-        &["cannot read the directory", "waiting for it and deleting nothing"],
+        &[
+            "cannot read the directory",
+            "nothing is deleted until it can be read",
+        ],
     )
     .await;
     stays(&mayfly, "a", "1", Duration::from_millis(1500)).await;
     fs::create_dir(&envs).unwrap();
     mayfly.save("a.yaml", &one("a", "2"));
-    says(process, &["is back"]).await;
+    says(process, &["can be read again"]).await;
     becomes(&mayfly, "a", "2").await;
     // At once, when it often gets the same inode; what is saved later comes by events of the new one.
     for round in 3..8 {
@@ -221,7 +228,7 @@ async fn without_inotify_it_looks_every_second_until_the_limit_is_raised() {
         let words = [
             "WARN",
             "cannot get events of",
-            "scanning every 1s instead",
+            "scanning the directory every 1s instead",
             "retrying every 5s",
             "fs.inotify.max_user_watches",
         ];
@@ -230,7 +237,7 @@ async fn without_inotify_it_looks_every_second_until_the_limit_is_raised() {
         mayfly.save("a.yaml", &one("a", "2"));
         becomes(&mayfly, "a", "2").await;
         fs::write(&raise, "").unwrap();
-        says(process, &["INFO", "events of", "arrive again"]).await;
+        says(process, &["INFO", "the kernel reports changes in"]).await;
         mayfly.save("a.yaml", &one("a", "3"));
         becomes(&mayfly, "a", "3").await;
         let told = process.output().matches("cannot get events of").count();

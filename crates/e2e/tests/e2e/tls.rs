@@ -278,7 +278,8 @@ async fn the_first_certificate_brings_tls_and_the_redirect_and_no_start_loses_th
     world.mayfly.answers(WWW, "web@1").await;
     world.says(&["--edge-certificates "]).await;
     assert!(
-        world.notes().await[0].ends_with("holds no file *.pem; HAProxy listens for TLS once there is one")
+        world.notes().await[0]
+            .ends_with("has no file *.pem; HAProxy listens for TLS as soon as the directory has one")
     );
     assert!(world.get(WWW, "h2").await.is_err());
 
@@ -392,15 +393,17 @@ async fn a_file_that_cannot_be_used_leaves_the_former_one_in_use_and_says_why() 
     for (text, reason) in [
         (
             wrong_key,
-            "the private key does not belong to its first certificate; the one before stays in use",
+            "the private key does not belong to the first certificate of the file; the former \
+             certificate stays in use",
         ),
         (
             ended.both().unwrap(),
-            "it expired at 2021-01-01T00:00:00Z; the one before stays in use",
+            "it expired at 2021-01-01T00:00:00Z; the former certificate stays in use",
         ),
         (
             future.both().unwrap(),
-            "it is valid from 2090-01-01T00:00:00Z on, and is used then; the one before stays in use",
+            "it is valid from 2090-01-01T00:00:00Z on, and is not used before; the former \
+             certificate stays in use",
         ),
         ("0\u{1}DER".to_owned(), "it is DER, not PEM"),
         (String::new(), "it is empty; the one before stays in use"),
@@ -444,7 +447,8 @@ async fn a_file_that_cannot_be_used_leaves_the_former_one_in_use_and_says_why() 
     world
         .says(&[
             "certificate b c.pem: the name of the file may have",
-            "certificate b.pem: no environment has a prefix of its names (shop.other.org)",
+            "certificate b.pem: none of its names belongs to the prefix of an environment \
+             (shop.other.org)",
         ])
         .await;
     assert_eq!(world.shown("shop.other.org").await.unwrap(), elsewhere);

@@ -439,7 +439,7 @@ async fn render_prints_a_configuration_without_touching_anything() {
     let nowhere = ["--advertise", "no-such-host.invalid", "render"];
     let finished = mayfly.run("haproxy-updater", &nowhere).await.unwrap();
     assert!(
-        finished.code == Some(1) && finished.stderr.contains("give --internal-bind"),
+        finished.code == Some(1) && finished.stderr.contains("--internal-bind sets an address"),
         "{finished:?}"
     );
     for wrong in [
@@ -529,8 +529,8 @@ async fn damage_to_its_files_is_repaired_and_told_once_whether_haproxy_runs_or_n
                 let log = updater_log(&mayfly);
                 // The last one when it was killed within an answer.
                 let words = [
-                    "haproxy is not running",
-                    "haproxy does not listen",
+                    "HAProxy is not running",
+                    "HAProxy does not listen",
                     "is incomplete: ",
                 ];
                 words.iter().any(|word| log.contains(word))
@@ -565,7 +565,7 @@ async fn whoever_starts_all_at_once_is_warned_of_nothing() {
         // It is one here, which is said rightly.
         let lines = output.lines().filter(|line| !line.contains("a loopback address"));
         let output: String = lines.collect::<Vec<_>>().join("\n");
-        for word in ["WARN", "ERROR", "in sync again", "any more"] {
+        for word in ["WARN", "ERROR", "in sync again", "count as deleted"] {
             assert!(!output.contains(word), "{word} in {output}");
         }
     }

@@ -72,8 +72,8 @@ impl Answered {
             }
             Err(error) => {
                 let text = format!(
-                    "cannot record that new versions have answered: {error}; \
-                     retrying"
+                    "cannot record in etcd that environments have switched to their new versions: \
+                     {error}; retrying"
                 );
                 match self.backoff.failures() {
                     0 => warn!("{text}"),

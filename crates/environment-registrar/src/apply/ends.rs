@@ -120,8 +120,8 @@ impl EndNotes {
             Some(error) if error.is_refusal() => {
                 if !std::mem::replace(&mut self.refused, true) {
                     warn!(
-                        "{error}: the routers cannot report how environments ended; if etcd has \
-                         roles, run deploy/etcd-roles.sh again"
+                        "{error}; routers cannot report how environments ended: if etcd has roles, \
+                         run deploy/etcd-roles.sh again"
                     );
                 }
                 self.waiting.clear();

@@ -187,7 +187,7 @@ impl Observer {
                 }
                 self.may_be_missing = false;
                 if std::mem::take(&mut self.missing) {
-                    info!("{} is back", self.directory.display());
+                    info!("the directory {} can be read again", self.directory.display());
                 }
                 self.known_fresh.fresh.clone_from(&scan.fresh);
                 if let Some(due) = scan.fresh.values().map(|(_, due)| *due).min() {
@@ -212,8 +212,8 @@ impl Observer {
                     debug!("there is no directory {} yet", self.directory.display());
                 } else if !std::mem::replace(&mut self.missing, true) {
                     warn!(
-                        "cannot read the directory {}: {error}; waiting for it and deleting \
-                         nothing",
+                        "cannot read the directory {}: {error}; nothing is deleted until it can be \
+                         read",
                         self.directory.display()
                     );
                 }
@@ -309,15 +309,15 @@ impl Observer {
             Ok(watcher) => {
                 self.watcher = Some(watcher);
                 if self.retry.take().is_some() {
-                    info!("events of {} arrive again", self.directory.display());
+                    info!("the kernel reports changes in {} again", self.directory.display());
                 }
             }
             // The directory may have gone since; then the next check finds out.
             Err(error) if scan::identity(&self.directory).is_some() => {
                 if self.retry.replace(Instant::now() + RETRY).is_none() {
                     warn!(
-                        "cannot get events of {}: {error}; scanning every {FALLBACK:?} instead, \
-                         and retrying every {RETRY:?}{}",
+                        "cannot get events of {} from the kernel: {error}; scanning the directory \
+                         every {FALLBACK:?} instead, and retrying every {RETRY:?}{}",
                         self.directory.display(),
                         advice(&error)
                     );

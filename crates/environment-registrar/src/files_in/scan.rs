@@ -91,7 +91,9 @@ fn followed(directory: &Path, entry: &Path) -> Result<PathBuf, Content> {
         return Ok(target);
     }
     Err(Content::Unreadable(
-        "a link that leads out of the directory is not followed: put the file itself here".to_owned(),
+        "a link to a file outside this directory is not followed: put the file itself into the \
+         directory"
+            .to_owned(),
     ))
 }
 
@@ -397,7 +399,10 @@ mod tests {
             let Content::Unreadable(reason) = content(&scan, name) else {
                 panic!("{name} was read")
             };
-            assert!(reason.contains("leads out of the directory"), "{name}: {reason}");
+            assert!(
+                reason.contains("a file outside this directory"),
+                "{name}: {reason}"
+            );
         }
         assert_eq!(scan.files.len(), 8);
     }

@@ -121,16 +121,16 @@ pub fn plan(
             },
             (InEtcd::Elsewhere(_), OnDisk::Other) => {
                 let reason = format!(
-                    "environment {name} of etcd is not written back: this file has its place and \
-                     describes something else; rename the file"
+                    "environment {name} of etcd is not written back: this file has the name of its \
+                     copy, but describes something else: rename this file"
                 );
                 copies.reports.insert(home, reason);
             }
             (InEtcd::Ours | InEtcd::Nothing, OnDisk::Copy(_)) => copies.deletes.push(name.clone()),
             (InEtcd::Lost, OnDisk::Copy(_)) => {
                 let reason = format!(
-                    "etcd lost its data and environment {name} with it; this copy stays: change \
-                     this file to register it again, or delete the file"
+                    "etcd lost its data, and environment {name} with it; this copy is not deleted: \
+                     change the copy to register the environment again, or delete it"
                 );
                 copies.reports.insert(home, reason);
             }

@@ -131,7 +131,10 @@ impl Queue {
                 match outcome {
                     Ok(outcome) => return self.take(outcome),
                     Err(error) => {
-                        error!("cannot finish writing files: {error}");
+                        error!(
+                            "the task that writes environment files and the archive has failed: \
+                             {error}; retrying, but earlier contents may be missing in the archive"
+                        );
                         self.news = true;
                     }
                 }

@@ -31,10 +31,15 @@ fn why(mounts: &str, path: &Path) -> Option<&'static str> {
         .filter(|(place, _)| path.starts_with(place));
     let (place, kind) = over.max_by_key(|(place, _)| place.components().count())?;
     if IN_MEMORY.contains(&kind.as_str()) {
-        return Some("is in memory: a restart of the host loses it");
+        return Some(
+            "is in memory, and a restart of the host loses it: choose another directory with \
+             --archive",
+        );
     }
-    (LAYERS.contains(&kind.as_str()) && place == Path::new("/"))
-        .then_some("is in the container and not on a volume: a new container loses it")
+    (LAYERS.contains(&kind.as_str()) && place == Path::new("/")).then_some(
+        "is in the container and not on a volume, and a new container loses it: mount a volume \
+         there",
+    )
 }
 
 #[cfg(test)]

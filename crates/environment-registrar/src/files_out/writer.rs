@@ -119,8 +119,9 @@ impl Writer {
         }
         self.archive.add(name, content, now).map_err(|error| {
             WriteFault::Archive(format!(
-                "{error:#}: contents are not archived and files of ended environments stay until \
-                 this is fixed (or --archive names another place); retrying"
+                "{error:#}; until this works, nothing is archived and the files of ended \
+                 environments stay: let the registrar write to the archive, or choose another \
+                 directory with --archive; retrying"
             ))
         })
     }
@@ -231,11 +232,11 @@ impl Writer {
         });
         match write_new(&self.directory.join(&place), &content.bytes, content.mode) {
             Ok(true) => Ok(Some(format!(
-                "environment {name} is kept: wrote its file {place} again"
+                "environment {name} was kept by `mayfly keep`: restored its file {place}"
             ))),
             Ok(false) => Err(WriteFault::File(format!(
-                "environment {name} is kept, and its file cannot be written again: {place} exists \
-                 and does not name it; write it into another file"
+                "environment {name} was kept by `mayfly keep`, but its file cannot be restored: \
+                 {place} exists and describes something else; describe {name} in another file"
             ))),
             Err(error) => Err(self.unwritable(&error)),
         }
@@ -255,7 +256,8 @@ impl Writer {
         if fs::symlink_metadata(&path).is_err() {
             return match write_new(&path, &content, self.mode(name)) {
                 Ok(true) => Ok(Some(format!(
-                    "wrote environment {name} of etcd back to {file}; to delete it, use `mayfly delete {name}`"
+                    "wrote environment {name} from etcd to {file}; to delete the environment, run \
+                     `mayfly delete {name}`"
                 ))),
                 // A person was faster: what that says comes next.
                 Ok(false) => Ok(None),
@@ -271,7 +273,9 @@ impl Writer {
         }
         self.archive(name, &unmarked(&before), SystemTime::now())?;
         match write_over(&path, &before.bytes, &content, before.mode) {
-            Ok(true) => Ok(Some(format!("{file} follows environment {name} of etcd"))),
+            Ok(true) => Ok(Some(format!(
+                "environment {name} has changed in etcd: updated its copy {file}"
+            ))),
             // A person was faster here, too.
             Ok(false) => Ok(None),
             Err(error) => Err(self.unwritable(&error)),
@@ -288,8 +292,8 @@ impl Writer {
         let deleted = self.delete(&self.directory.join(&file), &file, &kept.bytes)?;
         Ok(deleted.then(|| {
             format!(
-                "environment {name} is no longer registered elsewhere: deleted \
-             its copy {file}"
+                "environment {name} is no longer registered by another program: deleted its copy \
+                 {file}"
             )
         }))
     }

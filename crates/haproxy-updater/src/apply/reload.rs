@@ -162,7 +162,7 @@ impl Applier {
         info!(
             from = before.total(),
             to = total,
-            "less than a quarter of the slots is free: growing the pool by a reload"
+            "less than a quarter of the slots is free: reloading HAProxy with more slots"
         );
         self.pool.grow(total);
         self.allot(routing, &mut Touched::default(), false, true);
@@ -200,13 +200,13 @@ impl Applier {
                 self.refusal = None;
                 self.retries.reset();
                 self.parts.metrics.reloads.inc();
-                info!("haproxy was reloaded");
+                info!("HAProxy was reloaded");
                 return Ok(());
             }
             Err(ReloadFailure::Faulty(error)) => (error, true),
             Err(ReloadFailure::NotReloaded(error)) => (error, false),
         };
-        let reason = format!("haproxy was not reloaded: {error:#}");
+        let reason = format!("HAProxy was not reloaded: {error:#}");
         if self.refusal() != Some(&reason) {
             warn!("{reason}; retrying");
         }
@@ -241,7 +241,7 @@ impl Applier {
             Ok(Reload::Done) => self.replaced(),
             Ok(Reload::Refused(reason)) => {
                 return Err(ReloadFailure::Faulty(anyhow!(
-                    "haproxy refused the configuration: {reason}"
+                    "HAProxy refused the configuration: {reason}"
                 )));
             }
             Err(error) => return Err(ReloadFailure::NotReloaded(error)),
@@ -260,9 +260,10 @@ impl Applier {
                 let config = self.parts.files.config();
                 return Err(ReloadFailure::NotReloaded(match info {
                     Ok(_) => anyhow!(
-                        "haproxy runs another configuration after the reload: start it with -f {config}"
+                        "HAProxy runs another configuration after the reload: start HAProxy with \
+                         -f {config}"
                     ),
-                    Err(trouble) => anyhow!(trouble).context("after the reload"),
+                    Err(trouble) => anyhow!(trouble).context("HAProxy does not answer after the reload"),
                 }));
             }
             sleep(POLL).await;

@@ -53,7 +53,7 @@ async fn ask(master: &ConfigPath, request: &str) -> Vec<(u32, String)> {
             Vec::new()
         }
         Err(_) => {
-            debug!("haproxy's master process does not answer within {LIMIT:?}");
+            debug!("HAProxy's master process does not answer within {LIMIT:?}");
             Vec::new()
         }
     }

@@ -80,7 +80,9 @@ impl Certificate {
         match certified.keys_match() {
             Ok(()) => {}
             Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-                return Err("the private key does not belong to its first certificate".to_owned());
+                return Err(
+                    "the private key does not belong to the first certificate of the file".to_owned(),
+                );
             }
             Err(error) => return Err(format!("its first certificate cannot be read: {error}")),
         }

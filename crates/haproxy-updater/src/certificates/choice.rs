@@ -59,7 +59,11 @@ pub fn choose(
             (Ok(certificate), _) => drop(choice.certificates.insert(name, certificate)),
             (Err(reason), Some(former)) => {
                 let is_same = content.as_ref().is_ok_and(|certificate| certificate == former);
-                let what = if is_same { "it" } else { "the one before" };
+                let what = if is_same {
+                    "this certificate"
+                } else {
+                    "the former certificate"
+                };
                 choice
                     .faults
                     .insert(file.clone(), format!("{reason}; {what} stays in use"));
@@ -94,7 +98,7 @@ fn fault(certificate: &Certificate, now: SystemTime) -> Option<String> {
     }
     (certificate.not_before > now).then(|| {
         let begin = Moment::of(certificate.not_before);
-        format!("it is valid from {begin} on, and is used then")
+        format!("it is valid from {begin} on, and is not used before")
     })
 }
 
@@ -122,18 +126,18 @@ fn leave_out_shorter(choice: &mut CertificateChoice) {
             true => "for longer",
             false => "as long",
         };
-        let reason = format!("{best} is for the same names and valid {span}, until {end}");
+        let reason = format!("the certificate {best} has the same names and is valid {span}, until {end}");
         left_out.push((name.clone(), better.clone(), reason));
     }
     for (name, better, reason) in left_out {
         let reason = match name.as_str() {
             DEFAULT => {
                 choice.certificates.insert(name.clone(), better);
-                format!("{reason}; it is used in place of this one")
+                format!("{reason}; that certificate is used in place of this one")
             }
             _ => {
                 choice.certificates.remove(&name);
-                reason
+                format!("{reason}; this one is not used")
             }
         };
         choice.faults.insert(name.to_string(), reason);
@@ -149,7 +153,7 @@ fn note(certificate: &Certificate, now: SystemTime, is_prefix: &dyn Fn(&str) -> 
             1 => "1 day".to_owned(),
             days => format!("{days} days"),
         };
-        return Some(format!("it ends at {end}, in {span}"));
+        return Some(format!("it expires at {end}, in {span}: renew it"));
     }
     let is_for_one = |name: &String| {
         let label = name.split('.').next().unwrap_or_default();
@@ -157,6 +161,9 @@ fn note(certificate: &Certificate, now: SystemTime, is_prefix: &dyn Fn(&str) -> 
     };
     (!certificate.names.iter().any(is_for_one)).then(|| {
         let names: Vec<&str> = certificate.names.iter().take(5).map(String::as_str).collect();
-        format!("no environment has a prefix of its names ({})", names.join(", "))
+        format!(
+            "none of its names belongs to the prefix of an environment ({})",
+            names.join(", ")
+        )
     })
 }

@@ -129,7 +129,9 @@ impl Looker {
             let looked = scanner.look();
             (scanner, looked)
         });
-        let (scanner, looked) = scan.await.context("reading the certificates")?;
+        let (scanner, looked) = scan
+            .await
+            .context("the task that reads the certificates has failed")?;
         self.scanner = scanner;
         let refused = &mut self.given.refused;
         refused.retain(|_, refused| refused.since.elapsed() < LAPSE);
@@ -145,7 +147,9 @@ impl Looker {
                 }
                 Err(trouble) => {
                     self.given.is_clean = false;
-                    self.trouble = Some(format!("cannot be served: {trouble}"));
+                    self.trouble = Some(format!(
+                        "HAProxy cannot serve the certificates of this directory: {trouble}"
+                    ));
                     self.next_serve = Instant::now() + self.backoff.next_delay();
                 }
             }
@@ -156,12 +160,21 @@ impl Looker {
             self.next_write = Instant::now() + LOOK_AT_KEPT;
             let (kept, served) = (self.kept.clone(), self.served.clone());
             let write = spawn_blocking(move || kept::write(&kept, &served));
-            let written = write.await.context("keeping the certificates")?;
+            let written = write
+                .await
+                .context("the task that saves the certificates has failed")?;
             self.is_kept |= written.is_ok() && !self.served.is_empty();
-            let cannot = |error| format!("cannot be saved for the next start of haproxy: {error:#}");
+            let cannot = |error| {
+                format!(
+                    "the certificates of this directory cannot be saved for the next start of \
+                     HAProxy: {error:#}"
+                )
+            };
             self.unkept = written.err().map(cannot);
         }
-        let unread = looked.err().map(|reason| format!("cannot be read: {reason}"));
+        let unread = looked
+            .err()
+            .map(|reason| format!("the directory cannot be read: {reason}"));
         let looked = Looked {
             choice,
             served: self.served.clone(),
@@ -233,7 +246,7 @@ impl Looker {
                     }
                 }
                 Err(reason) => {
-                    let reason = format!("haproxy does not accept it: {reason}");
+                    let reason = format!("HAProxy does not accept this certificate: {reason}");
                     let since = Instant::now();
                     self.given
                         .refused

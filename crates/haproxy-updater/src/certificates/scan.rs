@@ -94,7 +94,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = opened.map_err(cannot)?;
     if !file.metadata().map_err(cannot)?.is_file() {
-        return Err("it is no file".to_owned());
+        return Err("it is not a regular file".to_owned());
     }
     let mut bytes = Vec::new();
     // The metadata may lie: a file can grow, and those of some file systems have no size.
@@ -182,7 +182,7 @@ mod tests {
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
         for path in [&pipe, Path::new("/dev/zero"), directory.path()] {
-            assert_eq!(read(path), Err("it is no file".to_owned()), "{path:?}");
+            assert_eq!(read(path), Err("it is not a regular file".to_owned()), "{path:?}");
         }
     }
 }

@@ -102,11 +102,11 @@ async fn what_people_bring_is_read_or_refused_with_a_reason() {
     let other = authority.certify_as("other", &["DNS:other"], &[]).await.unwrap();
     assert_eq!(
         reason(certificate.clone() + &text(&other.key)),
-        "the private key does not belong to its first certificate"
+        "the private key does not belong to the first certificate of the file"
     );
     assert_eq!(
         reason(format!("{root}{certificate}{key}")),
-        "the private key does not belong to its first certificate"
+        "the private key does not belong to the first certificate of the file"
     );
     assert_eq!(reason(""), "it is empty");
     assert_eq!(reason("hello"), "it is not PEM");
@@ -332,32 +332,35 @@ async fn what_is_served_of_what_the_files_hold() {
         ("", "a.pem=*+90", "a.pem=*+90", &[]),
         ("b.pem=bad", "a.pem=*+90", "a.pem=*+90", &["b.pem: bad"]),
         // Notes.
-        ("a.pem=*+9", "", "a.pem=*+9", &["a.pem: it ends at "]),
+        ("a.pem=*+9", "", "a.pem=*+9", &["a.pem: it expires at "]),
         (
             "a.pem=www+90 b.pem=none+90",
             "",
             "a.pem=www+90 b.pem=none+90",
-            &["b.pem: no environment has a prefix of its names (none.example.com)"],
+            &[
+                "b.pem: none of its names belongs to the prefix of an environment \
+                 (none.example.com)",
+            ],
         ),
         // Two for the same names.
         (
             "a.pem=*+90 b.pem=*+95",
             "a.pem=*+90",
             "b.pem=*+95",
-            &["a.pem: b.pem is for the same names and valid for longer"],
+            &["a.pem: the certificate b.pem has the same names and is valid for longer"],
         ),
         (
             "a.pem=*-5 b.pem=*+95",
             "a.pem=*-5",
             "b.pem=*+95",
-            &["a.pem: b.pem is for the same names"],
+            &["a.pem: the certificate b.pem has the same names"],
         ),
         // One that is valid as long does not take the place of one that is in use.
         (
             "a.pem=*+90 b.pem=*+90#2",
             "a.pem=*+90",
             "a.pem=*+90",
-            &["b.pem: a.pem is for the same names and valid as long, until "],
+            &["b.pem: the certificate a.pem has the same names and is valid as long, until "],
         ),
         // A copy of another file, or a link to it.
         (
@@ -371,13 +374,16 @@ async fn what_is_served_of_what_the_files_hold() {
             "a.pem=*+90 b.pem=www+95 default.pem=www+90",
             "a.pem=*+90 b.pem=www+90 default.pem=www+90",
             "a.pem=*+90 b.pem=www+95 default.pem=www+95",
-            &["default.pem: b.pem is for the same names and valid for longer, until "],
+            &[
+                "default.pem: the certificate b.pem has the same names and is valid for longer, \
+                 until ",
+            ],
         ),
         (
             "b.pem=www+90 default.pem=www+95",
             "",
             "default.pem=www+95",
-            &["b.pem: default.pem is for the same names and valid for longer"],
+            &["b.pem: the certificate default.pem has the same names and is valid for longer"],
         ),
         // What HAProxy has refused.
         ("a.pem=refused+90", "", "", &["a.pem: no"]),

@@ -240,7 +240,8 @@ impl HaproxyFiles {
                 path.display()
             ),
             None => info!(
-                "no haproxy program at {haproxy:?} (--haproxy): configurations are not checked before HAProxy uses them"
+                "there is no program {haproxy:?} (--haproxy): configurations are not checked \
+                 before HAProxy uses them"
             ),
         }
         Ok(Self {
@@ -337,7 +338,10 @@ impl HaproxyFiles {
                         let path = PathBuf::from(map.path(&maps));
                         texts.maps.remove(&map);
                         if write_if_different(&path, b"", MODE)? {
-                            damage.insert(path, "the map `access` is lost".to_owned());
+                            damage.insert(
+                                path,
+                                "it was emptied while the map `access` was missing".to_owned(),
+                            );
                         }
                     }
                 }

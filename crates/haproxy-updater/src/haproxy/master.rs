@@ -36,7 +36,7 @@ pub async fn reload(socket: &ConfigPath) -> anyhow::Result<Reload> {
         Ok(answer) => answer,
         // The master replaces itself while it reloads.
         Err(Trouble::Broken { .. }) => String::new(),
-        Err(away) => return Err(away).context("cannot ask haproxy's master process to reload"),
+        Err(away) => return Err(away).context("cannot ask HAProxy's master process to reload"),
     };
     if let Some(reload) = outcome(&answer) {
         return Ok(reload);
@@ -48,12 +48,12 @@ pub async fn reload(socket: &ConfigPath) -> anyhow::Result<Reload> {
             if now.reloads > before.reloads && now.settled {
                 return Ok(match now.failed {
                     0 => Reload::Done,
-                    _ => Reload::Refused("see haproxy's own log for the reason".to_owned()),
+                    _ => Reload::Refused("see HAProxy's own log for the reason".to_owned()),
                 });
             }
         }
         if Instant::now() > deadline {
-            bail!("haproxy's master process did not finish a reload within {LIMIT:?}");
+            bail!("HAProxy's master process did not finish a reload within {LIMIT:?}");
         }
         sleep(POLL).await;
     }
@@ -98,7 +98,7 @@ async fn first_answer(master: &Socket) -> anyhow::Result<Processes> {
         match processes(master).await {
             Err(_) if Instant::now() < deadline => sleep(POLL).await,
             answer => {
-                return answer.context("cannot reach haproxy's master process: start haproxy with -W -S");
+                return answer.context("cannot reach HAProxy's master process: start HAProxy with -W -S");
             }
         }
     }

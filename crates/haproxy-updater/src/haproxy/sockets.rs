@@ -25,13 +25,13 @@ use crate::haproxy::tokens::{ConfigPath, ServerName, Slot, Word};
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
     /// No process listens at the socket.
-    #[error("haproxy does not listen at {0}")]
+    #[error("HAProxy does not listen at {0}")]
     Away(String),
     /// It did not answer, or not to the end.
-    #[error("haproxy's answer at {path} is incomplete: {reason}")]
+    #[error("HAProxy's answer at {path} is incomplete: {reason}")]
     Broken { path: String, reason: String },
     /// It answered something else than was expected.
-    #[error("haproxy refused a command: {0}")]
+    #[error("HAProxy refused a command: {0}")]
     Refused(String),
 }
 
@@ -93,7 +93,7 @@ impl Socket {
             };
             exchange.await.map_err(|error| broken(error.to_string()))?;
             if answer.len() as u64 > LONGEST {
-                return Err(broken(format!("it has more than {LONGEST} bytes")));
+                return Err(broken(format!("the answer has more than {LONGEST} bytes")));
             }
             // Not copied where it is text already: that of a large map has tens of megabytes.
             Ok(String::from_utf8(answer)
@@ -101,7 +101,7 @@ impl Socket {
         };
         timeout(LIMIT, talk)
             .await
-            .map_err(|_| broken(format!("it takes longer than {LIMIT:?}")))?
+            .map_err(|_| broken(format!("the answer took longer than {LIMIT:?}")))?
     }
 }
 

@@ -111,7 +111,10 @@ impl TrafficReader {
                 self.traffic = Some(*traffic);
             }
             TrafficTurn::Conclude(None) => {
-                warn!("a reading of haproxy's counters was lost: requests are counted from now on");
+                warn!(
+                    "the task that reads HAProxy's request counters has failed: this router counts \
+                     its requests from zero again"
+                );
                 self.traffic = Some(TrafficTotals::new(now()));
             }
         }

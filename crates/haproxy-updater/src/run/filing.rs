@@ -179,7 +179,7 @@ impl Filing {
                 None
             }
             Err(error) => {
-                let text = format!("cannot write haproxy's files: {error:#}");
+                let text = format!("cannot write HAProxy's files: {error:#}");
                 if self.failure.as_ref() != Some(&text) {
                     warn!("{text}; retrying");
                 }

@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(locating.found().await.unwrap().to_string(), "10.0.0.8");
         locating.advertised = Advertised::Auto;
         let error = locating.found().await.unwrap_err().to_string();
-        assert!(error.contains("there is no endpoint"), "{error}");
+        assert!(error.contains("--etcd names no endpoint"), "{error}");
         assert_eq!(begun.elapsed().as_secs(), 2 * EVERY.as_secs());
     }
 }

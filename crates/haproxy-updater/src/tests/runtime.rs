@@ -325,7 +325,7 @@ async fn a_refused_configuration_leaves_the_old_one_serving() {
     router.environment("prod", None, &["a@1/"]);
     router.apply().await;
     let refusal = router.applier.refusal().unwrap().to_owned();
-    assert!(refusal.contains("haproxy was not reloaded"), "{refusal}");
+    assert!(refusal.contains("HAProxy was not reloaded"), "{refusal}");
     assert_eq!(std::fs::read_to_string(router.path("haproxy.cfg")).unwrap(), good);
     // Meanwhile the good configuration is written again where another program has damaged it.
     for damage in [&good[..], "cut"] {

@@ -38,8 +38,12 @@ impl LastUses {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
         };
-        let at = serde_json::from_slice(&text)
-            .with_context(|| format!("{} does not hold the last uses of environments", file.display()))?;
+        let at = serde_json::from_slice(&text).with_context(|| {
+            format!(
+                "{} is not a list of the times at which environments were last used",
+                file.display()
+            )
+        })?;
         Ok(Self {
             at,
             rows: BTreeMap::new(),

@@ -55,7 +55,7 @@ impl UsageReporter {
     /// `file` keeps when environments were last used, for the next start.
     pub fn new(store: Store, file: &Path) -> Self {
         let last = LastUses::load(file).unwrap_or_else(|error| {
-            warn!("{error:#}; the times of last use of environments are not known");
+            warn!("{error:#}; when each environment was last used is unknown until its next use");
             LastUses::default()
         });
         Self {
@@ -82,7 +82,7 @@ impl UsageReporter {
         // Nothing waits for it; the next one tries again.
         blocking(move || {
             if let Err(error) = last::save(&file, &kept) {
-                warn!("cannot store the times of last use of environments: {error:#}");
+                warn!("cannot save when each environment was last used: {error:#}");
             }
         });
         uses
@@ -120,8 +120,9 @@ impl UsageReporter {
             Ok(None) => {
                 if !std::mem::replace(&mut self.blind, true) {
                     warn!(
-                        "the template does not set {{{{ maps }}}}/uses.map, so the use of environments is not noticed: \
-                         environments with an idle time expire even while in use; copy the line from `haproxy-updater template`"
+                        "the template does not set {{{{ maps }}}}/uses.map, so the use of \
+                         environments is not noticed: environments with an idle time expire even \
+                         while they are in use; copy the line from `haproxy-updater template`"
                     );
                 }
             }
@@ -181,7 +182,8 @@ impl UsageReporter {
                 self.next = self.next.min(Instant::now() + delay);
                 if !std::mem::replace(&mut self.failing, true) {
                     warn!(
-                        "cannot report the use of environments to etcd ({} with an idle time): {error}; retrying",
+                        "cannot report to etcd that {} environments with an idle time are in use: \
+                         {error}; retrying",
                         round.touch.len()
                     );
                 }
@@ -227,7 +229,9 @@ async fn touch_all(store: &Store, touches: Vec<Idler>) -> Result<u64, StoreError
             Some(Ok(alive)) => count += u64::from(alive?),
             // A touch that panicked, where that does not end the program: its environment is
             // touched with its next use.
-            Some(Err(error)) => warn!("{error}"),
+            Some(Err(error)) => {
+                warn!("the task that reports the use of an environment to etcd has failed: {error}")
+            }
         }
     }
 }

@@ -277,7 +277,7 @@ fn what_a_router_keeps_hinders_only_whom_it_concerns() {
 #[test]
 fn what_a_router_notes_is_reported_and_is_no_error() {
     let status =
-        r#"{"applied_revision": 9, "ready": true, "detail": {"notes": ["haproxy 2.6.12 can crash", 7]}}"#;
+        r#"{"applied_revision": 9, "ready": true, "detail": {"notes": ["HAProxy 2.6.12 can crash", 7]}}"#;
     let daemons = state(vec![
         entry("status/haproxy-updater/new", status, 7),
         entry("status/haproxy-updater/old", r#"{"applied_revision": 9}"#, 7),
@@ -290,7 +290,7 @@ fn what_a_router_notes_is_reported_and_is_no_error() {
     assert_eq!(
         reported,
         [
-            (&["haproxy 2.6.12 can crash".to_owned()][..], &None),
+            (&["HAProxy 2.6.12 can crash".to_owned()][..], &None),
             (&[][..], &None)
         ]
     );
@@ -416,7 +416,7 @@ fn a_loopback_address_is_reported_where_another_host_needs_it() {
             "a@1 of node a",
             "127.0.0.1:80, a loopback address",
             "the router of node b",
-            "another host",
+            "an address that all routers reach",
         ]],
     );
     check(
@@ -430,7 +430,10 @@ fn a_loopback_address_is_reported_where_another_host_needs_it() {
     );
     check(
         vec![router("a", "127.0.0.1"), instance("172.17.0.2:80", contained)],
-        &[&["router of node a", "a@1 at 172.17.0.2:80 does not reach it"]],
+        &[&[
+            "router of node a",
+            "a@1 at 172.17.0.2:80 does not reach this router",
+        ]],
     );
     check(
         vec![router("a", "127.0.0.1"), instance("10.0.0.5:80", on_b)],

@@ -65,8 +65,9 @@ impl State {
             let (node, what) = (place.node.as_deref()?, only_here(place.address.ip())?);
             let router = routers.keys().find(|router| router.as_str() != node)?;
             Some(format!(
-                "{} of node {node} is registered at {}, {what}: the router of node {router} does not reach it; give its registrar \
-                 another host",
+                "{} of node {node} is registered at {}, {what}: the router of node {router} does \
+                 not reach this instance; start its container-registrar with an address that all \
+                 routers reach",
                 place.backend, place.address
             ))
         });
@@ -82,15 +83,16 @@ impl State {
         let instance = || self.places.values().find(|place| place.is_beyond(node));
         let who = match names {
             Some((_, other)) => {
-                format!("the dns-updater of node {other} lets the names of services resolve to it")
+                format!("the dns-updater of node {other} resolves the names of services to this address")
             }
             None => {
                 let InstancePlace { backend, address, .. } = instance()?;
-                format!("{backend} at {address} does not reach it")
+                format!("{backend} at {address} does not reach this router")
             }
         };
         Some(format!(
-            "the router of node {node} is registered at {address}, {what}: {who}; give haproxy-updater --advertise"
+            "the router of node {node} is registered at {address}, {what}: {who}; start \
+             haproxy-updater with `--advertise ADDRESS`, an address that all services reach"
         ))
     }
 }

@@ -47,7 +47,7 @@ impl Api {
         };
         let Ok(permit) = self.waits.clone().try_acquire_owned() else {
             return Err(Problem::unavailable(format!(
-                "{WAITS} requests wait already, and no more may at a time; try again later"
+                "{WAITS} requests wait already, which is the limit; try again later"
             )));
         };
         let _counted = CountedStream::new(&self.metrics.waits, permit);

@@ -48,8 +48,8 @@ impl Api {
     async fn stream(&self, topic: FeedTopic, gzip: bool) -> ApiResult {
         let Ok(permit) = self.streams.clone().try_acquire_owned() else {
             return Err(Problem::unavailable(format!(
-                "{STREAMS} streams are open already, and there are no more at a time; try again later, \
-                 or ask /v1/state now and then"
+                "{STREAMS} streams are open already, which is the limit; try again later, or poll \
+                 /v1/state"
             )));
         };
         let counted = CountedStream::new(&self.metrics.streams, permit);

@@ -49,7 +49,10 @@ impl Docker {
                 Err(error) => return Err(failed(format!("create container `{name}`"))(error)),
             }
         }
-        bail!("cannot create container `{name}`: the engine says that it exists, but does not have it")
+        bail!(
+            "cannot create container `{name}`: the engine reports that a container of this name \
+             exists, but cannot find that container"
+        )
     }
 
     /// Deals with a container that has the name already. Returns whether it runs now; else the name
@@ -63,7 +66,7 @@ impl Docker {
         let name = &launch.name;
         let labels = there.config.and_then(|config| config.labels).unwrap_or_default();
         if let Some(whose) = self.owner.stranger(name, &labels, &launch.backend) {
-            bail!("container `{name}` already exists, and {whose}");
+            bail!("container `{name}` already exists, and {whose}: rename or remove that container");
         }
         let id = there.id.unwrap_or_default();
         match state::inspected(there.state.unwrap_or_default()) {
@@ -117,7 +120,8 @@ async fn missing_networks<'a>(
     launch: &'a Launch,
 ) -> anyhow::Result<BTreeSet<&'a NetworkName>> {
     let inspected = inspect(client, id).await?;
-    let inspected = inspected.with_context(|| format!("container `{}` is gone again", launch.name))?;
+    let inspected = inspected
+        .with_context(|| format!("container `{}` was removed right after its creation", launch.name))?;
     let joined = inspected.network_settings.and_then(|settings| settings.networks);
     let joined = joined.unwrap_or_default();
     let asked = launch.definition.networks.iter();

@@ -137,7 +137,7 @@ async fn an_engine_that_is_gone_or_frozen_is_told_in_time() {
     let error = docker.inventory().await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "cannot list the containers of the engine: it does not answer in time"
+        "cannot list the containers of the engine: the engine did not answer in time"
     );
     assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
     engine.thaw().unwrap();

@@ -89,7 +89,9 @@ fn whoever_inherits_from_one_that_extends_nothing_is_incomplete() {
     let index = index_after(&changes);
     let view = index.view(&"d".parse().unwrap()).unwrap();
     assert!(!view.complete);
-    let reason = "b, from which it inherits: extends gone, which does not exist; inside, only its own services are routed; at the edge it is closed unless it has an `access` of its own";
+    let reason = "b, from which it inherits: extends gone, which does not exist; the internal side \
+                  routes only this environment's own services, and the edge refuses its requests \
+                  unless it has an `access` of its own";
     assert_eq!(view.reasons(), [reason]);
     assert_eq!(index.shortage(9).environments, 3);
     // It comes, and it goes.

@@ -267,7 +267,8 @@ fn of_one_environment_a_hundred_addresses_count() {
     assert!(now[0].starts_with("a@http://10.9.9.9:80") && now[100].starts_with("s99@"));
     assert_eq!(
         now[101],
-        "aside /mayfly/environments/flood: names 1500 addresses of external services, more than the limit of 100: s100 and 1399 more cannot be reached; name fewer"
+        "aside /mayfly/environments/flood: this environment names 1500 addresses of external \
+         services, more than the limit of 100: s100 and 1399 more cannot be reached; name fewer"
     );
     // What is refused anyway counts for nothing, and is reported shortly.
     let refused: String = (0..200).map(|n| format!(" r{n}=http://127.0.0.{n}:80")).collect();
@@ -275,7 +276,7 @@ fn of_one_environment_a_hundred_addresses_count() {
     let now = servers_and_asides(&[mixed]);
     assert_eq!(now.len(), 100 + 6);
     assert!(
-        now[100].ends_with("195 more of its addresses are refused, too"),
+        now[100].ends_with("195 more addresses of this environment are refused, too"),
         "{}",
         now[100]
     );

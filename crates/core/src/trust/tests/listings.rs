@@ -248,7 +248,9 @@ fn names_of_what_nothing_checks_stay_for_the_window() {
     assert!(stage.list(10, "").is_empty());
     assert_eq!(
         stage.alarm().unwrap(),
-        "1 of 1 instances, 2 of 2 environments and 1 of 1 routers vanished from etcd without being deregistered (/mayfly/backends/s/1/x, ...): their names are kept: those of environments until they are back, others for 1m"
+        "1 of 1 instances, 2 of 2 environments and 1 of 1 routers vanished from etcd without being \
+         deregistered (/mayfly/backends/s/1/x, ...): their names are kept: names of environments \
+         until the environments are back, other names for 1m"
     );
     assert_eq!(stage.later(GRACE), ["backends/s/1/x", "routers/n"]);
     assert_eq!(stage.withheld(), 2);

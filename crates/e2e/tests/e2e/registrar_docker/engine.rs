@@ -91,7 +91,7 @@ async fn containers_outlive_their_engine_as_long_as_somebody_can_vouch_for_them(
     until_told(&mayfly, "the engine is silent", |status| {
         status["error"]
             .as_str()
-            .is_some_and(|text| text.contains("cannot follow the engine"))
+            .is_some_and(|text| text.contains("cannot follow the containers of the engine"))
     })
     .await;
     let checked = address_of(&mayfly, "checked").await;

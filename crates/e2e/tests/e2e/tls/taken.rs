@@ -15,7 +15,7 @@ async fn a_port_that_is_taken_is_served_once_it_is_free() {
     eventually(SOON, "the status says it", async || -> Result<()> {
         let status = world.mayfly.status("haproxy-updater").await?;
         let error = status["error"].as_str().unwrap_or_default();
-        ensure!(error.starts_with("haproxy was not reloaded"), "{status}");
+        ensure!(error.starts_with("HAProxy was not reloaded"), "{status}");
         Ok(())
     })
     .await;

@@ -81,8 +81,10 @@ impl Merge<'_> {
                 let reason = if is_late {
                     let file = file_of(environment).unwrap_or_default();
                     format!(
-                        "{claim} is taken by environment {name} of {file}, which was registered first, so routers leave \
-                         this one out: register it with another one, or `mayfly delete {rival}`"
+                        "{claim} is taken by environment {name} of {file}, which was registered \
+                         first, so routers set environment {rival} aside: register {rival} with \
+                         another {}, or run `mayfly delete {rival}`",
+                        claim.field()
                     )
                 } else {
                     taken(&claim, rival, self.actual.other(rival).unwrap_or_default())
@@ -107,5 +109,8 @@ impl Merge<'_> {
 }
 
 fn taken(claim: &Claim, rival: &EnvironmentName, place: &str) -> String {
-    format!("{claim} is taken by environment {rival} of {place}: choose another one")
+    format!(
+        "{claim} is taken by environment {rival} of {place}: choose another {}",
+        claim.field()
+    )
 }

@@ -225,7 +225,7 @@ impl Beyond {
     pub(super) fn refusals(self) -> impl Iterator<Item = Refusal> {
         self.files.into_values().map(|(mut refusal, more)| {
             if more > 0 {
-                refusal.reason += &format!("; {more} more of this file are refused, too");
+                refusal.reason += &format!("; {more} more environments of this file are refused, too");
             }
             refusal
         })

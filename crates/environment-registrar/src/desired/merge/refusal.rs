@@ -60,14 +60,14 @@ impl Refusal {
     pub(super) fn of_unnamed(name: &EnvironmentName, file: &str, protected: bool) -> Self {
         let reason = if protected {
             format!(
-                "no file names environment {name} any more; it stays because it is protected: \
-                 write its file again, or delete it with `mayfly delete {name} --force` or `watch \
-                 --force`"
+                "no file names environment {name}, but the environment stays because it is \
+                 protected: restore its file, or delete the environment with `mayfly delete {name} \
+                 --force` or `watch --force`"
             )
         } else {
             format!(
-                "no file names environment {name}; it stays because `mayfly keep` brought it \
-                 back: delete it with `mayfly delete {name}`"
+                "no file names environment {name}, but the environment stays because `mayfly keep` \
+                 brought it back: to delete it, run `mayfly delete {name}`"
             )
         };
         Self {
@@ -105,7 +105,10 @@ fn line(file: &str, mark: Option<Mark>, reason: &str) -> String {
     let place = mark.map(|mark| format!(":{}:{}", mark.line, mark.column));
     let text = printable(&format!("{file}{}: {reason}", place.unwrap_or_default()));
     let text = shortened(&text, LONGEST);
-    format!("its newest version was refused: {text}; this one stays in force")
+    format!(
+        "the newest version of this environment was refused: {text}; the version in etcd stays in \
+         force"
+    )
 }
 
 /// Why an environment of a file is no candidate at all: it has ended, or would be over as soon as
@@ -135,10 +138,7 @@ pub(super) fn barred(
     let end = with_life(environment, life).ends_at()?;
     let over = end.time() <= now;
     over.then(|| {
-        let reason = format!(
-            "environment {name} would have expired at {end}: give it a later \
-             `expires`"
-        );
+        let reason = format!("environment {name} would have expired at {end}: give it a later `expires`");
         (RefusalCause::Over, reason)
     })
 }

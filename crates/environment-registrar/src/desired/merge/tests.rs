@@ -321,7 +321,7 @@ fn what_is_kept_is_in_the_way_of_others_whatever_else_changes() {
     assert_eq!(case.merged.accepted[&"x".parse().unwrap()].header.as_str(), "new");
     assert_eq!(
         case.reason(),
-        "prefix p is taken by environment x of b: choose another one"
+        "prefix p is taken by environment x of b: choose another prefix"
     );
 }
 
@@ -333,7 +333,7 @@ fn of_new_rivals_the_first_file_gets_it() {
     case.check(&["x/www-x@b"], &["a:y"]);
     assert_eq!(
         case.reason(),
-        "prefix www-x is taken by environment x of b: choose another one"
+        "prefix www-x is taken by environment x of b: choose another prefix"
     );
     let mut case = Case::new();
     case.take("b", "name: x");

@@ -97,7 +97,9 @@ async fn look(certificates: &mut EdgeCertificates) -> Vec<String> {
         certificates.turn(turn, None).unwrap();
         if is_end {
             // Those of the tests end soon.
-            let notes = certificates.notes().filter(|note| !note.contains("it ends at"));
+            let notes = certificates
+                .notes()
+                .filter(|note| !note.contains("it expires at"));
             return notes.collect();
         }
     }
@@ -114,7 +116,7 @@ async fn trouble_in_the_middle_of_a_change_is_no_refusal_and_ends_the_change_fir
     stand.fail("commit", "what?");
     let refused = look(&mut certificates).await;
     assert!(
-        refused[0].contains("a.pem: haproxy does not accept it: what?"),
+        refused[0].contains("a.pem: HAProxy does not accept this certificate: what?"),
         "{refused:?}"
     );
     stand.asked();
@@ -134,7 +136,9 @@ async fn trouble_in_the_middle_of_a_change_is_no_refusal_and_ends_the_change_fir
         said = look(&mut certificates).await;
     }
     assert!(
-        said[0].contains("cannot be served: haproxy refused a command: Operations"),
+        said[0].contains(
+            "cannot serve the certificates of this directory: HAProxy refused a command: Operations"
+        ),
         "{said:?}"
     );
     stand.asked();
@@ -167,6 +171,9 @@ async fn a_haproxy_that_does_not_answer_is_reported_and_holds_nothing_up() {
     let notes: Vec<String> = certificates.notes().collect();
     assert!(notes[0].contains("has not answered for 10 s"), "{notes:?}");
     let said = look(&mut certificates).await;
-    assert!(said[0].contains("cannot be served: haproxy's answer"), "{said:?}");
+    assert!(
+        said[0].contains("cannot serve the certificates of this directory: HAProxy's answer"),
+        "{said:?}"
+    );
     assert_eq!(begun.elapsed().as_secs(), 20);
 }
