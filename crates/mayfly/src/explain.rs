@@ -26,7 +26,7 @@ JSON: {\"side\": \"edge\" or \"internal\", \"steps\": [{\"step\", \"key\", \"fou
   {\"answered_by\": \"router\", \"status\", \"text\"}}
   and `launching`: what the container-launcher reports about a backend without an instance
 
-Exit codes: 0 an instance would answer; 1 none would; 2 wrong command line.";
+Exit codes: 0 an instance would answer; 1 no instance would answer; 2 wrong command line.";
 
 /// Explains step by step how a request is routed, and where and why it would fail
 ///
@@ -68,8 +68,8 @@ pub struct Args {
     #[arg(long, env = "MAYFLY_DOMAIN", value_name = "NAME")]
     pub domain: Option<Hostname>,
 
-    /// Uses this environment for internal requests that name none [default: as the routers report
-    /// it]
+    /// Uses this environment for internal requests that name no environment [default: the one that
+    /// the routers report]
     #[arg(long, env = "MAYFLY_DEFAULT_ENVIRONMENT", value_name = "NAME")]
     pub default_environment: Option<EnvironmentName>,
 
@@ -95,7 +95,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
         Format::Table => output::print_painted(&explained.text(look), look)?,
     }
     if explained.routers.is_empty() {
-        complain("note: there is no router");
+        complain("note: no router is registered");
     }
     for DaemonView { node, error, lag, .. } in &explained.routers {
         match (error, lag) {

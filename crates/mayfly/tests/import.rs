@@ -115,13 +115,13 @@ fn nothing_is_overwritten_and_nothing_is_half_written() {
             "x",
             "",
             &["--environment", "environments/Prod.yaml"][..],
-            "the file is called as the environment is",
+            "the file name without `.yaml` must be the name of an environment",
         ),
         (
             "x",
             "",
             &["--environment", "environments/prod"][..],
-            "a registrar reads *.yaml and *.yml only",
+            "the file name must end in .yaml or .yml",
         ),
         (
             "x",

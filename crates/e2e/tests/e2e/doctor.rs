@@ -310,7 +310,7 @@ async fn without_an_engine(installation: &Installation, real: &[&str]) {
 async fn a_wrong_prefix(installation: &Installation) {
     let ended = installation.doctor(&["--prefix", "/team"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    let line = "prefix: prefix /team: there is nothing; daemons report below /mayfly";
+    let line = "prefix: prefix /team: there is no record; the daemons report below /mayfly";
     assert!(ended.stdout.contains(line), "{ended:?}");
     assert!(ended.stdout.contains("give --prefix /mayfly"), "{ended:?}");
     let ended = installation.doctor(&["nobody"]).await;
