@@ -83,13 +83,13 @@ fn nothing_is_overwritten_and_nothing_is_half_written() {
             "services/web.yaml",
             "name: web\n",
             &[][..],
-            "services/web.yaml: it exists already, and line 2 is not",
+            "services/web.yaml exists already, and line 2 is not",
         ),
         (
             "environments/prod.yaml",
             "# mine\n",
             &[][..],
-            "environments/prod.yaml: it exists already, and line 1 is not",
+            "environments/prod.yaml exists already, and line 1 is not",
         ),
         (
             "environments/other.yaml",

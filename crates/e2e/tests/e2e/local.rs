@@ -177,7 +177,7 @@ async fn a_process_that_only_ssh_leads_to_is_in_one_environment_and_leaves_nothi
     for (ssh, via, base, part) in [
         ("stranger", &url, "temp-1", "the host does not accept your key"),
         ("unknown", &url, "temp-1", "the host key is unknown"),
-        ("client", &nowhere, "temp-1", "no sshd listens there"),
+        ("client", &nowhere, "temp-1", "no sshd listens at this address"),
         ("client", &url, "temp-2", "did you mean temp-1"),
     ] {
         let refused = laptop.fails(ssh, via, base).await;

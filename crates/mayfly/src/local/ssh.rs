@@ -392,12 +392,12 @@ mod tests {
                     "Host key verification failed.",
                 ],
                 Some(255),
-                "run `ssh ssh://router` once",
+                "run `ssh ssh://router`, and compare the key",
             ),
             (
                 &["ssh: connect to host router port 22: Connection refused"],
                 Some(255),
-                "no sshd listens there",
+                "no sshd listens at this address",
             ),
             (
                 &["Error: remote port forwarding failed for listen port 0"],
