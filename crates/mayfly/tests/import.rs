@@ -109,7 +109,7 @@ fn nothing_is_overwritten_and_nothing_is_half_written() {
             "mine.yml",
             "mine\n",
             &["--overlay", "mine.yml"][..],
-            "mine.yml: it exists already",
+            "mine.yml exists already",
         ),
         (
             "x",

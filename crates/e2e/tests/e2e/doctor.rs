@@ -189,17 +189,17 @@ async fn it_finds_nothing_in_a_healthy_installation_and_each_planted_fault() {
     for (check, place, what) in [
         ("archive", "environment-registrar of test", "is in memory"),
         ("certificates", "haproxy-updater of test", "certificate short.pem"),
-        ("daemons", "dns-updater", "none reports"),
+        ("daemons", "dns-updater", "no dns-updater reports"),
         ("engine", "container ", "the Mayfly of /other uses this engine"),
         ("environments", "half", "ghost@1"),
-        ("etcd", "web@0.0.1 (container web)", "it reaches etcd at"),
+        ("etcd", "web@0.0.1 (container web)", "the container reaches etcd at"),
         ("haproxy", "haproxy-updater of old", "can crash"),
         ("header", "web@0.0.1", "dropped x-mayfly"),
         ("names", "web@0.0.1 (container deaf)", "backend.service"),
         (
             "names",
             "web@0.0.1 (container astray)",
-            "backend.service is 10.1.2.3",
+            "backend.service resolves to 10.1.2.3",
         ),
         (
             "outside-names",
