@@ -58,7 +58,7 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_RETIRE_AFTER", value_name = "TIME", default_value = "1h", value_parser = duration)]
     pub retire_after: Duration,
 
-    /// Drains an instance for this long before it is stopped or deregistered
+    /// Drains an instance for this long before the launcher stops or deregisters it
     #[arg(long, env = "MAYFLY_DRAIN", value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub drain: Duration,
 
@@ -158,16 +158,19 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_PULL", value_enum, default_value_t)]
     pub pull: Pull,
 
-    /// Withholds a deletion if many entries vanish from etcd within this time; 0 turns this off
+    /// Delays deletions if many entries vanish from etcd within this time; with 0, delays none
     ///
-    /// If all environments or all instances vanish together, the launcher keeps them for this time.
-    /// If half of the environments that need launched containers (at least two) vanish within this
-    /// time, the launcher retires nothing until they are registered again. An operator confirms the
-    /// deletion with `mayfly confirm container-launcher`. docs/concepts/trust.md has all rules.
+    /// A loss of many entries may be a fault. If all environments or all instances vanish together,
+    /// the launcher ignores this for this time. If half of the environments that need launched
+    /// containers (at least two) vanish within this time, the launcher retires nothing until they
+    /// are registered again. If the loss was intended, run `mayfly confirm container-launcher`.
+    /// docs/concepts/trust.md has all rules.
     #[arg(long, env = "MAYFLY_DISTRUST", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub distrust: Duration,
 
     /// Keeps the launcher's records in etcd for this long after the launcher dies, 2s to 1h
+    ///
+    /// After this time, another launcher becomes active.
     #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
     pub ttl: Duration,
 

@@ -186,7 +186,7 @@ impl From<Speaks> for Protocol {
 /// How instances are checked, and kept in etcd.
 #[derive(Debug, Clone, Args)]
 pub struct Keeping {
-    /// Keeps instances registered for this long after the registrar dies, 2s to 1h
+    /// Keeps instances registered for this long after their registrar dies, 2s to 1h
     #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
     pub ttl: Duration,
 
@@ -202,7 +202,8 @@ pub struct Keeping {
     #[arg(long, env = "MAYFLY_FALL", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub fall: u32,
 
-    /// Registers an instance again after this many passed checks in a row; a new instance needs one
+    /// Registers an instance again after it passes this many checks in a row; a new one needs one
+    /// pass
     #[arg(long, env = "MAYFLY_RISE", value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub rise: u32,
 }

@@ -59,7 +59,7 @@ pub enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub struct WatchArguments {
-    /// Writes this hosts file; its directory must have no other file, because dnsmasq reads them all
+    /// Writes this hosts file, in a directory without other files: dnsmasq reads all files in it
     #[arg(
         long,
         env = "MAYFLY_HOSTS_FILE",
@@ -73,12 +73,13 @@ pub struct WatchArguments {
     #[arg(long, env = "MAYFLY_DOMAIN", value_name = "NAME", default_value = "service")]
     pub domain: Hostname,
 
-    /// Withholds a deletion if many entries vanish from etcd within this time; 0 turns this off
+    /// Delays deletions if many entries vanish from etcd within this time; with 0, delays none
     ///
-    /// If all instances or all routers vanish together without deregistering, dns-updater keeps
-    /// their names for this time. If all environments (at least two) vanish together, dns-updater
-    /// keeps their names until the environments are registered again. An operator confirms the
-    /// deletion with `mayfly confirm haproxy-updater`. docs/concepts/trust.md has all rules.
+    /// A loss of many entries may be a fault. If all instances or all routers vanish together
+    /// without deregistering, dns-updater keeps their names for this time. If all environments (at
+    /// least two) vanish together, dns-updater keeps their names until they are registered again.
+    /// If the loss was intended, run `mayfly confirm haproxy-updater`. docs/concepts/trust.md has
+    /// all rules.
     #[arg(long, env = "MAYFLY_DISTRUST", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub distrust: Duration,
 }

@@ -163,8 +163,8 @@ pub struct DirectoryArguments {
 
     /// Registers at most this many environments
     ///
-    /// Registered environments stay. The registrar refuses further environments and reports the
-    /// reason.
+    /// Environments that are registered already stay. The registrar refuses further environments
+    /// and reports the reason.
     #[arg(
         long,
         env = "MAYFLY_MAX_ENVIRONMENTS",
@@ -176,11 +176,11 @@ pub struct DirectoryArguments {
     /// Registers at most this many environments of each source, such as a repository or a person;
     /// repeatable [default: no limit]
     ///
-    /// PATTERN is a name in which `*` stands for any text. Environments that match it, and whose
-    /// names are the same up to the last `*`, belong to one source. `pr-*=30` allows 30
+    /// PATTERN is a name in which `*` stands for any text. Environments that match PATTERN, and
+    /// whose names are the same up to the last `*`, belong to one source. `pr-*=30` allows 30
     /// environments such as pr-7. `*-pr-*=10` allows 10 such as shop-pr-7, and 10 such as api-pr-7.
-    /// The first pattern that matches a name applies. Registered environments stay. The registrar
-    /// refuses further environments and reports the reason.
+    /// The first pattern that matches a name applies. Environments that are registered already
+    /// stay. The registrar refuses further environments and reports the reason.
     #[arg(
         long,
         env = "MAYFLY_MAX_ENVIRONMENTS_OF",

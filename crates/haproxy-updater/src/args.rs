@@ -149,7 +149,8 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_RUNTIME_SOCKET", value_name = "PATH", global = true)]
     pub runtime_socket: Option<ConfigPath>,
 
-    /// Reloads HAProxy through this master socket; reloads are rare [default: <dir>/run/master.sock]
+    /// Reloads HAProxy through this master socket; reloads are rare [default:
+    /// <dir>/run/master.sock]
     #[arg(long, env = "MAYFLY_MASTER_SOCKET", value_name = "PATH", global = true)]
     pub master_socket: Option<ConfigPath>,
 
@@ -199,11 +200,12 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_DEFAULT_ENVIRONMENT", value_name = "NAME", global = true)]
     pub default_environment: Option<EnvironmentName>,
 
-    /// Lets clients outside choose their environment with x-mayfly; without this flag, the edge
+    /// Lets clients outside choose the environment with x-mayfly; without this flag, the edge
     /// removes the header
     ///
-    /// A script on a page of another origin cannot choose in this way: the browser first sends a
-    /// CORS preflight request without the header, and the environment of the host name answers it.
+    /// A script on a page of another origin cannot choose in this way. The browser first sends a
+    /// CORS preflight request without the header, and the environment of the host name answers
+    /// that request.
     /// HAProxy's own error answers have no CORS headers.
     #[arg(long, env = "MAYFLY_ALLOW_HEADER_AT_EDGE", global = true)]
     pub allow_header_at_edge: bool,
@@ -246,14 +248,14 @@ pub struct Options {
     #[command(flatten)]
     pub traces: Traces,
 
-    /// Makes HAProxy write a line for each request to its standard output
+    /// Makes HAProxy log each request, as a line on the standard output of HAProxy
     #[arg(long, env = "MAYFLY_ACCESS_LOG", global = true)]
     pub access_log: bool,
 
-    /// Accepts request and answer heads of up to 32 kB; without this flag, of up to 14,800 bytes
+    /// Accepts heads (first line and headers) of up to 32 kB; without this flag, up to 14,800 bytes
     ///
-    /// With and without the flag, a head may have 200 headers. The flag costs 24 kB of memory for each
-    /// busy connection, and some throughput.
+    /// This applies to requests and answers. With and without the flag, a head may have 200
+    /// headers. The flag costs 24 kB of memory for each busy connection, and some throughput.
     #[arg(long, env = "MAYFLY_LARGE_HEADS", global = true)]
     pub large_heads: bool,
 
@@ -289,7 +291,7 @@ pub struct Options {
     pub tunnel_timeout: Millis,
 
     /// Verifies https:// servers with the certificate authorities in this PEM file; `@system-ca`
-    /// means those of the system on which HAProxy runs
+    /// means the authorities of the system on which HAProxy runs
     ///
     /// HAProxy reads the file at this path when it starts or reloads.
     #[arg(
@@ -342,9 +344,10 @@ pub struct Options {
 
     /// Checks HAProxy and its files at this interval, and repairs what another program changed
     ///
-    /// Each check compares all servers and the number of rows of each map. With few rows (400 at
-    /// 4s), each check also compares all rows. With more rows, the time between two comparisons of
-    /// all rows is 10 ms for each row. The files are checked even while HAProxy is not running.
+    /// Each check compares all servers and the number of rows of each map. With the default of 4s,
+    /// each check also compares all rows if there are at most 400. More rows are compared less
+    /// often, at intervals of 10 ms for each row: 1,000 rows every 10 s. The files are checked even
+    /// while HAProxy is not running.
     #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "4s", value_parser = interval, global = true)]
     pub verify: Duration,
 
@@ -358,14 +361,13 @@ pub struct Options {
     )]
     pub min_instances: usize,
 
-    /// Withholds a deletion if many entries vanish from etcd within this time; 0 turns this off
+    /// Delays deletions if many entries vanish from etcd within this time; with 0, delays none
     ///
-    /// This applies to instances that vanish without deregistering. The router keeps the last instance
-    /// of a backend. If half of all instances (at least two) vanish within this time, the router keeps
-    /// all of them. A kept instance stays routed while it passes HAProxy's check. If all environments
-    /// (at least two) vanish together, the router keeps them until they are registered again. An
-    /// operator confirms the deletion with `mayfly confirm haproxy-updater`. docs/concepts/trust.md has
-    /// all rules.
+    /// A loss of many entries may be a fault. The router keeps the last instance of a backend, and
+    /// half of all instances (at least two) if they vanish within this time without deregistering.
+    /// A kept instance stays routed while it passes HAProxy's check. If all environments (at least
+    /// two) vanish together, the router keeps them until they are registered again. If the loss was
+    /// intended, run `mayfly confirm haproxy-updater`. docs/concepts/trust.md has all rules.
     #[arg(long, env = "MAYFLY_DISTRUST", value_name = "TIME", default_value = "10s", value_parser = duration, global = true)]
     pub distrust: Duration,
 }

@@ -33,8 +33,8 @@ Exit codes: 0 success; 1 etcd does not answer, or the environment has 100 users;
 
 /// Makes a password for an environment, and prints it with the lines for the environment's file
 ///
-/// Only this command shows the password: the file, etcd and the routers have only a salted hash. The
-/// printed lines also have the users and networks that the environment has in etcd.
+/// Only this command shows the password: the file, etcd and the routers have only a salted hash.
+/// The printed lines also have the users and networks that the environment has in etcd.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

@@ -319,8 +319,8 @@ The page is at http://127.0.0.1:{}/. Its token is in {place}/passwords/web-token
     )
 }
 
-/// A compose file and the one that compose reads beside it by itself, if there is one. Compose reads it no more once files
-/// are named.
+/// A compose file and the one that compose reads beside it by itself, if there is one. Compose
+/// reads it no more once files are named.
 fn with_override(file: &Path) -> Vec<PathBuf> {
     let names = ["compose", "docker-compose"]
         .into_iter()

@@ -64,8 +64,8 @@ pub struct Args {
 
     /// Compares with this earlier copy of the directory of environments and its folder `services`
     ///
-    /// An environment that is protected, or that others still extend, must not be missing. If two
-    /// environments claim a name, prefix or header, the environment that had it before keeps it.
+    /// A missing environment is then a fault if it is protected, or if other environments still
+    /// extend it. If two environments claim a name, prefix or header, the earlier owner keeps it.
     #[arg(long, value_name = "DIRECTORY")]
     pub before: Option<PathBuf>,
 

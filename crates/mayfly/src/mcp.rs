@@ -51,8 +51,8 @@ The client starts the program, and closes standard input to end the program. Fla
 /// Offers the commands as tools to an agent, over standard input and output (Model Context
 /// Protocol)
 ///
-/// The server speaks version 2025-11-25 of the protocol, and 2025-06-18 and 2024-11-05. The tools have
-/// the permissions of the etcd user that the command line names.
+/// The server speaks version 2025-11-25 of the protocol, and 2025-06-18 and 2024-11-05. The tools
+/// have the permissions of the etcd user that the command line names.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

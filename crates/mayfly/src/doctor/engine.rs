@@ -71,7 +71,8 @@ struct Alike {
     networks: Vec<String>,
 }
 
-/// Looks at everything that an engine shows. Returns whether it came to the end; a shutdown ends it.
+/// Looks at everything that an engine shows. Returns whether it came to the end; a shutdown ends
+/// it.
 pub async fn examine(
     common: &CommonArgs,
     args: &Args,

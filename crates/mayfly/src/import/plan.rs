@@ -304,8 +304,8 @@ fn calls_of(
 /// Most servers of one file that are named.
 const MOST_SERVERS: usize = 10;
 
-/// The routed services that a file of settings names with their ports, such as `server api:8000;` of
-/// nginx: the line, the text, and the service. A comment names none.
+/// The routed services that a file of settings names with their ports, such as `server api:8000;`
+/// of nginx: the line, the text, and the service. A comment names none.
 fn servers_in(
     text: &str,
     server: impl Fn(&str) -> Option<(ServiceName, u16)>,
