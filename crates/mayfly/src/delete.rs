@@ -150,7 +150,9 @@ impl Selection {
             return Ok(());
         }
         if !std::io::stdin().is_terminal() {
-            bail!("there is no terminal for the question, so these {count} environments stay: to end them, add --yes");
+            bail!(
+                "there is no terminal for the question, so these {count} environments stay: to end them, add --yes"
+            );
         }
         output::print(&format!("end these {count} environments? [y/N] "))?;
         let mut answer = String::new();

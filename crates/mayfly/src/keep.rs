@@ -89,7 +89,10 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
 /// An environment that is registered, kept.
 fn kept(environment: &Environment, time: Idle, now: SystemTime) -> anyhow::Result<Environment> {
     let name = &environment.name;
-    ensure!(!environment.protected, "cannot extend {name}: it is protected, so it does not end by itself");
+    ensure!(
+        !environment.protected,
+        "cannot extend {name}: it is protected, so it does not end by itself"
+    );
     ensure!(
         !is_local(environment),
         "cannot extend {name}: it belongs to `mayfly local`, and ends with that command"
@@ -112,7 +115,12 @@ fn revived<'a>(
         bail!("{}", unknown(&args.name, known));
     };
     let clashes = clashes(registry, &[environment]);
-    ensure!(clashes.is_empty(), "{} cannot come back: {}", args.name, clashes.join("; "));
+    ensure!(
+        clashes.is_empty(),
+        "{} cannot come back: {}",
+        args.name,
+        clashes.join("; ")
+    );
     let mut back = prolonged(environment, args.time, now, true);
     // Nothing would end it otherwise, and the time that was asked for would mean nothing.
     if back.expires.is_none() && back.idle.is_none() && !back.protected {
@@ -149,7 +157,9 @@ fn report(environment: &Environment, back: bool) -> String {
     let lives = match (end, environment.idle, kept_until) {
         (Some(end), None, _) => format!("lives until {end}"),
         (Some(end), Some(idle), Some(kept)) if kept < end => {
-            format!("lives until {kept}; after that, while it gets a request at least every {idle}, until {end}")
+            format!(
+                "lives until {kept}; after that, while it gets a request at least every {idle}, until {end}"
+            )
         }
         (Some(end), Some(_), _) => format!("lives until {end}"),
         (None, Some(idle), Some(kept)) => {

@@ -144,7 +144,10 @@ fn limit(checked: &mut Checked, file: &str, parsed: &ParsedEnvironments) {
             fault("name", format!("only the environment {stem} may be in this file"));
         }
         if environment.protected {
-            fault("protected", "this field may not be set in this file: remove the field".to_owned());
+            fault(
+                "protected",
+                "this field may not be set in this file: remove the field".to_owned(),
+            );
         }
     }
     checked.faults += of_file.faults.len() - before;

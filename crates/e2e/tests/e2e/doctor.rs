@@ -192,7 +192,11 @@ async fn it_finds_nothing_in_a_healthy_installation_and_each_planted_fault() {
         ("daemons", "dns-updater", "no dns-updater reports"),
         ("engine", "container ", "the Mayfly of /other uses this engine"),
         ("environments", "half", "ghost@1"),
-        ("etcd", "web@0.0.1 (container web)", "the container reaches etcd at"),
+        (
+            "etcd",
+            "web@0.0.1 (container web)",
+            "the container reaches etcd at",
+        ),
         ("haproxy", "haproxy-updater of old", "can crash"),
         ("header", "web@0.0.1", "dropped x-mayfly"),
         ("names", "web@0.0.1 (container deaf)", "backend.service"),

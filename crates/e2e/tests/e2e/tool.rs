@@ -287,8 +287,14 @@ async fn what_is_kept_outlives_its_end_and_what_has_ended_comes_back() {
         "{idle}"
     );
     for (name, part) in [
-        ("plain", "cannot extend plain: without `expires` and `idle`, it does not end by itself"),
-        ("safe", "cannot extend safe: it is protected, so it does not end by itself"),
+        (
+            "plain",
+            "cannot extend plain: without `expires` and `idle`, it does not end by itself",
+        ),
+        (
+            "safe",
+            "cannot extend safe: it is protected, so it does not end by itself",
+        ),
         ("never", "there is no environment never"),
     ] {
         refused(&tool(&mayfly, &format!("keep {name} 1h")).await, part);

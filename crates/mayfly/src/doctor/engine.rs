@@ -164,7 +164,9 @@ async fn look(
     }
     let surroundings = surroundings(state, args).await;
     if scope.services.len() > MOST_SERVICES {
-        let why = format!("only the first {MOST_SERVICES} services are looked up: to look up others, name an environment");
+        let why = format!(
+            "only the first {MOST_SERVICES} services are looked up: to look up others, name an environment"
+        );
         found.cannot(DoctorCheck::Names, why);
     }
     let job = job(common, args, state, scope, &surroundings).await;
@@ -217,7 +219,10 @@ async fn clock(client: &Docker, found: &mut Examination) {
         found.push(
             DoctorCheck::Clock,
             format!("engine {}", info.name.unwrap_or_default()),
-            format!("the clock of the engine is {} s {way} this host's clock", by.as_secs()),
+            format!(
+                "the clock of the engine is {} s {way} this host's clock",
+                by.as_secs()
+            ),
             "let both hosts set their clocks by NTP",
         );
     }

@@ -123,7 +123,9 @@ fn daemons(all: &[DaemonView], found: &mut Examination) {
         let is_guard = daemon.error.is_none() || daemon.error == daemon.guard;
         let cure = match (&daemon.guard, daemon.confirmed_by()) {
             (Some(_), Some(confirmed)) if is_guard => {
-                format!("if the loss was intended, run `mayfly confirm {confirmed}`; otherwise register the records again")
+                format!(
+                    "if the loss was intended, run `mayfly confirm {confirmed}`; otherwise register the records again"
+                )
             }
             _ => "look at the log of the daemon, and at docs/guides/troubleshooting.md".to_owned(),
         };
@@ -184,7 +186,11 @@ fn versions(all: &[DaemonView], found: &mut Examination) {
         found.push(
             DoctorCheck::Versions,
             listed(&names),
-            format!("the daemon has {}, but most daemons have {}", words(version), words(most)),
+            format!(
+                "the daemon has {}, but most daemons have {}",
+                words(version),
+                words(most)
+            ),
             "upgrade all daemons to one version: docs/guides/upgrading.md",
         );
     }
@@ -223,7 +229,10 @@ fn clocks(all: &[DaemonView], now: SystemTime, found: &mut Examination) {
             found.push(
                 DoctorCheck::Clock,
                 name(daemon),
-                format!("the clock of its host is at least {} s ahead of this host's clock", ahead.as_secs()),
+                format!(
+                    "the clock of the daemon's host is at least {} s ahead of this host's clock",
+                    ahead.as_secs()
+                ),
                 "let both hosts set their clocks by NTP",
             );
         }

@@ -145,7 +145,10 @@ pub fn read(space: &KeySpace, text: &str) -> anyhow::Result<(Header, Vec<DumpedR
 }
 
 fn record(space: &KeySpace, line: &str) -> anyhow::Result<DumpedRecord> {
-    ensure!(line.len() <= LINE_LIMIT, "the line is longer than {LINE_LIMIT} bytes");
+    ensure!(
+        line.len() <= LINE_LIMIT,
+        "the line is longer than {LINE_LIMIT} bytes"
+    );
     let parts = line.strip_prefix(r#"{"key":""#).and_then(|rest| {
         let (key, rest) = rest.split_once(r#"","value":"#)?;
         Some((key, rest.strip_suffix('}')?))

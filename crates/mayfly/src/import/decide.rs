@@ -140,7 +140,9 @@ pub(super) fn decide(
         if let Some(routed) = it.routed() {
             let own = routed.name.clone();
             if let Some(other) = taken.insert(own.clone(), it.name.clone()) {
-                it.role = Role::Off(format!("its name in Mayfly would be `{own}`, which is already the name of `{other}`"));
+                it.role = Role::Off(format!(
+                    "its name in Mayfly would be `{own}`, which is already the name of `{other}`"
+                ));
                 taken.insert(own, other);
             }
         }
@@ -193,15 +195,18 @@ fn networks(decided: &mut [Decided]) {
             let name = decided[at].name.clone();
             let is_routed = decided[at].routed().is_some();
             let lender = &mut decided[lender];
-            let message = format!("`{name}` uses the network of this service, so this service stays in your compose file");
+            let message = format!(
+                "`{name}` uses the network of this service, so this service stays in your compose file"
+            );
             let field = format!("services.{}", lender.name);
             lender.service.keep(lender.spot, field, message);
             lender.lends_network |= is_routed;
         } else if decided[at].routed().is_some() {
             // The launcher gives what it starts a network of its own.
             if mode != "bridge" || !decided[at].service.keeps.is_empty() {
-                decided[at].role =
-                    Role::Apart(format!("`network_mode: {mode}` keeps the service out of Mayfly's network"));
+                decided[at].role = Role::Apart(format!(
+                    "`network_mode: {mode}` keeps the service out of Mayfly's network"
+                ));
             }
         }
     }
@@ -235,7 +240,9 @@ fn role(it: &mut Decided, called: &Called, profiles: &[String], faults: &mut Com
     let is_active = wanted.is_empty() || wanted.iter().any(|it| profiles.contains(it));
     if !is_active && !profiles.iter().any(|it| it == "*") {
         let all = wanted.join("`, `");
-        return Role::Off(format!("the service is in the profile `{all}`: to import it, name the profile with --profile"));
+        return Role::Off(format!(
+            "the service is in the profile `{all}`: to import it, name the profile with --profile"
+        ));
     }
     if it.service.is_off {
         return Role::Off("the service has 0 replicas".to_owned());
@@ -338,8 +345,9 @@ fn name_of(it: &mut Decided, faults: &mut ComposeFaults) -> Option<ServiceName> 
     let label: String = it.name.chars().map(plain).collect();
     match label.trim_matches('-').parse::<ServiceName>() {
         Ok(name) => {
-            let message =
-                format!("the name is no DNS label, so the service is `{name}` in Mayfly, at http://{name}.service");
+            let message = format!(
+                "the name is no DNS label, so the service is `{name}` in Mayfly, at http://{name}.service"
+            );
             it.service.remark(it.spot, field, message);
             Some(name)
         }
@@ -393,7 +401,9 @@ fn port(it: &mut Decided, called: &Called, faults: &mut ComposeFaults) -> Option
         }
         if [443, 8443].contains(&chosen) {
             let field = it.field("ports");
-            let message = format!("Mayfly calls services without TLS: the service must answer plain HTTP at port {chosen}");
+            let message = format!(
+                "Mayfly calls services without TLS: the service must answer plain HTTP at port {chosen}"
+            );
             it.service.remark(own[0].1, field, message);
         }
         return Port::try_from(chosen).ok();
@@ -408,7 +418,9 @@ fn port(it: &mut Decided, called: &Called, faults: &mut ComposeFaults) -> Option
         (None, None, Some(port)) => (port, "which a variable of the service names"),
         (None, None, None) => return None,
     };
-    let message = format!("the service names no port, so Mayfly uses port {port}, {source}: to choose another port, set `expose`");
+    let message = format!(
+        "the service names no port, so Mayfly uses port {port}, {source}: to choose another port, set `expose`"
+    );
     it.service
         .remark(it.spot, format!("services.{}", it.name), message);
     Port::try_from(port).ok()

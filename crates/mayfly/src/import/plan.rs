@@ -344,10 +344,14 @@ fn not_routed(call: &CalledServer<'_>, name: &ServiceName, port: u16) -> String 
             "the service calls `{name}` at a port other than {port}, which Mayfly does not route: this call stays as it is"
         ),
         Some(scheme) if kind::is_no_http(scheme) => {
-            format!("the service calls `{name}` by {scheme}://, but Mayfly routes only HTTP: this call stays as it is")
+            format!(
+                "the service calls `{name}` by {scheme}://, but Mayfly routes only HTTP: this call stays as it is"
+            )
         }
         Some(scheme) => {
-            format!("the service calls `{name}` by {scheme}://: to route this call, use http://{name}.service")
+            format!(
+                "the service calls `{name}` by {scheme}://: to route this call, use http://{name}.service"
+            )
         }
     }
 }

@@ -362,7 +362,11 @@ impl Loader<'_> {
                 file: 0,
                 mark: Mark::START,
             };
-            faults.add(spot, "", format!("the compose files include and extend more than {FILES} files"));
+            faults.add(
+                spot,
+                "",
+                format!("the compose files include and extend more than {FILES} files"),
+            );
             return None;
         }
         let text = match (self.read)(path) {

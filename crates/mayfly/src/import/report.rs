@@ -200,7 +200,9 @@ fn unknown(outcomes: &[ImportedService], project: &Project, wishes: &ImportWishe
     }
     let routed = named(&|it| it.it.routed().is_some());
     if !routed.is_empty() {
-        lines.push(format!("Whether these services accept NAME.service as Host: {routed}."));
+        lines.push(format!(
+            "Whether these services accept NAME.service as Host: {routed}."
+        ));
         lines.push(format!(
             "Whether one of these services uses gRPC or other HTTP/2 in clear text: {routed}. Such a service needs \
              `protocol: h2c`, or the label `mayfly.protocol: h2c`."

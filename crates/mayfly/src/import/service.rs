@@ -108,7 +108,11 @@ pub(super) fn service(raw: &RawService, around: &mut ReadWith<'_>) -> ComposeSer
             KeyFate::Keeps(_)
                 if pair.node.items().is_empty() && pair.node.pairs().is_none_or(<[_]>::is_empty) =>
             {
-                service.remark(pair.spot, place, "the value is empty, so the definition leaves the key out");
+                service.remark(
+                    pair.spot,
+                    place,
+                    "the value is empty, so the definition leaves the key out",
+                );
             }
             KeyFate::Keeps(_) if pair.key == "privileged" && pair.node.text() == Some("false") => {
                 service.remark(pair.spot, place, "launched containers are never privileged");
@@ -245,7 +249,8 @@ fn environment(node: &ComposeNode, place: &str, service: &mut ComposeService, ar
                 variable(service, &pair.key, value, pair.spot, &field);
             }
             (None, None) => {
-                let message = "the variable has no value here or in the shell, so the definition leaves it out";
+                let message =
+                    "the variable has no value here or in the shell, so the definition leaves it out";
                 service.remark(pair.spot, field, message);
             }
         }

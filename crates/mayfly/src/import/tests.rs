@@ -575,7 +575,8 @@ fn a_file_that_compose_finds_by_itself_is_named() {
         ("compose.override.yaml", false),
     ] {
         let plan = import_of(&[("a/compose.yaml", text), (name, text)], &wishes).unwrap();
-        let note = "a/compose.yaml:1:1: compose also reads `compose.override.yaml`, which is beside this file";
+        let note =
+            "a/compose.yaml:1:1: compose also reads `compose.override.yaml`, which is beside this file";
         assert_eq!(plan.report.contains(note), is_named, "{}", plan.report);
     }
 }

@@ -169,7 +169,10 @@ async fn answer_of(program: &str, arguments: &[&str]) -> Result<String, String> 
     }
     let errors = String::from_utf8_lossy(&output.stderr);
     let last = errors.lines().rev().find(|line| !line.trim().is_empty());
-    Err(last.map_or_else(|| format!("`{program}` failed without a message"), |line| line.trim().to_owned()))
+    Err(last.map_or_else(
+        || format!("`{program}` failed without a message"),
+        |line| line.trim().to_owned(),
+    ))
 }
 
 /// How compose is called here: v2, or 1.29.

@@ -29,7 +29,9 @@ pub struct SessionRecords {
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// Another writer has the name.
-    #[error("the environment {name} exists already and was registered {whose}; choose another name with --name{hint}")]
+    #[error(
+        "the environment {name} exists already and was registered {whose}; choose another name with --name{hint}"
+    )]
     Taken {
         name: EnvironmentName,
         whose: String,

@@ -46,7 +46,9 @@ fn names_that_are_no_dns_labels() {
     );
     says(
         &[("c.yml", text)],
-        &["c.yml:2:3: services.User_Service: the name is no DNS label, so the service is `user-service` in Mayfly"],
+        &[
+            "c.yml:2:3: services.User_Service: the name is no DNS label, so the service is `user-service` in Mayfly",
+        ],
     );
     fails(
         &[("c.yml", "services: {ü: {image: 'a:1', expose: [80]}}")],
@@ -70,8 +72,14 @@ fn files_that_are_no_compose_files() {
             "services: [a]\n",
             "c.yml:1:11: services: a list where there should be a mapping",
         ),
-        ("services:\n", "c.yml:1:1: services: the file describes no service"),
-        ("version: '3'\n", "c.yml:1:1: services: the file describes no service"),
+        (
+            "services:\n",
+            "c.yml:1:1: services: the file describes no service",
+        ),
+        (
+            "version: '3'\n",
+            "c.yml:1:1: services: the file describes no service",
+        ),
         (
             "web:\n  image: a:1\n",
             "c.yml:1:1: this is the first format of compose files",
