@@ -17,9 +17,9 @@ Examples:
   mayfly explain http://www-temp-1.example.com/api/x       a request from outside
   mayfly explain www-temp-1.example.com
   mayfly explain 'https://www.example.com/?mayfly=temp-1'  a link on another host
-  mayfly explain www-temp-1.example.com --user guest       a request of a user of its `access`
+  mayfly explain www-temp-1.example.com --user guest       a request of the user guest
   mayfly explain temp-1 backend                            a call to backend inside temp-1
-  mayfly explain backend.service --header temp-1           the same, as the router sees it
+  mayfly explain backend.service --header temp-1           the same call, in the form that a router sees
 
 JSON: {\"side\": \"edge\" or \"internal\", \"steps\": [{\"step\", \"key\", \"found\", \"note\"}], \"answer\":
   {\"answered_by\": \"backend\", \"backend\", \"environment\", \"origin\", \"servers\"} or

@@ -23,8 +23,8 @@ Examples:
   mayfly keep temp-1 8h           keeps temp-1 for at least 8 hours from now
   mayfly keep temp-1 2days
 
-An environment that has ended, and that has neither `expires` nor `idle`, comes back with `expires` set to the end of
-the given time. The command never shortens a life: an environment that expires later, or is in use, stays as long as before.";
+If an ended environment has neither `expires` nor `idle`, it comes back with `expires`: the end of the given time. The
+command never shortens a life: an environment that expires later, or is in use, stays as long as before.";
 
 /// Extends the life of an environment, or brings back one that has ended
 ///

@@ -19,11 +19,11 @@ Examples:
   mayfly lint temp-1.yaml                       checks one file
   mayfly lint environments/                     checks all *.yaml and *.yml files, also against each other
   mayfly lint environments/ --services services/    checks service definitions, too
-  mayfly lint --allow-address '*.internal' environments/    judges addresses as routers with this flag do
+  mayfly lint --allow-address '*.internal' environments/    checks addresses like routers with this flag
   git show main:temp-1.yaml | mayfly lint -     checks standard input
   mayfly lint --format json environments/       prints JSON, for programs
 
-Each fault is a line `file:line:column: field: what is wrong and what would be right`, as editors and CI expect it.
+Each fault is a line `file:line:column: field: what is wrong and what would be right`. Editors and CI can read this form.
 Exit codes: 0 no fault; 1 faults; 2 wrong command line.";
 
 /// Checks files without etcd, as a registrar would; exits with 1 if there is a fault

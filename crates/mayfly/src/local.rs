@@ -58,7 +58,7 @@ Examples:
 
 Exit codes: 0 ended by Ctrl-C, and nothing is left in etcd; 1 failure; 2 wrong command line.";
 
-/// Routes an environment of your own to a process on this machine, until Ctrl-C
+/// Routes one service of your own environment to a process on this machine, until Ctrl-C
 ///
 /// The new environment extends ENV, and its version of SERVICE is the process at PORT of this
 /// machine. Only requests of the new environment reach the process. The command waits until the

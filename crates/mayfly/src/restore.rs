@@ -35,7 +35,7 @@ const KINDS: [Kind; 6] = [
 const EXAMPLES: &str = "\
 Examples:
   mayfly restore mayfly.dump --dry-run      shows what would happen
-  mayfly restore mayfly.dump                adds what is missing, if etcd has no other record
+  mayfly restore mayfly.dump                adds missing records, if etcd has no other records
   mayfly restore mayfly.dump --replace      makes etcd equal to the dump
   ssh backup cat mayfly.dump | mayfly restore -
 
@@ -49,7 +49,7 @@ An environment with `expires` ends at the same time as before. If that time has 
 is restored. If the environment was extended after the dump, it stays, with its newer history. An `idle` time starts
 again.
 
-Exit codes: 0 restored; 1 refused, the file is no complete dump, or etcd does not answer; 2 wrong command line.";
+Exit codes: 0 restored; 1 refused, the dump is not complete, or etcd does not answer; 2 wrong command line.";
 
 /// Restores the records that `mayfly dump` wrote
 ///
