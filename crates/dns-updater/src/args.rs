@@ -59,7 +59,9 @@ pub enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub struct WatchArguments {
-    /// Writes this hosts file, in a directory without other files: dnsmasq reads all files in it
+    /// Writes this hosts file
+    ///
+    /// Give the file a directory of its own: dnsmasq reads all files of that directory (--hostsdir).
     #[arg(
         long,
         env = "MAYFLY_HOSTS_FILE",

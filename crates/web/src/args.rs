@@ -56,6 +56,8 @@ pub struct WebArguments {
     pub without_token: bool,
 
     /// Serves HTTPS with the certificates in this PEM file
+    ///
+    /// When the file changes, mayfly-web reads it again.
     #[arg(
         long,
         env = "MAYFLY_WEB_TLS_CERTIFICATE",

@@ -30,7 +30,7 @@ pub struct SessionRecords {
 pub enum ClaimError {
     /// Another writer has the name.
     #[error(
-        "the environment {name} exists already and was registered {whose}; choose another name with --name{hint}"
+        "the name {name} is taken by an environment that was registered {whose}; choose another name with --name{hint}"
     )]
     Taken {
         name: EnvironmentName,
