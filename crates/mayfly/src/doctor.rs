@@ -167,7 +167,7 @@ async fn read(store: &Store, found: &mut Examination) -> anyhow::Result<Option<S
         ),
         [first, ..] => (
             format!("there is no record; the daemons report below {}", used.join(", ")),
-            format!("give --prefix {first} (MAYFLY_PREFIX), as the daemons have it"),
+            format!("give the prefix of the daemons: --prefix {first} (MAYFLY_PREFIX)"),
         ),
     };
     found.push(DoctorCheck::Prefix, format!("prefix {own}"), what, cure);

@@ -277,7 +277,7 @@ fn text_of(path: &Path) -> Result<Option<String>, String> {
         Err(error) => return Err(error.to_string()),
     };
     if file.metadata().is_ok_and(|it| it.is_dir()) {
-        return Err("it is a directory".to_owned());
+        return Err("this is a directory".to_owned());
     }
     let mut bytes = Vec::new();
     file.take(SIZE_LIMIT + 1)
@@ -287,7 +287,7 @@ fn text_of(path: &Path) -> Result<Option<String>, String> {
         return Err(too_long(bytes.len() as u64));
     }
     let text =
-        String::from_utf8(bytes).map_err(|_| "it is not UTF-8: save it in that encoding".to_owned())?;
+        String::from_utf8(bytes).map_err(|_| "the file is not UTF-8: save the file as UTF-8".to_owned())?;
     Ok(Some(text))
 }
 

@@ -239,7 +239,7 @@ async fn complete(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
         added => format!("added to {}: {}\n", directory.display(), added.join(", ")),
     };
     if !notes.is_empty() {
-        text += "\nKept as it is:\n";
+        text += "\nNot changed by `mayfly init`:\n";
         notes.iter().for_each(|note| text += &format!("  {note}\n"));
         text += "To compare: mayfly init /tmp/new --yes --skip-checks, and diff -r the two directories\n";
     }

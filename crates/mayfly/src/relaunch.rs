@@ -124,7 +124,7 @@ fn wanted(backend: &BackendId, launchers: &Launchers, is_asked_for: bool) -> any
         ),
         Phase::Foreign => bail!(
             "another program started {backend}, and the launcher never touches \
-             such containers"
+             such containers: replace them with that program"
         ),
         _ if !is_asked_for => bail!(
             "no environment names version {version} of {service}, so the launcher starts no new container \

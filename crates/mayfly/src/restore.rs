@@ -129,7 +129,8 @@ fn read(store: &Store, file: &Path) -> anyhow::Result<Vec<DumpedRecord>> {
     };
     read.with_context(|| format!("cannot read {shown}"))?;
     let text = String::from_utf8(bytes).ok();
-    let text = text.with_context(|| format!("cannot restore {shown}: it is not UTF-8, so it is no dump"))?;
+    let text =
+        text.with_context(|| format!("cannot restore {shown}: the text is not UTF-8, so it is no dump"))?;
     let (header, dumped) = file::read(store.keyspace(), &text)
         .with_context(|| format!("cannot restore {shown}; nothing was changed"))?;
     output::print(&format!(
@@ -198,7 +199,7 @@ fn text(store: &Store, plan: &RestorePlan) -> String {
         let what = match step.change {
             RestoreAction::Replace => "change",
             RestoreAction::Delete => "delete",
-            RestoreAction::Over => "left out, its time has passed:",
+            RestoreAction::Over => "left out, because it has expired:",
             RestoreAction::Create | RestoreAction::Keep => return None,
         };
         Some(format!("{what} {}\n", relative(store.keyspace(), &step.key)))

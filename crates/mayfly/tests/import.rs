@@ -181,8 +181,8 @@ fn a_file_that_cannot_be_read_is_named() {
     fs::write(path.join("huge.yml"), " ".repeat(2 << 20)).unwrap();
     for (file, reason) in [
         ("no.yml", "no.yml:1:1: there is no such file"),
-        (".", ".:1:1: it is a directory"),
-        ("latin.yml", "latin.yml:1:1: it is not UTF-8"),
+        (".", ".:1:1: this is a directory"),
+        ("latin.yml", "latin.yml:1:1: the file is not UTF-8"),
         ("huge.yml", "huge.yml:1:1: the file has"),
     ] {
         let output = mayfly(path, &["import", "compose", file]);

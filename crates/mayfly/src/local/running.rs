@@ -130,7 +130,7 @@ impl RunningSession {
                 Ok(()) if self.wanted.is_none() => {}
                 Ok(()) => complain(&format!("your process at port {port} answers")),
                 Err(reason) => complain(&format!(
-                    "your process at port {port} does not answer: {}; waiting for it",
+                    "your process at port {port} does not answer: {}; waiting for the process",
                     printable(reason)
                 )),
             }
