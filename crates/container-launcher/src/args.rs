@@ -19,7 +19,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
-  container-launcher --dry-run                              # prints what it would start and retire now
+  container-launcher --dry-run                              # prints what the launcher would start and retire now
   container-launcher --retire-after 30min --allow-image 'registry.example/team/*'
   container-launcher --engine swarm --docker tcp://127.0.0.1:2375
   container-launcher --variable DOCKER_ACCOUNT_NAME=team --volume-root /srv/mayfly
@@ -32,9 +32,9 @@ Exit codes: 0 success, 1 failure, 2 wrong usage.";
 /// environment needs
 ///
 /// A version is needed if an environment names it exactly. Instances that other programs started
-/// count, too, and are never touched. Several launchers may run on one etcd: one is active, and
-/// another takes over when it is gone. A program with the engine's socket can become root on the
-/// host, so run the launcher on a host where only operators have accounts.
+/// count, too, and the launcher never touches them. Several launchers may run on one etcd. One is
+/// active, and another takes over when the active one is gone. A program with the engine's socket
+/// can become root on the host. So run the launcher on a host where only operators have accounts.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "container-launcher", version, after_help = EXAMPLES, after_long_help = EXAMPLES)]
 pub struct Arguments {
@@ -58,7 +58,7 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_RETIRE_AFTER", value_name = "TIME", default_value = "1h", value_parser = duration)]
     pub retire_after: Duration,
 
-    /// Drains an instance for this long before it is stopped or deregistered
+    /// Drains an instance for this long before the launcher stops or deregisters it
     #[arg(long, env = "MAYFLY_DRAIN", value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub drain: Duration,
 
@@ -66,8 +66,8 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_STOP_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub stop_timeout: Duration,
 
-    /// Waits this long before it starts a missing version, in case another instance is about to
-    /// appear
+    /// Waits this long before it starts a missing version, in case another program starts an
+    /// instance
     #[arg(long, env = "MAYFLY_PATIENCE", value_name = "TIME", default_value = "3s", value_parser = duration)]
     pub patience: Duration,
 
@@ -77,8 +77,8 @@ pub struct Arguments {
 
     /// Pauses at most this long between two attempts to start a backend
     ///
-    /// The first failure is retried at once and the second after a second; the pause doubles with
-    /// each further failure.
+    /// After the first failure, the launcher retries without a pause. After the second failure, it
+    /// waits 1s. Each further failure doubles the pause.
     #[arg(long, env = "MAYFLY_RETRY_MOST", value_name = "TIME", default_value = "5min", value_parser = duration)]
     pub retry_most: Duration,
 
@@ -100,8 +100,9 @@ pub struct Arguments {
     )]
     pub allow_image: Vec<Glob>,
 
-    /// Connects containers to this network of the engine if their definition names none; a
-    /// definition may name other networks only if --allow-network allows them
+    /// Connects containers to this network of the engine if their definition names no network
+    ///
+    /// A definition may name another network only if --allow-network allows that network.
     #[arg(long, env = "MAYFLY_NETWORK", value_name = "NAME", default_value = "mayfly")]
     pub network: NetworkName,
 
@@ -115,17 +116,19 @@ pub struct Arguments {
     )]
     pub allow_network: Vec<Glob>,
 
-    /// Limits the memory of a container: bytes, or with k, m or g; a definition may ask for less,
-    /// and is refused if it asks for more
+    /// Limits the memory of a container: bytes, or with k, m or g
+    ///
+    /// A definition may ask for less. The launcher refuses a definition that asks for more.
     #[arg(long, env = "MAYFLY_MEMORY", value_name = "AMOUNT", default_value = "512m")]
     pub memory: Memory,
 
-    /// Limits the processors of a container, such as 0.5; a definition may ask for less, and is
-    /// refused if it asks for more
+    /// Limits the processors of a container, such as 0.5
+    ///
+    /// A definition may ask for less. The launcher refuses a definition that asks for more.
     #[arg(long, env = "MAYFLY_CPUS", value_name = "N", default_value = "1")]
     pub cpus: Cpus,
 
-    /// Limits the number of processes and threads of a container
+    /// Limits the number of processes and threads of a container, 16 to 1000000
     #[arg(long, env = "MAYFLY_PROCESSES", value_name = "N", default_value_t = 1024, value_parser = processes)]
     pub processes: u32,
 
@@ -149,26 +152,29 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_VARIABLE", value_name = "NAME[=VALUE]", value_delimiter = ',', value_parser = variable)]
     pub variable: Vec<Variable>,
 
-    /// Decides when an image is pulled; `mayfly relaunch` pulls an image that was pushed again
-    /// under the same tag
+    /// Sets when the engine pulls an image
+    ///
+    /// If an image was pushed again under the same tag, `mayfly relaunch` pulls it.
     #[arg(long, env = "MAYFLY_PULL", value_enum, default_value_t)]
     pub pull: Pull,
 
-    /// Withholds deletions if so many come within this time that they look like a fault; with 0,
-    /// withholds no deletion
+    /// Delays deletions if many entries vanish from etcd within this time; with 0, delays none
     ///
-    /// If all environments or all instances vanish from etcd at once, the launcher keeps them for
-    /// this time. If half of the environments that need launched containers, and at least two,
-    /// vanish within this time, the launcher retires nothing until they are back or until an
-    /// operator confirms the deletion: `mayfly confirm container-launcher`.
+    /// A loss of many entries may be a fault. If all environments or all instances vanish together,
+    /// the launcher ignores this for this time. If half of the environments that need launched
+    /// containers (at least two) vanish within this time, the launcher retires nothing until they
+    /// are registered again. If the loss was intended, run `mayfly confirm container-launcher`.
+    /// docs/concepts/trust.md has all rules.
     #[arg(long, env = "MAYFLY_DISTRUST", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub distrust: Duration,
 
-    /// Keeps its records in etcd for this long after it dies, 2s to 1h
+    /// Keeps the launcher's records in etcd for this long after the launcher dies, 2s to 1h
+    ///
+    /// After this time, another launcher becomes active.
     #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
     pub ttl: Duration,
 
-    /// Prints what would be done now, and exits
+    /// Prints what the launcher would start and retire now, and exits
     #[arg(long)]
     pub dry_run: bool,
 }

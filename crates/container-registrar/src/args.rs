@@ -91,15 +91,15 @@ pub enum Command {
 pub struct InstanceArguments {
     /// The service: a DNS label such as `backend`; `backend.service` is the same
     pub service: ServiceName,
-    /// Its version: letters, digits, `_`, `.`, `-`, such as 0.0.2
+    /// The version of the service: letters, digits, `_`, `.`, `-`, such as 0.0.2
     pub version: Version,
-    /// Where it listens: an IP address, a host name, or `auto`; for a permanent entry also https://
-    /// and a host
+    /// The host of the instance: an IP address, a host name, or `auto`; with --permanent also
+    /// https:// and a host
     ///
     /// `auto` is the address from which this host reaches etcd or, if etcd is on loopback, the
     /// address of the default route.
     pub host: AdvertisedHost,
-    /// The port that it listens at
+    /// The port at which the instance listens
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
 }
@@ -119,11 +119,12 @@ pub struct Register {
     #[command(flatten)]
     pub instance: InstanceArguments,
 
-    /// Writes an entry that stays until it is deregistered, and exits: for a server that Mayfly
-    /// does not start, such as an external service
+    /// Writes an entry that stays until it is deregistered, and exits
     ///
-    /// The routers resolve its host name and check it; --check checks it once, before the entry is
-    /// written. --ttl, --drain and the other options of a running registrar have no effect.
+    /// Use this option for a server that Mayfly does not start, such as an external service. The
+    /// routers resolve the server's host name and check the server. With --check, the registrar
+    /// checks the server a single time, before it writes the entry. --ttl, --drain and the other
+    /// options of a running registrar have no effect.
     #[arg(long)]
     pub permanent: bool,
 
@@ -150,16 +151,16 @@ pub struct Register {
 
     /// Allows other services at the same address and port; each of them needs this option
     ///
-    /// Use it for one process or proxy that serves several services. Without it, the address
-    /// belongs to the backend that registered it last.
+    /// Use this option for one process or proxy that serves several services. Without this option,
+    /// the address belongs to the backend that registered it last.
     #[arg(long, env = "MAYFLY_SHARED")]
     pub shared: bool,
 
-    /// Drains an instance for this long before it is stopped or deregistered
+    /// Drains the instance for this long before the registrar deregisters it
     #[arg(long, env = "MAYFLY_DRAIN", value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub drain: Duration,
 
-    /// Adds a note for people and tools; repeatable
+    /// Adds a note to the entry, such as zone=north, for people and tools; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = note)]
     pub meta: Vec<(String, String)>,
 }
@@ -185,7 +186,7 @@ impl From<Speaks> for Protocol {
 /// How instances are checked, and kept in etcd.
 #[derive(Debug, Clone, Args)]
 pub struct Keeping {
-    /// Keeps its records in etcd for this long after it dies, 2s to 1h
+    /// Keeps instances registered for this long after their registrar dies, 2s to 1h
     #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
     pub ttl: Duration,
 
@@ -197,11 +198,12 @@ pub struct Keeping {
     #[arg(long, env = "MAYFLY_CHECK_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = interval)]
     pub check_timeout: Duration,
 
-    /// Deregisters an instance after this many failures in a row
+    /// Deregisters an instance after this many failed checks in a row
     #[arg(long, env = "MAYFLY_FALL", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub fall: u32,
 
-    /// Registers it again after this many successes in a row; a new instance needs only one
+    /// Registers an instance again after it passes this many checks in a row; a new one needs one
+    /// pass
     #[arg(long, env = "MAYFLY_RISE", value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub rise: u32,
 }
@@ -212,7 +214,7 @@ pub struct List {
     pub service: Option<ServiceName>,
     /// Lists only instances of this version of the service
     pub version: Option<Version>,
-    /// Prints them in this format
+    /// Prints the instances in this format
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }

@@ -86,12 +86,12 @@ pub struct CommonArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct AddressArgs {
     /// Allows environments to name only these external addresses: host names and networks,
-    /// separated by commas [default: all addresses that do not need their own entry]
+    /// separated by commas [default: all addresses except those that always need an entry]
     ///
     /// An entry is a host name (billing.example), a wildcard (*.internal), an address (10.0.0.5) or
-    /// a network (10.0.0.0/8, fd00::/8). Some addresses need their own entry, such as 127.0.0.0/8:
-    /// loopback and link-local addresses, metadata addresses of clouds, and the addresses at which
-    /// the router itself listens.
+    /// a network (10.0.0.0/8, fd00::/8). Some addresses always need an entry, such as 127.0.0.0/8.
+    /// These are loopback and link-local addresses, metadata addresses of clouds, and the addresses
+    /// at which the router itself listens.
     #[arg(
         long,
         env = "MAYFLY_ALLOW_ADDRESS",

@@ -13,13 +13,13 @@ use mayfly_daemon::output::Format;
 const EXAMPLES: &str = "\
 Examples:
   dns-updater watch --hosts-file /var/lib/mayfly/hosts/mayfly.hosts
-  dnsmasq --hostsdir=/var/lib/mayfly/hosts --local=/service/     # reads the file on each change
+  dnsmasq --hostsdir=/var/lib/mayfly/hosts --local=/service/     # dnsmasq reads the file on each change
   dns-updater update db.service 10.0.0.7 10.0.0.8
   dns-updater delete db.service
 
 Exit codes: 0 success, 1 failure, 2 wrong usage.";
 
-/// Writes the hosts file that dnsmasq serves from etcd, and manages static records in etcd
+/// Writes a hosts file for dnsmasq from the records in etcd, and manages static records
 #[derive(Debug, Parser)]
 #[command(name = "dns-updater", version, about, after_help = EXAMPLES, after_long_help = EXAMPLES)]
 pub struct Arguments {
@@ -33,11 +33,11 @@ pub struct Arguments {
 pub enum Command {
     /// Writes the hosts file whenever etcd changes, until SIGTERM
     Watch(WatchArguments),
-    /// Sets a static record: a host name with its addresses, which replace earlier addresses
+    /// Sets a static record: these addresses replace earlier addresses of the host name
     Update {
-        /// The host name as clients ask for it, with its domain, such as db.service
+        /// The host name with its domain, such as db.service
         host: Hostname,
-        /// Its addresses, IPv4 or IPv6
+        /// The addresses of the host, IPv4 or IPv6
         #[arg(required = true, value_name = "IP")]
         addresses: Vec<IpAddr>,
     },
@@ -49,7 +49,7 @@ pub enum Command {
     },
     /// Lists the static records
     List {
-        /// Prints them in this format
+        /// Prints the records in this format
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
@@ -59,7 +59,9 @@ pub enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub struct WatchArguments {
-    /// Writes this file; the file needs its own directory, which dnsmasq reads with --hostsdir
+    /// Writes this hosts file
+    ///
+    /// Give the file a directory of its own: dnsmasq reads all files of that directory (--hostsdir).
     #[arg(
         long,
         env = "MAYFLY_HOSTS_FILE",
@@ -73,12 +75,13 @@ pub struct WatchArguments {
     #[arg(long, env = "MAYFLY_DOMAIN", value_name = "NAME", default_value = "service")]
     pub domain: Hostname,
 
-    /// Withholds deletions if so many come within this time that they look like a fault; with 0,
-    /// withholds no deletion
+    /// Delays deletions if many entries vanish from etcd within this time; with 0, delays none
     ///
-    /// If all instances or all routers vanish from etcd without deregistering, their names are kept
-    /// for this time. If all environments vanish at once, their names are kept until they are back
-    /// or until an operator confirms the deletion: `mayfly confirm haproxy-updater`.
+    /// A loss of many entries may be a fault. If all instances or all routers vanish together
+    /// without deregistering, dns-updater keeps their names for this time. If all environments (at
+    /// least two) vanish together, dns-updater keeps their names until they are registered again.
+    /// If the loss was intended, run `mayfly confirm haproxy-updater`. docs/concepts/trust.md has
+    /// all rules.
     #[arg(long, env = "MAYFLY_DISTRUST", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub distrust: Duration,
 }

@@ -28,19 +28,19 @@ An environment file:
   services:
     - name: backend
       version: 0.0.2        # exact, or latest (the default), or a range such as ^1.2
-      route: /api           # optional: the public path that leads here
+      route: /api           # optional: the public path of this service
 
 Also optional: prefix (default www-<name>), header (default <name>), description,
 and how long it lives:
-  expires: 8h               # counted from its first registration; or 2030-01-31T18:00:00Z
-  idle: 2h                  # ends it after 2 hours without a request
-  protected: true           # never ends it, even when its file is deleted
+  expires: 8h               # counted from the first registration; or 2030-01-31T18:00:00Z
+  idle: 2h                  # ends the environment after 2 hours without a request
+  protected: true           # never ends the environment, even when its file is deleted
 
-A new version takes over once it has a live instance; until then the old one stays in use.
-With `switch: at-once` it takes over at once.
+A new version takes over when it has a live instance. Until then the old version stays in use.
+With `switch: at-once` the new version takes over immediately.
 
-An environment that has ended does not come back while its file stays the same. Change the
-file, or run `mayfly keep temp-1 8h`.";
+An environment that has ended stays ended while its file stays the same. To bring the environment
+back, change the file, or run `mayfly keep temp-1 8h`.";
 
 /// Keeps the environments in etcd in sync with a directory of YAML files
 #[derive(Debug, Parser)]
@@ -67,7 +67,7 @@ pub enum Command {
     /// expired, was idle for too long or was deleted in etcd, the registrar reports this. It
     /// registers the environment again only when the content of its file changes.
     Watch(DirectoryArguments),
-    /// Checks files without etcd; prints one line for each fault and exits with 1 if there is one
+    /// Checks files without etcd; prints one line for each fault, and exits with 1 after a fault
     Check {
         /// Environment files, directories with *.yaml and *.yml files, or `-` for standard input
         #[arg(required_unless_present = "services", value_name = "FILE")]
@@ -81,7 +81,7 @@ pub enum Command {
         #[command(flatten)]
         addresses: AddressArgs,
     },
-    /// Lists the environments that are registered in etcd, and what they lack
+    /// Lists the environments that are registered in etcd, and the services that they lack
     List(ListOptions),
 }
 
@@ -106,34 +106,42 @@ pub struct DirectoryArguments {
     )]
     pub directory: PathBuf,
 
-    /// Reads service definitions, which say how to start a service, from this directory; it need
-    /// not exist [default: `services` beside DIRECTORY]
+    /// Reads service definitions from this directory, which need not exist [default: `services`
+    /// beside DIRECTORY]
+    ///
+    /// A service definition describes how to start a service.
     #[arg(long, env = "MAYFLY_SERVICES", value_name = "DIRECTORY")]
     pub services: Option<PathBuf>,
 
-    /// Scans the directories at this interval, such as 1s, instead of waiting for events. Use it
-    /// for file systems without events (NFS, some mounts of virtual machines). A changed file is
-    /// read once it has stayed the same for 2s [default: off]
+    /// Scans the directories at this interval, such as 1s, instead of waiting for events [default:
+    /// off]
+    ///
+    /// Use this flag for file systems without events (NFS, some mounts of virtual machines). The
+    /// registrar reads a changed file after the file has stayed the same for 2s.
     #[arg(long, env = "MAYFLY_POLL", value_name = "TIME", value_parser = interval)]
     pub poll: Option<Duration>,
 
-    /// Keeps an environment or definition for this long after its last file is gone, so that an
-    /// editor that deletes and creates a file causes no gap
+    /// Keeps an environment or definition for this long after its last file is gone
+    ///
+    /// Some editors save a file by deleting and creating it. This time prevents a gap.
     #[arg(long, env = "MAYFLY_GRACE", value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub grace: Duration,
 
-    /// Deletes protected environments, too, when their files are gone; without this flag, they stay
-    /// and are reported
+    /// Deletes protected environments, too, when their files are gone; without this flag, the
+    /// registrar keeps and reports them
     #[arg(long, env = "MAYFLY_FORCE")]
     pub force: bool,
 
-    /// Archives earlier contents as <ARCHIVE>/<environment>/<UTC time>.yaml, and the files of
-    /// environments that have ended [default: `archive` beside DIRECTORY]
+    /// Archives earlier contents of environment files, and the files of ended environments, in this
+    /// directory [default: `archive` beside DIRECTORY]
+    ///
+    /// An earlier content is the file <ARCHIVE>/<environment>/<UTC time>.yaml.
     #[arg(long, env = "MAYFLY_ARCHIVE", value_name = "DIRECTORY")]
     pub archive: Option<PathBuf>,
 
-    /// Archives this many contents of each environment, including the current content; with 0, it
-    /// archives nothing, and the files of ended environments stay
+    /// Archives this many contents of each environment, including the current content
+    ///
+    /// With 0, the registrar archives nothing, and the files of ended environments stay.
     #[arg(
         long,
         env = "MAYFLY_ARCHIVE_KEEP",
@@ -146,15 +154,17 @@ pub struct DirectoryArguments {
     /// registrar, etcdctl)
     ///
     /// The first line of such a copy marks it as a copy. The registrar changes and deletes the copy
-    /// together with the environment in etcd. Once you change a copy, it counts like any other
-    /// file, and this registrar registers it. The registrar never overwrites or deletes a file that
-    /// a person wrote or changed. If etcd changed at the same time, the file wins, and this is
-    /// reported.
+    /// together with the environment in etcd. When you change a copy, it becomes a file like any
+    /// other, and this registrar registers it. The registrar never overwrites or deletes a file
+    /// that a person wrote or changed. If the file and etcd change at the same time, the file wins,
+    /// and the registrar reports this.
     #[arg(long, env = "MAYFLY_WRITE_BACK")]
     pub write_back: bool,
 
-    /// Registers at most this many environments; registered environments stay, and further
-    /// environments are refused with the reason
+    /// Registers at most this many environments
+    ///
+    /// Environments that are registered already stay. The registrar refuses further environments
+    /// and reports the reason.
     #[arg(
         long,
         env = "MAYFLY_MAX_ENVIRONMENTS",
@@ -166,11 +176,11 @@ pub struct DirectoryArguments {
     /// Registers at most this many environments of each source, such as a repository or a person;
     /// repeatable [default: no limit]
     ///
-    /// PATTERN is a name in which `*` stands for any text. Environments that match it, and whose
-    /// names are the same up to the last `*`, belong to one source. `pr-*=30` allows 30
+    /// PATTERN is a name in which `*` stands for any text. Environments that match PATTERN, and
+    /// whose names are the same up to the last `*`, belong to one source. `pr-*=30` allows 30
     /// environments such as pr-7. `*-pr-*=10` allows 10 such as shop-pr-7, and 10 such as api-pr-7.
-    /// The first pattern that matches a name applies. Registered environments stay, and further
-    /// environments are refused with the reason.
+    /// The first pattern that matches a name applies. Environments that are registered already
+    /// stay. The registrar refuses further environments and reports the reason.
     #[arg(
         long,
         env = "MAYFLY_MAX_ENVIRONMENTS_OF",
@@ -223,9 +233,9 @@ pub enum Format {
     /// For people.
     #[default]
     Table,
-    /// One JSON array of the records, each with `complete` and, if it is incomplete, `missing`.
+    /// One JSON array of the records, each with `complete`; an incomplete one also with `missing`.
     Json,
-    /// An environment file with all of them.
+    /// One environment file with all environments.
     Yaml,
 }
 

@@ -27,7 +27,7 @@ Examples:
   haproxy-updater template > my.cfg.tera
   haproxy-updater --template my.cfg.tera render > haproxy.cfg
 
-Start HAProxy beside it as soon as <dir>/haproxy.cfg exists. The two share only this directory:
+Start HAProxy as soon as <dir>/haproxy.cfg exists. HAProxy and haproxy-updater share only this directory:
   haproxy -W -S <dir>/run/master.sock -f <dir>/haproxy.cfg
 
 Exit codes: 0 success, 1 failure, 2 wrong usage.";
@@ -70,8 +70,10 @@ pub struct Options {
     pub dir: PathBuf,
 
     /// Binds the edge, HAProxy's listener for requests from outside, to these addresses, separated
-    /// by commas; write an IPv6 address in brackets, as in `[fd00::1]:80`. With `accept-proxy`
-    /// after the address, as in `*:80 accept-proxy`, connections must begin with the PROXY protocol
+    /// by commas
+    ///
+    /// Write an IPv6 address in brackets, as in `[fd00::1]:80`. With `accept-proxy` after the
+    /// address, as in `*:80 accept-proxy`, connections must begin with the PROXY protocol.
     #[arg(
         long,
         visible_alias = "edge",
@@ -86,7 +88,7 @@ pub struct Options {
     /// Accepts HTTPS (HTTP/2 and HTTP/1.1) from outside at these addresses, separated by commas,
     /// such as `*:443` or `*:443 accept-proxy`
     ///
-    /// HAProxy listens there once --edge-certificates contains a certificate.
+    /// HAProxy listens there as soon as --edge-certificates contains a certificate.
     #[arg(
         long,
         env = "MAYFLY_EDGE_TLS_BIND",
@@ -114,8 +116,9 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_REDIRECT_TO_HTTPS", global = true)]
     pub redirect_to_https: bool,
 
-    /// Answers 200 at this path of the edge, for any host, while HAProxy serves: the health check
-    /// of a load balancer in front of it
+    /// Answers 200 at this path of the edge, for any host, while HAProxy runs
+    ///
+    /// Use this path for the health check of a load balancer in front of the edge.
     #[arg(
         long,
         env = "MAYFLY_EDGE_HEALTH_PATH",
@@ -146,12 +149,14 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_RUNTIME_SOCKET", value_name = "PATH", global = true)]
     pub runtime_socket: Option<ConfigPath>,
 
-    /// Reloads HAProxy, which is rare, through this master socket [default: <dir>/run/master.sock]
+    /// Reloads HAProxy through this master socket; reloads are rare [default:
+    /// <dir>/run/master.sock]
     #[arg(long, env = "MAYFLY_MASTER_SOCKET", value_name = "PATH", global = true)]
     pub master_socket: Option<ConfigPath>,
 
-    /// Checks each configuration with this haproxy program before using it; without such a program
-    /// nothing is checked
+    /// Checks each configuration with this haproxy program before HAProxy uses the configuration
+    ///
+    /// If there is no such program, configurations are not checked.
     #[arg(
         long,
         env = "MAYFLY_HAPROXY",
@@ -166,8 +171,10 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_TEMPLATE", value_name = "FILE", global = true)]
     pub template: Option<PathBuf>,
 
-    /// Starts with room for this many backends; when less than a quarter is free, a reload doubles
-    /// the number
+    /// Provides slots for this many backends at the start, 1 to 65536
+    ///
+    /// When less than a quarter of the slots is free, haproxy-updater doubles their number. This
+    /// needs a reload of HAProxy.
     #[arg(
         long,
         env = "MAYFLY_SLOTS",
@@ -193,20 +200,22 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_DEFAULT_ENVIRONMENT", value_name = "NAME", global = true)]
     pub default_environment: Option<EnvironmentName>,
 
-    /// Lets clients outside choose their environment with x-mayfly; without this flag, the edge
+    /// Lets clients outside choose the environment with x-mayfly; without this flag, the edge
     /// removes the header
     ///
-    /// A script on a page of another origin cannot choose in this way: the browser first sends a
-    /// CORS preflight request without the header, and the environment of the host name answers it.
+    /// A script on a page of another origin cannot choose in this way. The browser first sends a
+    /// CORS preflight request without the header, and the environment of the host name answers
+    /// that request.
     /// HAProxy's own error answers have no CORS headers.
     #[arg(long, env = "MAYFLY_ALLOW_HEADER_AT_EDGE", global = true)]
     pub allow_header_at_edge: bool,
 
     /// Lets links (?mayfly=temp-1) choose the environment: on no host (off), on the hosts of
-    /// environments that are not protected, or on all hosts; a cookie keeps the choice
+    /// environments that are not protected, or on all hosts
     ///
-    /// The instance sees neither the link's parameter nor the cookie. `?mayfly=` removes the
-    /// cookie. A link gives no more access than the environment's own host name.
+    /// A cookie keeps the choice. The instance sees neither the parameter nor the cookie.
+    /// `?mayfly=` removes the cookie. A link gives no more access than the environment's own host
+    /// name.
     #[arg(
         long,
         env = "MAYFLY_SHARE_LINKS",
@@ -220,7 +229,7 @@ pub struct Options {
 
     /// Trusts the x-forwarded-* headers of a proxy in front of the edge, and appends to them
     ///
-    /// Without it the edge removes the forwarding headers that a client sends: forwarded,
+    /// Without this flag, the edge removes the forwarding headers of a client: forwarded,
     /// x-forwarded-*, x-real-ip, x-original-url and similar ones.
     #[arg(long, env = "MAYFLY_BEHIND_PROXY", global = true)]
     pub behind_proxy: bool,
@@ -239,14 +248,14 @@ pub struct Options {
     #[command(flatten)]
     pub traces: Traces,
 
-    /// Makes HAProxy write a line for each request to its standard output
+    /// Makes HAProxy log each request, as a line on the standard output of HAProxy
     #[arg(long, env = "MAYFLY_ACCESS_LOG", global = true)]
     pub access_log: bool,
 
-    /// Accepts request and answer heads of up to 32 kB; without it, the limit is 14,800 bytes
+    /// Accepts heads (first line and headers) of up to 32 kB; without this flag, up to 14,800 bytes
     ///
-    /// A head may have 200 headers in both cases. The larger limit costs 24 kB of memory for each
-    /// busy connection, and some throughput.
+    /// This applies to requests and answers. With and without the flag, a head may have 200
+    /// headers. The flag costs 24 kB of memory for each busy connection, and some throughput.
     #[arg(long, env = "MAYFLY_LARGE_HEADS", global = true)]
     pub large_heads: bool,
 
@@ -282,7 +291,7 @@ pub struct Options {
     pub tunnel_timeout: Millis,
 
     /// Verifies https:// servers with the certificate authorities in this PEM file; `@system-ca`
-    /// means those of the system on which HAProxy runs
+    /// means the authorities of the system on which HAProxy runs
     ///
     /// HAProxy reads the file at this path when it starts or reloads.
     #[arg(
@@ -297,8 +306,10 @@ pub struct Options {
     #[command(flatten)]
     pub addresses: AddressArgs,
 
-    /// Accepts at most this many external addresses from all environments together, and at most 100
-    /// from one environment; environments that were registered earlier take precedence
+    /// Accepts at most this many external addresses from all environments together
+    ///
+    /// One environment may have at most 100. If environments have more addresses than this,
+    /// environments that were registered earlier take precedence.
     #[arg(
         long,
         env = "MAYFLY_MAX_ADDRESSES",
@@ -319,7 +330,7 @@ pub struct Options {
     /// Advertises the internal side to dns-updater at this IP address or host name; `auto` finds an
     /// address
     ///
-    /// `auto` is the address of --internal-bind, if that names one. Otherwise it is the address
+    /// If --internal-bind names an address, `auto` is that address. Otherwise `auto` is the address
     /// from which this host reaches etcd or, if etcd is on loopback, the address of the default
     /// route.
     #[arg(
@@ -331,12 +342,12 @@ pub struct Options {
     )]
     pub advertise: Advertised,
 
-    /// Looks this often for changes that another program made to HAProxy or to its files, and
-    /// repairs them
+    /// Checks HAProxy and its files at this interval, and repairs what another program changed
     ///
-    /// Each check compares all servers and the number of rows of each map. With few rows (400 at
-    /// 4s), it also compares each row. With more rows, the time between two comparisons of all rows
-    /// is 10 ms for each row. The files are checked even while HAProxy is not running.
+    /// Each check compares all servers and the number of rows of each map. With the default of 4s,
+    /// each check also compares all rows if there are at most 400. More rows are compared less
+    /// often, at intervals of 10 ms for each row: 1,000 rows every 10 s. The files are checked even
+    /// while HAProxy is not running.
     #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "4s", value_parser = interval, global = true)]
     pub verify: Duration,
 
@@ -350,13 +361,13 @@ pub struct Options {
     )]
     pub min_instances: usize,
 
-    /// Withholds deletions if so many come within this time that they look like a fault; with 0,
-    /// withholds no deletion
+    /// Delays deletions if many entries vanish from etcd within this time; with 0, delays none
     ///
-    /// The router keeps the last instance of a backend, or half of all instances, if they vanish
-    /// from etcd without deregistering and pass HAProxy's check. It keeps all environments if they
-    /// vanish at once. It keeps them until they are back or until an operator confirms the
-    /// deletion: `mayfly confirm haproxy-updater`.
+    /// A loss of many entries may be a fault. The router keeps the last instance of a backend, and
+    /// half of all instances (at least two) if they vanish within this time without deregistering.
+    /// A kept instance stays routed while it passes HAProxy's check. If all environments (at least
+    /// two) vanish together, the router keeps them until they are registered again. If the loss was
+    /// intended, run `mayfly confirm haproxy-updater`. docs/concepts/trust.md has all rules.
     #[arg(long, env = "MAYFLY_DISTRUST", value_name = "TIME", default_value = "10s", value_parser = duration, global = true)]
     pub distrust: Duration,
 }

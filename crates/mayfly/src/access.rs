@@ -20,9 +20,9 @@ Examples:
   mayfly access temp-1 --format json | jq -r .password
 
 Put the printed lines into the file of the environment. The edge then admits only the users and the networks of
-`access`. This also applies to every environment that extends it and has no `access` of its own.
+`access`. This also applies to every environment that extends this environment and has no `access` of its own.
 
-The lines also have the users and networks that etcd has now. If the file has further ones, add them. An environment
+The lines also have the users and networks that etcd has now. If the file has more of them, add these. An environment
 has at most 100 users and 100 networks.
 
 The environment need not exist yet. So an environment can have `access` from its first moment.
@@ -31,10 +31,10 @@ JSON: {\"environment\", \"user\", \"password\", \"access\": {\"users\": {user: h
 
 Exit codes: 0 success; 1 etcd does not answer, or the environment has 100 users; 2 the command line is wrong.";
 
-/// Makes a password for an environment, and prints it once, with the lines for its file
+/// Makes a password for an environment, and prints it with the lines for the environment's file
 ///
-/// Mayfly does not store the password: the file, etcd and the routers have only a salted hash. The
-/// printed lines also have the users and networks that the environment has in etcd.
+/// Only this command shows the password: the file, etcd and the routers have only a salted hash.
+/// The printed lines also have the users and networks that the environment has in etcd.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -108,7 +108,7 @@ fn add(access: &mut Access, user: UserName, hash: PasswordHash) -> anyhow::Resul
     let count = access.users.len();
     ensure!(
         count <= ACCESS_LIMIT,
-        "an environment can have at most {ACCESS_LIMIT} users, and this would be number {count}; remove a user from its file first"
+        "an environment can have at most {ACCESS_LIMIT} users, and the new user would be number {count}: first remove a user from the environment's file"
     );
     Ok(())
 }

@@ -27,7 +27,7 @@ Examples:
   mayfly apply -f temp-1.yaml
   mayfly apply -f environments/ --dry-run       shows what would happen
   generate | mayfly apply -f -                  reads standard input
-  mayfly apply -f qa.yaml --force               takes the name qa over from its registrar
+  mayfly apply -f qa.yaml --force               takes the environment qa over from a registrar
 
 Prints a line for each environment: created, changed or unchanged. An applied environment needs no file: it ends by
 `expires` or `idle`, or with `mayfly delete`.";
@@ -45,8 +45,9 @@ pub struct Args {
     #[arg(short = 'f', long = "file", required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Takes over environments that a registrar or another program registered; each is gone for
-    /// some milliseconds
+    /// Takes over environments that a registrar or another program registered
+    ///
+    /// Each of these environments is missing in etcd for some milliseconds.
     #[arg(long)]
     pub force: bool,
 
@@ -77,7 +78,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
                 }
                 bail!(match done.len() {
                     0 => "nothing was registered".to_owned(),
-                    count => format!("only {count} of {} are registered", wanted.len()),
+                    count => format!("only {count} of {} environments were registered", wanted.len()),
                 });
             }
         };
@@ -204,12 +205,12 @@ fn step(
         Some(Ok(there)) => {
             let origin = origin(there);
             return Err(format!(
-                "{name}: it was registered {origin}: change it there, or take the name over with --force"
+                "{name}: this environment was registered {origin}: change it there, or take it over with --force"
             ));
         }
         Some(Err(reason)) => {
             return Err(format!(
-                "{name}: its record in etcd is not valid ({reason}): replace it with --force"
+                "{name}: the record in etcd is not valid ({reason}): replace the record with --force"
             ));
         }
     };
@@ -226,7 +227,7 @@ fn step(
     let over = environment.ends_at().filter(|end| end.left(now).is_zero());
     if let Some(end) = over.filter(|_| change != EnvironmentChange::Unchanged) {
         return Err(format!(
-            "{name}: it would end at {end}, which is in the past: give it a later `expires`"
+            "{name}: the environment would end at {end}, which is in the past: set a later `expires`"
         ));
     }
     Ok(EnvironmentStep {
@@ -389,20 +390,20 @@ mod tests {
         check(
             json!([{"name": "new"}, {"name": "file", "idle": "8h"}]),
             false,
-            "file: it was registered by the registrar of host-1 from its file f.yaml: change it there, \
-             or take the name over with --force",
+            "file: this environment was registered by the registrar of host-1 from its file f.yaml: change it there, \
+             or take it over with --force",
         );
         check(
             json!([{"name": "new", "prefix": "file"}]),
             true,
             "new: prefix \"file\" belongs to file, which was registered by the registrar of host-1 from its \
-             file f.yaml: choose another",
+             file f.yaml: choose another prefix",
         );
         check(
             json!([{"name": "new", "expires": "2030-01-31T11:59:00Z"}, {"name": "applied", "expires": "10m"}]),
             false,
-            "new: it would end at 2030-01-31T11:59:00Z, which is in the past: give it a later `expires`\n\
-             applied: it would end at 2030-01-31T11:10:00Z, which is in the past: give it a later `expires`",
+            "new: the environment would end at 2030-01-31T11:59:00Z, which is in the past: set a later `expires`\n\
+             applied: the environment would end at 2030-01-31T11:10:00Z, which is in the past: set a later `expires`",
         );
         check(
             json!([{"name": "applied", "extends": "new"}, {"name": "new", "extends": "applied"}]),

@@ -17,13 +17,13 @@ Examples:
   mayfly explain http://www-temp-1.example.com/api
   mayfly wait temp-1                        returns when temp-1 is in force everywhere
   mayfly diff qa prod                       shows which versions and routes differ
-  mayfly lint environments/                 finds faults before the files are saved
+  mayfly lint environments/                 finds faults in files, before a registrar reads them
   mayfly apply -f temp-1.yaml               registers an environment without a registrar
-  mayfly keep temp-1 8h                     extends its life, or brings it back
-  mayfly access temp-1                      makes a password for those who may use it
+  mayfly keep temp-1 8h                     extends the life of temp-1, or brings temp-1 back
+  mayfly access temp-1                      makes a password for the users of temp-1
   mayfly delete temp-1
-  mayfly local backend 8080 -e temp-1       routes an environment of your own to a process on this machine
-  mayfly relaunch backend pr-12             starts its containers again after a push under the same tag
+  mayfly local backend 8080 -e temp-1       routes a service of your own environment to a local process
+  mayfly relaunch backend pr-12             starts containers again after an image push under the same tag
   mayfly import compose docker-compose.yml  makes definitions and an environment from a compose file
   mayfly confirm container-launcher         confirms that the mass deletion was intended
   mayfly dump mayfly.dump                   backs up the records that only etcd has

@@ -35,7 +35,7 @@ pub fn clashes<'a>(registry: &'a Registry, wanted: &[&'a Environment]) -> Vec<St
         let lines = claims.rivals(&name).map(|(claim, other)| {
             let (field, text, origin) = (claim.field(), claim.as_str(), origin(all[*other]));
             format!(
-                "{name}: {field} {text:?} belongs to {other}, which was registered {origin}: choose another"
+                "{name}: {field} {text:?} belongs to {other}, which was registered {origin}: choose another {field}"
             )
         });
         lines.collect::<Vec<_>>()
@@ -71,8 +71,8 @@ mod tests {
         assert_eq!(
             check(&[environment("temp", "www", "dev")]),
             [
-                "temp: prefix \"www\" belongs to prod, which was registered by hand: choose another",
-                "temp: header \"dev\" belongs to dev, which was registered by hand: choose another",
+                "temp: prefix \"www\" belongs to prod, which was registered by hand: choose another prefix",
+                "temp: header \"dev\" belongs to dev, which was registered by hand: choose another header",
             ]
         );
         // What one gives up, another may take in the same step.

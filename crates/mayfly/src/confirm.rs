@@ -66,7 +66,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
         Guarded::ContainerLauncher => (
             Daemon::ContainerLauncher,
             held_back(&state.launchers())?,
-            "the launcher now retires what is unused",
+            "the launcher now retires the containers that no environment needs",
         ),
         Guarded::HaproxyUpdater => (
             Daemon::HaproxyUpdater,

@@ -28,9 +28,9 @@ Examples:
   mayfly delete temp-1
   mayfly delete temp-1 temp-2
   mayfly delete 'pr-*'                shows which environments match, and asks
-  mayfly delete 'pr-*' --yes          does not ask, as in a script
-  mayfly delete --force prod          deletes it although it is protected
-  mayfly keep temp-1 8h               brings it back";
+  mayfly delete 'pr-*' --yes          does not ask; for scripts
+  mayfly delete --force prod          deletes prod although prod is protected
+  mayfly keep temp-1 8h               brings temp-1 back";
 
 /// Ends environments, wherever they were registered
 ///
@@ -39,8 +39,8 @@ Examples:
 /// comes back from its file: delete the file as well.
 ///
 /// In a pattern `*` stands for any text; quote it, so that the shell does not replace it. The
-/// command shows which environments a pattern matches, and asks before it ends them. It keeps
-/// protected ones, even with --force.
+/// command shows which environments a pattern matches, and asks before it ends them. A pattern
+/// never ends a protected environment, even with --force.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -150,7 +150,9 @@ impl Selection {
             return Ok(());
         }
         if !std::io::stdin().is_terminal() {
-            bail!("these {count} environments stay: to end them without a question, add --yes");
+            bail!(
+                "there is no terminal for the question, so these {count} environments stay: to end them, add --yes"
+            );
         }
         output::print(&format!("end these {count} environments? [y/N] "))?;
         let mut answer = String::new();
@@ -204,11 +206,11 @@ fn report(name: &EnvironmentName, environment: Option<&Environment>) -> String {
         let origin = origin(environment);
         text += &if environment.protected {
             format!(
-                "  it was registered {origin} and is protected: it comes back unless you delete \
-                 that file, too\n"
+                "  {name} is protected and was registered {origin}: delete that file, too, or \
+                 {name} comes back\n"
             )
         } else {
-            format!("  it was registered {origin}: that file brings it back only when it changes\n")
+            format!("  {name} was registered {origin}: {name} comes back only when that file changes\n")
         };
     }
     text
@@ -264,12 +266,15 @@ mod tests {
         };
         assert_eq!(report("mayfly_apply.pc", false), "a deleted\n");
         assert_eq!(report("mayfly_local.pc", false), "a deleted\n");
-        let file = "a deleted\n  it was registered by the registrar of host-1 from its file a.yaml";
+        let file = "was registered by the registrar of host-1 from its file a.yaml";
         assert_eq!(
             report("host-1", false),
-            format!("{file}: that file brings it back only when it changes\n")
+            format!("a deleted\n  a {file}: a comes back only when that file changes\n")
         );
-        assert!(report("host-1", true).starts_with(&format!("{file} and is protected: it comes back")));
+        assert_eq!(
+            report("host-1", true),
+            format!("a deleted\n  a is protected and {file}: delete that file, too, or a comes back\n")
+        );
         assert_eq!(super::report(&name, None), "a deleted\n");
     }
 }

@@ -15,16 +15,16 @@ Examples:
   mayfly diff staging prod --at-most 1   fails if more than one service differs
   mayfly diff qa prod --format json | jq -r '.services[].service'
 
-A service differs if the two environments route requests to different versions of it, or to it by different public
-paths. The origin of a version (own, or inherited from another environment) is shown, but is no difference. A range or
-`latest` counts as the version to which it resolves now.
+A service differs if the two environments have different versions of the service, or different public paths to it. The
+origin of a version (own, or inherited from another environment) is shown, but does not count as a difference. A range
+or `latest` counts as the version to which it resolves now.
 
 JSON: {\"a\", \"b\", \"differing\", \"of\" (services in both together), \"services\": [{\"service\", \"version_differs\",
   \"routes_differ\", \"a\" and \"b\": null, or {\"version\", \"inherited_from\", \"routes\", \"nothing_fits\" (a range without a
-  live version), \"awaited\" (the version that takes over once it is live)}}], \"notes\"}
+  live version), \"awaited\" (the version that takes over when it is live)}}], \"notes\"}
 
-Exit codes: 0 no more services differ than --at-most allows; 1 more differ, there is no such environment, or etcd does
-not answer; 2 wrong command line.";
+Exit codes: 0 at most --at-most services differ; 1 more services differ, an environment does not exist, or etcd does not
+answer; 2 wrong command line.";
 
 /// Shows what differs between two environments: versions and routes of their services
 ///

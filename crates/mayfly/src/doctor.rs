@@ -52,9 +52,9 @@ Checks, by the names that --ignore takes:
   etcd           no container reaches etcd
 
 For the last four checks, doctor groups the containers that have the same networks and name servers.
-In the network of one container of each group, it starts a short-lived container of this program,
-and removes it afterwards. It needs no program in the image of the service. It needs an engine that
-lets it create containers; deploy/engine-read does not.
+In the network of one container of each group, doctor starts a short-lived container of this
+program, and removes it afterwards. The image of the service needs no additional program. The engine
+must let doctor create containers; deploy/engine-read does not.
 
 JSON, one object: findings [check, where, what, cure], unchecked [check, why], notes, ignored.
 
@@ -78,7 +78,7 @@ pub struct Args {
     )]
     pub docker: EngineUrl,
 
-    /// Looks up this name in each container; it must not be a name of a service
+    /// Looks up this name in each container; it must not be the name of a service
     #[arg(long, env = "MAYFLY_OUTSIDE", value_name = "HOST", default_value = probe::OUTSIDE)]
     pub outside: Hostname,
 
@@ -121,8 +121,8 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
             found.push(
                 DoctorCheck::Daemons,
                 "etcd",
-                "its database is full, so it takes nothing new",
-                "compact and defragment it: docs/guides/troubleshooting.md",
+                "the database is full, so etcd accepts no new data",
+                "compact and defragment the database: docs/guides/troubleshooting.md",
             );
         }
         if !engine::examine(common, args, &state, &scope, shutdown, &mut found).await {
@@ -166,8 +166,8 @@ async fn read(store: &Store, found: &mut Examination) -> anyhow::Result<Option<S
             "start the daemons, or give the etcd that they use by --etcd (MAYFLY_ETCD)".to_owned(),
         ),
         [first, ..] => (
-            format!("there is nothing; daemons report below {}", used.join(", ")),
-            format!("give --prefix {first} (MAYFLY_PREFIX), as the daemons have it"),
+            format!("there is no record; the daemons report below {}", used.join(", ")),
+            format!("give the prefix of the daemons: --prefix {first} (MAYFLY_PREFIX)"),
         ),
     };
     found.push(DoctorCheck::Prefix, format!("prefix {own}"), what, cure);

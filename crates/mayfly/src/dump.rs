@@ -46,7 +46,7 @@ line.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Writes this file; without it, or with `-`, the dump is printed
+    /// Writes the dump to this file; without FILE, or with `-`, prints the dump
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
 }

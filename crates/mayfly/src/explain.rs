@@ -17,16 +17,16 @@ Examples:
   mayfly explain http://www-temp-1.example.com/api/x       a request from outside
   mayfly explain www-temp-1.example.com
   mayfly explain 'https://www.example.com/?mayfly=temp-1'  a link on another host
-  mayfly explain www-temp-1.example.com --user guest       a request of a user of its `access`
+  mayfly explain www-temp-1.example.com --user guest       a request of the user guest
   mayfly explain temp-1 backend                            a call to backend inside temp-1
-  mayfly explain backend.service --header temp-1           the same, as the router sees it
+  mayfly explain backend.service --header temp-1           the same call, in the form that a router sees
 
 JSON: {\"side\": \"edge\" or \"internal\", \"steps\": [{\"step\", \"key\", \"found\", \"note\"}], \"answer\":
   {\"answered_by\": \"backend\", \"backend\", \"environment\", \"origin\", \"servers\"} or
   {\"answered_by\": \"router\", \"status\", \"text\"}}
   and `launching`: what the container-launcher reports about a backend without an instance
 
-Exit codes: 0 an instance would answer; 1 none would; 2 wrong command line.";
+Exit codes: 0 an instance would answer; 1 no instance would answer; 2 wrong command line.";
 
 /// Explains step by step how a request is routed, and where and why it would fail
 ///
@@ -68,8 +68,8 @@ pub struct Args {
     #[arg(long, env = "MAYFLY_DOMAIN", value_name = "NAME")]
     pub domain: Option<Hostname>,
 
-    /// Uses this environment for internal requests that name none [default: as the routers report
-    /// it]
+    /// Uses this environment for internal requests that name no environment [default: the one that
+    /// the routers report]
     #[arg(long, env = "MAYFLY_DEFAULT_ENVIRONMENT", value_name = "NAME")]
     pub default_environment: Option<EnvironmentName>,
 
@@ -95,7 +95,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
         Format::Table => output::print_painted(&explained.text(look), look)?,
     }
     if explained.routers.is_empty() {
-        complain("note: there is no router");
+        complain("note: no router is registered");
     }
     for DaemonView { node, error, lag, .. } in &explained.routers {
         match (error, lag) {

@@ -57,7 +57,7 @@ Examples:
   mayfly import compose docker-compose.yml docker-compose.prod.yml --route web=/ --route api=/api
   mayfly import compose docker-compose.yml --dns 172.31.250.53 --network shop_mayfly --overlay mayfly.override.yml
 
-The command overwrites no file: if a file exists with different content, the command writes nothing at all.
+The command overwrites no file. If a file exists with different content, the command writes no file at all.
 A second run changes nothing. Variables come from the shell, then from .env beside the first file.
 Exit codes: 0 success; 1 the compose file has a fault, or a file is in the way; 2 wrong command line.";
 
@@ -101,9 +101,10 @@ pub struct Args {
     #[arg(long, value_name = "SERVICE=PATH", value_parser = route)]
     pub route: Vec<(String, RoutePath)>,
 
-    /// Labels the services that stay in the compose file with this key prefix, such as /shop; only
-    /// the Mayfly with this prefix then registers them [default: no label, so every Mayfly on the
-    /// engine registers them]
+    /// Labels the services that stay in the compose file with this key prefix, such as /shop
+    /// [default: no label, so every Mayfly on the engine registers them]
+    ///
+    /// Only the Mayfly with this key prefix then registers these services.
     #[arg(long, value_name = "KEY")]
     pub prefix: Option<KeySpace>,
 
@@ -116,7 +117,7 @@ pub struct Args {
     #[arg(long, value_name = "IP")]
     pub dns: Option<std::net::IpAddr>,
 
-    /// Includes the services of this profile, or of all with `*`; can be repeated
+    /// Includes the services of this profile, or of all profiles with `*`; can be repeated
     #[arg(long, value_name = "NAME")]
     pub profile: Vec<String>,
 
@@ -139,7 +140,7 @@ pub enum ImportKind {
 fn route(text: &str) -> Result<(String, RoutePath), String> {
     let (service, path) = text
         .split_once('=')
-        .ok_or("a service and a path, such as web=/")?;
+        .ok_or("give a service and a path, such as web=/")?;
     let path: RoutePath = path.parse().map_err(|error| format!("{error}"))?;
     Ok((service.to_owned(), path))
 }
@@ -276,7 +277,7 @@ fn text_of(path: &Path) -> Result<Option<String>, String> {
         Err(error) => return Err(error.to_string()),
     };
     if file.metadata().is_ok_and(|it| it.is_dir()) {
-        return Err("it is a directory".to_owned());
+        return Err("this is a directory".to_owned());
     }
     let mut bytes = Vec::new();
     file.take(SIZE_LIMIT + 1)
@@ -286,7 +287,7 @@ fn text_of(path: &Path) -> Result<Option<String>, String> {
         return Err(too_long(bytes.len() as u64));
     }
     let text =
-        String::from_utf8(bytes).map_err(|_| "it is not UTF-8: save it in that encoding".to_owned())?;
+        String::from_utf8(bytes).map_err(|_| "the file is not UTF-8: save the file as UTF-8".to_owned())?;
     Ok(Some(text))
 }
 
@@ -341,7 +342,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .unwrap_or_default();
     let name: EnvironmentName = stem.parse().with_context(|| {
         format!(
-            "--environment {}: the file is called as the environment is",
+            "--environment {}: the file name without `.yaml` must be the name of an environment",
             args.environment.display()
         )
     })?;
@@ -349,7 +350,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         args.environment
             .extension()
             .is_some_and(|it| it == "yaml" || it == "yml"),
-        "--environment {}: a registrar reads *.yaml and *.yml only",
+        "--environment {}: the file name must end in .yaml or .yml, because a registrar reads only such files",
         args.environment.display()
     );
     let wishes = ImportWishes {
@@ -385,7 +386,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         text += &format!("{}\n", differing.join("\n"));
         output::print(&text)?;
         bail!(
-            "nothing was written, because no existing file is overwritten: move these files away, or choose other names"
+            "nothing was written, because `mayfly import` overwrites no file: move these files away, or choose other names"
         );
     }
     if args.dry_run {
@@ -393,7 +394,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let path = file.path.display();
             text += &match file.held {
                 HeldValues::EnvFile => {
-                    format!("{path} would have values of an env_file, so it is not shown\n\n")
+                    format!("{path} would contain values of an env_file, so its content is not shown\n\n")
                 }
                 HeldValues::Own | HeldValues::Variables => format!("{path} would be:\n{}\n", file.text),
             };
@@ -404,7 +405,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for ((path, written), file) in write::write(&import.files)?.iter().zip(&import.files) {
         let written = match (written, file.held) {
             (WriteOutcome::New, HeldValues::EnvFile) => {
-                "written for you alone (mode 600), since it has values of an env_file"
+                "written for you alone (mode 600), because it contains values of an env_file"
             }
             (WriteOutcome::New, _) => "written",
             (WriteOutcome::Unchanged, _) => "unchanged",
@@ -414,7 +415,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let is_closed =
         |file: &NewFile| file.held == HeldValues::EnvFile && file.path.starts_with(&args.services);
     if import.files.iter().any(is_closed) {
-        text += "let the group of environment-registrar read the definitions of mode 600\n";
+        text += "let the group of environment-registrar read the definitions that have mode 600\n";
     }
     text += &format!(
         "next: mayfly lint {} --services {}\n",

@@ -39,8 +39,8 @@ services/, the Git repository environments.git with its hooks, and a program ./m
 writes anything, `mayfly init` looks for an engine, compose, the images of Mayfly, free ports and a free network, and
 prints everything that is in the way.
 
-`mayfly init` overwrites nothing. In a directory that it made before, it only adds files that are missing. It refuses
-any other directory that is not empty.
+`mayfly init` overwrites nothing. If `mayfly init` made the directory before, it only adds missing files. It refuses any
+other directory that is not empty.
 
 Exit codes: 0 success; 1 something is in the way, and nothing was written; 2 wrong command line.";
 
@@ -78,8 +78,9 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub compose: Option<PathBuf>,
 
-    /// Uses Mayfly's images under this account name; scripts/build.sh sets it by
-    /// DOCKER_ACCOUNT_NAME
+    /// Uses Mayfly's images of this account, such as registry:5000/team
+    ///
+    /// scripts/build.sh builds the images for the account in DOCKER_ACCOUNT_NAME.
     #[arg(long, value_name = "NAME", default_value = "mayfly", value_parser = images)]
     pub images: String,
 
@@ -87,7 +88,7 @@ pub struct Args {
     #[arg(long)]
     pub yes: bool,
 
-    /// Does not check this host; use it to prepare a directory for another host
+    /// Does not check this host; use this flag to prepare a directory for another host
     #[arg(long)]
     pub skip_checks: bool,
 }
@@ -119,7 +120,7 @@ async fn init(args: &Args) -> anyhow::Result<ExitCode> {
         PlaceFound::Nothing => create(args, &directory).await,
         PlaceFound::Ours => complete(args, &directory).await,
         PlaceFound::Foreign(name) => bail!(
-            "{} is not empty and was not made by mayfly init (it has {name}): name a new directory",
+            "{} is not empty and was not made by `mayfly init` (it contains {name}): name a new directory",
             directory.display()
         ),
     }
@@ -223,7 +224,7 @@ async fn complete(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
             directory::FileAdded::Written => added.push(file.path.clone()),
             directory::FileAdded::Kept => {}
             directory::FileAdded::Differs if file.kind == FileKind::OfVersion => {
-                notes.push(format!("{} differs from that of this version", file.path));
+                notes.push(format!("{} differs from the file of this version", file.path));
             }
             directory::FileAdded::Differs => {}
         }
@@ -238,7 +239,7 @@ async fn complete(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
         added => format!("added to {}: {}\n", directory.display(), added.join(", ")),
     };
     if !notes.is_empty() {
-        text += "\nKept as it is:\n";
+        text += "\nNot changed by `mayfly init`:\n";
         notes.iter().for_each(|note| text += &format!("  {note}\n"));
         text += "To compare: mayfly init /tmp/new --yes --skip-checks, and diff -r the two directories\n";
     }
@@ -249,9 +250,9 @@ async fn complete(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
 /// What to do about the password of etcd's user root, which is missing.
 fn lost_root(settings: &ProjectSettings) -> String {
     format!(
-        "{0} is missing, and a new password would not be that of etcd: write etcd's password of the user root into \
-         it. If nobody knows that password, end the project (down), remove the volume {1}_etcd with everything that \
-         only etcd has (mayfly dump saves it), and write a new password (openssl rand -hex 24 >{0})",
+        "{0} is missing, and etcd accepts only its present password of the user root: write that password into {0}. \
+         If the password is lost, save the records of etcd (mayfly dump), end the project (down), remove the volume \
+         {1}_etcd, and write a new password (openssl rand -hex 24 >{0})",
         files::ROOT,
         settings.get("COMPOSE_PROJECT_NAME"),
     )
@@ -295,7 +296,7 @@ fn next(args: &Args, directory: &Path, settings: &ProjectSettings, compose: &str
         let name = name_of(file);
         let names: Vec<String> = own.iter().map(name_of).collect();
         format!(
-            "Always use overlay.yml, too: without it, `up` of {name} stops production. To that end, write into
+            "Always use overlay.yml together with {name}: `up` of {name} alone stops production. So write this line into
 the file .env beside {name}: COMPOSE_FILE={}:{place}/{}
 ",
             names.join(":"),
@@ -309,7 +310,7 @@ the file .env beside {name}: COMPOSE_FILE={}:{place}/{}
 {commands}
 {both}Browsers need a wildcard DNS record {} with the address of this host.
 The team pushes environments to {place}/{}.
-The page is at http://127.0.0.1:{}/, its token in {place}/passwords/web-token.
+The page is at http://127.0.0.1:{}/. Its token is in {place}/passwords/web-token.
 ",
         settings.get("COMPOSE_PROJECT_NAME"),
         settings.wildcard(),
@@ -318,8 +319,8 @@ The page is at http://127.0.0.1:{}/, its token in {place}/passwords/web-token.
     )
 }
 
-/// A compose file and the one that compose reads beside it by itself, if there is one. Compose reads it no more once files
-/// are named.
+/// A compose file and the one that compose reads beside it by itself, if there is one. Compose
+/// reads it no more once files are named.
 fn with_override(file: &Path) -> Vec<PathBuf> {
     let names = ["compose", "docker-compose"]
         .into_iter()

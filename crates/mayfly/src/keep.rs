@@ -20,11 +20,11 @@ use crate::registry::{Registry, is_local};
 
 const EXAMPLES: &str = "\
 Examples:
-  mayfly keep temp-1 8h           keeps it for at least 8 hours from now
+  mayfly keep temp-1 8h           keeps temp-1 for at least 8 hours from now
   mayfly keep temp-1 2days
 
-An environment that has ended, and that has neither `expires` nor `idle`, comes back with `expires` set to the end of
-that time. The command never shortens a life: an environment that expires later, or is in use, stays as long as before.";
+If an ended environment has neither `expires` nor `idle`, it comes back with `expires`: the end of the given time. The
+command never shortens a life: an environment that expires later, or is in use, stays as long as before.";
 
 /// Extends the life of an environment, or brings back one that has ended
 ///
@@ -89,14 +89,17 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
 /// An environment that is registered, kept.
 fn kept(environment: &Environment, time: Idle, now: SystemTime) -> anyhow::Result<Environment> {
     let name = &environment.name;
-    ensure!(!environment.protected, "{name} is protected: nothing ends it");
+    ensure!(
+        !environment.protected,
+        "cannot extend {name}: it is protected, so it does not end by itself"
+    );
     ensure!(
         !is_local(environment),
-        "{name} belongs to `mayfly local`: it ends with that command"
+        "cannot extend {name}: it belongs to `mayfly local`, and ends with that command"
     );
     ensure!(
         environment.expires.is_some() || environment.idle.is_some(),
-        "{name} has neither `expires` nor `idle`: nothing ends it"
+        "cannot extend {name}: without `expires` and `idle`, it does not end by itself"
     );
     Ok(prolonged(environment, time, now, false))
 }
@@ -112,7 +115,12 @@ fn revived<'a>(
         bail!("{}", unknown(&args.name, known));
     };
     let clashes = clashes(registry, &[environment]);
-    ensure!(clashes.is_empty(), "it cannot come back: {}", clashes.join("; "));
+    ensure!(
+        clashes.is_empty(),
+        "{} cannot come back: {}",
+        args.name,
+        clashes.join("; ")
+    );
     let mut back = prolonged(environment, args.time, now, true);
     // Nothing would end it otherwise, and the time that was asked for would mean nothing.
     if back.expires.is_none() && back.idle.is_none() && !back.protected {
@@ -149,11 +157,13 @@ fn report(environment: &Environment, back: bool) -> String {
     let lives = match (end, environment.idle, kept_until) {
         (Some(end), None, _) => format!("lives until {end}"),
         (Some(end), Some(idle), Some(kept)) if kept < end => {
-            format!("lives until {kept}, and while it is used at least every {idle}, until {end}")
+            format!(
+                "lives until {kept}; after that, while it gets a request at least every {idle}, until {end}"
+            )
         }
         (Some(end), Some(_), _) => format!("lives until {end}"),
         (None, Some(idle), Some(kept)) => {
-            format!("lives until {kept}, and from then on while it is used at least every {idle}")
+            format!("lives until {kept}; after that, while it gets a request at least every {idle}")
         }
         _ if environment.protected => "is protected, so it lives until it is deleted".to_owned(),
         _ => "lives until it is deleted".to_owned(),
@@ -213,12 +223,12 @@ mod tests {
             (
                 json!({"idle": "10m"}),
                 "2h",
-                "a lives until 2030-01-31T14:00:00Z, and from then on while it is used at least every 10m\n",
+                "a lives until 2030-01-31T14:00:00Z; after that, while it gets a request at least every 10m\n",
             ),
             (
                 json!({"idle": "10m", "expires": "8h"}),
                 "2h",
-                "a lives until 2030-01-31T14:00:00Z, and while it is used at least every 10m, until 2030-01-31T19:00:00Z\n",
+                "a lives until 2030-01-31T14:00:00Z; after that, while it gets a request at least every 10m, until 2030-01-31T19:00:00Z\n",
             ),
             (
                 json!({"idle": "10m", "expires": "1h"}),
@@ -228,17 +238,17 @@ mod tests {
             (
                 json!({}),
                 "2h",
-                "a has neither `expires` nor `idle`: nothing ends it",
+                "cannot extend a: without `expires` and `idle`, it does not end by itself",
             ),
             (
                 json!({"source": {"registrar": "mayfly_local.pc", "file": "b:80"}}),
                 "2h",
-                "a belongs to `mayfly local`: it ends with that command",
+                "cannot extend a: it belongs to `mayfly local`, and ends with that command",
             ),
             (
                 json!({"protected": true}),
                 "2h",
-                "a is protected: nothing ends it",
+                "cannot extend a: it is protected, so it does not end by itself",
             ),
         ] {
             assert_eq!(keep(fields.clone(), time), expected, "{fields}");

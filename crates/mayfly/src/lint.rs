@@ -17,13 +17,13 @@ use mayfly_daemon::output;
 const EXAMPLES: &str = "\
 Examples:
   mayfly lint temp-1.yaml                       checks one file
-  mayfly lint environments/                     checks its *.yaml and *.yml files, also against each other
+  mayfly lint environments/                     checks all *.yaml and *.yml files, also against each other
   mayfly lint environments/ --services services/    checks service definitions, too
-  mayfly lint --allow-address '*.internal' environments/    judges addresses as routers with this flag do
+  mayfly lint --allow-address '*.internal' environments/    checks addresses like routers with this flag
   git show main:temp-1.yaml | mayfly lint -     checks standard input
   mayfly lint --format json environments/       prints JSON, for programs
 
-Each fault is a line `file:line:column: field: what is wrong and what would be right`, as editors and CI expect it.
+Each fault is a line `file:line:column: field: what is wrong and what would be right`. Editors and CI can read this form.
 Exit codes: 0 no fault; 1 faults; 2 wrong command line.";
 
 /// Checks files without etcd, as a registrar would; exits with 1 if there is a fault
@@ -31,8 +31,8 @@ Exit codes: 0 no fault; 1 faults; 2 wrong command line.";
 /// Besides the faults of each file, the command finds conflicts between files: a name, prefix or
 /// header that two environments claim, a service that is defined twice, and environments that
 /// extend each other in a circle or over too many levels. It also finds external addresses that
-/// routers refuse, but resolves no host names. For this, give it the --allow-address of the
-/// routers.
+/// routers refuse, but resolves no host names. To find all of these addresses, give
+/// --allow-address the same values as the routers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -64,15 +64,15 @@ pub struct Args {
 
     /// Compares with this earlier copy of the directory of environments and its folder `services`
     ///
-    /// It is then a fault to delete an environment that is protected or that others still extend.
-    /// If two environments claim a name, prefix or header, the environment that had it keeps it.
+    /// A missing environment is then a fault if it is protected, or if other environments still
+    /// extend it. If two environments claim a name, prefix or header, the earlier owner keeps it.
     #[arg(long, value_name = "DIRECTORY")]
     pub before: Option<PathBuf>,
 
     /// Checks this environment file, and refuses protected environments and environments whose name
     /// is not the name of the file; can be repeated
     ///
-    /// The hooks of a Git repository use it for the files that a limited key changes.
+    /// The hooks of a Git repository use this option for the files that a limited key changes.
     #[arg(long, value_name = "FILE")]
     pub limited: Vec<PathBuf>,
 
@@ -144,7 +144,10 @@ fn limit(checked: &mut Checked, file: &str, parsed: &ParsedEnvironments) {
             fault("name", format!("only the environment {stem} may be in this file"));
         }
         if environment.protected {
-            fault("protected", "it may not be set in this file: omit it".to_owned());
+            fault(
+                "protected",
+                "this field may not be set in this file: remove the field".to_owned(),
+            );
         }
     }
     checked.faults += of_file.faults.len() - before;

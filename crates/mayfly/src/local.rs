@@ -58,16 +58,16 @@ Examples:
 
 Exit codes: 0 ended by Ctrl-C, and nothing is left in etcd; 1 failure; 2 wrong command line.";
 
-/// Routes an environment of your own to a process on this machine, until Ctrl-C
+/// Routes one service of your own environment to a process on this machine, until Ctrl-C
 ///
-/// The environment extends the one that you name, and SERVICE is the process at PORT of this
-/// machine. Only requests of this environment reach the process. The command prints how to open the
-/// environment. It waits until the process answers, and registers nothing before that. While the
-/// process is down later, the environment is incomplete.
+/// The new environment extends ENV, and its version of SERVICE is the process at PORT of this
+/// machine. Only requests of the new environment reach the process. The command waits until the
+/// process answers, and registers nothing before that. Then it prints how to open the new
+/// environment. While the process is down later, the new environment is incomplete.
 ///
-/// With Ctrl-C, the base environment answers again at once, and after --drain nothing is left in
-/// etcd. If the command is killed or the machine sleeps, etcd ends the environment with its lease
-/// (--ttl). When the machine wakes, the command registers the environment again.
+/// After Ctrl-C, the base environment answers again immediately, and after --drain nothing is left
+/// in etcd. If the command is killed or the machine sleeps, the new environment ends after --ttl.
+/// When the machine wakes, the command registers the environment again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -99,23 +99,24 @@ pub struct Args {
     #[arg(long, env = "MAYFLY_SSH_CONFIG", value_name = "FILE", requires = "via")]
     pub ssh_config: Option<PathBuf>,
 
-    /// Registers the process at this IP address of this machine [default: the address from which
-    /// this machine reaches the routers]; with --via at this address of HOST [default: 127.0.0.1]
+    /// Registers the process at this IP address of this machine or, with --via, of HOST [default:
+    /// the address from which this machine reaches the routers; with --via, 127.0.0.1]
     #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
 
-    /// Reaches HAProxy's internal side at this address, for calls of your process [default: port 80
-    /// of the router's address]
+    /// Lets your process call other services through HAProxy's internal side at this address
+    /// [default: port 80 of the router's address]
     #[arg(long, value_name = "HOST:PORT")]
     pub internal: Option<Upstream>,
 
-    /// With --via, lets your process call other services by this port of this machine [default:
-    /// PORT + 10000, or any free one]
+    /// With --via, lets your process call other services through this port of this machine
+    /// [default: PORT + 10000, or any free port]
     #[arg(long, value_name = "PORT", requires = "via", value_parser = clap::value_parser!(u16).range(1..))]
     pub proxy_port: Option<u16>,
 
-    /// Makes the printed link from this URL of any environment at the edge; the link has another
-    /// first label
+    /// Prints a link to the new environment, made from this URL of any other environment
+    ///
+    /// The link has the new environment's prefix in place of the first label of the host name.
     #[arg(long, env = "MAYFLY_URL", value_name = "URL")]
     pub url: Option<EdgeUrl>,
 
@@ -128,7 +129,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "http")]
     pub protocol: Protocol,
 
-    /// Keeps the records in etcd for this long after the command was killed, 2s to 1h
+    /// Keeps the new environment in etcd for this long after the command is killed, 2s to 1h
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = ttl)]
     pub ttl: Duration,
 
@@ -198,7 +199,7 @@ async fn prepare(common: &CommonArgs, args: &Args) -> anyhow::Result<RunningSess
             };
             if let Some(what) = only_here(ip) {
                 complain(&format!(
-                    "note: {ip} is {what}: only routers on this machine reach it"
+                    "note: {ip} is {what}: only routers on this machine reach your process there"
                 ));
             }
             let address = Address::new(ip, args.port)?;
@@ -217,8 +218,8 @@ async fn prepare(common: &CommonArgs, args: &Args) -> anyhow::Result<RunningSess
             let listens = args.address.unwrap_or(Ipv4Addr::LOCALHOST.into());
             if only_here(listens).is_some() && routers.len() > 1 {
                 bail!(
-                    "there are {} routers, but only one of them reaches a port at {listens} of {}: give an address of \
-                     that host with --address, which its sshd must allow (GatewayPorts clientspecified)",
+                    "there are {} routers, but only one router reaches a port at {listens} of {}: give an address of \
+                     that host with --address; sshd there must allow this (GatewayPorts clientspecified)",
                     routers.len(),
                     args.via.as_ref().map(ToString::to_string).unwrap_or_default()
                 );
@@ -353,10 +354,10 @@ fn hint(link: Option<&SshLink>, args: &Args) -> String {
             let last = link.last_line();
             let last = last.map(|line| format!(" (ssh: {})", printable(&line)));
             format!(
-                "cannot read etcd through {host}; --etcd must be an address that this host reaches{}",
+                "cannot read etcd through {host}; --etcd must be an address that {host} reaches{}",
                 last.unwrap_or_default()
             )
         }
-        _ => "cannot read etcd; from a machine that does not reach it, use --via".to_owned(),
+        _ => "cannot read etcd; if this machine does not reach etcd, use --via".to_owned(),
     }
 }

@@ -18,8 +18,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The directory to write them to, created if needed; without it the page of the tool is
-    /// printed
+    /// The directory for the pages, created if needed; without DIRECTORY, the command prints the
+    /// page of the tool
     #[arg(value_name = "DIRECTORY")]
     pub directory: Option<PathBuf>,
 }

@@ -39,20 +39,20 @@ Examples:
   mayfly --etcd http://etcd-1:2379 mcp
   mayfly mcp --read-only                offers only the tools that change nothing
 
-Most clients have a file with servers, and an entry looks like this:
+Most clients have a file with servers. An entry looks like this:
   {\"mcpServers\": {\"mayfly\": {\"command\": \"mayfly\", \"args\": [\"--etcd\", \"http://etcd-1:2379\", \"mcp\"]}}}
 
 Tools that only read: status, explain, wait, diff, lint, schema. Tools that change something: apply, keep, relaunch,
 delete, confirm. Of these, apply, delete and confirm are marked as destructive, so that clients ask before they call
 them.
 
-The client starts the program, and ends it by closing its standard input. Flags such as --etcd apply to every tool.";
+The client starts the program, and closes standard input to end the program. Flags such as --etcd apply to every tool.";
 
 /// Offers the commands as tools to an agent, over standard input and output (Model Context
 /// Protocol)
 ///
-/// It speaks version 2025-11-25 of the protocol, and also 2025-06-18 and 2024-11-05. The tools have
-/// the permissions of the etcd user that the command line names.
+/// The server speaks version 2025-11-25 of the protocol, and 2025-06-18 and 2024-11-05. The tools
+/// have the permissions of the etcd user that the command line names.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

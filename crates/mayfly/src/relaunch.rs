@@ -33,16 +33,17 @@ Examples:
   mayfly relaunch backend pr-12 --wait 2min      returns when the new containers answer and the old ones are gone
   mayfly status                                  shows the launcher's progress
 
-Exit codes: 0 requested, or with --wait done; 1 no container-launcher runs it or may start it, the launcher gave up,
-it was not done in time, or etcd does not answer; 2 wrong command line.";
+Exit codes: 0 requested, or with --wait done; 1 no container-launcher runs the version or may start it, the launcher
+gave up, the time of --wait is over, or etcd does not answer; 2 wrong command line.";
 
 /// Starts the containers of a version again, from its current image
 ///
-/// Use it after an image was pushed again under the same tag. The container-launcher pulls the
-/// image and starts new containers. If it cannot pull the image, it uses the one that its engine
-/// has, and says so. It retires the old ones when the new ones answer, so no request fails. If the
-/// new ones do not answer, the old ones stay. With `--pull never` the launcher uses the image that
-/// its engine has. Containers that other programs started are not touched.
+/// Use this command after an image was pushed again under the same tag. The container-launcher
+/// pulls the image and starts new containers. If it cannot pull the image, it uses the image that
+/// its engine has, and reports this. When the new containers answer, the launcher retires the old
+/// containers. So no request fails. If the new containers do not answer, the old containers stay.
+/// With `--pull never` the launcher uses the image that its engine has. Containers that other
+/// programs started are not touched.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -119,15 +120,15 @@ fn wanted(backend: &BackendId, launchers: &Launchers, is_asked_for: bool) -> any
     };
     match &said.phase {
         Phase::NoDefinition => bail!(
-            "no service definition says how {service} is started, so it cannot be launched again: add a definition"
+            "{service} has no service definition, so the launcher cannot start {service}: add a service definition"
         ),
         Phase::Foreign => bail!(
-            "{backend} was not started by the launcher, which never touches \
-             such containers"
+            "another program started {backend}, and the launcher never touches \
+             such containers: replace them with that program"
         ),
         _ if !is_asked_for => bail!(
-            "no environment asks for {service} at version {version}: the launcher keeps running \
-             containers and starts no others"
+            "no environment names version {version} of {service}, so the launcher starts no new container \
+             of this version"
         ),
         _ => {}
     }
@@ -141,8 +142,8 @@ fn wanted(backend: &BackendId, launchers: &Launchers, is_asked_for: bool) -> any
         );
     }
     Ok(format!(
-        "the container-launcher of {} launches {backend} again from its current image; what \
-         answers now stays until the new container does (`mayfly status`)",
+        "the container-launcher of {} launches {backend} again from its current image; the old \
+         container stays until the new container answers (`mayfly status`)",
         leader.node
     ))
 }
@@ -190,7 +191,7 @@ async fn follow(
         let now = match (all.leader.as_ref(), all.backend(backend)) {
             (None, _) => launchers::NONE_LEADS.to_owned(),
             (_, Some(said)) => launchers::words(said),
-            (_, None) => "the container-launcher reports nothing about it".to_owned(),
+            (_, None) => format!("the container-launcher reports nothing about {backend}"),
         };
         if now != last {
             complain(&format!("waiting: {now}"));
@@ -290,7 +291,7 @@ mod tests {
                 "backend@pr-12",
                 &running,
                 false,
-                "error: no environment asks for backend at version pr-12",
+                "error: no environment names version pr-12 of backend",
             ),
             (
                 "backend@pr-12",
@@ -328,13 +329,13 @@ mod tests {
                 "backend@pr-12",
                 &leading(Phase::NoDefinition, 0),
                 true,
-                "error: no service definition says",
+                "error: backend has no service definition",
             ),
             (
                 "backend@pr-12",
                 &leading(Phase::Foreign, 0),
                 true,
-                "error: backend@pr-12 was not started by the launcher",
+                "error: another program started backend@pr-12",
             ),
             (
                 "backend@1",

@@ -35,26 +35,26 @@ const KINDS: [Kind; 6] = [
 const EXAMPLES: &str = "\
 Examples:
   mayfly restore mayfly.dump --dry-run      shows what would happen
-  mayfly restore mayfly.dump                adds what is missing, if etcd has no other record
+  mayfly restore mayfly.dump                adds missing records, if etcd has no other records
   mayfly restore mayfly.dump --replace      makes etcd equal to the dump
   ssh backup cat mayfly.dump | mayfly restore -
 
 Without --replace, the command only adds records. If etcd has a record that the dump lacks or that differs, such as one
-that was written after the dump, the command refuses the dump and writes nothing.
+that was written after the dump, the command writes nothing and ends with 1.
 
 The command first checks the whole file. It then writes up to 100 records in one transaction, each environment together
-with its history. If the command is interrupted, run it again: it skips the records that are there already.
+with its history. If the command is interrupted, run it again: it skips the records that etcd has already.
 
 An environment with `expires` ends at the same time as before. If that time has passed, only the environment's history
-is restored. If the environment was extended after the dump, it stays, with its newer history. An `idle` time begins
+is restored. If the environment was extended after the dump, it stays, with its newer history. An `idle` time starts
 again.
 
-Exit codes: 0 restored; 1 refused, the file is no complete dump, or etcd does not answer; 2 wrong command line.";
+Exit codes: 0 restored; 1 refused, the dump is not complete, or etcd does not answer; 2 wrong command line.";
 
 /// Restores the records that `mayfly dump` wrote
 ///
-/// Daemons may keep running, and no request fails. The command never touches what daemons write
-/// themselves: running instances, routers, status.
+/// Daemons may keep running, and no request fails. The command never touches the records that
+/// daemons write themselves: running instances, routers, status.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -104,8 +104,8 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
             output::print(&format!("restored: {} changed\n", keys(written)))?;
             if plan.count(Some(Kind::Environment), RestoreAction::Delete) > 1 {
                 complain(
-                    "note: a router keeps environments that vanish together: \
-                     see `mayfly status`, then `mayfly confirm haproxy-updater`",
+                    "note: routers keep environments that vanish together: \
+                     see `mayfly status`, then run `mayfly confirm haproxy-updater`",
                 );
             }
             return Ok(ExitCode::SUCCESS);
@@ -129,7 +129,8 @@ fn read(store: &Store, file: &Path) -> anyhow::Result<Vec<DumpedRecord>> {
     };
     read.with_context(|| format!("cannot read {shown}"))?;
     let text = String::from_utf8(bytes).ok();
-    let text = text.with_context(|| format!("cannot restore {shown}: it is not UTF-8, so it is no dump"))?;
+    let text =
+        text.with_context(|| format!("cannot restore {shown}: the text is not UTF-8, so it is no dump"))?;
     let (header, dumped) = file::read(store.keyspace(), &text)
         .with_context(|| format!("cannot restore {shown}; nothing was changed"))?;
     output::print(&format!(
@@ -153,8 +154,8 @@ fn refusal(plan: &RestorePlan, written: usize) -> String {
         count => format!("{} changed already", keys(count)),
     };
     format!(
-        "etcd has other records than the dump: {} would be changed and {} deleted; {happened}. Run it \
-         with --replace to make etcd equal to the dump",
+        "etcd differs from the dump: --replace would change {} and delete {}; {happened}. To make etcd \
+         equal to the dump, run the command again with --replace",
         records(changed),
         records(deleted)
     )
@@ -198,7 +199,7 @@ fn text(store: &Store, plan: &RestorePlan) -> String {
         let what = match step.change {
             RestoreAction::Replace => "change",
             RestoreAction::Delete => "delete",
-            RestoreAction::Over => "left out, its time has passed:",
+            RestoreAction::Over => "left out, because it has expired:",
             RestoreAction::Create | RestoreAction::Keep => return None,
         };
         Some(format!("{what} {}\n", relative(store.keyspace(), &step.key)))

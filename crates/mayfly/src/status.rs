@@ -21,18 +21,18 @@ const EXAMPLES: &str = "\
 Examples:
   mayfly status                       shows every environment and every daemon
   mayfly status temp-1                shows the services of one environment
-  mayfly status --watch               shows it again with every change, until Ctrl-C
+  mayfly status --watch               shows the status again after every change, until Ctrl-C
   mayfly status | tail -n 1           shows what needs attention, or that nothing does
   mayfly status pr-12 --format markdown --edge-url 'https://*.example.com'
                                       prints the comment for a pull request: the link, or the reason
   mayfly status --format json | jq '.environments[] | select(.complete | not) | .name'
 
 JSON, one object (with --watch one on each line):
-  revision      the revision of etcd that it shows
+  revision      the revision of etcd that the output shows
   etcd          a fault of etcd itself: its database is full
   environments  name, prefix, header, routed, complete, parents, reasons (why it is not complete), set_aside,
                 services [service, selector, version, inherited_from, routes, outside, live, draining, missing,
-                awaited (the version that takes over once it is live), passed_over (live versions that are no
+                awaited (the version that takes over when it is live), passed_over (live versions that are no
                 candidates, and why)], broken_parent,
                 access (who may use it from outside: of, users, from, unknown),
                 protected, ends_at, idle, idle_until, last_used_at, description, source,
@@ -46,7 +46,7 @@ JSON, one object (with --watch one on each line):
   daemons       daemon, node, address, version, applied_revision, newest_revision, lag, ready, error,
                 host_names_without_address, set_aside; routers: notes (known faults of this HAProxy, and of
                 certificates), certificate_warnings (how many of these);
-                container-launchers: leading; both and dns-updaters: guard,
+                container-launchers: leading; all of these and dns-updaters: guard,
                 keeps (keys that the daemon keeps although etcd has lost them)
   unreachable   routers and instances that are registered at a loopback address although others need them, in words
   traffic       requests of the last 10 minutes, summed over the routers, busiest first: service, version, requests,
@@ -78,8 +78,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub format: StatusFormat,
 
-    /// Links environments, on the page and in Markdown, to this URL with the prefix in place of
-    /// `*`, such as https://*.example.com; routers do not know the domain
+    /// Links each environment in the Markdown to this URL, with the environment's prefix in place
+    /// of `*`, such as https://*.example.com
     #[arg(long, env = "MAYFLY_WEB_EDGE_URL", value_name = "URL", value_parser = edge_url)]
     pub edge_url: Option<String>,
 

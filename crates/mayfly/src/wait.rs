@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 const EXAMPLES: &str = "\
 Examples:
-  mayfly wait temp-1                          returns when the next request goes where temp-1 says
+  mayfly wait temp-1                          returns when all routers have applied temp-1
   mayfly apply -f temp-1.yaml && mayfly wait temp-1 --timeout 2min
   mayfly wait temp-1 --format json            {\"environment\": ..., \"ready\": true, \"revision\": ..., \"reasons\": []}
 
@@ -28,13 +28,13 @@ Exit codes: 0 in force; 1 not in force, with the reason; 2 wrong command line.";
 ///
 /// An environment is in force when two things are true. Every service, including inherited ones,
 /// has its live instances. Every router and dns-updater has applied the newest revision of the
-/// environment, of its base environments and of its instances. If its registrar refused the newest
-/// version of its file, an environment is not in force. The command prints the reasons to standard
-/// error whenever they change.
+/// environment, of its base environments and of its instances. An environment is not in force if
+/// its registrar refused the newest version of its file. When the reasons for waiting change, the
+/// command prints them to standard error.
 ///
 /// Every instance that the container-launcher starts for the environment must answer. If a
-/// backend fails three times in a row, the command ends at once and prints the reason and the last
-/// lines of the container's output.
+/// backend fails three times in a row, the command ends immediately. It prints the reason and the
+/// last lines of the container's output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

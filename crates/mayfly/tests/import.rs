@@ -83,13 +83,13 @@ fn nothing_is_overwritten_and_nothing_is_half_written() {
             "services/web.yaml",
             "name: web\n",
             &[][..],
-            "services/web.yaml: it exists already, and line 2 is not",
+            "services/web.yaml exists already, and line 2 is not",
         ),
         (
             "environments/prod.yaml",
             "# mine\n",
             &[][..],
-            "environments/prod.yaml: it exists already, and line 1 is not",
+            "environments/prod.yaml exists already, and line 1 is not",
         ),
         (
             "environments/other.yaml",
@@ -109,19 +109,19 @@ fn nothing_is_overwritten_and_nothing_is_half_written() {
             "mine.yml",
             "mine\n",
             &["--overlay", "mine.yml"][..],
-            "mine.yml: it exists already",
+            "mine.yml exists already",
         ),
         (
             "x",
             "",
             &["--environment", "environments/Prod.yaml"][..],
-            "the file is called as the environment is",
+            "the file name without `.yaml` must be the name of an environment",
         ),
         (
             "x",
             "",
             &["--environment", "environments/prod"][..],
-            "a registrar reads *.yaml and *.yml only",
+            "the file name must end in .yaml or .yml",
         ),
         (
             "x",
@@ -181,8 +181,8 @@ fn a_file_that_cannot_be_read_is_named() {
     fs::write(path.join("huge.yml"), " ".repeat(2 << 20)).unwrap();
     for (file, reason) in [
         ("no.yml", "no.yml:1:1: there is no such file"),
-        (".", ".:1:1: it is a directory"),
-        ("latin.yml", "latin.yml:1:1: it is not UTF-8"),
+        (".", ".:1:1: this is a directory"),
+        ("latin.yml", "latin.yml:1:1: the file is not UTF-8"),
         ("huge.yml", "huge.yml:1:1: the file has"),
     ] {
         let output = mayfly(path, &["import", "compose", file]);

@@ -23,7 +23,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage.";
 
 /// Serves a page and a read-only API that show what Mayfly does
 ///
-/// It reads etcd and writes nothing. Its user in etcd needs a role that can only read.
+/// mayfly-web reads etcd and writes nothing. Its etcd user needs a role that can only read.
 #[derive(Debug, Parser)]
 #[command(name = "mayfly-web", version, about, after_help = EXAMPLES, after_long_help = EXAMPLES)]
 pub struct Arguments {
@@ -35,8 +35,8 @@ pub struct Arguments {
 
 #[derive(Debug, Clone, Args)]
 pub struct WebArguments {
-    /// Listens at this address; except for a loopback address, --token-file or --without-token is
-    /// needed
+    /// Listens at this address; an address other than loopback needs --token-file or
+    /// --without-token
     #[arg(
         long,
         env = "MAYFLY_WEB_BIND",
@@ -45,8 +45,9 @@ pub struct WebArguments {
     )]
     pub bind: SocketAddr,
 
-    /// Requires the token in this file: `Authorization: Bearer <token>`; a changed file is read
-    /// again
+    /// Accepts only requests with the token in this file: `Authorization: Bearer <token>`
+    ///
+    /// When the file changes, mayfly-web reads it again.
     #[arg(long, env = "MAYFLY_WEB_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
@@ -54,7 +55,9 @@ pub struct WebArguments {
     #[arg(long, env = "MAYFLY_WEB_WITHOUT_TOKEN", conflicts_with = "token_file")]
     pub without_token: bool,
 
-    /// Serves HTTPS with the certificates in this PEM file; a changed file is read again
+    /// Serves HTTPS with the certificates in this PEM file
+    ///
+    /// When the file changes, mayfly-web reads it again.
     #[arg(
         long,
         env = "MAYFLY_WEB_TLS_CERTIFICATE",
@@ -63,7 +66,7 @@ pub struct WebArguments {
     )]
     pub tls_certificate: Option<PathBuf>,
 
-    /// Uses the private key in this PEM file
+    /// Reads the private key of --tls-certificate from this PEM file
     #[arg(
         long,
         env = "MAYFLY_WEB_TLS_KEY",
@@ -72,8 +75,9 @@ pub struct WebArguments {
     )]
     pub tls_key: Option<PathBuf>,
 
-    /// Serves everything below this path, such as /mayfly; use it behind a proxy that passes on the
-    /// whole path
+    /// Serves the page and the API below this path, such as /mayfly
+    ///
+    /// Use this flag behind a proxy that passes on the whole path.
     #[arg(
         long,
         env = "MAYFLY_WEB_BASE_PATH",
@@ -83,9 +87,11 @@ pub struct WebArguments {
     )]
     pub base_path: String,
 
-    /// Without a token, accepts requests only for these host names (separated by commas), for
-    /// addresses and for localhost, so that another site's web page cannot read the API through its
-    /// own host name
+    /// Without a token, accepts requests only for these host names (separated by commas), for IP
+    /// addresses and for localhost
+    ///
+    /// mayfly-web refuses requests for any other host name. So the web page of another site cannot
+    /// read the API through a host name of that site.
     #[arg(
         long = "host",
         env = "MAYFLY_WEB_HOST",
@@ -94,8 +100,11 @@ pub struct WebArguments {
     )]
     pub hosts: Vec<Hostname>,
 
-    /// Links environments, on the page and in Markdown, to this URL with the prefix in place of
-    /// `*`, such as https://*.example.com; routers do not know the domain
+    /// Links each environment to this URL, with the environment's prefix in place of `*`, such as
+    /// https://*.example.com
+    ///
+    /// The links are on the page and in the Markdown output. The flag is needed because the routers
+    /// do not know the domain.
     #[arg(long, env = "MAYFLY_WEB_EDGE_URL", value_name = "URL", value_parser = edge_url)]
     pub edge_url: Option<String>,
 }

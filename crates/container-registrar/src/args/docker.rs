@@ -10,27 +10,30 @@ use crate::location::AdvertisedHost;
 const MORE: &str = "\
 Labels of a container:
   mayfly.service=backend   the service; only containers with this label are registered
-  mayfly.version=0.0.1     its version [default: the tag of the image]
+  mayfly.version=0.0.1     the version of the service [default: the tag of the image]
   mayfly.port=8080         the port in the container [default: the only exposed one]
-  mayfly.check=/health     the check that it must pass to be registered: tcp, or a path
+  mayfly.check=/health     the check that the container must pass to be registered: tcp, or a path
   mayfly.check-host=NAME   the Host header of a check by path [default: SERVICE.service, as callers do]
-  mayfly.protocol=h2c      its protocol: http (the default) or h2c
-  mayfly.weight=50         its share of the requests, 0 to 256 [default: 100]
-  mayfly.prefix=/mayfly    the key prefix of its Mayfly, if several share an engine [default: any]
-A HEALTHCHECK of the image counts, too. A container with a wrong or misspelt label is set aside; the
-others are not affected. In a swarm, label the containers (--container-label), not the service.
+  mayfly.protocol=h2c      the protocol of the service: http (the default) or h2c
+  mayfly.weight=50         the container's share of the requests, 0 to 256 [default: 100]
+  mayfly.prefix=/mayfly    the key prefix of the Mayfly, if several share an engine [default: any]
+A HEALTHCHECK of the image counts, too. A container with a wrong or misspelt label is set aside.
+Other containers are not affected. In a swarm, label the containers (--container-label), not the
+service.
 
 A container on the network of another (network_mode: service:x) is registered at the address of x.
 When x restarts, the engine leaves the container without a network. The container is then set aside
-until it restarts, too.
+until the container restarts, too.
 
-A container is draining from the moment the engine sends it its stop signal, and deregistered when
-its process ends. When this program ends, its containers keep running. It leaves their entries to
-the lease (--ttl), and a registrar that starts within that time takes them over: a restart causes no
-outage.
+When the engine sends a container its stop signal, the registrar drains the container. When the
+container's process ends, the registrar deregisters it.
 
-It only reads: GET /version, /_ping, /events, /containers/json and /containers/ID/json. If tasks of a
-swarm run here, also /services, where the engine is a manager and allows it.
+When the registrar ends, the containers keep running, and their entries stay in etcd for --ttl. A
+registrar that starts within that time takes the entries over. So a restart causes no outage.
+
+The registrar only reads from the engine: GET /version, /_ping, /events, /containers/json and
+/containers/ID/json. If tasks of a swarm run on the engine and the engine is a manager, the registrar
+also reads /services, if the engine allows that.
 
 Examples:
   container-registrar docker                              # each container has one network
@@ -83,7 +86,7 @@ impl DockerArguments {
             return Ok(());
         };
         let text = format!(
-            "{} cannot be the host of containers: they are checked in clear text",
+            "{} cannot be the host of containers: containers are checked in clear text",
             self.host
         );
         Err(Arguments::command().error(ErrorKind::ValueValidation, text))

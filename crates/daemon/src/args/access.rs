@@ -22,8 +22,10 @@ pub struct AccessArgs {
     #[arg(long, env = "MAYFLY_ETCD_CA", value_name = "FILE", global = true)]
     pub etcd_ca: Option<PathBuf>,
 
-    /// Presents the certificate in this PEM file to etcd; the file is read again for each
-    /// connection, so you can renew it in place
+    /// Presents the certificate in this PEM file to etcd
+    ///
+    /// The program reads the file again for each connection. So you can replace the file while the
+    /// program runs.
     ///
     /// Example: --etcd https://etcd-1:2379,https://etcd-2:2379 --etcd-ca ca.pem --etcd-cert me.pem
     /// --etcd-key me.key --etcd-user mayfly-dns-updater --etcd-password-file

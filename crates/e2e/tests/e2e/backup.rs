@@ -138,7 +138,7 @@ async fn what_etcd_has_lost_comes_back_and_no_request_fails() {
     write(&mayfly, "other.yaml", "{name: idle, description: other}");
     tool(&mayfly, "apply -f @other.yaml").await.ok().unwrap();
     let living = tool(&mayfly, "restore @mayfly.dump").await;
-    refused(&living, "etcd has other records than the dump: ");
+    refused(&living, "etcd differs from the dump: ");
     refused(&living, "0 records deleted; nothing was changed");
     let shown = tool(&mayfly, "restore @mayfly.dump --replace --dry-run").await;
     let shown = shown.ok().unwrap();
@@ -213,17 +213,17 @@ async fn a_dump_that_is_not_whole_or_of_another_version_changes_nothing() {
     for (text, part) in [
         (
             text[..text.len() - 9].to_owned(),
-            "it was cut off: the header announces 2 records",
+            "the dump was cut off: the header announces 2 records",
         ),
         (
             format!("{newer}\n{body}"),
-            "it was written by Mayfly 9.0.0 in format 99; this is Mayfly",
+            "the dump was written by Mayfly 9.0.0 in format 99, and Mayfly",
         ),
         (
             text.replace("environments/a", "environments/b"),
-            "it was changed after it was written",
+            "the dump was changed after `mayfly dump` wrote it",
         ),
-        ("name: a\n".to_owned(), "it is no dump of Mayfly"),
+        ("name: a\n".to_owned(), "this is no dump of Mayfly"),
     ] {
         write(&mayfly, "bad.dump", &text);
         for flags in ["", "--replace"] {
@@ -265,7 +265,7 @@ async fn only_with_replace_a_living_registry_becomes_equal_to_the_dump() {
         .unwrap();
     refused(
         &tool(&mayfly, "restore @mayfly.dump").await,
-        "0 records would be changed and 3 records deleted; nothing was changed",
+        "--replace would change 0 records and delete 3 records; nothing was changed",
     );
     let replaced = tool(&mayfly, "restore @mayfly.dump --replace")
         .await

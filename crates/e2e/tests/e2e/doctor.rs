@@ -189,17 +189,21 @@ async fn it_finds_nothing_in_a_healthy_installation_and_each_planted_fault() {
     for (check, place, what) in [
         ("archive", "environment-registrar of test", "is in memory"),
         ("certificates", "haproxy-updater of test", "certificate short.pem"),
-        ("daemons", "dns-updater", "none reports"),
+        ("daemons", "dns-updater", "no dns-updater reports"),
         ("engine", "container ", "the Mayfly of /other uses this engine"),
         ("environments", "half", "ghost@1"),
-        ("etcd", "web@0.0.1 (container web)", "it reaches etcd at"),
+        (
+            "etcd",
+            "web@0.0.1 (container web)",
+            "the container reaches etcd at",
+        ),
         ("haproxy", "haproxy-updater of old", "can crash"),
         ("header", "web@0.0.1", "dropped x-mayfly"),
         ("names", "web@0.0.1 (container deaf)", "backend.service"),
         (
             "names",
             "web@0.0.1 (container astray)",
-            "backend.service is 10.1.2.3",
+            "backend.service resolves to 10.1.2.3",
         ),
         (
             "outside-names",
@@ -310,7 +314,7 @@ async fn without_an_engine(installation: &Installation, real: &[&str]) {
 async fn a_wrong_prefix(installation: &Installation) {
     let ended = installation.doctor(&["--prefix", "/team"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    let line = "prefix: prefix /team: there is nothing; daemons report below /mayfly";
+    let line = "prefix: prefix /team: there is no record; the daemons report below /mayfly";
     assert!(ended.stdout.contains(line), "{ended:?}");
     assert!(ended.stdout.contains("give --prefix /mayfly"), "{ended:?}");
     let ended = installation.doctor(&["nobody"]).await;

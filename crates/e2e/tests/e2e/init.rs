@@ -141,10 +141,10 @@ async fn what_is_missing_comes_back_and_what_was_changed_stays() {
     let printed = bench.init("shop").await.ok().unwrap();
     for part in [
         "mayfly, ",
-        "docker-compose.yml differs from that of this version",
+        "docker-compose.yml differs from the file of this version",
         ".env lacks MAYFLY_MAX_CONTAINERS; add the line MAYFLY_MAX_CONTAINERS=50",
         "environments.git",
-        "passwords/root is missing, and a new password would not be that of etcd",
+        "passwords/root is missing, and etcd accepts only its present password",
     ] {
         assert!(printed.contains(part), "{part}: {printed}");
     }
@@ -203,7 +203,7 @@ async fn nothing_foreign_is_touched() {
         let refused = bench.init(&format!("{name} --yes --skip-checks")).await;
         assert_eq!(refused.code, Some(1));
         assert!(
-            refused.stderr.contains("was not made by mayfly init"),
+            refused.stderr.contains("was not made by `mayfly init`"),
             "{}",
             refused.stderr
         );

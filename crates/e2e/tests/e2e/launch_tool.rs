@@ -64,7 +64,7 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
     contains(&explained.stdout, none);
     contains(
         &tool(&mayfly, &["status"]).await.stdout,
-        "standing by: none leads",
+        "standing by: no launcher leads",
     );
 
     let running = json!({"state": "running", "wanted": 1, "live": 1});

@@ -175,9 +175,9 @@ async fn a_process_that_only_ssh_leads_to_is_in_one_environment_and_leaves_nothi
     // What ssh refuses is explained.
     let (url, nowhere) = (sshd.url(), format!("ssh://root@{}:1", network.own()));
     for (ssh, via, base, part) in [
-        ("stranger", &url, "temp-1", "it does not accept your key"),
-        ("unknown", &url, "temp-1", "its host key is unknown"),
-        ("client", &nowhere, "temp-1", "no sshd listens there"),
+        ("stranger", &url, "temp-1", "the host does not accept your key"),
+        ("unknown", &url, "temp-1", "the host key is unknown"),
+        ("client", &nowhere, "temp-1", "no sshd listens at this address"),
         ("client", &url, "temp-2", "did you mean temp-1"),
     ] {
         let refused = laptop.fails(ssh, via, base).await;
@@ -191,7 +191,7 @@ async fn a_process_that_only_ssh_leads_to_is_in_one_environment_and_leaves_nothi
     assert_eq!(registered(mayfly).await.unwrap(), before);
     let mut process = laptop.process();
     for part in [
-        "local-ada: backend is your process, everything else is as in temp-1",
+        "local-ada is open: its service backend is your process, and its other services are those of temp-1",
         "http://www-local-ada.example.com:8000/",
         "http://www-temp-1.example.com:8000/?mayfly=local-ada",
         "export http_proxy=http://127.0.0.1:18080 ",
@@ -370,7 +370,7 @@ async fn a_process_that_routers_reach_needs_no_ssh_and_an_operator_can_end_it() 
     let output = one.output();
     assert_eq!(code, Some(1), "{output}");
     assert!(
-        output.contains("local-ada was deleted or replaced by another program"),
+        output.contains("another program deleted or replaced the environment local-ada"),
         "{output}"
     );
     mayfly.etcd.delete("/mayfly/ended/local-ada").await.unwrap();

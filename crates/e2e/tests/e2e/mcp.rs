@@ -202,7 +202,7 @@ async fn an_agent_works_with_every_tool() {
         (
             "delete",
             json!({"name": "temp"}),
-            "delete has no argument \"name\"; it has names, force, yes",
+            "the tool delete has no argument \"name\"; it has names, force, yes",
             true,
         ),
     ] {

@@ -283,12 +283,18 @@ async fn what_is_kept_outlives_its_end_and_what_has_ended_comes_back() {
     assert!(kept.starts_with("kept lives until 2"), "{kept}");
     let idle = tool(&mayfly, "keep idle 2days").await.ok().unwrap();
     assert!(
-        idle.contains("and from then on while it is used at least every 2s"),
+        idle.contains("; after that, while it gets a request at least every 2s"),
         "{idle}"
     );
     for (name, part) in [
-        ("plain", "plain has neither `expires` nor `idle`: nothing ends it"),
-        ("safe", "safe is protected: nothing ends it"),
+        (
+            "plain",
+            "cannot extend plain: without `expires` and `idle`, it does not end by itself",
+        ),
+        (
+            "safe",
+            "cannot extend safe: it is protected, so it does not end by itself",
+        ),
         ("never", "there is no environment never"),
     ] {
         refused(&tool(&mayfly, &format!("keep {name} 1h")).await, part);
@@ -329,7 +335,7 @@ async fn what_belongs_to_a_registrar_or_is_protected_needs_force() {
     write(&mayfly, "mine.yaml", "name: qa\ndescription: mine\n");
     refused(
         &tool(&mayfly, "apply -f @mine.yaml").await,
-        "qa: it was registered by the registrar of test from its file qa.yaml: change it there, or take the name over",
+        "qa: this environment was registered by the registrar of test from its file qa.yaml: change it there, or take it over",
     );
     said(
         &tool(&mayfly, "apply -f @mine.yaml --force").await,
@@ -337,7 +343,7 @@ async fn what_belongs_to_a_registrar_or_is_protected_needs_force() {
     );
     said(
         &tool(&mayfly, "delete dev").await,
-        "dev deleted\n  it was registered by the registrar of test from its file dev.yaml: that file brings it back only when it changes\n",
+        "dev deleted\n  dev was registered by the registrar of test from its file dev.yaml: dev comes back only when that file changes\n",
     );
     // The registrar lets both be, although their files are there.
     throughout(
@@ -367,7 +373,7 @@ async fn what_belongs_to_a_registrar_or_is_protected_needs_force() {
     );
     said(
         &tool(&mayfly, "delete prod --force").await,
-        "prod deleted\n  it was registered by the registrar of test from its file prod.yaml and is protected: it comes back unless you delete that file, too\n",
+        "prod deleted\n  prod is protected and was registered by the registrar of test from its file prod.yaml: delete that file, too, or prod comes back\n",
     );
     eventually(SOON, "prod is back from its file", async || {
         mayfly

@@ -10,7 +10,7 @@ const WHOLE: u32 = 10_000;
 /// The flags about traces.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Traces {
-    /// Begins a trace for each request at the edge that has none, and samples this share of these
+    /// Begins a trace for each request without one at the edge, and samples this share of these
     /// traces, such as `10%`; `off` begins no trace
     ///
     /// Some tracers ignore baggage without a trace. Tracers follow the edge's decision whether to
@@ -25,10 +25,10 @@ pub struct Traces {
     )]
     pub traceparent: Traceparent,
 
-    /// Writes the environment into the `tracestate` of each request with a trace, and reads it from
-    /// there if a call has neither x-mayfly nor baggage
+    /// Writes the environment into the `tracestate` header of each request that has a trace
     ///
-    /// Tracers forward `tracestate` even if they do not support baggage.
+    /// If a call has neither x-mayfly nor baggage, the router reads the environment from
+    /// `tracestate`. Tracers forward `tracestate` even if they do not support baggage.
     #[arg(long, env = "MAYFLY_TRACESTATE", global = true)]
     pub tracestate: bool,
 }

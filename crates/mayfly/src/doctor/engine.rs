@@ -71,7 +71,8 @@ struct Alike {
     networks: Vec<String>,
 }
 
-/// Looks at everything that an engine shows. Returns whether it came to the end; a shutdown ends it.
+/// Looks at everything that an engine shows. Returns whether it came to the end; a shutdown ends
+/// it.
 pub async fn examine(
     common: &CommonArgs,
     args: &Args,
@@ -163,7 +164,9 @@ async fn look(
     }
     let surroundings = surroundings(state, args).await;
     if scope.services.len() > MOST_SERVICES {
-        let why = format!("only the first {MOST_SERVICES} services are looked up: name an environment");
+        let why = format!(
+            "only the first {MOST_SERVICES} services are looked up: to look up others, name an environment"
+        );
         found.cannot(DoctorCheck::Names, why);
     }
     let job = job(common, args, state, scope, &surroundings).await;
@@ -216,7 +219,10 @@ async fn clock(client: &Docker, found: &mut Examination) {
         found.push(
             DoctorCheck::Clock,
             format!("engine {}", info.name.unwrap_or_default()),
-            format!("its clock is {} s {way} this host's", by.as_secs()),
+            format!(
+                "the clock of the engine is {} s {way} this host's clock",
+                by.as_secs()
+            ),
             "let both hosts set their clocks by NTP",
         );
     }
@@ -267,10 +273,10 @@ fn several(all: &[ServiceContainer], prefix: &KeySpace, found: &mut Examination)
         DoctorCheck::Engine,
         format!("container {}", listed(&unsaid)),
         format!(
-            "it has no label with the prefix of its Mayfly, and the Mayfly of {} uses this engine, too: both register it, or set it aside",
+            "the container has no label with the prefix of its Mayfly, and the Mayfly of {} uses this engine, too: both register the container, or set it aside",
             listed(&others)
         ),
-        format!("give it the label {OF}={own}, or the prefix of the other"),
+        format!("give the container the label {OF}={own}, or this label with the other prefix"),
     );
 }
 
@@ -285,7 +291,7 @@ fn elsewhere(scope: &Examined, ours: &[&ServiceContainer], args: &Args, found: &
         .collect();
     if !away.is_empty() {
         let why = format!(
-            "no container of {} runs {}: give other engines by --docker, one after the other",
+            "no container of the engine {} runs {}: run doctor again for each other engine, with --docker",
             args.docker,
             listed(&away)
         );

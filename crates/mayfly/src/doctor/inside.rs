@@ -35,8 +35,8 @@ pub fn judge(
     found: &mut Examination,
 ) {
     let asked = match answers.name_servers.as_slice() {
-        [] => "it has no name server".to_owned(),
-        servers => format!("it asks {}", servers.join(", ")),
+        [] => "the container has no name server".to_owned(),
+        servers => format!("the container asks {}", servers.join(", ")),
     };
     names(place, &asked, known, answers, found);
     for (router, wrong) in &answers.routers {
@@ -64,7 +64,7 @@ pub fn judge(
         Some(error) => found.cannot(
             DoctorCheck::OutsideNames,
             format!(
-                "{place}: {} does not resolve: {error}; it does not resolve on this host either: give a name that resolves with --outside",
+                "{place}: {} does not resolve: {error}; this host cannot resolve the name either: give a name that resolves with --outside",
                 known.outside
             ),
         ),
@@ -76,7 +76,7 @@ pub fn judge(
             DoctorCheck::Etcd,
             place,
             format!(
-                "it reaches etcd at {}, so any service can change every route",
+                "the container reaches etcd at {}, so any service can change every route",
                 listed(&places)
             ),
             "give etcd and the daemons a network of their own, or a firewall: docs/security.md",
@@ -109,7 +109,7 @@ fn names(place: &str, asked: &str, known: &Surroundings, answers: &ProbeAnswers,
     let mut astray: Vec<String> = Vec::new();
     for (name, lookup) in &answers.names {
         let others = lookup.addresses.difference(&known.routers);
-        astray.extend(others.map(|address| format!("{name} is {address}")));
+        astray.extend(others.map(|address| format!("{name} resolves to {address}")));
     }
     if !astray.is_empty() {
         let routers: Vec<String> = known.routers.iter().map(ToString::to_string).collect();

@@ -123,7 +123,7 @@ async fn ask_router(address: IpAddr, header: &str) -> String {
     match timeout(LIMIT, exchange((address, 80), &request)).await {
         Ok(Ok(answer)) => judge(&answer),
         Ok(Err(error)) => error.to_string(),
-        Err(_) => "it does not answer in time".to_owned(),
+        Err(_) => "no answer in time".to_owned(),
     }
 }
 

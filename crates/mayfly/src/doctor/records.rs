@@ -83,13 +83,13 @@ fn daemons(all: &[DaemonView], found: &mut Examination) {
     for (daemon, what, cure) in [
         (
             Daemon::HaproxyUpdater,
-            "none reports, so no change reaches a router",
-            "start one with the same --etcd and --prefix as here",
+            "no haproxy-updater reports, so no change reaches a router",
+            "start a haproxy-updater with the same --etcd and --prefix as this command",
         ),
         (
             Daemon::DnsUpdater,
-            "none reports, so new services get no name",
-            "start one beside dnsmasq, with the same --etcd and --prefix as here",
+            "no dns-updater reports, so new services get no name",
+            "start a dns-updater beside dnsmasq, with the same --etcd and --prefix as this command",
         ),
     ] {
         if !is_there(daemon) {
@@ -101,7 +101,7 @@ fn daemons(all: &[DaemonView], found: &mut Examination) {
         found.push(
             DoctorCheck::Daemons,
             Daemon::ContainerLauncher.as_str(),
-            "none leads, so no version is started",
+            "no container-launcher leads, so no version is started",
             "look at the log of a launcher: it names what keeps the launcher from leading",
         );
     }
@@ -116,16 +116,18 @@ fn daemons(all: &[DaemonView], found: &mut Examination) {
         };
         let detail = daemon.error.as_ref().or(daemon.guard.as_ref());
         let what = match detail {
-            Some(detail) => format!("it {trouble}: {detail}"),
-            None => format!("it {trouble}"),
+            Some(detail) => format!("the daemon {trouble}: {detail}"),
+            None => format!("the daemon {trouble}"),
         };
         // A router also reports it as its error.
         let is_guard = daemon.error.is_none() || daemon.error == daemon.guard;
         let cure = match (&daemon.guard, daemon.confirmed_by()) {
             (Some(_), Some(confirmed)) if is_guard => {
-                format!("`mayfly confirm {confirmed}` if the loss was intended; else bring the records back")
+                format!(
+                    "if the loss was intended, run `mayfly confirm {confirmed}`; otherwise register the records again"
+                )
             }
-            _ => "look at its log, and at docs/guides/troubleshooting.md".to_owned(),
+            _ => "look at the log of the daemon, and at docs/guides/troubleshooting.md".to_owned(),
         };
         found.push(DoctorCheck::Daemons, name(daemon), what, cure);
     }
@@ -156,10 +158,10 @@ fn registrars(state: &State, scope: &Examined, all: &[DaemonView], found: &mut E
             DoctorCheck::Daemons,
             format!("environment-registrar of {node}"),
             format!(
-                "it does not report, so no registrar reads the files of {}",
+                "this registrar does not report, so no registrar reads the files of {}",
                 listed(&names)
             ),
-            "start it, with the same --node as before",
+            "start the registrar, with the same --node as before",
         );
     }
 }
@@ -184,8 +186,12 @@ fn versions(all: &[DaemonView], found: &mut Examination) {
         found.push(
             DoctorCheck::Versions,
             listed(&names),
-            format!("{}, where most daemons have {}", words(version), words(most)),
-            "let all daemons have one version: docs/guides/upgrading.md",
+            format!(
+                "the daemon has {}, but most daemons have {}",
+                words(version),
+                words(most)
+            ),
+            "upgrade all daemons to one version: docs/guides/upgrading.md",
         );
     }
 }
@@ -223,7 +229,10 @@ fn clocks(all: &[DaemonView], now: SystemTime, found: &mut Examination) {
             found.push(
                 DoctorCheck::Clock,
                 name(daemon),
-                format!("its clock is at least {} s ahead of this host's", ahead.as_secs()),
+                format!(
+                    "the clock of the daemon's host is at least {} s ahead of this host's clock",
+                    ahead.as_secs()
+                ),
                 "let both hosts set their clocks by NTP",
             );
         }
@@ -251,8 +260,8 @@ fn environments(state: &State, scope: &Examined, found: &mut Examination) {
             found.push(
                 DoctorCheck::Environments,
                 name.to_string(),
-                format!("it is incomplete: {}", listed(&reasons)),
-                format!("`mayfly status {name}` shows what is done about it"),
+                format!("the environment is incomplete: {}", listed(&reasons)),
+                format!("`mayfly status {name}` shows what the daemons do about this"),
             );
         }
     }
@@ -266,7 +275,7 @@ fn parents(state: &State, scope: &Examined, found: &mut Examination) {
             found.push(
                 DoctorCheck::Parents,
                 name.to_string(),
-                format!("it extends {parent}, which does not exist"),
+                format!("the environment extends {parent}, which does not exist"),
                 format!("bring the file of {parent} back, from Git or the archive; or correct `extends`"),
             );
         }
@@ -284,8 +293,8 @@ fn parents(state: &State, scope: &Examined, found: &mut Examination) {
             found.push(
                 DoctorCheck::Parents,
                 first.to_string(),
-                format!("{extend} it, and it is not protected: deleting its file would break all of them"),
-                "write `protected: true` into its file",
+                format!("{extend} {first}, which is not protected: deleting the file of {first} breaks what extends {first}"),
+                format!("write `protected: true` into the file of {first}"),
             );
         }
     }
@@ -298,15 +307,15 @@ fn headers(state: &State, found: &mut Examination) {
             DoctorCheck::Header,
             lost.caller.to_string(),
             format!(
-                "it dropped x-mayfly and baggage in {} {calls} in the last 10 min",
+                "the service dropped x-mayfly and baggage in {} {calls} in the last 10 min",
                 lost.calls
             ),
-            "let it forward one of them: docs/guides/what-a-service-must-do.md",
+            "let the service forward one of the two headers: docs/guides/what-a-service-must-do.md",
         );
     }
     if !found.ignores(DoctorCheck::Header) && state.traffic().backends.is_empty() {
         found.notes.push(
-            "header: no router has reported a request in the last 10 min, so it is not known which services forward it"
+            "header: no router has reported a request in the last 10 min, so doctor cannot check which services forward x-mayfly"
                 .to_owned(),
         );
     }

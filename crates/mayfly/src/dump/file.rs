@@ -104,7 +104,7 @@ pub fn write(space: &KeySpace, contents: &Contents, at: Moment) -> (Header, Stri
 /// When it is none, was cut off or changed, or has what this Mayfly does not know.
 pub fn read(space: &KeySpace, text: &str) -> anyhow::Result<(Header, Vec<DumpedRecord>)> {
     let (first, body) = text.split_once('\n').unwrap_or((text, ""));
-    let no_dump = "it is no dump of Mayfly: the first line of one begins with {\"mayfly_dump\":";
+    let no_dump = "this is no dump of Mayfly: the first line of a dump begins with {\"mayfly_dump\":";
     let format: Format = serde_json::from_str(first).context(no_dump)?;
     let by = match format.version.as_str() {
         "" => "another Mayfly".to_owned(),
@@ -113,30 +113,30 @@ pub fn read(space: &KeySpace, text: &str) -> anyhow::Result<(Header, Vec<DumpedR
     let own = env!("CARGO_PKG_VERSION");
     ensure!(
         (1..=FORMAT).contains(&format.mayfly_dump),
-        "it was written by {by} in format {}; this is Mayfly {own}, which reads formats up to {FORMAT}: \
-         restore it with the version that wrote it",
+        "the dump was written by {by} in format {}, and Mayfly {own} reads formats up to {FORMAT}: \
+         restore the dump with the version that wrote it",
         format.mayfly_dump
     );
     let header: Header = serde_json::from_str(first).context("the header, line 1, is not valid")?;
     let lines = body.lines().count();
     ensure!(
         lines >= header.records && (body.is_empty() || body.ends_with('\n')),
-        "it was cut off: the header announces {}, and {lines} lines follow it",
+        "the dump was cut off: the header announces {}, but {lines} lines follow the header",
         header.records_in_words()
     );
     ensure!(
         lines == header.records && sha256(body) == header.sha256,
-        "it was changed after it was written: the SHA-256 of its records is not that of the header"
+        "the dump was changed after `mayfly dump` wrote it: the SHA-256 of its records differs from the header"
     );
     let mut seen = BTreeSet::new();
     let mut records = Vec::with_capacity(header.records);
     for (number, line) in (2..).zip(body.lines()) {
         let record = record(space, line).with_context(|| {
-            format!("line {number} is not what Mayfly {own} can restore; the dump was written by {by}")
+            format!("Mayfly {own} cannot restore line {number}; the dump was written by {by}")
         })?;
         ensure!(
             seen.insert(record.key.clone()),
-            "line {number}: the key {} is there twice",
+            "line {number}: an earlier line has the same key {}",
             relative(space, &record.key)
         );
         records.push(record);
@@ -145,7 +145,10 @@ pub fn read(space: &KeySpace, text: &str) -> anyhow::Result<(Header, Vec<DumpedR
 }
 
 fn record(space: &KeySpace, line: &str) -> anyhow::Result<DumpedRecord> {
-    ensure!(line.len() <= LINE_LIMIT, "it is longer than {LINE_LIMIT} bytes");
+    ensure!(
+        line.len() <= LINE_LIMIT,
+        "the line is longer than {LINE_LIMIT} bytes"
+    );
     let parts = line.strip_prefix(r#"{"key":""#).and_then(|rest| {
         let (key, rest) = rest.split_once(r#"","value":"#)?;
         Some((key, rest.strip_suffix('}')?))
@@ -175,7 +178,7 @@ fn record(space: &KeySpace, line: &str) -> anyhow::Result<DumpedRecord> {
             record,
         }),
         Change::Unreadable(unreadable) => bail!("key {shown}: {}", unreadable.reason),
-        Change::Gone(_) => bail!("key {shown}: it has no value"),
+        Change::Gone(_) => bail!("key {shown}: the key has no value"),
     }
 }
 

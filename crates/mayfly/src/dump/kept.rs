@@ -66,7 +66,10 @@ impl Contents {
             return;
         }
         if space.text(&key) != entry.key {
-            return self.set_aside(entry.key, "its service has the suffix .service".to_owned());
+            return self.set_aside(
+                entry.key,
+                "the service in the key has the suffix .service".to_owned(),
+            );
         }
         let record = match Change::of(key.clone(), &entry) {
             Change::Put(stored) => Some(stored.record),

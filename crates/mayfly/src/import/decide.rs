@@ -140,7 +140,9 @@ pub(super) fn decide(
         if let Some(routed) = it.routed() {
             let own = routed.name.clone();
             if let Some(other) = taken.insert(own.clone(), it.name.clone()) {
-                it.role = Role::Off(format!("its name in Mayfly, `{own}`, is that of `{other}`"));
+                it.role = Role::Off(format!(
+                    "its name in Mayfly would be `{own}`, which is already the name of `{other}`"
+                ));
                 taken.insert(own, other);
             }
         }
@@ -171,7 +173,7 @@ fn checked_labels(it: &mut Decided, prefix: Option<&KeySpace>, faults: &mut Comp
     let pairs = it.service.labels.iter();
     let pairs = pairs.map(|(name, (text, _))| (name.as_str(), text.as_str()));
     if prefix.is_some_and(|prefix| labels::is_of_another(pairs, prefix) == Ok(true)) {
-        it.role = Role::Off("its labels name another Mayfly".to_owned());
+        it.role = Role::Off("the labels of the service name another Mayfly".to_owned());
     }
 }
 
@@ -193,15 +195,18 @@ fn networks(decided: &mut [Decided]) {
             let name = decided[at].name.clone();
             let is_routed = decided[at].routed().is_some();
             let lender = &mut decided[lender];
-            let message = format!("`{name}` uses its network, so the service stays in your compose file");
+            let message = format!(
+                "`{name}` uses the network of this service, so this service stays in your compose file"
+            );
             let field = format!("services.{}", lender.name);
             lender.service.keep(lender.spot, field, message);
             lender.lends_network |= is_routed;
         } else if decided[at].routed().is_some() {
             // The launcher gives what it starts a network of its own.
             if mode != "bridge" || !decided[at].service.keeps.is_empty() {
-                decided[at].role =
-                    Role::Apart(format!("`network_mode: {mode}` keeps it from Mayfly's network"));
+                decided[at].role = Role::Apart(format!(
+                    "`network_mode: {mode}` keeps the service out of Mayfly's network"
+                ));
             }
         }
     }
@@ -235,10 +240,12 @@ fn role(it: &mut Decided, called: &Called, profiles: &[String], faults: &mut Com
     let is_active = wanted.is_empty() || wanted.iter().any(|it| profiles.contains(it));
     if !is_active && !profiles.iter().any(|it| it == "*") {
         let all = wanted.join("`, `");
-        return Role::Off(format!("it is in the profile `{all}`: --profile includes it"));
+        return Role::Off(format!(
+            "the service is in the profile `{all}`: to import it, name the profile with --profile"
+        ));
     }
     if it.service.is_off {
-        return Role::Off("it has no instance (0 replicas)".to_owned());
+        return Role::Off("the service has 0 replicas".to_owned());
     }
     let label = it.service.labels.contains_key(labels::SERVICE);
     let image = it.service.image.clone();
@@ -246,7 +253,7 @@ fn role(it: &mut Decided, called: &Called, profiles: &[String], faults: &mut Com
         && it.service.build.is_none()
         && !it.service.keeps.iter().any(|it| it.field.ends_with("provider"))
     {
-        let message = "it has neither `image` nor `build`: name an image with a tag";
+        let message = "the service has neither `image` nor `build`: name an image with a tag";
         faults.add(it.spot, format!("services.{}", it.name), message);
     }
     let (name, tag) = image.as_ref().map_or(("", ""), |(image, _)| {
@@ -258,11 +265,11 @@ fn role(it: &mut Decided, called: &Called, profiles: &[String], faults: &mut Com
             return Role::Shared(format!("`{name}` is {what}"));
         }
         if let Some(scheme) = &called.other {
-            return Role::Shared(format!("others call it by {scheme}://"));
+            return Role::Shared(format!("other services call it by {scheme}://"));
         }
         let at = called.ports.first().and_then(|port| kind::no_http(*port));
         if let (true, Some(what)) = (it.service.ports.is_empty(), at) {
-            return Role::Shared(format!("others call it at the port of {what}"));
+            return Role::Shared(format!("other services call it at the port of {what}"));
         }
         let no_http: Vec<_> = it
             .service
@@ -271,14 +278,14 @@ fn role(it: &mut Decided, called: &Called, profiles: &[String], faults: &mut Com
             .map(|port| kind::no_http(port.container))
             .collect();
         if let (true, Some(Some(what))) = (no_http.iter().all(Option::is_some), no_http.first()) {
-            return Role::Shared(format!("{what} listens at its port"));
+            return Role::Shared(format!("its port is the port of {what}"));
         }
     }
     let Some(port) = port(it, called, faults) else {
         return Role::Worker;
     };
     let Some(name) = name_of(it, faults) else {
-        return Role::Off("its name is not valid in Mayfly".to_owned());
+        return Role::Off("the name of the service is not valid in Mayfly".to_owned());
     };
     if let Some((_, spot)) = it.service.labels.get(labels::SERVICE).cloned() {
         let message = "the service has Mayfly's labels, so it stays in your compose file";
@@ -338,8 +345,9 @@ fn name_of(it: &mut Decided, faults: &mut ComposeFaults) -> Option<ServiceName> 
     let label: String = it.name.chars().map(plain).collect();
     match label.trim_matches('-').parse::<ServiceName>() {
         Ok(name) => {
-            let message =
-                format!("no DNS label, so the service is `{name}` in Mayfly, at http://{name}.service");
+            let message = format!(
+                "the name is no DNS label, so the service is `{name}` in Mayfly, at http://{name}.service"
+            );
             it.service.remark(it.spot, field, message);
             Some(name)
         }
@@ -347,7 +355,7 @@ fn name_of(it: &mut Decided, faults: &mut ComposeFaults) -> Option<ServiceName> 
             faults.add(
                 it.spot,
                 field,
-                format!("{fault}: rename the service, or give it the label `mayfly.service`"),
+                format!("{fault}: rename the service, or give the service the label `mayfly.service`"),
             );
             None
         }
@@ -385,15 +393,17 @@ fn port(it: &mut Decided, called: &Called, faults: &mut ComposeFaults) -> Option
         if !others.is_empty() {
             let others = others[..others.len().min(10)].join(", ");
             let message = format!(
-                "Mayfly routes to one port of a service, {chosen}: `mayfly.port` among its labels names another; \
-                 not routed: {others}"
+                "Mayfly routes to only one port of a service, here {chosen}, and not to {others}: to choose another \
+                 port, set the label `mayfly.port`"
             );
             let field = it.field("ports");
             it.service.remark(own[0].1, field, message);
         }
         if [443, 8443].contains(&chosen) {
             let field = it.field("ports");
-            let message = format!("Mayfly calls a service without TLS, also at port {chosen}");
+            let message = format!(
+                "Mayfly calls services without TLS: the service must answer plain HTTP at port {chosen}"
+            );
             it.service.remark(own[0].1, field, message);
         }
         return Port::try_from(chosen).ok();
@@ -403,12 +413,14 @@ fn port(it: &mut Decided, called: &Called, faults: &mut ComposeFaults) -> Option
         .iter()
         .find_map(|name| it.service.env.get(*name)?.0.parse().ok());
     let (port, source) = match (called.ports.first(), checked.first(), variable) {
-        (Some(port), ..) => (*port, "other services call it there"),
-        (None, Some(port), _) => (*port, "its health check asks there"),
-        (None, None, Some(port)) => (port, "a variable names it"),
+        (Some(port), ..) => (*port, "which other services call"),
+        (None, Some(port), _) => (*port, "which the health check uses"),
+        (None, None, Some(port)) => (port, "which a variable of the service names"),
         (None, None, None) => return None,
     };
-    let message = format!("it names no port; port {port} is used, since {source}: `expose` names another");
+    let message = format!(
+        "the service names no port, so Mayfly uses port {port}, {source}: to choose another port, set `expose`"
+    );
     it.service
         .remark(it.spot, format!("services.{}", it.name), message);
     Port::try_from(port).ok()
@@ -433,8 +445,8 @@ fn version(it: &mut Decided, image: Option<&(String, Spot)>, faults: &mut Compos
     };
     let Some((image, spot)) = image else {
         let spot = it.service.build.unwrap_or(it.spot);
-        let message = "it is built here and has no name: add `image: NAME:VERSION` beside `build`, so that Mayfly can \
-             start versions of it; until then the service stays in your compose file";
+        let message = "compose builds the image, and the image has no name: add `image: NAME:VERSION` beside `build`, so \
+             that Mayfly can start versions of the service; until then the service stays in your compose file";
         let field = it.field("build");
         it.service.keep(spot, field, message);
         return (labelled.unwrap_or(Selector::Latest), label, None);
@@ -448,7 +460,7 @@ fn version(it: &mut Decided, image: Option<&(String, Spot)>, faults: &mut Compos
     }
     let found: Option<Selector> = own.and_then(|version| version.as_str().parse().ok());
     if name.contains('$') {
-        let message = "the image has a `$` in its name, which would be a variable of the launcher; so the service stays \
+        let message = "the name of the image has a `$`, which the launcher would read as a variable; so the service stays \
              in your compose file";
         it.service.keep(*spot, field.clone(), message);
     }
@@ -471,8 +483,8 @@ fn version(it: &mut Decided, image: Option<&(String, Spot)>, faults: &mut Compos
     };
     let version = labelled.or(found).unwrap_or(Selector::Latest);
     if !matches!(version, Selector::Exact(_)) {
-        let message = "the image has no version as its tag, and the launcher starts exact versions only: give it one, as in \
-             `NAME:1.0.0`; until then the service stays in your compose file";
+        let message = "the image has no exact version as its tag, and the launcher starts only exact versions: give the image \
+             a tag as in `NAME:1.0.0`; until then the service stays in your compose file";
         it.service.keep(*spot, field, message);
     }
     (version, label, template)

@@ -42,7 +42,7 @@ pub fn closed(path: &Path, own: &[PathBuf]) -> Option<String> {
     }
     if path.extension().is_some_and(|it| it == "sock") {
         return Some(format!(
-            "`{shown}` is a socket, such as that of the engine, which would make a container root on the host"
+            "`{shown}` is a socket, and a socket such as the engine's makes a container root on the host"
         ));
     }
     if HARMLESS.iter().any(|it| path.starts_with(it)) {

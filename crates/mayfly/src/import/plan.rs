@@ -114,7 +114,7 @@ pub fn plan(
             && !outcome.is_launched
             && service.network_mode.as_deref() == Some("bridge")
         {
-            let message = "the service stays in your compose file, and with this mode it cannot join Mayfly's network: \
+            let message = "the service stays in your compose file, and this mode keeps it out of Mayfly's network: \
                  remove `network_mode`";
             faults.add(outcome.it.spot, outcome.it.field("network_mode"), message);
         }
@@ -128,7 +128,7 @@ pub fn plan(
     if let Some(fault) = parsed.faults.first() {
         let file = project.files.first().map_or("", String::as_str);
         return Err(ImportFaults(vec![format!(
-            "{file}: the environment would be wrong: {fault}"
+            "{file}: the environment file would have a fault: {fault}"
         )]));
     }
     let overlay = overlay::text(&outcomes, wishes, Secrets::Written);
@@ -184,7 +184,7 @@ fn held(it: &Decided, project: &project::Project) -> HeldValues {
 }
 
 /// What is said of a value that is not shown.
-const ROUTED: &str = "URLs of routed services in it become those of the router";
+const ROUTED: &str = "URLs of routed services in this value become URLs of the router";
 
 /// Words in the names of variables whose value may be a server.
 const SERVERS: [&str; 7] = ["HOST", "ADDR", "URL", "SERVER", "UPSTREAM", "ENDPOINT", "SERVICE"];
@@ -250,7 +250,7 @@ fn calls_of(
                 .filter(|target| is_server && **target != at);
             if let Some((name, port)) = bare.and_then(|target| targets[*target].as_ref()) {
                 let message = format!(
-                    "if this is where it calls `{name}`, make it `{name}.service`, and port 80 in place of {port}"
+                    "if the service calls `{name}` at this host, write `{name}.service` here, and port 80 in place of {port}"
                 );
                 remarks.push(SpotMessage::new(*spot, field, message));
                 calls.push(name.clone());
@@ -277,7 +277,7 @@ fn calls_of(
                 for (line, host, name) in servers_in(&text, server).into_iter().take(MOST_SERVERS) {
                     let message = format!(
                         "`{file}`, line {line}, names `{host}`, which Mayfly routes: write `{name}.service` there (port \
-                         80), and let it be called by this `Host`"
+                         80), and send this name as `Host`"
                     );
                     let message = SpotMessage::new(mount.spot, mount.field.as_str(), message);
                     it.service.always.push(message);
@@ -304,8 +304,8 @@ fn calls_of(
 /// Most servers of one file that are named.
 const MOST_SERVERS: usize = 10;
 
-/// The routed services that a file of settings names with their ports, such as `server api:8000;` of
-/// nginx: the line, the text, and the service. A comment names none.
+/// The routed services that a file of settings names with their ports, such as `server api:8000;`
+/// of nginx: the line, the text, and the service. A comment names none.
 fn servers_in(
     text: &str,
     server: impl Fn(&str) -> Option<(ServiceName, u16)>,
@@ -337,17 +337,21 @@ fn not_routed(call: &CalledServer<'_>, name: &ServiceName, port: u16) -> String 
     match call.scheme.as_deref() {
         Some("https" | "wss") => {
             format!(
-                "it calls `{name}` with TLS: the router's internal side has none, so call http://{name}.service"
+                "the service calls `{name}` with TLS, but the router's internal side has no TLS: call http://{name}.service"
             )
         }
         Some("http" | "ws") | None => format!(
-            "it calls another port than {port} of `{name}`, which Mayfly does not route: this call stays as it is"
+            "the service calls `{name}` at a port other than {port}, which Mayfly does not route: this call stays as it is"
         ),
         Some(scheme) if kind::is_no_http(scheme) => {
-            format!("it calls `{name}` by {scheme}://, and Mayfly routes HTTP only")
+            format!(
+                "the service calls `{name}` by {scheme}://, but Mayfly routes only HTTP: this call stays as it is"
+            )
         }
         Some(scheme) => {
-            format!("it calls `{name}` by {scheme}://: as HTTP it would be http://{name}.service")
+            format!(
+                "the service calls `{name}` by {scheme}://: to route this call, use http://{name}.service"
+            )
         }
     }
 }
@@ -371,7 +375,7 @@ fn routes(outcomes: &mut [ImportedService], wishes: &ImportWishes, faults: &mut 
                 }
             }
             Some(outcome) => {
-                let message = "the service is not routed: name its port by `expose`, or give it the label `mayfly.service`";
+                let message = "the service is not routed: name its port with `expose`, or set the label `mayfly.service`";
                 faults.add(outcome.it.spot, field, message);
             }
             None => faults.add(start, field, format!("there is no service `{service}`")),
@@ -398,7 +402,7 @@ fn routes(outcomes: &mut [ImportedService], wishes: &ImportWishes, faults: &mut 
     let port = outcome.it.service.ports.iter().find(|port| port.published);
     if let (true, Some(port)) = (others > 0, port) {
         let message = format!(
-            "{} services publish ports, and `/` leads to this one: --route SERVICE=PATH chooses another",
+            "{} services publish ports, and Mayfly routes `/` to this one: to choose another one, give --route SERVICE=PATH",
             others + 1
         );
         let (spot, field) = (port.spot, outcome.it.field("ports"));
@@ -418,13 +422,13 @@ fn published_twice(outcomes: &mut [ImportedService]) {
             let owner = owners.entry(host).or_insert_with(|| own.clone());
             if owner != own {
                 let message = format!(
-                    "`{owner}` publishes port {host}, too, so only one of them can start: change one"
+                    "`{owner}` publishes port {host}, too, so only one of the two services can start: change one of the ports"
                 );
                 remarks.push(SpotMessage::new(port.spot, field.clone(), message));
             }
             // Compose does not start one that Mayfly starts.
             if [80, 443].contains(&host) && !outcome.is_launched {
-                let message = format!("HAProxy publishes port {host} now: remove it here");
+                let message = format!("HAProxy publishes port {host} now: remove this port here");
                 remarks.push(SpotMessage::new(port.spot, field.clone(), message));
             }
         }

@@ -139,7 +139,8 @@ fn check(container: PortRange, host: Option<PortRange>) -> Result<(), String> {
 
 /// A port, or a range of ports.
 fn range(text: &str) -> Result<PortRange, String> {
-    let wrong = || format!("`{text}` is no port: a number from 1 to 65535, or a range such as 3000-3005");
+    let wrong =
+        || format!("`{text}` is no port: give a number from 1 to 65535, or a range such as 3000-3005");
     let port = |text: &str| {
         text.trim()
             .parse::<u16>()

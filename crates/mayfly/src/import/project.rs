@@ -122,7 +122,7 @@ pub(super) fn load(
         faults.add(
             spot,
             "services",
-            "no service is described: write them under `services`",
+            "the file describes no service: write the services under `services`",
         );
     }
     Project {
@@ -180,7 +180,7 @@ impl Loader<'_> {
         let over = format!("{}.override{stem}", &name[..name.len() - stem.len()]);
         if !matches!((self.read)(&join(&directory(path), &over)), Ok(None)) {
             let message =
-                format!("`{over}` is beside it, and compose reads it, too: name it here as a second file");
+                format!("compose also reads `{over}`, which is beside this file: name it as a second file");
             let spot = Spot {
                 file: 0,
                 mark: Mark::START,
@@ -239,7 +239,7 @@ impl Loader<'_> {
         let pairs = include.pairs().unwrap_or_default();
         for pair in pairs {
             if pair.key != "path" {
-                let message = "not read here: import the included file by itself, in its directory";
+                let message = "this key is not read: import the included file by itself, in its directory";
                 faults.add(pair.spot, format!("include.{}", pair.key), message);
             }
         }
@@ -362,7 +362,11 @@ impl Loader<'_> {
                 file: 0,
                 mark: Mark::START,
             };
-            faults.add(spot, "", format!("more than {FILES} files belong together"));
+            faults.add(
+                spot,
+                "",
+                format!("the compose files include and extend more than {FILES} files"),
+            );
             return None;
         }
         let text = match (self.read)(path) {
@@ -408,7 +412,7 @@ impl Loader<'_> {
                 .iter()
                 .any(|it| it.node.get("image").or(it.node.get("build")).is_some());
         if is_first_format {
-            let message = "the first format of compose files: put the services under `services`";
+            let message = "this is the first format of compose files: put the services under `services`";
             faults.add(start, "", message);
             return None;
         }
@@ -423,7 +427,7 @@ impl Loader<'_> {
                 }
                 known if TOP.contains(&known) => {}
                 other => {
-                    let message = "not a key of a compose file that is known here: it is ignored";
+                    let message = "the key is not known in a compose file, so it is ignored";
                     self.notes.push(SpotMessage::new(spot, other, message));
                 }
             }
@@ -443,7 +447,7 @@ impl Loader<'_> {
         };
         let mut services = Vec::new();
         if pairs.len() > SERVICES {
-            let message = format!("{} services: at most {SERVICES} are read", pairs.len());
+            let message = format!("there are {} services: at most {SERVICES} are read", pairs.len());
             faults.add(node.spot, "services", message);
             return services;
         }

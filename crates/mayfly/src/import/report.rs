@@ -90,7 +90,7 @@ fn summary(outcome: &ImportedService) -> String {
             format!("stays as it is, and all environments share it: {what}")
         }
         Role::Worker if outcome.calls.is_empty() => {
-            "stays as it is: it names no port, and nothing calls it by HTTP; `expose` would make it a routed service"
+            "stays as it is, because it names no port and no service calls it by HTTP: to route to it, set `expose`"
                 .to_owned()
         }
         Role::Apart(why) => format!("stays in your compose file, and is not routed: {why}"),
@@ -132,7 +132,7 @@ fn changes((overlay, is_masked): (&str, bool), wishes: &ImportWishes) -> String 
         false => "",
     };
     format!(
-        "Changes of {}, as a second compose file (--overlay FILE writes it{masked})\n\n{}\n",
+        "Changes of {}, as a second compose file (--overlay FILE writes this file{masked})\n\n{}\n",
         files.join(", "),
         indented(overlay)
     )
@@ -171,7 +171,7 @@ fn unknown(outcomes: &[ImportedService], project: &Project, wishes: &ImportWishe
     let workers = named(&|it| matches!(it.it.role, Role::Worker));
     if !workers.is_empty() {
         lines.push(format!(
-            "Whether these read from a queue: {workers}. When they make a call for a message, they have to send the message's header."
+            "Whether these services read from a queue: {workers}. A service that makes a call for a message must send the header of the message."
         ));
     }
     let stateful = named(&|it| it.it.routed().is_some() && it.it.service.writes);
@@ -194,16 +194,18 @@ fn unknown(outcomes: &[ImportedService], project: &Project, wishes: &ImportWishe
     });
     if !proxies.is_empty() {
         lines.push(format!(
-            "Which services the files of {proxies} name: let it call http://NAME.service, and forward x-mayfly; or \
+            "Which services the files of {proxies} name. Let the proxy call http://NAME.service and forward x-mayfly, or \
              route to those services directly."
         ));
     }
     let routed = named(&|it| it.it.routed().is_some());
     if !routed.is_empty() {
-        lines.push(format!("Whether these accept NAME.service as Host: {routed}."));
         lines.push(format!(
-            "Whether one of these speaks gRPC, or else HTTP/2 in clear text: {routed}. It then needs `protocol: h2c`, \
-             or the label `mayfly.protocol: h2c`."
+            "Whether these services accept NAME.service as Host: {routed}."
+        ));
+        lines.push(format!(
+            "Whether one of these services uses gRPC or other HTTP/2 in clear text: {routed}. Such a service needs \
+             `protocol: h2c`, or the label `mayfly.protocol: h2c`."
         ));
     }
     if !outcomes.iter().any(|it| !it.routes.is_empty()) {
@@ -211,7 +213,7 @@ fn unknown(outcomes: &[ImportedService], project: &Project, wishes: &ImportWishe
     }
     if wishes.dns.is_none() {
         lines.push(
-            "The address of Mayfly's dnsmasq: --dns ADDRESS adds it; the launcher needs the same --dns."
+            "The address of Mayfly's dnsmasq: give it with --dns ADDRESS, and give the launcher the same --dns."
                 .to_owned(),
         );
     }

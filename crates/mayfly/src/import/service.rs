@@ -108,7 +108,11 @@ pub(super) fn service(raw: &RawService, around: &mut ReadWith<'_>) -> ComposeSer
             KeyFate::Keeps(_)
                 if pair.node.items().is_empty() && pair.node.pairs().is_none_or(<[_]>::is_empty) =>
             {
-                service.remark(pair.spot, place, "it is empty, so the definition leaves it out");
+                service.remark(
+                    pair.spot,
+                    place,
+                    "the value is empty, so the definition leaves the key out",
+                );
             }
             KeyFate::Keeps(_) if pair.key == "privileged" && pair.node.text() == Some("false") => {
                 service.remark(pair.spot, place, "launched containers are never privileged");
@@ -116,7 +120,7 @@ pub(super) fn service(raw: &RawService, around: &mut ReadWith<'_>) -> ComposeSer
             KeyFate::Keeps(why) => service.keep(pair.spot, place, why),
             KeyFate::Unknown => {
                 let meant = meant(&pair.key).map_or_else(String::new, |it| format!(": did you mean `{it}`?"));
-                let message = format!("no key that is known here, so it is ignored{meant}");
+                let message = format!("the key is not known, so it is ignored{meant}");
                 service.always.push(SpotMessage::new(pair.spot, place, message));
             }
         }
@@ -136,8 +140,8 @@ fn frozen(service: &mut ComposeService, field: &str, interpolation: &Interpolati
     };
     let Some(tag) = split(image).tag else { return };
     let message = format!(
-        "it holds the version, `{tag}`, and the definition has the same value for every version: let each image set it \
-         (`ENV` in the Dockerfile), and remove it here"
+        "the value is the version `{tag}`, but a definition has one value for all versions: let each image set the \
+         variable (`ENV` in the Dockerfile), and remove the variable here"
     );
     let mut found = Vec::new();
     if let Some(variables) = interpolation.named.get(spot) {
@@ -213,7 +217,7 @@ fn key(service: &mut ComposeService, pair: &KeyedNode, place: &str, around: &mut
             for link in node.items().iter().filter_map(ComposeNode::text) {
                 if let Some((name, alias)) = link.split_once(':') {
                     let message =
-                        format!("the name `{alias}` of `{name}` is known in your compose file only");
+                        format!("only services in your compose file know `{name}` by the name `{alias}`");
                     service.remark(pair.spot, place, message);
                 }
             }
@@ -245,7 +249,8 @@ fn environment(node: &ComposeNode, place: &str, service: &mut ComposeService, ar
                 variable(service, &pair.key, value, pair.spot, &field);
             }
             (None, None) => {
-                let message = "it has no value here or in the shell, so the definition leaves it out";
+                let message =
+                    "the variable has no value here or in the shell, so the definition leaves it out";
                 service.remark(pair.spot, field, message);
             }
         }
@@ -319,7 +324,7 @@ fn env_files(node: &ComposeNode, place: &str, service: &mut ComposeService, arou
     service.remark(
         node.spot,
         place,
-        "a definition has no such field: its variables become `env`",
+        "a definition has no such field: the variables of the file become `env`",
     );
 }
 
@@ -381,15 +386,15 @@ fn volumes(node: &ComposeNode, place: &str, service: &mut ComposeService, around
             Some(source) if is_path && kind != "tmpfs" => source,
             _ => {
                 service.writes |= kind != "tmpfs" && !is_read_only;
-                let message = "a volume of the engine: a launched container has none, since its data would end with it; \
-                     so the service stays in your compose file";
+                let message = "this is a volume of the engine, and the launcher mounts none, because the data would end with the \
+                     container; so the service stays in your compose file";
                 service.keep(item.spot, field, message);
                 continue;
             }
         };
         if source.starts_with('~') {
-            let message = "it depends on the user who starts compose: write the whole path; until then the service stays in \
-                 your compose file";
+            let message = "the path depends on the user who starts compose: write the whole path; until then the service \
+                 stays in your compose file";
             service.keep(item.spot, field, message);
             continue;
         }
@@ -420,7 +425,7 @@ fn volumes(node: &ComposeNode, place: &str, service: &mut ComposeService, around
         match format!("{}:{target}", full.display()).parse::<Volume>() {
             Ok(volume) => {
                 let message = format!(
-                    "start the launcher with a --volume-root that has `{}`",
+                    "start the launcher with a --volume-root that contains `{}`",
                     volume.source()
                 );
                 service.volumes.retain(|it| it.target() != volume.target());
@@ -489,7 +494,7 @@ fn deploy(node: &ComposeNode, place: &str, service: &mut ComposeService) {
                 }
             }
             _ => {
-                let message = "a definition has no such field: the launcher decides on it";
+                let message = "a definition has no such field: the launcher decides this";
                 service.remark(pair.spot, field, message);
             }
         }

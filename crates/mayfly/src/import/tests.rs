@@ -134,7 +134,7 @@ fn a_shop_becomes_definitions_and_an_environment() {
         &[
             "c.yml:6:19: services.web.environment.ORDERS_URL: `http://orders:8080/v1` becomes \
              `http://orders.service/v1`\n",
-            "c.yml:11:9: services.orders.environment.LOG_LEVEL: it has no value here or in the shell, so the definition leaves it out",
+            "c.yml:11:9: services.orders.environment.LOG_LEVEL: the variable has no value here or in the shell, so the definition leaves it out",
             "db: stays as it is, and all environments share it: `postgres` is a database\n",
             "worker: stays in your compose file, and is not routed; it calls orders",
             "  c.yml:16:5: restart, c.yml:17:5: logging: the launcher decides this, so the definition leaves it out\n",
@@ -161,10 +161,10 @@ fn what_a_definition_cannot_have_is_named_and_the_service_stays() {
             "api: routed, and stays in your compose file with labels: version 1, port 8080",
             "c.yml:5:5: services.api.privileged: a definition has no such field",
             "c.yml:6:5: services.api.user: a container that is launched runs as the user of its image",
-            "c.yml:8:15: services.api.volumes[0]: a volume of the engine",
+            "c.yml:8:15: services.api.volumes[0]: this is a volume of the engine",
             "c.yml:8:29: services.api.volumes[1]: a launched container may not write to the host",
-            "c.yml:8:43: services.api.volumes[2]: `/run/docker.sock` is a socket, such as that of the engine",
-            "c.yml:9:5: services.api.imagee: no key that is known here, so it is ignored: did you mean `image`?",
+            "c.yml:8:43: services.api.volumes[2]: `/run/docker.sock` is a socket, and a socket such as the engine's",
+            "c.yml:9:5: services.api.imagee: the key is not known, so it is ignored: did you mean `image`?",
             "      labels:\n        mayfly.check: tcp\n        mayfly.port: '8080'\n        mayfly.service: api\n",
             "Whether the data in the volumes of api has to outlive a container.",
         ],
@@ -236,7 +236,7 @@ fn a_volume_that_would_open_the_host_keeps_its_service() {
     assert_eq!(import(&[("c.yml", text)]).unwrap().definitions, []);
     says(
         &[("c.yml", text)],
-        &["services.a.image: the image has a `$` in its name"],
+        &["services.a.image: the name of the image has a `$`"],
     );
 }
 
@@ -245,15 +245,15 @@ fn a_service_without_a_version_stays() {
     for (service, part) in [
         (
             "{build: ., ports: [80]}",
-            "services.a.build: it is built here and has no name",
+            "services.a.build: compose builds the image, and the image has no name",
         ),
         (
             "{image: a/b, ports: [80]}",
-            "services.a.image: the image has no version as its tag",
+            "services.a.image: the image has no exact version as its tag",
         ),
         (
             "{image: 'a/b:latest', ports: [80]}",
-            "services.a.image: the image has no version as its tag",
+            "services.a.image: the image has no exact version as its tag",
         ),
         (
             "{image: 'a/b@sha256:00', ports: [80]}",
@@ -338,10 +338,10 @@ fn a_service_outside_mayfly_s_network_is_not_routed() {
     says(
         &[("c.yml", text)],
         &[
-            "api: stays in your compose file, and is not routed: `network_mode: host` keeps it from Mayfly's network\n",
+            "api: stays in your compose file, and is not routed: `network_mode: host` keeps the service out of Mayfly's network\n",
             "app: routed, and stays in your compose file with labels",
             "vpn: routed, and stays in your compose file with labels",
-            "services.vpn: `app` uses its network, so the service stays in your compose file",
+            "services.vpn: `app` uses the network of this service, so this service stays in your compose file",
         ],
     );
 }
@@ -356,7 +356,7 @@ fn a_setting_that_holds_the_version_is_named() {
         .report;
     let named: Vec<&str> = report
         .lines()
-        .filter(|line| line.contains("it holds the version, `1.0.0`"))
+        .filter(|line| line.contains("the value is the version `1.0.0`"))
         .filter_map(|line| line.trim_start().split(": ").nth(1))
         .collect();
     let env = |name| format!("services.a.environment.{name}");
@@ -408,9 +408,9 @@ fn what_is_probably_misspelt_is_named() {
     says(
         &[("c.yml", text)],
         &[
-            "c.yml:3:26: services.worker.prots: no key that is known here, so it is ignored: did you mean `ports`?",
-            "services.db.depend_on: no key that is known here, so it is ignored: did you mean `depends_on`?",
-            "services.off.comand: no key that is known here, so it is ignored: did you mean `command`?",
+            "c.yml:3:26: services.worker.prots: the key is not known, so it is ignored: did you mean `ports`?",
+            "services.db.depend_on: the key is not known, so it is ignored: did you mean `depends_on`?",
+            "services.off.comand: the key is not known, so it is ignored: did you mean `command`?",
         ],
     );
     let mut wishes = wishes();
@@ -548,7 +548,7 @@ fn several_files_includes_and_profiles() {
     );
     assert!(
         plan.report
-            .contains("debug: not imported: it is in the profile `dev`: --profile includes it\n")
+            .contains("debug: not imported: the service is in the profile `dev`: to import it, name the profile with --profile\n")
     );
     wishes.profiles = vec!["dev".to_owned()];
     assert_eq!(import_of(&files, &wishes).unwrap().definitions.len(), 3);
@@ -560,7 +560,7 @@ fn several_files_includes_and_profiles() {
         &[
             "c.yml:1:11: include: `c.yml` includes itself",
             "c.yml:1:25: no.yml: there is no such file",
-            "c.yml:1:33: include.env_file: not read here",
+            "c.yml:1:33: include.env_file: this key is not read",
         ],
     );
 }
@@ -575,7 +575,8 @@ fn a_file_that_compose_finds_by_itself_is_named() {
         ("compose.override.yaml", false),
     ] {
         let plan = import_of(&[("a/compose.yaml", text), (name, text)], &wishes).unwrap();
-        let note = "a/compose.yaml:1:1: `compose.override.yaml` is beside it, and compose reads it, too";
+        let note =
+            "a/compose.yaml:1:1: compose also reads `compose.override.yaml`, which is beside this file";
         assert_eq!(plan.report.contains(note), is_named, "{}", plan.report);
     }
 }

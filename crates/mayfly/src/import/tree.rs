@@ -226,7 +226,7 @@ fn map(pairs: Vec<(Node, Node)>, file: usize, path: &str, faults: &mut ComposeFa
             faults.add(
                 spot,
                 &below,
-                format!("the key is there twice, first on line {line}: delete one"),
+                format!("the key is there twice, first on line {line}: delete one of the two"),
             );
             continue;
         }

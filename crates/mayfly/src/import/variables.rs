@@ -95,7 +95,7 @@ impl Interpolation {
             let stop = rest.find(|letter| letter == '$' || (depth > 0 && letter == '}'));
             let Some(stop) = stop else {
                 if depth > 0 {
-                    return Err("a `${` without its `}`".to_owned());
+                    return Err("a `${` has no `}`".to_owned());
                 }
                 self.push(&mut out, rest)?;
                 *rest = "";
@@ -251,7 +251,7 @@ pub(super) fn dotenv(
         let (value, after) = match value.chars().next() {
             Some(quote @ ('\'' | '"')) => {
                 let end =
-                    closing(&value[1..], quote).ok_or_else(|| wrong(format!("a {quote} without its end")))?;
+                    closing(&value[1..], quote).ok_or_else(|| wrong(format!("a {quote} is not closed")))?;
                 let after = &value[end + 2..];
                 (
                     &value[..end + 2],
@@ -355,7 +355,7 @@ mod tests {
             ("${EMPTY:?}", Err("the variable EMPTY is not set: it is required")),
             ("${EMPTY?}", Ok("")),
             ("${A", Err("`${A` is not followed by `}`, `:-`, `:?` or `:+`")),
-            ("${A:-x", Err("a `${` without its `}`")),
+            ("${A:-x", Err("a `${` has no `}`")),
             ("${}", Err("a `${` that begins no variable: write `$$` for a `$`")),
             ("5$", Err("a `$` that begins no variable: write `$$`")),
             ("$1", Err("a `$` that begins no variable: write `$$`")),

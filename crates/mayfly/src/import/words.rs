@@ -14,7 +14,7 @@ pub(super) fn split(text: &str) -> Result<Vec<String>, String> {
                     match letters.next() {
                         Some('\'') => break,
                         Some(letter) => word.push(letter),
-                        None => return Err("a ' without its end".to_owned()),
+                        None => return Err("a ' is not closed".to_owned()),
                     }
                 }
             }
@@ -27,10 +27,10 @@ pub(super) fn split(text: &str) -> Result<Vec<String>, String> {
                             Some(letter @ ('"' | '\\' | '$' | '`')) => word.push(letter),
                             Some('\n') => {}
                             Some(letter) => word.extend(['\\', letter]),
-                            None => return Err("a \" without its end".to_owned()),
+                            None => return Err("a \" is not closed".to_owned()),
                         },
                         Some(letter) => word.push(letter),
-                        None => return Err("a \" without its end".to_owned()),
+                        None => return Err("a \" is not closed".to_owned()),
                     }
                 }
             }
@@ -59,8 +59,8 @@ mod tests {
             ("sh -c 'a && b' \"\"", Ok(vec!["sh", "-c", "a && b", ""])),
             (r#"a"b c"d\ e "\"\n""#, Ok(vec!["ab cd e", "\"\\n"])),
             ("", Ok(vec![])),
-            ("a 'b", Err("a ' without its end")),
-            ("a \"b", Err("a \" without its end")),
+            ("a 'b", Err("a ' is not closed")),
+            ("a \"b", Err("a \" is not closed")),
             ("a \\", Err("a \\ at the end")),
         ] {
             let found = split(text);

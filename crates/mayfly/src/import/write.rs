@@ -45,7 +45,7 @@ pub fn differing(files: &[NewFile]) -> anyhow::Result<Vec<String>> {
                     HeldValues::Variables | HeldValues::EnvFile => "differs".to_owned(),
                 };
                 differing.push(printable(&format!(
-                    "{path}: it exists already, and line {line} {wanted}"
+                    "{path} exists already, and line {line} {wanted}"
                 )));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -89,7 +89,7 @@ pub fn write(files: &[NewFile]) -> anyhow::Result<Vec<(PathBuf, WriteOutcome)>> 
             false if fs::read(path).is_ok_and(|present| present == text.as_bytes()) => {
                 WriteOutcome::Unchanged
             }
-            false => bail!("{}: it exists already: nothing was written", path.display()),
+            false => bail!("{} exists already: nothing was written", path.display()),
         };
         outcome.push((path.clone(), written));
     }
@@ -168,7 +168,7 @@ mod tests {
         let differing = differing(&files).unwrap();
         assert_eq!(differing.len(), 1);
         assert!(
-            differing[0].ends_with("one.yaml: it exists already, and line 2 is not `2`"),
+            differing[0].ends_with("one.yaml exists already, and line 2 is not `2`"),
             "{differing:?}"
         );
     }

@@ -117,7 +117,7 @@ pub async fn look(
     match page_port {
         Some(port) if !is_free(&port) => {
             faults.push(format!(
-                "port {port} of this host is taken: choose another one with --page-port"
+                "port {port} of this host is taken: choose another port with --page-port"
             ));
         }
         Some(_) => {}
@@ -128,8 +128,8 @@ pub async fn look(
     }
     if let Err(fault) = answer_of("docker", &["version", "--format", "{{.Server.Version}}"]).await {
         faults.push(format!(
-            "cannot reach a Docker engine: {fault}; start the engine (Debian: install docker.io), or run this \
-             as a user who may use it"
+            "cannot reach a Docker engine: {fault}; start the engine (Debian: install docker.io), or run `mayfly init` \
+             as a user who may use the engine"
         ));
         return Ok(Err(faults));
     }
@@ -169,7 +169,10 @@ async fn answer_of(program: &str, arguments: &[&str]) -> Result<String, String> 
     }
     let errors = String::from_utf8_lossy(&output.stderr);
     let last = errors.lines().rev().find(|line| !line.trim().is_empty());
-    Err(last.unwrap_or("it failed without a message").trim().to_owned())
+    Err(last.map_or_else(
+        || format!("`{program}` failed without a message"),
+        |line| line.trim().to_owned(),
+    ))
 }
 
 /// How compose is called here: v2, or 1.29.
@@ -236,7 +239,7 @@ async fn socket() -> Result<(String, String), String> {
     let endpoint = answer_of("docker", &["context", "inspect", "--format", format]).await?;
     let Some(path) = endpoint.strip_prefix("unix://") else {
         return Err(format!(
-            "the engine is at {endpoint}: run this on the engine's host, where its socket is"
+            "the engine is at {endpoint}: run `mayfly init` on the engine's host, which has the socket"
         ));
     };
     if !is_plain(path) {
@@ -267,7 +270,7 @@ async fn network() -> Result<Ipv4Addr, String> {
     free.next().ok_or_else(|| {
         let tried = NETWORKS.map(|network| format!("{}/{WIDTH}", Ipv4Addr::from(network)));
         format!(
-            "every network that was tried overlaps another one of this host ({}): remove unused networks \
+            "every network that `mayfly init` tried overlaps a network of this host ({}): remove unused networks \
              (docker network prune), or use --skip-checks and write a free network into .env",
             tried.join(", ")
         )
@@ -309,7 +312,7 @@ async fn in_use(answers: &InitAnswers) -> Option<String> {
         (Ok(containers), Ok(volumes)) if containers.is_empty() && volumes.is_empty() => None,
         (Ok(_), Ok(_)) => Some(format!(
             "the engine has containers or volumes of a compose project {project}: choose another name with --project, \
-             or remove them (docker ps -a --filter {label}, docker volume ls --filter {label})"
+             or remove these (docker ps -a --filter {label}, docker volume ls --filter {label})"
         )),
         (Err(fault), _) | (_, Err(fault)) => Some(format!("cannot list the projects of the engine: {fault}")),
     }
@@ -329,8 +332,8 @@ async fn missing_images(prefix: &str) -> Option<String> {
     }
     (!missing.is_empty()).then(|| {
         format!(
-            "the engine lacks {}: build the images with scripts/build.sh in a checkout of Mayfly {version}, or name \
-             their prefix with --images",
+            "the engine lacks {}: build the images with scripts/build.sh in a checkout of Mayfly {version}, or give \
+             the account of your images with --images",
             missing.join(", ")
         )
     })

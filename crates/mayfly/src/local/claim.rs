@@ -29,21 +29,23 @@ pub struct SessionRecords {
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// Another writer has the name.
-    #[error("the name {name} is taken: it was registered {whose}; choose another with --name{hint}")]
+    #[error(
+        "the name {name} is taken by an environment that was registered {whose}; choose another name with --name{hint}"
+    )]
     Taken {
         name: EnvironmentName,
         whose: String,
         hint: &'static str,
     },
     /// It was there, and an operator or another program has deleted or replaced it.
-    #[error("{0} was deleted or replaced by another program, so this session ends")]
+    #[error("another program deleted or replaced the environment {0}, so `mayfly local` ends")]
     Gone(EnvironmentName),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 /// What is said of another session.
-const HINT: &str = ", end the other session, or wait until its lease is over if it was killed";
+const HINT: &str = ", or end the other `mayfly local`; if it was killed, wait until its lease expires";
 
 #[derive(Debug)]
 pub struct SessionClaim {

@@ -198,7 +198,7 @@ impl LinkKeeper {
                     Err(error) => {
                         let error = printable(&format!("{error:#}"));
                         if reported.as_ref() != Some(&error) {
-                            complain(&format!("{error}; trying again"));
+                            complain(&format!("{error}; retrying"));
                             reported = Some(error);
                         }
                     }

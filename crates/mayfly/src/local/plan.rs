@@ -172,8 +172,8 @@ pub fn opened(
 pub fn calls(proxy: Option<&str>, domain: &str) -> String {
     match proxy {
         Some(proxy) => format!(
-            "  calls   let your process call http://*.{domain} by\n          export http_proxy=http://{proxy} \
-             no_proxy=localhost,127.0.0.1,::1\n"
+            "  calls   to let your process call http://*.{domain}, set in its shell\n          \
+             export http_proxy=http://{proxy} no_proxy=localhost,127.0.0.1,::1\n"
         ),
         None => format!("  calls   no router is registered, so your process cannot call http://*.{domain}\n"),
     }

@@ -130,7 +130,7 @@ impl RunningSession {
                 Ok(()) if self.wanted.is_none() => {}
                 Ok(()) => complain(&format!("your process at port {port} answers")),
                 Err(reason) => complain(&format!(
-                    "your process at port {port} does not answer: {}; waiting for it",
+                    "your process at port {port} does not answer: {}; waiting for the process",
                     printable(reason)
                 )),
             }
@@ -174,7 +174,7 @@ impl RunningSession {
             ..
         } = &self.session;
         let text = format!(
-            "{name}: {} is your process, everything else is as in {parent}\n{}Ctrl-C ends it\n",
+            "{name} is open: its service {} is your process, and its other services are those of {parent}\n{}Ctrl-C ends {name}\n",
             backend.service, self.opened
         );
         // Without a reader the session is worth no less.
@@ -200,14 +200,14 @@ impl RunningSession {
             return Ok(ExitCode::SUCCESS);
         }
         let name = self.session.name.clone();
-        let lease = format!("{name} ends with its lease, in at most {:?}", self.ttl);
+        let lease = format!("{name} ends when its lease expires, in at most {:?}", self.ttl);
         let (place, now) = (*self.place.borrow(), SystemTime::now());
         let last = place.and_then(|place| {
             let based = self.record(place, self.state(), true, now)?;
             Some((based, self.record(place, InstanceState::Draining, true, now)?))
         });
         let Some((based, drained)) = last else {
-            bail!("there is no connection: {lease}");
+            bail!("there is no ssh connection: {lease}");
         };
         match self.last_write(&based).await {
             Ok(()) => {

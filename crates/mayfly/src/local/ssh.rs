@@ -281,16 +281,16 @@ fn reason(host: &SshHost, lines: &[String], code: Option<i32>) -> String {
     let advice = [
         (
             "Host key verification failed",
-            "its host key is unknown or has changed: run `ssh HOST` once, and compare the key before you accept it",
+            "the host key is unknown or has changed: run `ssh HOST`, and compare the key before you accept it",
         ),
         (
             "REMOTE HOST IDENTIFICATION HAS CHANGED",
-            "its host key has changed: ask who runs the host, before you remove the old key",
+            "the host key has changed: ask the administrator of the host before you remove the old key",
         ),
         (
             "Permission denied",
-            "it does not accept your key: `ssh HOST` must work without a question, so use a key, and ssh-agent for its \
-             passphrase",
+            "the host does not accept your key: `ssh HOST` must work without a question, so use a key, and ssh-agent for \
+             the passphrase of the key",
         ),
         (
             "Too many authentication failures",
@@ -298,27 +298,27 @@ fn reason(host: &SshHost, lines: &[String], code: Option<i32>) -> String {
         ),
         (
             "Connection refused",
-            "no sshd listens there: check the host and the port",
+            "no sshd listens at this address: check the host and the port",
         ),
         (
             "Could not resolve hostname",
-            "its name does not resolve: check it",
+            "the host name does not resolve: check the name",
         ),
         (
             "remote port forwarding failed",
-            "its sshd does not forward ports: it needs `AllowTcpForwarding yes`, and `PermitListen` must allow any port",
+            "sshd on the host does not forward ports: set `AllowTcpForwarding yes`, and let `PermitListen` allow any port",
         ),
         (
             "administratively prohibited",
-            "its sshd does not forward to that place: check `AllowTcpForwarding` and `PermitOpen`",
+            "sshd on the host does not forward to that address: check `AllowTcpForwarding` and `PermitOpen`",
         ),
         (
             "not available",
-            "the account may not run `cat` there: give it a shell, or `ForceCommand cat`",
+            "the account may not run `cat` on the host: give the account a shell, or `ForceCommand cat`",
         ),
         (
             "cannot listen to",
-            "a forwarded socket cannot be made here: check TMPDIR",
+            "ssh cannot create a socket on this machine: check TMPDIR",
         ),
     ];
     let found = advice.iter().find_map(|(sign, advice)| {
@@ -392,12 +392,12 @@ mod tests {
                     "Host key verification failed.",
                 ],
                 Some(255),
-                "run `ssh ssh://router` once",
+                "run `ssh ssh://router`, and compare the key",
             ),
             (
                 &["ssh: connect to host router port 22: Connection refused"],
                 Some(255),
-                "no sshd listens there",
+                "no sshd listens at this address",
             ),
             (
                 &["Error: remote port forwarding failed for listen port 0"],

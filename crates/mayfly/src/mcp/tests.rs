@@ -131,12 +131,12 @@ fn bad_arguments_are_told_to_the_agent() {
     let told = |name: &str, arguments: Value| tool(name).arguments(&arguments).unwrap_err();
     assert_eq!(
         told("keep", json!({"name": "a"})),
-        "keep needs the argument \"time\""
+        "the tool keep needs the argument \"time\""
     );
     let unknown = told("diff", json!({"c": "a"}));
     assert_eq!(
         unknown,
-        "diff has no argument \"c\"; it has a, b, at_most, format"
+        "the tool diff has no argument \"c\"; it has a, b, at_most, format"
     );
     assert_eq!(told("diff", json!({"a": 1, "b": "b"})), "a: 1 is no text");
     assert_eq!(

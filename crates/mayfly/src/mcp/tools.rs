@@ -145,7 +145,7 @@ impl Tool {
             let mut all: Vec<&str> = self.arguments.iter().map(|arg| arg.get_id().as_str()).collect();
             all.extend(self.has_stdin.then_some("stdin"));
             return Err(format!(
-                "{} has no argument {name:?}; it has {}",
+                "the tool {} has no argument {name:?}; it has {}",
                 self.name,
                 all.join(", ")
             ));
@@ -155,7 +155,7 @@ impl Tool {
             let name = arg.get_id().as_str();
             let values = match given.get(name) {
                 None | Some(Value::Null) if arg.is_required_set() => {
-                    return Err(format!("{} needs the argument {name:?}", self.name));
+                    return Err(format!("the tool {} needs the argument {name:?}", self.name));
                 }
                 None | Some(Value::Null) => continue,
                 Some(value) => values(arg, value).map_err(|fault| format!("{name}: {fault}"))?,
@@ -173,7 +173,7 @@ impl Tool {
         let stdin = match given.get("stdin") {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) => Some(text.clone()),
-            Some(_) => return Err("stdin: it is no text".to_owned()),
+            Some(_) => return Err("the argument stdin is no text".to_owned()),
         };
         Ok(ToolCall {
             arguments: flags,

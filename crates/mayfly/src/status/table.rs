@@ -255,7 +255,7 @@ fn lead(daemon: &DaemonView, all: &[DaemonView]) -> Option<String> {
         true => "leading".to_owned(),
         false => match all.iter().find(|other| other.leading == Some(true)) {
             Some(leader) => format!("standing by: {} leads", leader.node),
-            None => "standing by: none leads".to_owned(),
+            None => "standing by: no launcher leads".to_owned(),
         },
     };
     Some(match &daemon.guard {

@@ -240,7 +240,7 @@ async fn a_key_that_may_change_some_files_makes_only_environments_of_their_names
         ),
         (
             "name: pr-1\nprotected: true\n",
-            "pr-1.yaml:1:7: protected: it may not be set".to_owned(),
+            "pr-1.yaml:1:7: protected: this field may not be set".to_owned(),
         ),
     ] {
         let refused = push("pr-1.yaml", text).await;

@@ -114,29 +114,29 @@ fn what_is_no_whole_dump_is_refused_with_the_reason() {
     let (_, text) = dumped(vec![environment("a"), environment("b")]);
     let lines: Vec<&str> = text.lines().collect();
     for (text, part) in [
-        (String::new(), "it is no dump of Mayfly"),
-        ("name: a\n".to_owned(), "it is no dump of Mayfly"),
-        (lines[0][..40].to_owned(), "it is no dump of Mayfly"),
+        (String::new(), "this is no dump of Mayfly"),
+        ("name: a\n".to_owned(), "this is no dump of Mayfly"),
+        (lines[0][..40].to_owned(), "this is no dump of Mayfly"),
         (
             format!("{}\n{}\n", lines[0], lines[1]),
-            "it was cut off: the header announces 2 records, and 1 lines follow",
+            "the dump was cut off: the header announces 2 records, but 1 lines follow",
         ),
-        (text[..text.len() - 5].to_owned(), "it was cut off"),
+        (text[..text.len() - 5].to_owned(), "the dump was cut off"),
         (
             format!("{text}{}\n", lines[1]),
-            "it was changed after it was written",
+            "the dump was changed after `mayfly dump` wrote it",
         ),
         (
             text.replace("1.50", "1.51"),
-            "it was changed after it was written",
+            "the dump was changed after `mayfly dump` wrote it",
         ),
-        (format!("{}\n", lines[0]), "it was cut off"),
+        (format!("{}\n", lines[0]), "the dump was cut off"),
         (
             with_body("", |header| header.mayfly_dump = 2),
-            "it was written by Mayfly 9.1.0 in format 2; this is Mayfly",
+            "the dump was written by Mayfly 9.1.0 in format 2, and Mayfly",
         ),
         (with_body("", |header| header.mayfly_dump = 0), "in format 0"),
-        (with_body("x\n", |_| {}), "line 2 is not what Mayfly"),
+        (with_body("x\n", |_| {}), "cannot restore line 2"),
         (
             with_body("{\"key\":\"never/x\",\"value\":1}\n", |_| {}),
             "written by Mayfly 9.1.0: key never/x: not a key of mayfly",
@@ -155,7 +155,7 @@ fn what_is_no_whole_dump_is_refused_with_the_reason() {
         ),
         (
             with_body(&format!("{}\n{}\n", lines[1], lines[1]), |_| {}),
-            "line 3: the key environments/a is there twice",
+            "line 3: an earlier line has the same key environments/a",
         ),
     ] {
         let told = refused(&text);

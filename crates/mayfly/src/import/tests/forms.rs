@@ -10,11 +10,11 @@ fn routes_and_ports() {
         &[("c.yml", text)],
         &[
             "web: routed, and started by Mayfly: version 1, port 8080, check tcp, route /\n",
-            "c.yml:3:29: services.web.ports: 3 services publish ports, and `/` leads to this one",
+            "c.yml:3:29: services.web.ports: 3 services publish ports, and Mayfly routes `/` to this one",
             "c.yml:3:40: services.web.ports[1]: udp: Mayfly routes HTTP only",
-            "c.yml:4:29: services.adm.ports: `api` publishes port 3000, too, so only one of them can start",
-            "services.api.ports: Mayfly routes to one port of a service, 80: `mayfly.port` among its labels names another; not \
-             routed: 81",
+            "c.yml:4:29: services.adm.ports: `api` publishes port 3000, too, so only one of the two services can start",
+            "services.api.ports: Mayfly routes to only one port of a service, here 80, and not to 81: to choose another \
+             port, set the label `mayfly.port`",
         ],
     );
     let mut wishes = wishes();
@@ -46,7 +46,9 @@ fn names_that_are_no_dns_labels() {
     );
     says(
         &[("c.yml", text)],
-        &["c.yml:2:3: services.User_Service: no DNS label, so the service is `user-service` in Mayfly"],
+        &[
+            "c.yml:2:3: services.User_Service: the name is no DNS label, so the service is `user-service` in Mayfly",
+        ],
     );
     fails(
         &[("c.yml", "services: {ü: {image: 'a:1', expose: [80]}}")],
@@ -57,7 +59,7 @@ fn names_that_are_no_dns_labels() {
             "c.yml",
             "services: {a_b: {image: 'a:1', expose: [80]}, a-b: {image: 'b:1', expose: [80]}}",
         )],
-        &["a-b: not imported: its name in Mayfly, `a-b`, is that of `a_b`"],
+        &["a-b: not imported: its name in Mayfly would be `a-b`, which is already the name of `a_b`"],
     );
 }
 
@@ -70,11 +72,17 @@ fn files_that_are_no_compose_files() {
             "services: [a]\n",
             "c.yml:1:11: services: a list where there should be a mapping",
         ),
-        ("services:\n", "c.yml:1:1: services: no service is described"),
-        ("version: '3'\n", "c.yml:1:1: services: no service is described"),
+        (
+            "services:\n",
+            "c.yml:1:1: services: the file describes no service",
+        ),
+        (
+            "version: '3'\n",
+            "c.yml:1:1: services: the file describes no service",
+        ),
         (
             "web:\n  image: a:1\n",
-            "c.yml:1:1: the first format of compose files",
+            "c.yml:1:1: this is the first format of compose files",
         ),
         (
             "services:\n  a: x\n",
@@ -82,7 +90,7 @@ fn files_that_are_no_compose_files() {
         ),
         (
             "services:\n  a: {ports: [80]}\n",
-            "c.yml:2:3: services.a: it has neither `image` nor `build`",
+            "c.yml:2:3: services.a: the service has neither `image` nor `build`",
         ),
         (
             "services:\n  a: {image: [x], build: .}\n",
@@ -149,7 +157,7 @@ fn what_a_short_file_can_cost_is_limited() {
     let many: String = (0..1001).map(|n| format!("  s{n}: {{image: a}}\n")).collect();
     fails(
         &[("c.yml", &format!("services:\n{many}"))],
-        &["c.yml:2:3: services: 1001 services: at most 1000"],
+        &["c.yml:2:3: services: there are 1001 services: at most 1000"],
     );
     let env: String = (0..10_000).map(|n| format!("A{n}: x, ")).collect();
     let text = format!("services: {{a: {{image: 'a:1', expose: [80], environment: {{{env}}}}}}}");
