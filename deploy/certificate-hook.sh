@@ -14,7 +14,7 @@ Writes CHAIN, then KEY, into NAME.pem in the directory that haproxy-updater read
   MAYFLY_EDGE_CERTIFICATES   the directory; default /etc/mayfly/certificates
 
 The directory must belong to the user that runs this, usually root, and nobody else may write to it.
-The directory's group may read the file; nobody else may.
+The directory's group may read the file, and no other user may.
 END
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the simulation of the daemons with many seeds, replays one, or takes mended faults out again.
+# Runs the simulation of the daemons with many seeds, replays one, or brings mended faults back.
 # See --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,7 +23,7 @@ each seed that fails, with the command that replays it; exits with 1 if there is
   --seeds N    how many seeds ($SEEDS; with --mutants at most 1000 for each)
   --seed N     the first seed ($SEED)
   --replay N   runs one seed and prints everything that happens; MAYFLY_LOG=debug adds the logs of the daemons
-  --mutants    takes each mended fault of $MUTANTS out of a copy of the last commit, and prints how many seeds
+  --mutants    brings each fault of $MUTANTS back into a copy of the last commit, and prints how many seeds
                find it; with NAMEs only these. Each needs a build of the daemons
 
 Examples:
