@@ -30,7 +30,7 @@ pub async fn run(scaled: &ScaledMayfly, instances: usize, results: &mut Results)
     }
     for (_, _, registrar) in &waiting {
         eventually(START, "a registrar waits for its instance", async || {
-            registrar.output().contains("does not answer")
+            registrar.output().contains("failed its check")
         })
         .await;
     }
