@@ -58,7 +58,7 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_RETIRE_AFTER", value_name = "TIME", default_value = "1h", value_parser = duration)]
     pub retire_after: Duration,
 
-    /// Drains an instance for this long before the launcher stops or deregisters it
+    /// Drains an instance for this long before stopping or deregistering it
     #[arg(long, env = "MAYFLY_DRAIN", value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub drain: Duration,
 
@@ -168,7 +168,7 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_DISTRUST", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub distrust: Duration,
 
-    /// Keeps the launcher's records in etcd for this long after the launcher dies, 2s to 1h
+    /// Keeps the daemon's records in etcd for this long after the daemon dies, 2s to 1h
     ///
     /// After this time, another launcher becomes active.
     #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]

@@ -419,7 +419,7 @@ impl<E: Engine> Launcher<E> {
             match (deleted, reason) {
                 (Ok(true), None) => info!("{backend}: relaunched, as an operator requested"),
                 (Ok(true), Some(reason)) => warn!(
-                    "{backend}: cannot relaunch it, as an operator requested: {}",
+                    "{backend}: an operator requested a relaunch, but it failed: {}",
                     printable(reason)
                 ),
                 (Ok(false), _) => {}

@@ -156,7 +156,7 @@ pub struct Register {
     #[arg(long, env = "MAYFLY_SHARED")]
     pub shared: bool,
 
-    /// Drains the instance for this long before the registrar deregisters it
+    /// Drains an instance for this long before stopping or deregistering it
     #[arg(long, env = "MAYFLY_DRAIN", value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub drain: Duration,
 
@@ -186,7 +186,9 @@ impl From<Speaks> for Protocol {
 /// How instances are checked, and kept in etcd.
 #[derive(Debug, Clone, Args)]
 pub struct Keeping {
-    /// Keeps instances registered for this long after their registrar dies, 2s to 1h
+    /// Keeps the daemon's records in etcd for this long after the daemon dies, 2s to 1h
+    ///
+    /// These records are the instances that the registrar registers.
     #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
     pub ttl: Duration,
 

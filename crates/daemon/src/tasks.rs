@@ -140,7 +140,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_a_failure_and_a_panic_end_the_work() {
-        assert_eq!(end_of(async { Ok(()) }).await, "background task 'pump' ended");
+        assert_eq!(
+            end_of(async { Ok(()) }).await,
+            "background task 'pump' ended unexpectedly"
+        );
         let failed = end_of(async { Err(anyhow!("no water")) }).await;
         assert_eq!(failed, "background task 'pump' failed: no water");
         let panicked = end_of(async { panic!("burst") }).await;

@@ -243,7 +243,7 @@ fn note<K: Resource>(
             let held = actual.records().get(&name);
             let record = held.and_then(|held| held.record.as_ref().ok()).cloned();
             actual.deleted(&name);
-            info!("deleted {title}: no file names it");
+            info!("deleted {title}: it is no longer in any file");
             outcome.deleted.push((name, record));
         }
         PlannedWrite::End(name, _) => {

@@ -32,7 +32,7 @@ Examples:
 Prints a line for each environment: created, changed or unchanged. An applied environment needs no file: it ends by
 `expires` or `idle`, or with `mayfly delete`.";
 
-/// Registers the environments of files in etcd, without a registrar
+/// Reads environments from files and registers them in etcd, without a registrar
 ///
 /// If any file has a fault, nothing is written. The command can change an environment that `mayfly
 /// apply` registered. Without --force, it refuses an environment that a registrar registered from a

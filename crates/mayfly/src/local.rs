@@ -147,7 +147,7 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
         bail!("a check by path uses HTTP/1.1: with --protocol h2c give --check tcp");
     }
     if args.internal.as_ref().is_some_and(|internal| internal.tls) {
-        bail!("the internal side uses plain HTTP: give --internal HOST:PORT");
+        bail!("the internal side has no HTTPS: give --internal as HOST:PORT, without https://");
     }
     let mut running = tokio::select! {
         () = shutdown.begun() => return Ok(ExitCode::SUCCESS),

@@ -399,7 +399,7 @@ impl Index {
             0 if backend.version.is_outside() => format!("{service} cannot be reached"),
             0 => format!("no instance of {backend} is live"),
             live => format!(
-                "{backend} has {live} live instances of at least {}",
+                "{backend} has {live} of at least {} live instances",
                 self.missing.least
             ),
         };

@@ -305,7 +305,7 @@ async fn what_is_served_of_what_the_files_hold() {
             "a.pem=bad b.pem=www+90",
             "a.pem=*+90",
             "a.pem=*+90 b.pem=www+90",
-            &["a.pem: bad; the one before stays in use"],
+            &["a.pem: bad; the former certificate stays in use"],
         ),
         ("a.pem=*-5", "", "", &["a.pem: it expired at "]),
         (
@@ -391,7 +391,7 @@ async fn what_is_served_of_what_the_files_hold() {
             "a.pem=refused+90",
             "a.pem=*+90",
             "a.pem=*+90",
-            &["a.pem: no; the one before stays in use"],
+            &["a.pem: no; the former certificate stays in use"],
         ),
     ] {
         let (given, served) = (made.files(files).await, made.certificates(before).await);

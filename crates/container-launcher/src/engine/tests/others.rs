@@ -104,7 +104,7 @@ async fn what_is_not_ours_is_never_touched_whatever_its_name() {
     let error = docker.start(&launch, |_| {}).await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "container `mayfly-backend-1` already exists, and this launcher did not create it"
+        "container `mayfly-backend-1` already exists, and this launcher did not create it: rename or remove that container"
     );
     let error = docker
         .remove(&launch.name, &launch.backend, GRACE)
@@ -136,7 +136,10 @@ async fn what_is_not_ours_is_never_touched_whatever_its_name() {
     let error = docker.start(&other, |_| {}).await.unwrap_err().to_string();
     assert_eq!(
         error,
-        format!("container `{}` already exists, and {why}", other.name)
+        format!(
+            "container `{}` already exists, and {why}: rename or remove that container",
+            other.name
+        )
     );
     let removed = docker.remove(&other.name, &other.backend, GRACE).await;
     let error = removed.unwrap_err().to_string();
