@@ -170,7 +170,8 @@ pub struct Arguments {
 
     /// Keeps the daemon's records in etcd for this long after the daemon dies, 2s to 1h
     ///
-    /// After this time, another launcher becomes active.
+    /// After this time, the instances of a dead registrar are deregistered, and another launcher
+    /// takes over from a dead one.
     #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
     pub ttl: Duration,
 

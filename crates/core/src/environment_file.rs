@@ -31,11 +31,11 @@ pub struct FoundEnvironment {
     pub prefix: Mark,
     /// The place of its header; of its name, if the header is the default.
     pub header: Mark,
-    /// The addresses of services outside, in the order of the file.
+    /// The addresses of external services, in the order of the file.
     pub addresses: Vec<NamedAddress>,
 }
 
-/// Where a file names the address of a service outside.
+/// Where a file names the address of an external service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedAddress {
     /// The address.

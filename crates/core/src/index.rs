@@ -108,7 +108,7 @@ struct ResolvedEnvironment {
     /// `None` where it is set aside whole.
     rows: Option<EnvironmentRows>,
     faults: Vec<String>,
-    /// The addresses of services outside that count, where it names any.
+    /// The addresses of external services that count, where it names any.
     outside: Option<Vec<BackendId>>,
     /// Whether its `extends` cannot be followed.
     severed: bool,

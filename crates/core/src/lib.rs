@@ -7,7 +7,7 @@
 //! [`definition_file`]; [`lint`] tells what is wrong with several files together, and [`claims`]
 //! whose fault that is); etcd keys and values become typed records ([`keys`], [`records`]); records
 //! become routing tables ([`index`], which keeps [`routing`] in sync with each change; [`outside`]
-//! says which addresses of services outside it may lead to, and [`locality`] which addresses are of
+//! says which addresses of external services it may lead to, and [`locality`] which addresses are of
 //! no use to others). [`trust`] decides which deletions are believed.
 //! [`haproxy_faults`] lists what is known to be wrong with a version of HAProxy.
 

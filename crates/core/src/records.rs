@@ -151,7 +151,7 @@ impl Environment {
 pub struct ServiceChoice {
     /// The service.
     pub name: ServiceName,
-    /// Which version; for a service outside, its URL.
+    /// Which version; for an external service, its URL.
     pub version: Selector,
     /// The public paths that lead to it; none for a service that is only called by others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -20,7 +20,7 @@ const VERSION_RULE: &str = "letters, digits, `_`, `.`, `-`, not beginning with `
 pub const LAPTOP: &str = "laptop-";
 
 /// A released version of a service in the grammar of a container tag: `0.0.2`, `1.4.0-rc1`,
-/// `main-4f2a`. For a service outside its address stands in for a version, as
+/// `main-4f2a`. For an external service its address stands in for a version, as
 /// `http://billing.internal:8080`: no text that is read as a version has that form, so no instance
 /// can be registered under it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -45,12 +45,12 @@ impl Version {
         Self(Text::new_static("latest"))
     }
 
-    /// What stands in for the version of a service outside: the URL of the server.
+    /// What stands in for the version of an external service: the URL of the server.
     fn outside(upstream: &Upstream) -> Self {
         Self(upstream.url().into())
     }
 
-    /// The server, if this stands in for the version of a service outside.
+    /// The server, if this stands in for the version of an external service.
     pub fn upstream(&self) -> Option<Upstream> {
         self.is_outside().then(|| self.0.parse().ok()).flatten()
     }
@@ -61,7 +61,7 @@ impl Version {
         self.0.starts_with(LAPTOP)
     }
 
-    /// Whether this stands in for the version of a service outside.
+    /// Whether this stands in for the version of an external service.
     pub fn is_outside(&self) -> bool {
         // Asked of every service of every environment, and a version begins like that only with a
         // URL behind.
@@ -114,7 +114,7 @@ checked_conversions!(BackendId);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Selector {
-    /// Exactly this version, whether it has a live instance or not; or a service outside, at one
+    /// Exactly this version, whether it has a live instance or not; or an external service, at one
     /// address.
     Exact(Version),
     /// The highest version that has a live instance.
@@ -125,12 +125,12 @@ pub enum Selector {
 }
 
 impl Selector {
-    /// The choice of a service outside.
+    /// The choice of an external service.
     pub fn outside(upstream: &Upstream) -> Self {
         Self::Exact(Version::outside(upstream))
     }
 
-    /// The server, if a service outside is chosen.
+    /// The server, if an external service is chosen.
     pub fn upstream(&self) -> Option<Upstream> {
         match self {
             Self::Exact(version) => version.upstream(),

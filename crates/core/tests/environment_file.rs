@@ -317,7 +317,7 @@ proptest! {
         prop_assert!(counted >= written && counted < written + 200, "{} {}", counted, written);
     }
 
-    /// What we write ourselves, services outside included, we read back; and alone or in a list it is the same.
+    /// What we write ourselves, external services included, we read back; and alone or in a list it is the same.
     #[test]
     fn what_is_written_is_read_back(
         environment in environment(),

@@ -31,7 +31,7 @@ pub struct DesiredRouting {
     revision: Option<i64>,
     /// What is kept, as of the last change.
     kept: Kept,
-    /// Services outside of which HAProxy's check finds every server dead.
+    /// External services of which HAProxy's check finds every server dead.
     unanswered: BTreeSet<BackendId>,
 }
 
@@ -64,7 +64,7 @@ impl DesiredRouting {
         &self.kept
     }
 
-    /// The services outside of which HAProxy's check finds every server dead.
+    /// The external services of which HAProxy's check finds every server dead.
     pub fn unanswered(&self) -> &BTreeSet<BackendId> {
         &self.unanswered
     }
@@ -92,7 +92,7 @@ impl DesiredRouting {
         any
     }
 
-    /// Takes which services outside HAProxy's checks find dead. Says whether that is something new.
+    /// Takes which external services HAProxy's checks find dead. Says whether that is something new.
     pub fn set_unanswered(&mut self, unanswered: BTreeSet<BackendId>) -> bool {
         let new = unanswered != self.unanswered;
         if new {

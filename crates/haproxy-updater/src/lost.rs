@@ -168,7 +168,7 @@ impl LostCalls {
     }
 }
 
-/// Who has which of these addresses. A service outside is nobody's instance.
+/// Who has which of these addresses. An external service is nobody's instance.
 fn callers<'a>(
     calls: &'a BTreeMap<IpAddr, u64>,
     routing: &'a Routing,

@@ -266,7 +266,7 @@ impl Run {
                 self.check_kept().await;
             }
             PeriodicCheck::Outside if self.applier.in_sync() => {
-                // No registrar looks after services outside.
+                // No registrar looks after external services.
                 let unanswered = self.applier.unanswered_outside(self.desired.routing()).await;
                 if unanswered.is_ok_and(|unanswered| self.desired.set_unanswered(unanswered)) {
                     self.publish();

@@ -264,12 +264,12 @@ pub(super) fn counting(
     (all > 0).then_some(counting)
 }
 
-/// Why a service outside is refused, whatever its host resolves to.
+/// Why an external service is refused, whatever its host resolves to.
 pub(super) fn refusal(rule: &AddressRule, backend: &BackendId) -> Option<String> {
     rule.refuses(&backend.version.upstream()?)
 }
 
-/// What is said of a service outside that is refused.
+/// What is said of an external service that is refused.
 pub(super) fn cannot_be_reached(service: &ServiceName, reason: &str) -> String {
     format!("{service} cannot be reached: {reason}")
 }

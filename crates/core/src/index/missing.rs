@@ -23,7 +23,7 @@ type ServicePlace = (EnvironmentName, ServiceName);
 pub struct Missing {
     /// How many instances a service has to have.
     least: usize,
-    /// Services outside that do not answer the routers' checks.
+    /// External services that do not answer the routers' checks.
     unanswered: BTreeSet<BackendId>,
     /// Backends that are chosen and have fewer.
     short: BTreeSet<BackendId>,
@@ -325,7 +325,7 @@ impl Index {
         self.missing.refresh(&self.routing, &touched, severed, waiting);
     }
 
-    /// Says which services outside do not answer at present; whoever has no checks of its own goes
+    /// Says which external services do not answer at present; whoever has no checks of its own goes
     /// by what routers say.
     pub fn set_unanswered(&mut self, backends: &BTreeSet<BackendId>) {
         let before = std::mem::replace(&mut self.missing.unanswered, backends.clone());

@@ -362,7 +362,7 @@ impl Index {
         environments.chain(instances).collect()
     }
 
-    /// Why a service outside has no server, or some of the host names of a backend lead nowhere, as
+    /// Why an external service has no server, or some of the host names of a backend lead nowhere, as
     /// far as the rule is the reason.
     pub(super) fn why_refused(&self, backend: &BackendId) -> Vec<String> {
         if backend.version.is_outside() && !self.addresses.in_force(backend) {

@@ -62,8 +62,8 @@ impl EnvironmentView {
 pub struct ServiceView {
     /// The service.
     pub service: ServiceName,
-    /// What the environment asks for: a version, `latest`, a range, or the URL of a service
-    /// outside.
+    /// What the environment asks for: a version, `latest`, a range, or the URL of an external
+    /// service.
     pub selector: String,
     /// The version that is chosen; none when nothing fits.
     pub version: Option<String>,

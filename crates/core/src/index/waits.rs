@@ -19,7 +19,7 @@ pub(super) struct Wait {
 }
 
 impl Wait {
-    /// The choice of a service outside that is kept, which counts like any other.
+    /// The choice of an external service that is kept, which counts like any other.
     pub(super) fn kept_outside(&self, service: &ServiceName) -> Option<ServiceChoice> {
         let kept = self.kept.as_ref().filter(|kept| kept.is_outside())?;
         Some(ServiceChoice {

@@ -20,7 +20,7 @@ pub enum Table {
     /// environment.
     EndedNames,
     /// Backend -> the Host that its servers expect, for those that are not reached by the name of
-    /// the service: services outside.
+    /// the service: external services.
     Hosts,
     /// Environment and user -> hash of the password.
     Users,

@@ -13,7 +13,7 @@ use crate::haproxy::sockets::Trouble;
 use crate::haproxy::tokens::{ServerName, Slot};
 
 impl Applier {
-    /// The services outside of which every server was found dead.
+    /// The external services of which every server was found dead.
     ///
     /// # Errors
     /// As [`Applier::health`].

@@ -126,7 +126,7 @@ impl Pool {
 }
 
 /// Gives slots to the backends that have instances and none yet, and takes them from those that
-/// have no instance and that no environment names (of services outside from those without a server,
+/// have no instance and that no environment names (of external services from those without a server,
 /// since one that is refused is still named): among the touched ones and those that wait, or among
 /// all. What changes is touched; who finds no slot waits. A slot that is not empty still holds
 /// servers of its former backend, and is not given on.
@@ -163,7 +163,7 @@ pub fn allot(
 /// without end.
 pub const MOST_SLOTS: u32 = 65_536;
 
-/// How many of them services outside can have: whatever environments name, half is left for
+/// How many of them external services can have: whatever environments name, half is left for
 /// instances.
 pub const MOST_OUTSIDE: u32 = MOST_SLOTS / 2;
 

@@ -11,7 +11,7 @@ const SINCE: u64 = 150;
 const OLD: Process = Process { pid: 7, started: 100 };
 const NEW: Process = Process { pid: 9, started: 200 };
 
-/// a@1 at .1 and .2, b@2 at .3, c@1 and d@1 at .4, and a service outside at .5.
+/// a@1 at .1 and .2, b@2 at .3, c@1 and d@1 at .4, and an external service at .5.
 fn index() -> Index {
     let mut index = Index::new(KeySpace::default());
     for (backend, address) in [
@@ -65,7 +65,7 @@ fn addresses_become_services() {
     assert_eq!(
         said(&[(0, &[(NEW, "1:1 2:2 3:4 4:8 5:16 6:32")])]),
         ["one of c@1, d@1 at 10.0.0.4 8; b@2 4; a@1 3"],
-        "neither a service outside nor a person"
+        "neither an external service nor a person"
     );
 }
 

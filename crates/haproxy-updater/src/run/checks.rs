@@ -10,7 +10,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 const PROCESS: Duration = Duration::from_millis(500);
 /// How often the checks are asked about what is kept.
 const KEPT: Duration = Duration::from_millis(500);
-/// How often they are asked about services outside.
+/// How often they are asked about external services.
 const OUTSIDE: Duration = Duration::from_secs(2);
 /// Leaving servers are looked at no more often than this.
 const LEAVING: Duration = Duration::from_millis(20);

@@ -217,7 +217,7 @@ async fn agree(flags: &[&str], settings: &Settings) {
 }
 
 async fn agree_by(tls: Option<&Tls>, flags: &[&str], settings: &Settings) {
-    // The service outside is at loopback.
+    // The external service is at loopback.
     let common = [
         "--slots",
         "32",

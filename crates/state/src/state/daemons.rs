@@ -228,7 +228,7 @@ pub(super) fn refused(status: &Status) -> BTreeMap<Hostname, BTreeSet<IpAddr>> {
     names.unwrap_or_default()
 }
 
-/// The services outside that do not answer a router's checks, as its status says.
+/// The external services that do not answer a router's checks, as its status says.
 pub(super) fn unanswered(status: &Status) -> BTreeSet<BackendId> {
     let backends = status.detail.get("not_answering").and_then(Value::as_array);
     let texts = backends.into_iter().flatten().filter_map(Value::as_str);

@@ -1,4 +1,4 @@
-//! Services outside and host names: which servers follow, what is reported of names without an
+//! External services and host names: which servers follow, what is reported of names without an
 //! address, and which addresses the rule refuses.
 
 use super::*;
