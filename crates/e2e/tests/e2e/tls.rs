@@ -112,7 +112,7 @@ impl World {
         let notes = status["detail"]["notes"].as_array().cloned().unwrap_or_default();
         let notes = notes.iter().filter_map(|note| note.as_str());
         notes
-            .filter(|note| !note.starts_with("haproxy "))
+            .filter(|note| !note.starts_with("HAProxy "))
             .map(str::to_owned)
             .collect()
     }
