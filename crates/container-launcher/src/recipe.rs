@@ -215,7 +215,7 @@ fn at_most<T: Copy + Ord + Display>(field: &str, asked: Option<T>, most: T) -> R
 fn volumes(definition: &Definition, roots: &[String]) -> Result<(), String> {
     let allowed = || match roots {
         [] => "without --volume-root no volume is allowed".to_owned(),
-        roots => format!("--volume-root allows what lies below {}", roots.join(", ")),
+        roots => format!("--volume-root allows only paths below {}", roots.join(", ")),
     };
     // Beside the engine both see the same files; in a container, or for an engine elsewhere,
     // nothing is found.
