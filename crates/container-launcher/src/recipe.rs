@@ -230,7 +230,7 @@ fn volumes(definition: &Definition, roots: &[String]) -> Result<(), String> {
         let is_below = |root: &String| target.starts_with(real(root).unwrap_or_else(|| root.into()));
         if !roots.iter().any(is_below) {
             return Err(format!(
-                "volume `{source}` is not allowed: its path has a link to a place outside, and {}",
+                "volume `{source}` is not allowed: a link in its path leads to another place, and {}",
                 allowed()
             ));
         }
@@ -415,7 +415,7 @@ pub(crate) mod tests {
         assert!(
             refused
                 .unwrap_err()
-                .contains("its path has a link to a place outside")
+                .contains("a link in its path leads to another place")
         );
     }
 

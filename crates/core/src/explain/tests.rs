@@ -241,7 +241,7 @@ fn an_address_that_routes_back_is_told() {
          environment p: prod
          service round.service: round
          version round: round@http://www-qa.example.com:8000 (own)
-         instances round@http://www-qa.example.com:8000: www-qa.example.com:8000 (www-qa is the prefix of an environment: where www-qa.example.com resolves to a router, the request comes back, and 508 ends it if it goes outside again)
+         instances round@http://www-qa.example.com:8000: www-qa.example.com:8000 (www-qa is the prefix of an environment: if www-qa.example.com resolves to a router, the request comes back, and a router ends it with 508 when it goes outside again)
          round@http://www-qa.example.com:8000, own, [\"www-qa.example.com:8000\"]",
     );
 }
