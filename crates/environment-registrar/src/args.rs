@@ -73,8 +73,8 @@ pub enum Command {
         #[arg(required_unless_present = "services", value_name = "FILE")]
         files: Vec<PathBuf>,
 
-        /// Checks this file of service definitions, or the *.yaml and *.yml files of this
-        /// directory; can be repeated
+        /// Checks this file of service definitions; for a directory, its *.yaml and *.yml files
+        /// (repeatable)
         #[arg(long, value_name = "PATH")]
         services: Vec<PathBuf>,
 

@@ -96,7 +96,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "www")]
     pub host_prefix: DnsPrefix,
 
-    /// Makes a service answer a public path, such as web=/; can be repeated [default: / for the
+    /// Makes a service answer a public path, such as web=/; repeatable [default: / for the
     /// service that publishes a port]
     #[arg(long, value_name = "SERVICE=PATH", value_parser = route)]
     pub route: Vec<(String, RoutePath)>,
@@ -117,7 +117,7 @@ pub struct Args {
     #[arg(long, value_name = "IP")]
     pub dns: Option<std::net::IpAddr>,
 
-    /// Includes the services of this profile, or of all profiles with `*`; can be repeated
+    /// Includes the services of this profile; with `*`, of all profiles (repeatable)
     #[arg(long, value_name = "NAME")]
     pub profile: Vec<String>,
 

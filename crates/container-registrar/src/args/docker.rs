@@ -53,7 +53,7 @@ pub struct DockerArguments {
     )]
     pub docker: EngineUrl,
 
-    /// Registers containers by their address on this network [default: the only network of a
+    /// Registers containers at their address on this network [default: the only network of a
     /// container]
     #[arg(
         long,
@@ -63,7 +63,7 @@ pub struct DockerArguments {
     )]
     pub network: Option<String>,
 
-    /// Registers containers by the host's address and their published ports
+    /// Registers containers at the host's address and their published ports
     #[arg(long, env = "MAYFLY_PUBLISHED")]
     pub published: bool,
 

@@ -301,7 +301,10 @@ fn labels_that_the_registrar_would_refuse_are_faults() {
             "{mayfly.servce: a}",
             "unknown label \"mayfly.servce\": did you mean mayfly.service?",
         ),
-        ("{mayfly.role: a}", "unknown label \"mayfly.role\": known are"),
+        (
+            "{mayfly.role: a}",
+            "unknown label \"mayfly.role\": the known labels are",
+        ),
         ("{mayfly.service: A_B}", "\"A_B\" is not a service name"),
         ("{mayfly.port: x}", "\"x\" is not"),
         ("{mayfly.check: health}", "\"health\" is not"),
