@@ -66,7 +66,10 @@ fn each_fixed_fault_can_be_brought_back() {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let refused = refused(&root(), &path);
         assert_eq!(refused, "", "the code has changed since the patch was written");
-        assert!(page.contains(&format!("| `{name}` |")), "testing.md has no row of {name}");
+        assert!(
+            page.contains(&format!("| `{name}` |")),
+            "testing.md has no row of {name}"
+        );
         patches += 1;
     }
     assert!(patches > 10, "{patches} patches only");
