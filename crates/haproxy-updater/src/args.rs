@@ -129,8 +129,8 @@ pub struct Options {
     pub edge_health_path: HealthPath,
 
     /// Binds the internal side, HAProxy's listener for requests between services, to these
-    /// addresses, separated by commas [default: port 8080 at the address of --advertise, also after
-    /// that address changes]
+    /// addresses, separated by commas [default: port 8080 at the address of --advertise; if that
+    /// address changes, the listener moves to the new one]
     ///
     /// Anyone who reaches this listener can choose any environment with x-mayfly, and can reach
     /// services that have no route. If HAProxy runs in a container and --advertise names the host,
@@ -185,7 +185,8 @@ pub struct Options {
     )]
     pub slots: u32,
 
-    /// Names services under this domain, as in `backend.service`
+    /// Gives the names of services this ending: with `service`, the name of `backend` is
+    /// `backend.service`
     #[arg(
         long,
         env = "MAYFLY_DOMAIN",
