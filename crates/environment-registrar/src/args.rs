@@ -139,7 +139,7 @@ pub struct DirectoryArguments {
     #[arg(long, env = "MAYFLY_ARCHIVE", value_name = "DIRECTORY")]
     pub archive: Option<PathBuf>,
 
-    /// Archives this many contents of each environment, including the current content
+    /// Keeps at most this many contents of each environment in the archive, the current one included
     ///
     /// With 0, the registrar archives nothing, and the files of ended environments stay.
     #[arg(

@@ -101,7 +101,7 @@ pub struct Args {
     #[arg(long, value_name = "SERVICE=PATH", value_parser = route)]
     pub route: Vec<(String, RoutePath)>,
 
-    /// Labels the services that stay in the compose file with this key prefix, such as /shop
+    /// Gives the services that stay in the compose file a label with this key prefix, such as /shop
     /// [default: no label, so every Mayfly on the engine registers them]
     ///
     /// Only the Mayfly with this key prefix then registers these services.

@@ -48,8 +48,8 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     pub services: Vec<PathBuf>,
 
-    /// Also refuses names, prefixes and headers that this file or directory of environments uses;
-    /// repeatable
+    /// Counts the names, prefixes and headers of the environments in this file or directory as
+    /// taken; repeatable
     ///
     /// The file or directory itself is not checked.
     #[arg(long, value_name = "PATH")]

@@ -67,7 +67,7 @@ pub struct DockerArguments {
     #[arg(long, env = "MAYFLY_PUBLISHED")]
     pub published: bool,
 
-    /// Names the host for --published: an IP address, a host name or `auto`
+    /// With --published, registers published ports at this host: an IP address, a host name or `auto`
     ///
     /// `auto` is the address from which this host reaches etcd or, if etcd is on loopback, the
     /// address of the default route. With a loopback address, ports that are published on loopback
