@@ -63,8 +63,7 @@ async fn answer(question: &CheckRequest, address: Address) -> anyhow::Result<()>
     if REFUSALS.contains(&status) {
         bail!(
             "{check} answers {status} to Host {host}; if the service expects another Host header, \
-             set check-host to that header (flag --check-host, label mayfly.check-host, or the \
-             service definition)"
+             give it as check-host (a flag, a label and a field of definitions)"
         );
     }
     if !(status.is_success() || status.is_redirection()) {
@@ -213,8 +212,7 @@ mod tests {
             assert_eq!(
                 error.to_string(),
                 "/health?host=backend.service answers 400 Bad Request to Host 127.0.0.1:80; if the \
-                 service expects another Host header, set check-host to that header (flag \
-                 --check-host, label mayfly.check-host, or the service definition)"
+                 service expects another Host header, give it as check-host (a flag, a label and a field of definitions)"
             );
         }
     }

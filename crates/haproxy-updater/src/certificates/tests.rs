@@ -319,9 +319,9 @@ async fn what_is_served_of_what_the_files_hold() {
             "a.pem=*>5",
             "a.pem=*+90",
             "a.pem=*+90",
-            &["a.pem: it is valid from "],
+            &["a.pem: it is valid only from "],
         ),
-        ("a.pem=*>5", "", "", &["a.pem: it is valid from "]),
+        ("a.pem=*>5", "", "", &["a.pem: it is valid only from "]),
         (
             "a%b.pem=*+90",
             "",
