@@ -209,7 +209,10 @@ impl Arguments {
             let value = match value {
                 Some(value) => value.clone(),
                 None => std::env::var(name.as_str()).with_context(|| {
-                    format!("--variable {name} has no value and no environment variable has that name: set one of them")
+                    format!(
+                        "--variable {name} has no value, and there is no environment variable \
+                         {name}: write --variable {name}=VALUE, or set the environment variable"
+                    )
                 })?,
             };
             Ok((name.clone(), value))

@@ -215,7 +215,7 @@ fn at_most<T: Copy + Ord + Display>(field: &str, asked: Option<T>, most: T) -> R
 fn volumes(definition: &Definition, roots: &[String]) -> Result<(), String> {
     let allowed = || match roots {
         [] => "without --volume-root no volume is allowed".to_owned(),
-        roots => format!("--volume-root allows what lies below {}", roots.join(", ")),
+        roots => format!("--volume-root allows only paths below {}", roots.join(", ")),
     };
     // Beside the engine both see the same files; in a container, or for an engine elsewhere,
     // nothing is found.
@@ -230,7 +230,7 @@ fn volumes(definition: &Definition, roots: &[String]) -> Result<(), String> {
         let is_below = |root: &String| target.starts_with(real(root).unwrap_or_else(|| root.into()));
         if !roots.iter().any(is_below) {
             return Err(format!(
-                "volume `{source}` is not allowed: its path has a link to a place outside, and {}",
+                "volume `{source}` is not allowed: a link in its path leads to another place, and {}",
                 allowed()
             ));
         }
@@ -415,7 +415,7 @@ pub(crate) mod tests {
         assert!(
             refused
                 .unwrap_err()
-                .contains("its path has a link to a place outside")
+                .contains("a link in its path leads to another place")
         );
     }
 

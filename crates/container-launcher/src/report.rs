@@ -214,7 +214,7 @@ fn log(backend: &BackendId, state: &Backend) {
             let next_try = state
                 .next_try
                 .as_deref()
-                .unwrap_or("as soon as this is no longer so");
+                .unwrap_or("as soon as this reason no longer applies");
             warn!(
                 "{backend}: {} (next try: {next_try})",
                 printable(&state.phase.to_string())
@@ -224,7 +224,8 @@ fn log(backend: &BackendId, state: &Backend) {
             }
         }
         Phase::NoDefinition => warn!(
-            "{backend}: no service definition, so it cannot be started: add one to the registrar's --services"
+            "{backend}: cannot be started, because its service has no definition: add a definition \
+             to the directory of environment-registrar's --services"
         ),
         // Otherwise each percent would be a line.
         Phase::Pulling { percent: Some(_) } => {}
@@ -237,10 +238,10 @@ fn farewell(phase: &Phase) -> &'static str {
     match phase {
         // The launcher never started any.
         Phase::Waiting | Phase::Foreign | Phase::NoDefinition => {
-            "the launcher does not manage it: it runs without the launcher, or no environment \
+            "the launcher does not manage this backend: another program runs it, or no environment \
              needs it"
         }
-        _ => "the launcher no longer manages it: its containers are gone",
+        _ => "the launcher no longer manages this backend: its containers are gone",
     }
 }
 
@@ -284,7 +285,7 @@ mod tests {
         for phase in [Phase::Running, Phase::Retiring] {
             assert_eq!(
                 farewell(&phase),
-                "the launcher no longer manages it: its containers are gone",
+                "the launcher no longer manages this backend: its containers are gone",
                 "{phase}"
             );
         }

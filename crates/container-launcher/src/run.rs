@@ -71,7 +71,10 @@ pub async fn run<E: Engine>(engine: E, arguments: Arguments, shutdown: Shutdown)
     let election = Election::start(&tasks, &store, daemon, node, arguments.ttl);
 
     if arguments.dns.is_empty() {
-        info!("no --dns: containers resolve *.service only if the name servers of the engine's host do");
+        info!(
+            "--dns is not set: containers resolve *.service only if the name servers of the \
+             engine's host resolve these names"
+        );
     }
     let engine = Arc::new(engine);
     let (sender, listed) = channel::channel(LatestInventory::None);
@@ -138,7 +141,7 @@ async fn follow<E: Engine>(
             }
             Err(error) => {
                 metrics.engine_connected.set(0);
-                let error = format!("{:#}", error.context("cannot list what the engine runs"));
+                let error = format!("{:#}", error.context("cannot list what runs on the engine"));
                 if backoff.failures() == 0 {
                     warn!("{error}; retrying");
                 }
@@ -191,7 +194,7 @@ impl<E: Engine> Launcher<E> {
                 }
                 changed = self.listed.changed() => changed.context("the task that watches the engine has ended")?,
                 changed = self.leadership.changed() => {
-                    changed.context("the election has ended")?;
+                    changed.context("the task of the leader election has ended")?;
                     self.take_leadership()?;
                 }
                 message = self.workers.next_message() => self.take_message(message),
@@ -256,7 +259,8 @@ impl<E: Engine> Launcher<E> {
                 self.metrics.started.inc();
                 if let Some(reason) = &not_pulled {
                     warn!(
-                        "{backend}: `{name}` is started from the image that the engine has: {}",
+                        "{backend}: cannot pull the image, so `{name}` starts from the engine's own \
+                         copy: {}",
                         printable(reason)
                     );
                 }

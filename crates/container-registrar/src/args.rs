@@ -119,7 +119,7 @@ pub struct Register {
     #[command(flatten)]
     pub instance: InstanceArguments,
 
-    /// Writes an entry that stays until it is deregistered, and exits
+    /// Writes an entry and exits; the entry stays until it is deregistered
     ///
     /// Use this option for a server that Mayfly does not start, such as an external service. The
     /// routers resolve the server's host name and check the server. With --check, the registrar

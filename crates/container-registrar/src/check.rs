@@ -63,7 +63,8 @@ async fn answer(question: &CheckRequest, address: Address) -> anyhow::Result<()>
     if REFUSALS.contains(&status) {
         bail!(
             "{check} answers {status} to Host {host}; if the service expects another Host header, \
-             give it with check-host"
+             set check-host to that header (flag --check-host, label mayfly.check-host, or the \
+             service definition)"
         );
     }
     if !(status.is_success() || status.is_redirection()) {
@@ -212,7 +213,8 @@ mod tests {
             assert_eq!(
                 error.to_string(),
                 "/health?host=backend.service answers 400 Bad Request to Host 127.0.0.1:80; if the \
-                 service expects another Host header, give it with check-host"
+                 service expects another Host header, set check-host to that header (flag \
+                 --check-host, label mayfly.check-host, or the service definition)"
             );
         }
     }

@@ -111,11 +111,16 @@ impl AdvertisedHost {
         let ip = match self {
             Self::Ip(ip) => *ip,
             Self::Auto => own_address::find(endpoints).await.map_err(|error| {
-                anyhow!("{error:#}; give an address instead of `auto` (HOST or --host; 127.0.0.1 if everything runs on this host)")
+                anyhow!(
+                    "{error:#}; instead of `auto`, set HOST (`register`) or --host (`docker`) \
+                     to an address that all routers reach, or to 127.0.0.1 if everything runs on \
+                     this host"
+                )
             })?,
             Self::Name(name) => {
                 let found = usable(name, port).await?;
-                choose(found, last).with_context(|| format!("host name `{name}` resolves to no usable address"))?
+                choose(found, last)
+                    .with_context(|| format!("host name `{name}` resolves to no usable address"))?
             }
             Self::Tls(_) => bail!("{self} can be registered only with --permanent"),
         };
@@ -188,7 +193,7 @@ pub fn doubt(place: &Upstream) -> Option<String> {
     let what = only_here(ip)?;
     Some(format!(
         "{ip} is {what}: a router on another host would send the instance's requests to itself; \
-         unless all routers run on this host, give an address that they all reach"
+         unless all routers run on this host, register the instance at an address that they all reach"
     ))
 }
 
@@ -282,7 +287,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("--etcd names no endpoint; give an address instead of `auto`"),
+            error.contains("--etcd names no endpoint; instead of `auto`, set HOST"),
             "{error}"
         );
     }

@@ -484,7 +484,10 @@ impl<'a> Walk<'a> {
             .ok()
             .and_then(|prefix| self.routing.header_of(&prefix));
         Ok(prefix.map(|_| {
-            format!("{label} is the prefix of an environment: where {host} resolves to a router, the request comes back, and 508 ends it if it goes outside again")
+            format!(
+                "{label} is the prefix of an environment: if {host} resolves to a router, the \
+                 request comes back, and a router ends it with 508 when it goes outside again"
+            )
         }))
     }
 

@@ -106,8 +106,8 @@ pub(crate) fn parse<Name: Ord, Found>(
         Err((mark, message)) => return Parsed::unreadable(mark, message),
     };
     if text.trim().is_empty() {
-        let message = "the file is empty, perhaps because it was not written completely: delete \
-             it to end what it described";
+        let message = "the file is empty, perhaps because it was not written completely: to end \
+             what it described, delete the file";
         return Parsed::unreadable(Mark::START, message);
     }
     let stream = yaml::read(text, Limits::default());
@@ -149,7 +149,7 @@ fn text(content: &[u8]) -> Result<&str, (Mark, String)> {
             line: valid.matches('\n').count() + 1,
             column: last_line.chars().count() + 1,
         };
-        (mark, "the file is not UTF-8: save it in that encoding".to_owned())
+        (mark, "the file is not UTF-8: save it as UTF-8".to_owned())
     })
 }
 

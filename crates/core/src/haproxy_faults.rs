@@ -13,6 +13,9 @@ struct KnownFault {
     what: &'static str,
 }
 
+/// How each of the notes begins: `mayfly doctor` tells them from others by it.
+const PROGRAM: &str = "HAProxy";
+
 /// The faults that are known, the worst first.
 const FAULTS: [KnownFault; 3] = [
     // Upstream's 95c4d2482, 1b8c5abee, 7dae3ceaa and 7a02fcaf2: the last of them counts.
@@ -43,6 +46,11 @@ const FAULTS: [KnownFault; 3] = [
     },
 ];
 
+/// Whether a note of a router is one of [`known`].
+pub fn is_one(note: &str) -> bool {
+    note.starts_with(PROGRAM)
+}
+
 /// The known faults of a version, each with the version that fixes it.
 pub fn known(version: &str) -> Vec<String> {
     let Some((branch, patch)) = parse(version) else {
@@ -56,7 +64,7 @@ pub fn known(version: &str) -> Vec<String> {
             Some(fixed) => format!("fixed in {major}.{minor}.{fixed}"),
             None => "use a newer version".to_owned(),
         };
-        Some(format!("HAProxy {version} {}; {remedy}", fault.what))
+        Some(format!("{PROGRAM} {version} {}; {remedy}", fault.what))
     };
     FAULTS.iter().filter_map(describe).collect()
 }
@@ -101,6 +109,7 @@ mod tests {
             assert_eq!(texts.len(), faults.len(), "{version}: {texts:?}");
             for (text, words) in texts.iter().zip(faults) {
                 assert!(text.contains(words) && text.contains(version), "{text}");
+                assert!(is_one(text), "{text}");
             }
         }
     }

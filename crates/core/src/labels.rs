@@ -130,9 +130,10 @@ pub fn fault(name: &str) -> Option<String> {
     let is_ours = begins.is_some_and(|begins| begins.eq_ignore_ascii_case(PREFIX));
     match meant_by(name) {
         Some(meant) => Some(format!("unknown label {name:?}: did you mean {meant}?")),
-        None if is_ours && !is_known(name) => {
-            Some(format!("unknown label {name:?}: known are {}", OPEN.join(", ")))
-        }
+        None if is_ours && !is_known(name) => Some(format!(
+            "unknown label {name:?}: the known labels are {}",
+            OPEN.join(", ")
+        )),
         None => None,
     }
 }
@@ -396,7 +397,7 @@ mod tests {
             ("mayfly.service=b Mayfly.Port=80", "did you mean mayfly.port?"),
             (
                 "mayfly.service=b mayfly.role=x",
-                "unknown label \"mayfly.role\": known are mayfly.service, ",
+                "unknown label \"mayfly.role\": the known labels are mayfly.service, ",
             ),
             ("mayfly.service=b mayfly-team=x mayfly=1", "b@1:80"),
         ] {

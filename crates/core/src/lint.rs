@@ -321,7 +321,7 @@ fn defined_twice(
 }
 
 fn taken_at(what: &str, text: &str, file: &str, line: usize) -> String {
-    format!("{what} {text:?} is taken at {file}:{line}: each may occur once")
+    format!("{what} {text:?} is taken at {file}:{line}: each can be used only once")
 }
 
 fn fault(environment: &EnvironmentName, mark: Mark, field: &str, message: String) -> Fault {
@@ -413,7 +413,7 @@ mod tests {
         let text = checked.text();
         let lines: Vec<_> = text.lines().collect();
         assert!(
-            lines[0].starts_with("a.yaml:2:1: owner: unknown field: known are"),
+            lines[0].starts_with("a.yaml:2:1: owner: unknown field: the known fields are"),
             "{}",
             lines[0]
         );
@@ -432,9 +432,9 @@ mod tests {
             ("c.yaml", "- {name: c, prefix: www-a}\n- {name: d, header: h}"),
         ]);
         let expected = "a.yaml: ok, 1 environment\n\
-            b.yaml:1:7: name: name \"a\" is taken at a.yaml:1: each may occur once\n\
-            c.yaml:1:21: prefix: prefix \"www-a\" is taken at a.yaml:1: each may occur once\n\
-            c.yaml:2:21: header: header \"h\" is taken at a.yaml:2: each may occur once\n\
+            b.yaml:1:7: name: name \"a\" is taken at a.yaml:1: each can be used only once\n\
+            c.yaml:1:21: prefix: prefix \"www-a\" is taken at a.yaml:1: each can be used only once\n\
+            c.yaml:2:21: header: header \"h\" is taken at a.yaml:2: each can be used only once\n\
             3 faults in 2 of 3 files\n";
         assert_eq!(checked.text(), expected);
     }
@@ -446,8 +446,8 @@ mod tests {
             ("aaa.yaml", "{name: aaa, prefix: www, header: prod}"),
             ("prod.yaml", prod),
         ]);
-        let expected = "aaa.yaml:1:21: prefix: prefix \"www\" is taken at prod.yaml:1: each may occur once\n\
-            aaa.yaml:1:34: header: header \"prod\" is taken at prod.yaml:1: each may occur once\n\
+        let expected = "aaa.yaml:1:21: prefix: prefix \"www\" is taken at prod.yaml:1: each can be used only once\n\
+            aaa.yaml:1:34: header: header \"prod\" is taken at prod.yaml:1: each can be used only once\n\
             prod.yaml: ok, 1 environment\n2 faults in 1 of 2 files\n";
         assert_eq!(checked.text(), expected);
         // The order in which files are named means nothing to a registrar.
@@ -467,7 +467,7 @@ mod tests {
             ("c.yaml", "{name: c, header: h}"),
         ]);
         let expected = "a.yaml: ok, 1 environment\n\
-            b.yaml:1:19: prefix: prefix \"p\" is taken at a.yaml:1: each may occur once\n\
+            b.yaml:1:19: prefix: prefix \"p\" is taken at a.yaml:1: each can be used only once\n\
             c.yaml: ok, 1 environment\n1 fault in 1 of 3 files\n";
         assert_eq!(checked.text(), expected);
     }
@@ -557,7 +557,8 @@ mod tests {
             [
                 "a.yaml: ok, 1 environment",
                 "services/a.yaml: ok, 1 definition",
-                "services/b.yaml:2:10: name: service \"a\" is taken at services/a.yaml:1: each may occur once"
+                "services/b.yaml:2:10: name: service \"a\" is taken at services/a.yaml:1: each can \
+                 be used only once"
             ]
         );
         assert!(
@@ -571,7 +572,7 @@ mod tests {
             serde_json::json!({
                 "file": "services/b.yaml", "definitions": ["b", "a"], "faults": [
                     {"line": 2, "column": 10, "field": "name", "service": "a",
-                     "message": "service \"a\" is taken at services/a.yaml:1: each may occur once"},
+                     "message": "service \"a\" is taken at services/a.yaml:1: each can be used only once"},
                 ],
             })
         );
@@ -585,7 +586,7 @@ mod tests {
                 {"file": "a.yaml", "environments": ["a"], "faults": []},
                 {"file": "b.yaml", "environments": ["a"], "faults": [
                     {"line": 1, "column": 9, "field": "name", "environment": "a",
-                     "message": "name \"a\" is taken at a.yaml:1: each may occur once"},
+                     "message": "name \"a\" is taken at a.yaml:1: each can be used only once"},
                     {"line": 2, "column": 3, "field": "[1].name",
                      "message": "missing: every environment needs a name"},
                     {"line": 2, "column": 4, "field": "[1].nmae",

@@ -122,7 +122,7 @@ impl FromStr for Allowed {
             .parse()
             .ok()
             .filter(|name: &Hostname| !is_number(name.as_str()))
-            .ok_or_else(|| NameError::new(text, "what addresses may be allowed by", rule))?;
+            .ok_or_else(|| NameError::new(text, "an entry of --allow-address", rule))?;
         Ok(match text.starts_with("*.") {
             true => Self::Below(name),
             false => Self::Name(name),

@@ -1,5 +1,6 @@
 //! What the pages for contributors promise of the tree: which crate may know what, that etcd's keys
-//! and values are read in one place, and that each test that a page names exists.
+//! and values are read in one place, that each test that a page names exists, and that each fixed
+//! fault can be brought back.
 
 // A test that cannot read the tree fails.
 #![allow(clippy::unwrap_used)]
@@ -9,6 +10,7 @@ mod sources;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use sources::{Sources, product, root, sources};
 
@@ -52,6 +54,25 @@ fn each_test_that_a_page_names_exists() {
         missing.extend(unknown.map(|name| format!("{page}: {name}")));
     }
     assert_eq!(missing, [] as [String; 0]);
+}
+
+#[test]
+fn each_fixed_fault_can_be_brought_back() {
+    let page = fs::read_to_string(root().join("docs/contributing/testing.md")).unwrap();
+    let folder = root().join("crates/simulation/mutants");
+    let mut patches = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let refused = refused(&root(), &path);
+        assert_eq!(refused, "", "the code has changed since the patch was written");
+        assert!(
+            page.contains(&format!("| `{name}` |")),
+            "testing.md has no row of {name}"
+        );
+        patches += 1;
+    }
+    assert!(patches > 10, "{patches} patches only");
 }
 
 #[test]
@@ -100,6 +121,21 @@ fn each_fault_is_found() {
         ("apply::nothing_goes", false),
     ] {
         assert_eq!(exists(&source, name), there, "{name}");
+    }
+}
+
+/// What git says against applying a patch to a tree; nothing where it applies. The tree need not be
+/// a repository, and one that has the tree in a folder does not count.
+fn refused(tree: &Path, patch: &Path) -> String {
+    let tree = tree.canonicalize().unwrap();
+    let mut git = Command::new("git");
+    git.args(["apply", "--check"]).arg(patch).current_dir(&tree);
+    let above = tree.parent().unwrap();
+    let output = git.env("GIT_CEILING_DIRECTORIES", above).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    match output.status.success() {
+        true => String::new(),
+        false => said,
     }
 }
 

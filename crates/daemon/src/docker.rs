@@ -38,7 +38,8 @@ impl FromStr for EngineUrl {
                 Ok(Self::Tcp(place.to_owned()))
             }
             _ => Err(
-                "an engine is unix:// with an absolute path, or tcp:// with host and port; TLS \
+                "the URL of an engine is unix:// with an absolute path, or tcp:// with host and \
+                 port; TLS \
                  and ssh are not supported"
                     .to_owned(),
             ),

@@ -232,10 +232,22 @@ impl<S: WatchSource> Watcher<S> {
         if self.revision != 0 {
             self.metrics.relists.inc();
         }
-        self.revision = listing.revision;
+        let (told, revision) = (self.revision, listing.revision);
+        let is_overtaken = revision >= told && self.known.contradicts(&listing, told);
         let changes = self.known.list(listing);
-        self.send(true, changes).await?;
-        Ok(WatcherState::Open(self.revision + 1))
+        if is_overtaken {
+            // etcd lost its data, and has counted beyond what was told. Consumers notice a loss by
+            // a revision that goes back.
+            debug!("etcd has other data at revision {revision} than before: its earlier data is lost");
+            self.revision = told - 1;
+            self.send(true, changes).await?;
+            self.revision = revision;
+            self.send(false, Vec::new()).await?;
+        } else {
+            self.revision = revision;
+            self.send(true, changes).await?;
+        }
+        Ok(WatcherState::Open(revision + 1))
     }
 
     async fn open(&mut self, from: i64) -> Result<WatcherState<S::Stream>, Gone> {

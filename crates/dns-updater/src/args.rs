@@ -71,7 +71,8 @@ pub struct WatchArguments {
     )]
     pub hosts_file: PathBuf,
 
-    /// Names services under this domain, as in `backend.service`
+    /// Gives the names of services this ending: with `service`, the name of `backend` is
+    /// `backend.service`
     #[arg(long, env = "MAYFLY_DOMAIN", value_name = "NAME", default_value = "service")]
     pub domain: Hostname,
 

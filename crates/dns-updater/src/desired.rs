@@ -180,11 +180,15 @@ impl DnsView {
     /// the reason.
     fn taken(&self) -> impl Iterator<Item = (String, String)> {
         self.records.iter().filter_map(|(host, addresses)| {
-            let label = host.as_str().strip_suffix(self.domain.as_str())?.strip_suffix('.')?;
+            let label = host
+                .as_str()
+                .strip_suffix(self.domain.as_str())?
+                .strip_suffix('.')?;
             let service: ServiceName = label.parse().ok()?;
             let is_taken = self.mentions.contains_key(&service) && !addresses.is_subset(self.routers());
             let reason = format!(
-                "a static record has its name `{host}`, so its callers do not reach a router: delete the record with \
+                "the static record `{host}` has the name of this service, so requests to it do not \
+                 reach a router: delete the record with \
                  `dns-updater delete {host}`, or rename the service"
             );
             is_taken.then(|| (format!("service {service}"), reason))

@@ -211,7 +211,7 @@ mod tests {
         assert!(
             aside[0]
                 .reason
-                .starts_with("a static record has its name `billing.service`"),
+                .starts_with("the static record `billing.service` has the name of this service"),
             "{aside:?}"
         );
         // A record with the addresses of the routers changes nothing.

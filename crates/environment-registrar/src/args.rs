@@ -73,8 +73,8 @@ pub enum Command {
         #[arg(required_unless_present = "services", value_name = "FILE")]
         files: Vec<PathBuf>,
 
-        /// Checks this file of service definitions, or the *.yaml and *.yml files of this
-        /// directory; can be repeated
+        /// Checks this file of service definitions; for a directory, its *.yaml and *.yml files
+        /// (repeatable)
         #[arg(long, value_name = "PATH")]
         services: Vec<PathBuf>,
 
@@ -139,7 +139,7 @@ pub struct DirectoryArguments {
     #[arg(long, env = "MAYFLY_ARCHIVE", value_name = "DIRECTORY")]
     pub archive: Option<PathBuf>,
 
-    /// Archives this many contents of each environment, including the current content
+    /// Keeps at most this many contents of each environment in the archive, the current one included
     ///
     /// With 0, the registrar archives nothing, and the files of ended environments stay.
     #[arg(

@@ -352,7 +352,7 @@ async fn check_and_list() {
     assert_eq!((one.code, one.stdout.as_str()), (Some(0), expected));
     let both = run(&["check", "a.yaml", "--services", "defs"]).await;
     let expected = "a.yaml: ok, 1 environment\ndefs/x.yaml: ok, 1 definition\n\
-        defs/y.yaml:1:7: name: service \"x\" is taken at defs/x.yaml:1: each may occur once\n\
+        defs/y.yaml:1:7: name: service \"x\" is taken at defs/x.yaml:1: each can be used only once\n\
         1 fault in 1 of 3 files\n";
     assert_eq!((both.code, both.stdout.as_str()), (Some(1), expected));
 

@@ -73,8 +73,8 @@ impl Advertised {
                 .context("cannot find the address to advertise (--advertise)"),
             Self::Auto => own_address::find(endpoints).await.map_err(|error| {
                 anyhow!(
-                    "{error:#}; start haproxy-updater with `--advertise ADDRESS` (127.0.0.1 if \
-                     everything runs on this host)"
+                    "{error:#}; start haproxy-updater with `--advertise ADDRESS`, or with \
+                     `--advertise 127.0.0.1` if everything runs on this host"
                 )
             }),
         }

@@ -183,7 +183,10 @@ impl Applier {
         (count > 0).then(|| {
             let next = match ca_file.path() {
                 Some(_) => "make the template load it (see `haproxy-updater template`)",
-                None => "install ca-certificates where HAProxy runs and restart HAProxy, or give --ca-file",
+                None => {
+                    "install ca-certificates where HAProxy runs and restart HAProxy, or set \
+                     --ca-file to a PEM file of authorities"
+                }
             };
             format!(
                 "{count} servers behind TLS get no requests: HAProxy has not loaded {ca_file}; \

@@ -108,7 +108,7 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_EDGE_CERTIFICATES", value_name = "DIR", global = true)]
     pub edge_certificates: Option<PathBuf>,
 
-    /// Redirects plain HTTP requests at the edge to HTTPS (308), at the port of the first
+    /// Redirects plain HTTP requests at the edge to HTTPS (status 308), to the port of the first
     /// --edge-tls-bind
     ///
     /// Requests for --edge-health-path are not redirected. Without a certificate, no request is
@@ -129,8 +129,8 @@ pub struct Options {
     pub edge_health_path: HealthPath,
 
     /// Binds the internal side, HAProxy's listener for requests between services, to these
-    /// addresses, separated by commas [default: port 8080 at the address of --advertise, also after
-    /// that address changes]
+    /// addresses, separated by commas [default: port 8080 at the address of --advertise; if that
+    /// address changes, the listener moves to the new one]
     ///
     /// Anyone who reaches this listener can choose any environment with x-mayfly, and can reach
     /// services that have no route. If HAProxy runs in a container and --advertise names the host,
@@ -185,7 +185,8 @@ pub struct Options {
     )]
     pub slots: u32,
 
-    /// Names services under this domain, as in `backend.service`
+    /// Gives the names of services this ending: with `service`, the name of `backend` is
+    /// `backend.service`
     #[arg(
         long,
         env = "MAYFLY_DOMAIN",
@@ -211,7 +212,7 @@ pub struct Options {
     pub allow_header_at_edge: bool,
 
     /// Lets links (?mayfly=temp-1) choose the environment: on no host (off), on the hosts of
-    /// environments that are not protected, or on all hosts
+    /// unprotected environments (unprotected), or on all hosts (all)
     ///
     /// A cookie keeps the choice. The instance sees neither the parameter nor the cookie.
     /// `?mayfly=` removes the cookie. A link gives no more access than the environment's own host
@@ -234,7 +235,7 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_BEHIND_PROXY", global = true)]
     pub behind_proxy: bool,
 
-    /// Names the backend that answered, in the response header x-mayfly-answered-by
+    /// Sets where the response header x-mayfly-answered-by names the backend that answered
     #[arg(
         long,
         env = "MAYFLY_ANSWERED_BY",
@@ -475,7 +476,7 @@ impl Options {
     /// When the template cannot be read, or what it makes lacks something that Mayfly relies on.
     fn renderer(&self, pseudonym: Pseudonym) -> anyhow::Result<Renderer> {
         if self.internal_bind.is_empty() {
-            bail!("cannot determine the address of the internal side: give --internal-bind");
+            bail!("cannot determine the address of the internal side: set it with --internal-bind");
         }
         let settings = RenderSettings {
             runtime_socket: self.runtime_socket()?,

@@ -116,7 +116,7 @@ pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result
     for bind in options.internal_bind.iter().filter(|bind| bind.is_everywhere()) {
         warn!(
             "the internal side listens on every address of its host ({bind}): a client that reaches it can call any \
-             service in any environment; give one address with --internal-bind"
+             service in any environment; set a single address with --internal-bind"
         );
     }
     let (tasks, store, readiness) = (Tasks::new(), common.store()?, Readiness::new());
@@ -192,8 +192,8 @@ async fn where_advertised(arguments: &Arguments, shutdown: &Shutdown) -> anyhow:
         let error = match arguments.options.advertise.locate(&arguments.common.etcd).await {
             Ok(address) => return Ok(Some(address)),
             Err(error) => error.context(
-                "cannot determine where the internal side listens (--internal-bind sets an \
-                 address)",
+                "cannot determine the address of the internal side, and --internal-bind is \
+                 not set",
             ),
         };
         if arguments.command.is_some() {

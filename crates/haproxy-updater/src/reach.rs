@@ -56,7 +56,10 @@ impl Reach {
 fn networks_of_this_host() -> BTreeSet<Network> {
     let read = |path| {
         std::fs::read_to_string(path).unwrap_or_else(|error| {
-            warn!("cannot read {path}: {error}; the router may not recognise some addresses of its own host");
+            warn!(
+                "cannot read {path}: {error}; perhaps the router does not recognise all addresses \
+                 of its own host"
+            );
             String::new()
         })
     };

@@ -212,7 +212,7 @@ impl Run {
                 }
                 if let Some(before) = self.location.listens.filter(|before| *before != address) {
                     info!(
-                        "the advertised address is now {address}; the internal side moves there from {before}"
+                        "the advertised address has changed from {before} to {address}: the internal side now listens at {address}"
                     );
                     self.location.listens = Some(address);
                     self.applier.listen_at(internal_bind(address));

@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long)]
     pub force: bool,
 
-    /// Ends the environments that a pattern matches without asking
+    /// Does not ask before it ends the environments that match a pattern
     #[arg(long)]
     pub yes: bool,
 }

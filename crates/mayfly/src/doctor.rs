@@ -78,7 +78,7 @@ pub struct Args {
     )]
     pub docker: EngineUrl,
 
-    /// Looks up this name in each container; it must not be the name of a service
+    /// Looks up this name in each container; the name must not be that of a service
     #[arg(long, env = "MAYFLY_OUTSIDE", value_name = "HOST", default_value = probe::OUTSIDE)]
     pub outside: Hostname,
 

@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(value_name = "SERVICE")]
     pub service: Option<ServiceName>,
 
-    /// Sends this value of x-mayfly with the request
+    /// Explains a request with this value of x-mayfly
     #[arg(long, value_name = "VALUE")]
     pub header: Option<String>,
 

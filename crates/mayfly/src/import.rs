@@ -46,9 +46,11 @@ use mayfly_core::{definition_file, environment_file};
 use mayfly_daemon::input::read;
 use mayfly_daemon::output;
 
-use outcome::{HeldValues, ImportWishes};
+use outcome::{HeldValues, ImportCommand, ImportWishes};
 use plan::{ImportFaults, ImportPlan};
 use write::{NewFile, WriteOutcome};
+
+use crate::init::ProjectAround;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -96,12 +98,12 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "www")]
     pub host_prefix: DnsPrefix,
 
-    /// Makes a service answer a public path, such as web=/; can be repeated [default: / for the
+    /// Makes a service answer a public path, such as web=/; repeatable [default: / for the
     /// service that publishes a port]
     #[arg(long, value_name = "SERVICE=PATH", value_parser = route)]
     pub route: Vec<(String, RoutePath)>,
 
-    /// Labels the services that stay in the compose file with this key prefix, such as /shop
+    /// Gives the services that stay in the compose file a label with this key prefix, such as /shop
     /// [default: no label, so every Mayfly on the engine registers them]
     ///
     /// Only the Mayfly with this key prefix then registers these services.
@@ -117,7 +119,7 @@ pub struct Args {
     #[arg(long, value_name = "IP")]
     pub dns: Option<std::net::IpAddr>,
 
-    /// Includes the services of this profile, or of all profiles with `*`; can be repeated
+    /// Includes the services of this profile; with `*`, of all profiles (repeatable)
     #[arg(long, value_name = "NAME")]
     pub profile: Vec<String>,
 
@@ -137,7 +139,8 @@ pub enum ImportKind {
     Compose,
 }
 
-fn route(text: &str) -> Result<(String, RoutePath), String> {
+/// A service and its public path, as flags have them.
+pub(crate) fn route(text: &str) -> Result<(String, RoutePath), String> {
     let (service, path) = text
         .split_once('=')
         .ok_or("give a service and a path, such as web=/")?;
@@ -354,6 +357,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         args.environment.display()
     );
     let wishes = ImportWishes {
+        command: ImportCommand::Import,
         files: args.files.clone(),
         env_file: args.env_file.clone(),
         shell: shell(),
@@ -402,20 +406,41 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         output::print(&text)?;
         return Ok(ExitCode::SUCCESS);
     }
-    for ((path, written), file) in write::write(&import.files)?.iter().zip(&import.files) {
-        let written = match (written, file.held) {
-            (WriteOutcome::New, HeldValues::EnvFile) => {
+    let outcomes = write::write(&import.files)?;
+    let project = ProjectAround::find(&args.services);
+    let mut held = Vec::new();
+    for ((path, written), file) in outcomes.iter().zip(&import.files) {
+        let is_definition = path.starts_with(&args.services);
+        if file.held != HeldValues::Own {
+            held.push((path.as_path(), is_definition));
+        }
+        let written = match (written, file.held, &project) {
+            (WriteOutcome::New, HeldValues::EnvFile | HeldValues::Variables, Some(project)) => {
+                project.close(path, is_definition)?;
+                match is_definition {
+                    true => "written for you and the registrar, because it contains values of variables",
+                    false => "written for you alone (mode 600), because it contains values of variables",
+                }
+            }
+            (WriteOutcome::New, HeldValues::EnvFile, None) => {
                 "written for you alone (mode 600), because it contains values of an env_file"
             }
-            (WriteOutcome::New, _) => "written",
-            (WriteOutcome::Unchanged, _) => "unchanged",
+            (WriteOutcome::New, ..) => "written",
+            (WriteOutcome::Unchanged, ..) => "unchanged",
         };
         text += &format!("{}: {written}\n", path.display());
     }
     let is_closed =
         |file: &NewFile| file.held == HeldValues::EnvFile && file.path.starts_with(&args.services);
-    if import.files.iter().any(is_closed) {
-        text += "let the group of environment-registrar read the definitions that have mode 600\n";
+    match &project {
+        Some(project) => text += &project.ignore(&held)?,
+        None => {
+            if import.files.iter().any(is_closed) {
+                text += "let the group of environment-registrar read the definitions that have mode 600\n";
+            }
+            let paths = held.iter().map(|(path, _)| path.display().to_string());
+            text += &not_for_git(&paths.collect::<Vec<_>>(), "name these files in .gitignore");
+        }
     }
     text += &format!(
         "next: mayfly lint {} --services {}\n",
@@ -424,6 +449,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     );
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is said of files with values that the team's repository does not have; nothing if there are
+/// none.
+pub(crate) fn not_for_git(files: &[String], cure: &str) -> String {
+    if files.is_empty() {
+        return String::new();
+    }
+    format!(
+        "not for Git, because of values of an env_file, of .env or of the shell: {}; {cure}\n",
+        files.join(", ")
+    )
 }
 
 /// The variables of the shell whose names and values are text.

@@ -3,13 +3,14 @@
 //! [`answers`] is what a person decides, [`host`] what this machine says: a free network, the
 //! engine's socket, and what is in the way. [`files`] makes the texts of both, and [`directory`]
 //! puts them into their place: all or none, over nothing that is there. [`imported`] is what a
-//! compose file of the team adds.
+//! compose file of the team adds, and [`later`] is for imports into a project that is there.
 
 mod answers;
 mod directory;
 mod files;
 mod host;
 mod imported;
+mod later;
 mod repository;
 
 use std::io::IsTerminal as _;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use mayfly_core::names::Hostname;
+use mayfly_core::names::{Hostname, RoutePath};
 use mayfly_core::records::definition::ImageReference;
 use mayfly_daemon::output::{self, complain};
 use mayfly_daemon::shutdown::Shutdown;
@@ -26,12 +27,16 @@ use answers::{InitAnswers, ProjectName};
 use directory::{PlaceFound, StagedProject};
 use files::{FileKind, LauncherLimits, ProjectFile, ProjectSettings};
 use host::HostFacts;
+pub use later::ProjectAround;
+
+use crate::import;
 
 const EXAMPLES: &str = "\
 Examples:
   mayfly init shop                              asks for project, domain and port
   mayfly init shop --project shop --domain shop.example --port 80
   mayfly init mayfly --compose docker-compose.yml     also imports your services
+  mayfly init mayfly --compose a.yml --compose b.yml --route web=/ --profile tools
   mayfly init /tmp/new --yes --skip-checks      writes the defaults, without checks of this host
 
 The directory gets a compose project (docker-compose.yml, .env), passwords of etcd's users, environments/prod.yaml,
@@ -70,13 +75,23 @@ pub struct Args {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub page_port: Option<u16>,
 
-    /// Also imports the services of this compose file, as `mayfly import compose` does
+    /// Also imports the services of this compose file, as `mayfly import compose` does; can be
+    /// repeated, and later files override earlier files
     ///
     /// The project then contains a definition of each service that Mayfly can start, an environment
     /// file for production with the present versions, and overlay.yml with the changes to the
     /// compose file.
     #[arg(long, value_name = "FILE")]
-    pub compose: Option<PathBuf>,
+    pub compose: Vec<PathBuf>,
+
+    /// Imports the services of this profile, too, or of all profiles with `*`; can be repeated
+    #[arg(long, value_name = "NAME", requires = "compose")]
+    pub profile: Vec<String>,
+
+    /// Makes a service answer a public path, such as web=/; can be repeated [default: / for the
+    /// service that publishes a port]
+    #[arg(long, value_name = "SERVICE=PATH", value_parser = import::route, requires = "compose")]
+    pub route: Vec<(String, RoutePath)>,
 
     /// Uses Mayfly's images of this account, such as registry:5000/team
     ///
@@ -151,13 +166,10 @@ async fn create(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
                 // What is wrong with the compose file does not depend on the host.
                 let settings =
                     ProjectSettings::new(&answers, &unknown, &args.images, &LauncherLimits::default());
-                let import = |file: &PathBuf| imported::import(file, directory, &answers, &settings).err();
-                faults.extend(
-                    args.compose
-                        .as_ref()
-                        .and_then(import)
-                        .map(|fault| fault.to_string()),
-                );
+                if !args.compose.is_empty() {
+                    let import = imported::import(args, directory, &answers, &settings);
+                    faults.extend(import.err().map(|fault| fault.to_string()));
+                }
                 faults
                     .iter()
                     .for_each(|fault| complain(&format!("error: {fault}")));
@@ -167,15 +179,19 @@ async fn create(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
         },
     };
     let mut settings = ProjectSettings::new(&answers, &facts, &args.images, &LauncherLimits::default());
-    let (mut files, mut report) = (Vec::new(), String::new());
-    if let Some(compose) = &args.compose {
-        let imported = imported::import(compose, directory, &answers, &settings)?;
+    let (mut files, mut held, mut report) = (Vec::new(), Vec::new(), String::new());
+    if !args.compose.is_empty() {
+        let imported = imported::import(args, directory, &answers, &settings)?;
         settings = ProjectSettings::new(&answers, &facts, &args.images, &imported.limits);
-        report = imported.report + "\n";
-        files = imported.files;
+        let note = import::not_for_git(&imported.held, ".gitignore names these files");
+        report = imported.report + "\n" + &note;
+        (files, held) = (imported.files, imported.held);
     }
     let staged = StagedProject::new(directory)?;
-    for file in with(files, files::wanted(&settings)) {
+    for mut file in with(files, files::wanted(&settings)) {
+        if file.path == files::IGNORED {
+            file.content += &files::ignored(&held, &file.content);
+        }
         staged.write(&file)?;
     }
     repository::set_up(&staged.path(), directory).await?;
@@ -200,17 +216,8 @@ fn with(imported: Vec<ProjectFile>, own: Vec<ProjectFile>) -> Vec<ProjectFile> {
 /// otherwise.
 async fn complete(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
     let settings = ProjectSettings::read(directory)?;
-    if let Some(compose) = &args.compose {
-        let place = directory.display();
-        bail!(
-            "{place} exists already, and --compose is only for a new project; to import into it, run: mayfly import compose \
-             {0} --services {place}/services --environment {place}/environments/prod.yaml --overlay {place}/{1} \
-             --network {2}_mayfly --prefix /{2} --dns {3}",
-            compose.display(),
-            imported::OVERLAY,
-            settings.get("COMPOSE_PROJECT_NAME"),
-            settings.get("MAYFLY_DNS"),
-        );
+    if !args.compose.is_empty() {
+        bail!("{}", import_again(args, directory, &settings));
     }
     let mut notes = settings.missing();
     let mut added = Vec::new();
@@ -223,7 +230,9 @@ async fn complete(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
         match directory::add(directory, file)? {
             directory::FileAdded::Written => added.push(file.path.clone()),
             directory::FileAdded::Kept => {}
-            directory::FileAdded::Differs if file.kind == FileKind::OfVersion => {
+            directory::FileAdded::Differs
+                if matches!(file.kind, FileKind::OfVersion | FileKind::Extended) =>
+            {
                 notes.push(format!("{} differs from the file of this version", file.path));
             }
             directory::FileAdded::Differs => {}
@@ -247,6 +256,32 @@ async fn complete(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How to import for a project that is there: beside its files, which differ if the compose file has
+/// changed.
+fn import_again(args: &Args, directory: &Path, settings: &ProjectSettings) -> String {
+    let place = directory.display();
+    let files: String = args
+        .compose
+        .iter()
+        .map(|file| format!(" {}", file.display()))
+        .collect();
+    let profiles = args.profile.iter().map(|name| format!(" --profile {name}"));
+    let routes = args
+        .route
+        .iter()
+        .map(|(service, path)| format!(" --route {service}={path}"));
+    let more: String = profiles.chain(routes).collect();
+    format!(
+        "{place} exists already, and --compose is only for a new project; to import beside its files, run: mayfly import \
+         compose{files} --services {place}/new/services --environment {place}/new/environments/prod.yaml \
+         --overlay {place}/new/{0} --network {1}_mayfly --prefix /{1} --dns {2}{more}; then compare: diff -r \
+         {place}/new/services {place}/services",
+        imported::OVERLAY,
+        settings.get("COMPOSE_PROJECT_NAME"),
+        settings.get("MAYFLY_DNS"),
+    )
+}
+
 /// What to do about the password of etcd's user root, which is missing.
 fn lost_root(settings: &ProjectSettings) -> String {
     format!(
@@ -266,7 +301,7 @@ fn next(args: &Args, directory: &Path, settings: &ProjectSettings, compose: &str
             "edit {place}/.env: MAYFLY_DOCKER_GROUP, and networks that are free on the host"
         ));
     }
-    if args.compose.is_none() {
+    if args.compose.is_empty() {
         commands.push(format!(
             "describe your services in {place}/services, name them in environments/prod.yaml, and allow their images \
              in .env (MAYFLY_ALLOW_IMAGE)"
@@ -279,18 +314,23 @@ fn next(args: &Args, directory: &Path, settings: &ProjectSettings, compose: &str
         ));
     }
     commands.push(format!("(cd {place} && {compose} up -d)"));
-    let own: Vec<PathBuf> = args.compose.iter().flat_map(|file| with_override(file)).collect();
+    let own = match args.compose.as_slice() {
+        [file] => with_override(file),
+        files => files.to_vec(),
+    };
     if !own.is_empty() {
         let files: String = own.iter().map(|file| format!(" -f {}", file.display())).collect();
         commands.push(format!("{compose}{files} -f {place}/{} up -d", imported::OVERLAY));
     }
     commands.push(format!("{place}/mayfly wait prod --timeout 2min"));
     commands.push(format!("curl {}", settings.curl_of(&settings.url_of("www"))));
-    let name_of = |file: &PathBuf| {
-        file.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
+    // Compose reads the names in .env from the directory of the first file.
+    let name_of = |file: &PathBuf| match file.file_name() {
+        Some(name) if file.parent() == own[0].parent() => name.to_string_lossy().into_owned(),
+        _ => std::path::absolute(file)
+            .unwrap_or_else(|_| file.clone())
+            .display()
+            .to_string(),
     };
     let both = own.first().map_or_else(String::new, |file| {
         let name = name_of(file);

@@ -27,7 +27,7 @@ Examples:
 If an ended environment has neither `expires` nor `idle`, it comes back with `expires`: the end of the given time. The
 command never shortens a life: an environment that expires later, or is in use, stays as long as before.";
 
-/// Extends the life of an environment, or brings back one that has ended
+/// Extends the life of an environment, or brings back an ended environment
 ///
 /// The environment lives for at least the given time from now, whether it is used or not. An
 /// environment that has ended is registered again with its last content, and its registrar restores

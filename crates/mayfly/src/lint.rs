@@ -46,20 +46,19 @@ pub struct Args {
     )]
     pub files: Vec<PathBuf>,
 
-    /// Checks this file of service definitions, or the *.yaml and *.yml files of this directory;
-    /// can be repeated
+    /// Checks this file of service definitions; for a directory, its *.yaml and *.yml files
+    /// (repeatable)
     #[arg(long, value_name = "PATH")]
     pub services: Vec<PathBuf>,
 
-    /// Also refuses names, prefixes and headers that this file or directory of environments uses;
-    /// can be repeated
+    /// Counts the names, prefixes and headers of the environments in this file or directory as
+    /// taken; repeatable
     ///
     /// The file or directory itself is not checked.
     #[arg(long, value_name = "PATH")]
     pub beside: Vec<PathBuf>,
 
-    /// Also refuses services that this file or directory of service definitions defines; can be
-    /// repeated
+    /// Also refuses services that this file or directory of service definitions defines; repeatable
     ///
     /// The file or directory itself is not checked.
     #[arg(long, value_name = "PATH")]
@@ -73,7 +72,7 @@ pub struct Args {
     pub before: Option<PathBuf>,
 
     /// Checks this environment file, and refuses protected environments and environments whose name
-    /// is not the name of the file; can be repeated
+    /// is not the name of the file; repeatable
     ///
     /// The hooks of a Git repository use this option for the files that a limited key changes.
     #[arg(long, value_name = "FILE")]

@@ -87,7 +87,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     pub name: Option<EnvironmentName>,
 
-    /// Connects by ssh to the host of a router; use it if routers cannot reach this machine
+    /// Connects by ssh to the host of a router; use this flag if routers cannot reach this machine
     ///
     /// ssh forwards a port of that host to your process, and ports of this machine to etcd and to
     /// the router. --etcd is then an address that HOST reaches. ssh must log in without asking a

@@ -36,7 +36,7 @@ Examples:
 Exit codes: 0 requested, or with --wait done; 1 no container-launcher runs the version or may start it, the launcher
 gave up, the time of --wait is over, or etcd does not answer; 2 wrong command line.";
 
-/// Starts the containers of a version again, from its current image
+/// Replaces the containers of a version by new ones from its current image
 ///
 /// Use this command after an image was pushed again under the same tag. The container-launcher
 /// pulls the image and starts new containers. If it cannot pull the image, it uses the image that
@@ -136,7 +136,7 @@ fn wanted(backend: &BackendId, launchers: &Launchers, is_asked_for: bool) -> any
     // launcher says it may think otherwise.
     if let (0, Some(reason), true) = (said.failures, &said.failure, leader.is_current) {
         bail!(
-            "the container-launcher of {} may not start {backend}: {}",
+            "the container-launcher of {} is not allowed to start {backend}: {}",
             leader.node,
             printable(reason)
         );
@@ -297,7 +297,8 @@ mod tests {
                 "backend@pr-12",
                 &with_failure(0, true),
                 true,
-                "error: the container-launcher of host-1 may not start backend@pr-12: image x is not allowed here\\n",
+                "error: the container-launcher of host-1 is not allowed to start backend@pr-12: \
+                 image x is not allowed here\\n",
             ),
             // The definition may be mended by now; and what was tried may be tried again.
             (

@@ -168,6 +168,9 @@ fn what_has_secrets_of_a_file_is_for_one_user() {
     fs::write(path.join("web.env"), "KEY=s3cret2\n").unwrap();
     let (code, again) = import(path, &[]);
     assert_eq!(code, Some(1), "{again}");
+    let line = "not for Git, because of values of an env_file, of .env or of the shell: services/web.yaml; name these \
+                files in .gitignore\n";
+    assert!(text.contains(line), "{text}");
     for text in [dry, text, again] {
         assert!(text.contains("KEY of web") && !text.contains("s3cret"), "{text}");
     }

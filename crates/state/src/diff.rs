@@ -78,7 +78,7 @@ impl ServiceSide {
     fn in_words(&self) -> String {
         let version = match (&self.version, &self.nothing_fits) {
             (Some(version), _) => version.clone(),
-            (None, Some(range)) => format!("{range}, which nothing fits"),
+            (None, Some(range)) => format!("{range}, which no version fits"),
             (None, None) => "no version".to_owned(),
         };
         let origin = match &self.inherited_from {

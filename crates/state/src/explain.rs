@@ -112,7 +112,7 @@ fn tell_kept(explanation: &mut Explanation, state: &State) {
         let backend = step.key.clone();
         let is_of_it = |key: &Key| matches!(key, Key::Instance(kept, _) if kept.to_string() == backend);
         if let Some(keepers) = state.keepers(is_of_it) {
-            let kept = format!("{keepers} what vanished of it while it answers");
+            let kept = format!("{keepers} the vanished instances of this backend while they answer");
             step.note = Some(match step.note.take() {
                 Some(note) => format!("{note}; {kept}"),
                 None => kept,
@@ -211,7 +211,8 @@ fn about(wanted: &str, launchers: &Launchers) -> Option<(Step, Option<Backend>)>
         Phase::NoDefinition => step(
             None,
             Some(format!(
-                "no definition says how {service} is started at {selector}: write one, or start an instance by hand"
+                "no service definition describes how to start {service} at {selector}: write a \
+                 definition, or start an instance by hand"
             )),
         ),
         _ => step(Some(launchers::words(said)), None),
@@ -267,7 +268,7 @@ fn request(state: &State, asked: &ExplainRequest, settings: &Settings) -> anyhow
     let name: EnvironmentName = asked
         .target
         .parse()
-        .context("the first of two is an environment")?;
+        .context("the first of two arguments is an environment")?;
     let Some(environment) = state.index.environment(&name) else {
         bail!("{}", state.unknown(&name));
     };
@@ -388,7 +389,7 @@ mod tests {
         for (wanted, expected) in [
             ("a@1", "failed: exited with 1 (failed 2 times in a row)"),
             ("a@1", "\n  a@1 printed last:\n    no such file\n"),
-            ("b@1", "no definition says how b is started at 1"),
+            ("b@1", "no service definition describes how to start b at 1"),
             ("c@1", "launcher of host-1 reports nothing about it"),
             ("a@^1", "exact versions only, but a is requested as ^1"),
             ("a@latest", "exact versions only, but a is requested as latest"),
@@ -530,7 +531,10 @@ mod tests {
         assert_eq!(state.unknown(&"lost".parse().unwrap()), lost);
         let instances = note("there.example.com");
         assert!(
-            instances.ends_with("router r1 keeps what vanished of it while it answers"),
+            instances.ends_with(
+                "router r1 keeps the vanished instances of this backend while they \
+                 answer"
+            ),
             "{instances}"
         );
     }

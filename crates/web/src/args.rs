@@ -103,8 +103,8 @@ pub struct WebArguments {
     /// Links each environment to this URL, with the environment's prefix in place of `*`, such as
     /// https://*.example.com
     ///
-    /// The links are on the page and in the Markdown output. The flag is needed because the routers
-    /// do not know the domain.
+    /// The links are in the Markdown output, and on the page of mayfly-web. The flag is needed
+    /// because the routers do not know the domain.
     #[arg(long, env = "MAYFLY_WEB_EDGE_URL", value_name = "URL", value_parser = edge_url)]
     pub edge_url: Option<String>,
 }

@@ -161,7 +161,7 @@ impl Engine for Docker {
         };
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
         if let Some(whose) = self.owner.stranger(name, &labels, backend) {
-            bail!("cannot remove container `{name}`: {whose}; it is left alone");
+            bail!("cannot remove container `{name}`: {whose}; the launcher leaves it alone");
         }
         // By its id from here on: the name may be another container's in the next moment.
         let id = found.id.unwrap_or_default();

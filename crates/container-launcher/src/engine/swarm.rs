@@ -225,7 +225,7 @@ impl Engine for Swarm {
             return Ok(());
         };
         if let Some(whose) = self.owner.stranger(name, &labels_of(&service), backend) {
-            bail!("cannot remove service `{name}`: {whose}; it is left alone");
+            bail!("cannot remove service `{name}`: {whose}; the launcher leaves it alone");
         }
         // By its id from here on: the name may be another service's in the next moment.
         let id = service.id.as_deref().unwrap_or_default();

@@ -53,7 +53,7 @@ pub struct DockerArguments {
     )]
     pub docker: EngineUrl,
 
-    /// Registers containers by their address on this network [default: the only network of a
+    /// Registers containers at their address on this network [default: the only network of a
     /// container]
     #[arg(
         long,
@@ -63,11 +63,11 @@ pub struct DockerArguments {
     )]
     pub network: Option<String>,
 
-    /// Registers containers by the host's address and their published ports
+    /// Registers containers at the host's address and their published ports
     #[arg(long, env = "MAYFLY_PUBLISHED")]
     pub published: bool,
 
-    /// Names the host for --published: an IP address, a host name or `auto`
+    /// With --published, registers published ports at this host: an IP address, a host name or `auto`
     ///
     /// `auto` is the address from which this host reaches etcd or, if etcd is on loopback, the
     /// address of the default route. With a loopback address, ports that are published on loopback

@@ -298,7 +298,7 @@ fn only(settings: Option<&NetworkSettings>) -> Result<IpAddr, String> {
         (Some(ip), None) => Ok(*ip),
         (None, _) => Err("it has no address on any network".to_owned()),
         _ => Err(format!(
-            "it is on several networks ({}): name one of them with --network",
+            "it is on several networks ({}): start container-registrar with --network and one of them",
             names(&networks)
         )),
     }
@@ -313,7 +313,7 @@ fn on(settings: Option<&NetworkSettings>, network: &str) -> Result<IpAddr, Strin
             names if names.is_empty() => format!("it has no address on network `{network}` or any other network"),
             names => format!(
                 "it has no address on network `{network}`, only on {names}: connect it to `{network}`, or, if it \
-                 belongs to another Mayfly, label it `{}` with the key prefix of that one",
+                 belongs to another Mayfly, set its label `{}` to the key prefix of that Mayfly",
                 labels::OF
             ),
         })
@@ -354,8 +354,8 @@ fn published(
             "its port {port} is not published: publish it when the container is created"
         )),
         None => Err(format!(
-            "its port {port} is published on loopback only: publish it on an address that routers reach, or give --host \
-             127.0.0.1 if all routers run on this host"
+            "its port {port} is published on loopback only: publish it on an address that routers \
+             reach, or start container-registrar with --host 127.0.0.1 if all routers run on this host"
         )),
     }
 }

@@ -94,7 +94,7 @@ pub(super) fn advice(field: &str) -> Option<String> {
     let bare = bare.to_ascii_lowercase();
     let denied = DENIED.iter().find(|it| it.fields.contains(&bare.as_str()))?;
     Some(format!(
-        "not allowed: {} (anyone who may push a file may write a definition)",
+        "not allowed: {} (anyone who can push a file can write a definition)",
         denied.why
     ))
 }

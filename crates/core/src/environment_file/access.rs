@@ -9,7 +9,8 @@ use crate::records::access::{ACCESS_LIMIT, Access, PasswordHash, UserName};
 use crate::yaml::{Node, Value};
 
 /// What is said of an `access` in which nobody is.
-pub(super) const NAMES_NOBODY: &str = "names nobody: give it `users` or `from`, or leave it out";
+pub(super) const NAMES_NOBODY: &str = "admits nobody: set `users` or `from` in `access`, or remove \
+    `access`";
 
 /// Reads it. With a fault the environment is refused, so what comes of it then matters to nobody.
 pub(super) fn access(node: &Node, place: Place<'_>, faults: &mut Faults) -> Option<Access> {
@@ -35,7 +36,7 @@ pub(super) fn access(node: &Node, place: Place<'_>, faults: &mut Faults) -> Opti
 
 fn users(node: &Node, place: Place<'_>, faults: &mut Faults) -> BTreeMap<UserName, PasswordHash> {
     let Value::Mapping(pairs) = &node.value else {
-        let what = "a mapping: each user with what `mayfly access` has printed";
+        let what = "a mapping of each user to the hash that `mayfly access` prints";
         faults.add(node.mark, place, wanted(node, what));
         return BTreeMap::new();
     };
@@ -71,7 +72,7 @@ fn from(node: &Node, place: Place<'_>, faults: &mut Faults) -> Vec<Network> {
 /// At least one has to be there, and not too many: each takes room in every router.
 fn is_some(count: usize, node: &Node, place: Place<'_>, what: &str, faults: &mut Faults) {
     if !(1..=ACCESS_LIMIT).contains(&count) {
-        let message = format!("{count} {what}: give 1 to {ACCESS_LIMIT}");
+        let message = format!("{count} {what}, but 1 to {ACCESS_LIMIT} are allowed");
         faults.add(node.mark, place, message);
     }
 }

@@ -144,7 +144,7 @@ pub(super) fn environment(node: &Node, place: Place<'_>, faults: &mut Faults) ->
             faults.add(
                 mark,
                 place.field("extends"),
-                "an environment can't extend itself: name another one",
+                "an environment can't extend itself: name another environment",
             );
         }
         draft.extends = Some(extends);

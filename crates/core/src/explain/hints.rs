@@ -80,7 +80,8 @@ impl Index {
         routes.sort();
         routes.dedup();
         match routes.is_empty() {
-            true => "it has no route at all: a service gets one by `route: /` in the environment's file"
+            true => "it has no routes: to add one, write `route: /` for a service in the \
+                environment's file"
                 .to_owned(),
             false => format!("its routes are {}", first_of(&routes, MOST)),
         }

@@ -169,7 +169,7 @@ fn host_names_are_the_routers_to_resolve() {
          environment p: prod
          service lost.service: lost
          version lost: lost@https://lost.test:443 (own)
-         instances lost@https://lost.test:443: - (lost cannot be reached: no address is known of lost.test)
+         instances lost@https://lost.test:443: - (lost cannot be reached: there is no known address of lost.test)
          503: no instance of lost@https://lost.test:443 answers (environment prod, service lost, version https://lost.test:443).",
     );
 }
@@ -241,7 +241,7 @@ fn an_address_that_routes_back_is_told() {
          environment p: prod
          service round.service: round
          version round: round@http://www-qa.example.com:8000 (own)
-         instances round@http://www-qa.example.com:8000: www-qa.example.com:8000 (www-qa is the prefix of an environment: where www-qa.example.com resolves to a router, the request comes back, and 508 ends it if it goes outside again)
+         instances round@http://www-qa.example.com:8000: www-qa.example.com:8000 (www-qa is the prefix of an environment: if www-qa.example.com resolves to a router, the request comes back, and a router ends it with 508 when it goes outside again)
          round@http://www-qa.example.com:8000, own, [\"www-qa.example.com:8000\"]",
     );
 }
@@ -259,7 +259,7 @@ fn a_link_goes_before_its_cookie_and_that_before_the_host() {
          host live.x: live (its first label decides)
          prefix live: x-mayfly live
          environment live: live
-         route /: - (it has no route at all: a service gets one by `route: /` in the environment's file)
+         route /: - (it has no routes: to add one, write `route: /` for a service in the environment's file)
          404: the environment live has no route for the path /.",
     );
     check_with_cookie(
@@ -283,7 +283,7 @@ fn a_link_goes_before_its_cookie_and_that_before_the_host() {
         None,
         "cookie live: x-mayfly live
          environment live: live
-         route /api: - (it has no route at all: a service gets one by `route: /` in the environment's file)
+         route /api: - (it has no routes: to add one, write `route: /` for a service in the environment's file)
          404: the environment live has no route for the path /api.",
     );
     check_with_cookie(

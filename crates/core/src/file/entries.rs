@@ -4,8 +4,8 @@
 /// What to say of a directory in which files lie.
 pub const FOLDER: &str = "a subdirectory is not read: put its files beside the others";
 /// What to say of a directory with the name of a file.
-pub const NO_FILE: &str = "neither a file nor a link to one (a container engine creates a \
-     directory where a file to mount is missing): put the file itself here";
+pub const NO_FILE: &str = "neither a file nor a link to a file: put the file itself here (if a file \
+    to mount is missing, a container engine creates a directory in its place)";
 /// What to say of a link to a directory elsewhere.
 pub const LINK: &str = "a link to a directory is not followed: put its files beside the others";
 
@@ -36,7 +36,7 @@ pub fn why_not_taken(name: &[u8]) -> Option<&'static str> {
         return None;
     }
     if std::str::from_utf8(name).is_err() {
-        return Some("its name is not UTF-8: rename it, or save it with a name of plain letters");
+        return Some("its name is not UTF-8: rename the file, with plain letters only");
     }
     (!is_yaml_file(&text)).then_some("its name does not end in .yaml or .yml, in lower case: rename it")
 }

@@ -128,7 +128,10 @@ impl Faults {
                 self.add(
                     mark,
                     place,
-                    format!("{kind} {text:?} is already used in line {line}: each may occur once"),
+                    format!(
+                        "{kind} {text:?} is already used in line {line}: each can be used only \
+                         once"
+                    ),
                 );
                 false
             }

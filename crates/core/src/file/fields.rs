@@ -23,7 +23,7 @@ pub(crate) fn of<'n, const N: usize>(
                 key.mark,
                 place,
                 format!(
-                    "the name of a field must be a single value: known are {}",
+                    "the name of a field must be a single value: the known fields are {}",
                     list(&known)
                 ),
             );
@@ -51,7 +51,7 @@ fn unknown(text: &str, known: &[&str]) -> String {
     }
     match nearest(text, known) {
         Some(name) => format!("unknown field: did you mean `{name}`?"),
-        None => format!("unknown field: known are {}", list(known)),
+        None => format!("unknown field: the known fields are {}", list(known)),
     }
 }
 

@@ -179,8 +179,8 @@ impl NamedAddresses {
         let (count, first) = self.beyond.get(name)?;
         let which = and_more(first, *count);
         Some(format!(
-            "routers accept {} addresses of external services in all, earlier registered \
-             environments first (--max-addresses): {which} cannot be reached",
+            "routers accept at most {} addresses of external services in total (--max-addresses), \
+             and environments registered earlier come first: {which} cannot be reached",
             self.most
         ))
     }

@@ -409,7 +409,7 @@ impl Index {
         let nameless = self.nameless(backend);
         if !nameless.is_empty() {
             let names: Vec<&str> = nameless.iter().map(|name| name.as_str()).collect();
-            reason += &format!(": no address is known of {}", names.join(", "));
+            reason += &format!(": there is no known address of {}", names.join(", "));
         }
         for refusal in self.why_refused(backend) {
             reason += &format!(": {refusal}");

@@ -368,8 +368,8 @@ impl Index {
         if backend.version.is_outside() && !self.addresses.in_force(backend) {
             let reason = addresses::refusal(&self.rule, backend).unwrap_or_else(|| {
                 format!(
-                    "routers accept {} addresses of one environment and {} in all \
-                     (--max-addresses), earlier registered environments first",
+                    "routers accept at most {} addresses of one environment and {} in total \
+                     (--max-addresses), and environments registered earlier come first",
                     crate::outside::MOST_OF_ONE,
                     self.rule.most()
                 )

@@ -125,8 +125,8 @@ pub(super) fn lost(
             let shown = name.as_str();
             let message = if let Some(heirs) = heirs.get(name) {
                 format!(
-                    "environment {shown:?} is deleted, but others extend it: {}: let them extend \
-                     another one first",
+                    "environment {shown:?} is deleted, but others extend it: {}: let these \
+                     environments extend another one first",
                     listed(heirs)
                 )
             } else if found.environment.protected {
@@ -191,8 +191,8 @@ mod tests {
             ("aaa.yaml", "{name: a, prefix: www}"),
             ("b.yaml", "{name: b, extends: prod}"),
         ];
-        let expected = "aaa.yaml:1:19: prefix: prefix \"www\" is taken at /etc/z/prod.yaml:3: each may occur \
-                        once\nb.yaml: ok, 1 environment\n1 fault in 1 of 2 files\n";
+        let expected = "aaa.yaml:1:19: prefix: prefix \"www\" is taken at /etc/z/prod.yaml:3: each \
+            can be used only once\nb.yaml: ok, 1 environment\n1 fault in 1 of 2 files\n";
         assert_eq!(checked(&files, &beside, &[]).text(), expected);
         let circle = checked(&files[1..], &[("p.yaml", "{name: prod, extends: b}")], &[]);
         assert!(circle.faults == 1 && circle.text().starts_with("b.yaml:1:8: extends: b -> prod -> b"));
@@ -310,8 +310,8 @@ mod tests {
         let beside = [("/etc/z/own.yaml", "{name: own, extends: qa}")];
         let expected = "temp.yaml: ok, 2 environments\n\
             dev.yaml:1:9: name: environment \"dev\" is deleted, but others extend it: t1 (temp.yaml:1), t2 \
-            (temp.yaml:2): let them extend another one first\n\
-            dev.yaml:2:9: name: environment \"qa\" is deleted, but others extend it: own (/etc/z/own.yaml:1): let them extend another one first\n\
+            (temp.yaml:2): let these environments extend another one first\n\
+            dev.yaml:2:9: name: environment \"qa\" is deleted, but others extend it: own (/etc/z/own.yaml:1): let these environments extend another one first\n\
             prod.yaml:1:8: name: environment \"prod\" is deleted, but is protected: write `protected: false` first\n\
             3 faults in 2 of 3 files\n";
         assert_eq!(checked(&files, &beside, &before).text(), expected);

@@ -76,7 +76,10 @@ impl AccessArgs {
             (None, Some(_)) => bail!("--etcd-key needs --etcd-cert, the certificate of that key"),
         };
         if encrypted == 0 && (self.etcd_ca.is_some() || identity.is_some()) {
-            bail!("--etcd-ca, --etcd-cert and --etcd-key are for TLS: --etcd has no endpoint with https://");
+            bail!(
+                "--etcd-ca, --etcd-cert and --etcd-key need TLS, but --etcd has no endpoint with \
+                 https://"
+            );
         }
         let tls = (encrypted != 0).then(|| Tls {
             authorities: self.etcd_ca.clone().unwrap_or(SYSTEM_AUTHORITIES.into()),
@@ -95,13 +98,14 @@ impl AccessArgs {
             (None, None) => None,
             (Some(name), None) => {
                 bail!(
-                    "--etcd-user {name} needs a password: --etcd-password-file FILE, or the variable {PASSWORD}"
+                    "--etcd-user {name} needs a password: set --etcd-password-file, or the \
+                     environment variable {PASSWORD}"
                 )
             }
             (None, Some(_)) => {
                 bail!(
-                    "a password for etcd is set (--etcd-password-file or {PASSWORD}) without \
-                     --etcd-user"
+                    "a password for etcd is set (--etcd-password-file or {PASSWORD}), but no user: \
+                     set --etcd-user, too"
                 )
             }
         };
@@ -152,7 +156,7 @@ mod tests {
             ("https://a", key(), None, "--etcd-key needs --etcd-cert"),
             ("a", user("me"), None, "--etcd-user me needs a password"),
             ("a", user("me"), Some(""), "--etcd-user me needs a password"),
-            ("a", AccessArgs::default(), Some("secret"), "without --etcd-user"),
+            ("a", AccessArgs::default(), Some("secret"), "set --etcd-user, too"),
         ] {
             let message = access(endpoints, args, variable).unwrap_err();
             assert!(message.contains(part), "{part}: {message}");

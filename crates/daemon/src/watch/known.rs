@@ -103,6 +103,21 @@ impl KnownKeys {
         self.set_aside.clone()
     }
 
+    /// Whether a listing has another history than what was told up to a revision: it has an entry
+    /// from before that revision which was never told, or was told with other revisions.
+    pub(crate) fn contradicts(&self, listing: &Listing, told: i64) -> bool {
+        let is_other = |entry: &Entry| match self.keys.get(&entry.key) {
+            // What is there of a key with two spellings was told of the other one: see `end`.
+            Some(seen) if seen.mod_revision == 0 => false,
+            Some(seen) => {
+                (seen.create_revision, seen.mod_revision) != (entry.create_revision, entry.mod_revision)
+            }
+            None => true,
+        };
+        let mut older = listing.entries.iter().filter(|entry| entry.mod_revision < told);
+        older.any(|entry| self.is_wanted(&entry.key) && is_other(entry))
+    }
+
     /// Turns a listing into the differences from what was told.
     pub(crate) fn list(&mut self, listing: Listing) -> Vec<Change> {
         let mut present = HashMap::with_capacity(listing.entries.len());

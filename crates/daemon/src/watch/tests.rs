@@ -220,6 +220,32 @@ async fn every_failure_leads_to_a_listing_that_tells_what_was_missed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_loss_of_data_goes_back_even_where_the_revisions_have_overtaken_the_old_ones() {
+    for (listed, expected) in [
+        // Another key from before what was told; the same key, put at another time.
+        (listing(20, &[("a", 5), ("b", 6)]), 6),
+        (listing(20, &[("a", 3)]), 6),
+        // What came since, and what has gone since.
+        (listing(20, &[("a", 5), ("b", 12)]), 20),
+        (listing(20, &[("a", 12)]), 20),
+        (listing(20, &[]), 20),
+    ] {
+        let lists = [listing(7, &[("a", 5)]), listed];
+        let streams = [vec![Said::Fail(unreachable())], vec![]];
+        let (mut watch, script) = start_script(WatchOptions::default(), lists, streams);
+        watch.next().await;
+        let again = watch.next_batch_coalesced().await;
+        assert_eq!((again.revision, again.listed), (expected, true), "{again:?}");
+        if expected < 20 {
+            let now = watch.next_batch_coalesced().await;
+            assert_eq!((now.revision, now.listed, now.changes), (20, false, vec![]));
+        }
+        timeout(Duration::from_secs(1), watch.next()).await.unwrap_err();
+        assert_eq!(script.opened.lock().unwrap()[1].0, 21);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_is_asked_again_at_growing_distances() {
     let start = Instant::now();
     let lists = (0..12).map(|_| Err(unreachable())).chain([listing(1, &[])]);

@@ -77,13 +77,13 @@ async fn auto_is_never_an_address_that_only_its_own_host_reaches() {
     let registrar = whole.spawn("docker", ETCD, &published);
     says(
         &registrar,
-        "this host has no default route; give an address instead of `auto`",
+        "this host has no default route; instead of `auto`, set HOST",
     )
     .await;
     let instance = whole.spawn("instance", ETCD, &["register", "backend", "1", "auto", "80"]);
     says(
         &instance,
-        "this host has no default route; give an address instead of `auto`",
+        "this host has no default route; instead of `auto`, set HOST",
     )
     .await;
 

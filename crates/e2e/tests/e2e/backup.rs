@@ -139,7 +139,7 @@ async fn what_etcd_has_lost_comes_back_and_no_request_fails() {
     tool(&mayfly, "apply -f @other.yaml").await.ok().unwrap();
     let living = tool(&mayfly, "restore @mayfly.dump").await;
     refused(&living, "etcd differs from the dump: ");
-    refused(&living, "0 records deleted; nothing was changed");
+    refused(&living, "delete 0 records; nothing was changed");
     let shown = tool(&mayfly, "restore @mayfly.dump --replace --dry-run").await;
     let shown = shown.ok().unwrap();
     assert!(shown.contains("change environments/idle\n"), "{shown}");

@@ -236,7 +236,8 @@ async fn a_bad_push_is_refused_with_file_line_and_reason() {
         .refused(&[reason, "1 fault in 1 of 2 files", "refused: nothing"])
         .await;
     repository.write("other.yaml", "name: other\nprefix: www-dev\n");
-    let reason = "other.yaml:2:9: prefix: prefix \"www-dev\" is taken at dev.yaml:1: each may occur once";
+    let reason =
+        "other.yaml:2:9: prefix: prefix \"www-dev\" is taken at dev.yaml:1: each can be used only once";
     repository.refused(&[reason]).await;
     repository.write("again.yml", "name: dev\n");
     repository

@@ -54,7 +54,7 @@ async fn an_address_that_another_service_has_registered_since_is_no_longer_kept(
     assert!(
         explained
             .stdout
-            .contains("router test keeps what vanished of it while it answers"),
+            .contains("router test keeps the vanished instances of this backend while they answer"),
         "{}",
         explained.stdout
     );

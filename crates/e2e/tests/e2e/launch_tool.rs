@@ -136,7 +136,7 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
     says_of_backend(&mayfly, json!({"state": "no-definition", "wanted": 1, "live": 0})).await;
     contains(
         &tool(&mayfly, &["explain", "temp-1", "backend"]).await.stdout,
-        "no definition says how backend is started at 0.0.3",
+        "no service definition describes how to start backend at 0.0.3",
     );
     contains(
         &tool(&mayfly, &["status", "temp-1"]).await.stdout,

@@ -140,7 +140,7 @@ async fn a_host_name_is_followed_as_it_changes() {
         .run("mayfly", &["wait", "dev", "--timeout", "300ms"])
         .await
         .unwrap();
-    let told = "legacy cannot be reached: no address is known of legacy.test";
+    let told = "legacy cannot be reached: there is no known address of legacy.test";
     assert!(
         waited.code == Some(1) && waited.stderr.contains(told),
         "{}",

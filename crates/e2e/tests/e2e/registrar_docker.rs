@@ -264,7 +264,8 @@ async fn a_network_is_chosen() {
         &mayfly,
         &[(
             "b-1",
-            "it is on several networks (mayfly, other): name one of them with --network",
+            "it is on several networks (mayfly, other): start container-registrar with --network \
+             and one of them",
         )],
     )
     .await;

@@ -88,7 +88,7 @@ async fn a_terminal_gets_colour_and_lines_that_fit() {
     assert!(plain(&good).ends_with("\nnothing needs attention\n"), "{good}");
     let bad = explained("www-dve.example.com").await;
     assert!(
-        bad.contains("\x1b[31mthe router answers itself with 404"),
+        bad.contains("\x1b[31mthe router itself answers with 404"),
         "{bad:?}"
     );
     assert!(

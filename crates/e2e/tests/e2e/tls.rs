@@ -112,7 +112,7 @@ impl World {
         let notes = status["detail"]["notes"].as_array().cloned().unwrap_or_default();
         let notes = notes.iter().filter_map(|note| note.as_str());
         notes
-            .filter(|note| !note.starts_with("haproxy "))
+            .filter(|note| !note.starts_with("HAProxy "))
             .map(str::to_owned)
             .collect()
     }
@@ -402,7 +402,7 @@ async fn a_file_that_cannot_be_used_leaves_the_former_one_in_use_and_says_why() 
         ),
         (
             future.both().unwrap(),
-            "it is valid from 2090-01-01T00:00:00Z on, and is not used before; the former \
+            "it is valid only from 2090-01-01T00:00:00Z, and is not used before that time; the former \
              certificate stays in use",
         ),
         ("0\u{1}DER".to_owned(), "it is DER, not PEM"),

@@ -439,7 +439,7 @@ async fn render_prints_a_configuration_without_touching_anything() {
     let nowhere = ["--advertise", "no-such-host.invalid", "render"];
     let finished = mayfly.run("haproxy-updater", &nowhere).await.unwrap();
     assert!(
-        finished.code == Some(1) && finished.stderr.contains("--internal-bind sets an address"),
+        finished.code == Some(1) && finished.stderr.contains("--internal-bind is not set"),
         "{finished:?}"
     );
     for wrong in [

@@ -143,7 +143,8 @@ fn merge(
         if is_full || (needed > had && bytes - had + needed > quota.bytes) {
             let reason = format!(
                 "there is no room for the definition of service {name}: a registrar registers at \
-                 most {} definitions and {} bytes of their records; delete what is not needed",
+                 most {} definitions, and at most {} bytes of their records; delete definitions \
+                 that are not needed",
                 quota.environments, quota.bytes
             );
             merged.refuse(candidates, None, &reason);

@@ -166,7 +166,7 @@ pub fn left_over(
 fn stray(name: &EnvironmentName) -> String {
     format!(
         "this copy of environment {name} (--write-back) no longer follows etcd and is not \
-         registered: delete its first line to make it yours, or delete the file"
+         registered: to make the file your own, delete its first line; otherwise delete the file"
     )
 }
 

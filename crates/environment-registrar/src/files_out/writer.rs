@@ -291,10 +291,7 @@ impl Writer {
         self.archive(name, &unmarked(&kept), SystemTime::now())?;
         let deleted = self.delete(&self.directory.join(&file), &file, &kept.bytes)?;
         Ok(deleted.then(|| {
-            format!(
-                "environment {name} is no longer registered by another program: deleted its copy \
-                 {file}"
-            )
+            format!("no other program registers environment {name} any longer: deleted its copy {file}")
         }))
     }
 }

@@ -98,7 +98,7 @@ fn fault(certificate: &Certificate, now: SystemTime) -> Option<String> {
     }
     (certificate.not_before > now).then(|| {
         let begin = Moment::of(certificate.not_before);
-        format!("it is valid from {begin} on, and is not used before")
+        format!("it is valid only from {begin}, and is not used before that time")
     })
 }
 
@@ -137,7 +137,7 @@ fn leave_out_shorter(choice: &mut CertificateChoice) {
             }
             _ => {
                 choice.certificates.remove(&name);
-                format!("{reason}; this one is not used")
+                format!("{reason}; {name} is not used")
             }
         };
         choice.faults.insert(name.to_string(), reason);

@@ -330,7 +330,8 @@ fn check(text: &str, total: u32, settings: &RenderSettings, fingerprint: &Finger
         };
         if !tls.binds.iter().all(has) {
             bail!(
-                "the template lacks `bind {{{{ bind }}}} ssl crt-list {{{{ tls.crt_list }}}} ...` for each of `tls.binds`"
+                "the template needs the line `bind {{{{ bind }}}} ssl crt-list \
+                 {{{{ tls.crt_list }}}} ...` for each of `tls.binds`, and lacks at least one"
             );
         }
     }
@@ -355,7 +356,10 @@ fn check(text: &str, total: u32, settings: &RenderSettings, fingerprint: &Finger
         .map(|slot| Slot(slot).to_string())
         .find(|slot| !backends.contains(slot.as_str()))
     {
-        bail!("the template defines no backend {missing}: define one for each of `slots`");
+        bail!(
+            "the template has no backend {missing}: it needs one backend for each slot (variable \
+             `slots`)"
+        );
     }
     Ok(())
 }

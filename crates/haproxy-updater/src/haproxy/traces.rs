@@ -10,8 +10,8 @@ const WHOLE: u32 = 10_000;
 /// The flags about traces.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Traces {
-    /// Begins a trace for each request without one at the edge, and samples this share of these
-    /// traces, such as `10%`; `off` begins no trace
+    /// At the edge, begins a trace for each request that has none, and samples this share of these
+    /// traces, such as `10%`; with `off`, begins no trace
     ///
     /// Some tracers ignore baggage without a trace. Tracers follow the edge's decision whether to
     /// sample a trace. So give the share that your tracers would sample themselves: `100%` if they
@@ -55,7 +55,7 @@ impl Traceparent {
 
 /// A text that is no share.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("give `off`, or a percentage such as `10%`: from 0% to 100%, with at most two decimals")]
+#[error("it must be `off`, or a percentage such as `10%`: from 0% to 100%, with at most two decimals")]
 pub struct NoShare;
 
 impl FromStr for Traceparent {

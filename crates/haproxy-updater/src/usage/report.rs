@@ -55,7 +55,10 @@ impl UsageReporter {
     /// `file` keeps when environments were last used, for the next start.
     pub fn new(store: Store, file: &Path) -> Self {
         let last = LastUses::load(file).unwrap_or_else(|error| {
-            warn!("{error:#}; when each environment was last used is unknown until its next use");
+            warn!(
+                "{error:#}; until an environment is used again, the router does not know when it \
+                 was last used"
+            );
             LastUses::default()
         });
         Self {

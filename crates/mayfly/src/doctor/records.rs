@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
+use mayfly_core::haproxy_faults;
 use mayfly_core::index::EnvironmentView;
 use mayfly_core::keys::Daemon;
 use mayfly_core::names::{EnvironmentName, ServiceName};
@@ -205,7 +206,7 @@ fn notes(all: &[DaemonView], found: &mut Examination) {
                     DoctorCheck::Archive,
                     "give --archive (MAYFLY_ARCHIVE) a directory on a volume or disk",
                 ),
-                note if note.starts_with("haproxy ") => (
+                note if haproxy_faults::is_one(note) => (
                     DoctorCheck::Haproxy,
                     "upgrade HAProxy; Debian 13 has a version without known faults",
                 ),

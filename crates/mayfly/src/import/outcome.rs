@@ -8,9 +8,19 @@ use mayfly_core::names::{DnsPrefix, EnvironmentName, RoutePath, ServiceName};
 
 use super::decide::Decided;
 
+/// The command that imports. Its messages name its own flags and files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImportCommand {
+    /// `mayfly import`.
+    Import,
+    /// `mayfly init`.
+    Init,
+}
+
 /// What an import is made of.
 #[derive(Debug, Clone)]
 pub struct ImportWishes {
+    pub command: ImportCommand,
     /// The compose files, the later ones over the earlier ones.
     pub files: Vec<PathBuf>,
     /// The file of variables; by default `.env` beside the first file, if it is there.

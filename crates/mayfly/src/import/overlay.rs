@@ -80,7 +80,9 @@ fn service(
         networks.push(NETWORK.to_owned());
         changes.insert("networks".to_owned(), json!(networks));
     }
-    if let (Some(dns), false) = (&wishes.dns, outcome.calls.is_empty()) {
+    // The code of a routed service may call others by addresses that no compose file shows.
+    let resolves = routed.is_some() || !outcome.calls.is_empty();
+    if let (Some(dns), true) = (&wishes.dns, resolves) {
         changes.insert("dns".to_owned(), json!([dns]));
     }
     let mut all = BTreeMap::new();

@@ -68,6 +68,7 @@ pub fn plan(
         let mut around = ReadWith {
             paths: &project.files,
             read,
+            command: wishes.command,
             root: &wishes.root,
             closed: &wishes.closed,
             variables: &variables,

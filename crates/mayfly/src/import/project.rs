@@ -179,8 +179,10 @@ impl Loader<'_> {
         };
         let over = format!("{}.override{stem}", &name[..name.len() - stem.len()]);
         if !matches!((self.read)(&join(&directory(path), &over)), Ok(None)) {
-            let message =
-                format!("compose also reads `{over}`, which is beside this file: name it as a second file");
+            let message = format!(
+                "compose also reads `{over}`, which is beside this file: to import it, too, name it after this file \
+                 (`mayfly init`: with a second --compose)"
+            );
             let spot = Spot {
                 file: 0,
                 mark: Mark::START,

@@ -7,7 +7,7 @@ use mayfly_core::printable::printable;
 use super::decide::Role;
 use super::faults::SpotMessage;
 use super::kind;
-use super::outcome::{ImportWishes, ImportedService};
+use super::outcome::{ImportCommand, ImportWishes, ImportedService};
 use super::project::Project;
 
 pub(super) fn text(
@@ -131,8 +131,12 @@ fn changes((overlay, is_masked): (&str, bool), wishes: &ImportWishes) -> String 
         true => "; … stands for a value that may be secret",
         false => "",
     };
+    let place = match wishes.command {
+        ImportCommand::Import => "--overlay FILE writes this file",
+        ImportCommand::Init => "overlay.yml",
+    };
     format!(
-        "Changes of {}, as a second compose file (--overlay FILE writes this file{masked})\n\n{}\n",
+        "Changes of {}, as a second compose file ({place}{masked})\n\n{}\n",
         files.join(", "),
         indented(overlay)
     )
@@ -162,6 +166,7 @@ fn unknown(outcomes: &[ImportedService], project: &Project, wishes: &ImportWishe
     lines.push(format!(
         "Whether services forward the header x-mayfly to the services that they call: look at {callers}."
     ));
+    lines.extend(defaults(outcomes));
     let shared = named(&|it| matches!(it.it.role, Role::Shared(_)));
     if !shared.is_empty() {
         lines.push(format!(
@@ -242,6 +247,42 @@ fn unknown(outcomes: &[ImportedService], project: &Project, wishes: &ImportWishe
         ));
     }
     lines
+}
+
+/// Which addresses of routed services the code of others may have.
+fn defaults(outcomes: &[ImportedService]) -> Option<String> {
+    let routed = || outcomes.iter().filter_map(|it| Some((it, it.it.routed()?)));
+    // Others hardly call the one that browsers open.
+    let (first, example) = routed()
+        .find(|(it, _)| it.routes.is_empty())
+        .or_else(|| routed().next())?;
+    let callers = outcomes.iter().filter(|it| !matches!(it.it.role, Role::Off(_)));
+    if callers.count() < 2 {
+        return None;
+    }
+    let names: Vec<&str> = routed().map(|(it, _)| it.it.name.as_str()).collect();
+    let host = &first.it.name;
+    let variable = host.to_ascii_uppercase().replace(['-', '.'], "_");
+    let mut line = format!(
+        "Whether the code of a service contains the address of another service as a default, such as http://{host}:{0}: look \
+         for {1}. Set such a variable in your compose file ({variable}_URL: http://{host}:{0}), and the import writes \
+         http://{2}.service in its place; or write that into the definition.",
+        example.port,
+        names.join(", "),
+        example.name,
+    );
+    let stay: Vec<&str> = routed()
+        .filter(|(it, _)| !it.is_launched)
+        .map(|(it, _)| it.it.name.as_str())
+        .collect();
+    if !stay.is_empty() {
+        line += &format!(
+            " Mayfly's network also knows these names: {}. So code that calls one of them without `.service` reaches \
+             your own container from every environment, and not the environment's version.",
+            stay.join(", ")
+        );
+    }
+    Some(line)
 }
 
 /// The variables of a service that an `env_file` has set, or that probably hold a password.

@@ -11,6 +11,7 @@ use super::host_paths::closed;
 use super::image::split;
 use super::keys::{KeyFate, fate, meant};
 use super::nodes::{assignments, text, texts};
+use super::outcome::ImportCommand;
 use super::ports::{PublishedPort, expose, ports};
 use super::project::{RawService, directory, join};
 use super::tree::{ComposeNode, ComposeValue, KeyedNode};
@@ -83,6 +84,7 @@ pub(super) struct ComposeService {
 pub(super) struct ReadWith<'a> {
     pub(super) paths: &'a [String],
     pub(super) read: &'a project::ReadText<'a>,
+    pub(super) command: ImportCommand,
     /// The directory that relative paths on the host are seen from, as an absolute path.
     pub(super) root: &'a Path,
     /// Paths of the host that no launched container may have.
@@ -424,10 +426,13 @@ fn volumes(node: &ComposeNode, place: &str, service: &mut ComposeService, around
         let target = target.trim_end_matches('/');
         match format!("{}:{target}", full.display()).parse::<Volume>() {
             Ok(volume) => {
-                let message = format!(
-                    "start the launcher with a --volume-root that contains `{}`",
-                    volume.source()
-                );
+                let message = match around.command {
+                    ImportCommand::Import => format!(
+                        "start the launcher with a --volume-root that contains `{}`",
+                        volume.source()
+                    ),
+                    ImportCommand::Init => format!("MAYFLY_VOLUME_ROOT in .env allows `{}`", volume.source()),
+                };
                 service.volumes.retain(|it| it.target() != volume.target());
                 service.volumes.push(volume);
                 service.remark(item.spot, field, message);

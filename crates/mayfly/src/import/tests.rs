@@ -1,5 +1,6 @@
 //! Whole compose files: what becomes of them, and that nothing hostile becomes anything wrong.
 
+mod addresses;
 mod forms;
 mod hostile;
 mod promises;
@@ -7,11 +8,12 @@ mod promises;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::outcome::{HeldValues, ImportWishes};
+use super::outcome::{HeldValues, ImportCommand, ImportWishes};
 use super::plan::{ImportFaults, ImportPlan, plan};
 
 fn wishes() -> ImportWishes {
     ImportWishes {
+        command: ImportCommand::Import,
         files: vec![PathBuf::from("c.yml")],
         env_file: None,
         shell: BTreeMap::new(),
@@ -301,7 +303,10 @@ fn labels_that_the_registrar_would_refuse_are_faults() {
             "{mayfly.servce: a}",
             "unknown label \"mayfly.servce\": did you mean mayfly.service?",
         ),
-        ("{mayfly.role: a}", "unknown label \"mayfly.role\": known are"),
+        (
+            "{mayfly.role: a}",
+            "unknown label \"mayfly.role\": the known labels are",
+        ),
         ("{mayfly.service: A_B}", "\"A_B\" is not a service name"),
         ("{mayfly.port: x}", "\"x\" is not"),
         ("{mayfly.check: health}", "\"health\" is not"),

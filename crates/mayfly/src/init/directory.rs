@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use mayfly_daemon::file::write_new;
 
-use super::files::{DIRECTORIES, MARK, ProjectFile, ProjectSettings, SETTINGS_NAME};
+use super::files::{DIRECTORIES, FileKind, MARK, ProjectFile, ProjectSettings, SETTINGS_NAME};
 use super::host;
 
 /// What is in the place of a project.
@@ -138,6 +138,9 @@ pub fn add(directory: &Path, file: &ProjectFile) -> anyhow::Result<FileAdded> {
     let path = directory.join(&file.path);
     match fs::read(&path) {
         Ok(content) if content == file.content.as_bytes() => return Ok(FileAdded::Kept),
+        Ok(content) if file.kind == FileKind::Extended && content.starts_with(file.content.as_bytes()) => {
+            return Ok(FileAdded::Kept);
+        }
         Ok(_) => return Ok(FileAdded::Differs),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -178,14 +181,17 @@ fn give_away(directory: &Path, settings: &ProjectSettings) -> anyhow::Result<()>
 
 /// What of a file is given away.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Gift {
+pub enum Gift {
     Group,
     All,
 }
 
 /// Gives a file to the user of the registrar, or to its group. Only root can, and only then that
 /// user is another one.
-fn give(path: &Path, gift: Gift, settings: &ProjectSettings) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When the settings name no user, or the file cannot be given.
+pub fn give(path: &Path, gift: Gift, settings: &ProjectSettings) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }

@@ -16,6 +16,9 @@ const SETTINGS: &str = include_str!("../../../../deploy/compose/.env");
 pub const SETTINGS_NAME: &str = ".env";
 pub const MARK: &str = "# The answers that `mayfly init` got";
 
+/// What Git does not get.
+pub const IGNORED: &str = ".gitignore";
+
 /// What depends on the version alone: path, content, and whether it is a program.
 const VERBATIM: [(&str, &str, bool); 3] = [
     (
@@ -25,7 +28,7 @@ const VERBATIM: [(&str, &str, bool); 3] = [
     ),
     ("mayfly", include_str!("../../../../deploy/compose/mayfly"), true),
     (
-        ".gitignore",
+        IGNORED,
         include_str!("../../../../deploy/compose/.gitignore"),
         false,
     ),
@@ -115,6 +118,8 @@ pub struct ProjectFile {
 pub enum FileKind {
     /// Each version of Mayfly has its own, which nobody edits.
     OfVersion,
+    /// Each version of Mayfly has the beginning. Imports and people add to it.
+    Extended,
     /// A beginning for what the team writes. It never comes back: an empty production would end the
     /// services of the present one.
     Beginning,
@@ -157,7 +162,10 @@ pub fn wanted(settings: &ProjectSettings) -> Vec<ProjectFile> {
     let mut files = vec![ProjectFile::new(SETTINGS_NAME, &settings.text)];
     files.extend(VERBATIM.map(|(path, content, is_program)| ProjectFile {
         mode: if is_program { 0o755 } else { 0o644 },
-        kind: FileKind::OfVersion,
+        kind: match path {
+            IGNORED => FileKind::Extended,
+            _ => FileKind::OfVersion,
+        },
         ..ProjectFile::new(path, content)
     }));
     files.extend(BEGINNINGS.map(|(path, content)| ProjectFile {
@@ -174,6 +182,19 @@ pub fn wanted(settings: &ProjectSettings) -> Vec<ProjectFile> {
         ProjectFile::new(&format!("passwords/{name}"), &password)
     }));
     files
+}
+
+/// The lines by which Git ignores these files, which are named from the directory of the project;
+/// without those that the text has.
+pub fn ignored(files: &[String], present: &str) -> String {
+    let mut lines: Vec<String> = files.iter().map(|file| format!("/{file}\n")).collect();
+    lines.retain(|line| !present.lines().any(|other| other == line.trim_end()));
+    lines.sort();
+    lines.dedup();
+    match lines.is_empty() {
+        true => String::new(),
+        false => format!("# These contain values of variables.\n{}", lines.concat()),
+    }
 }
 
 /// The content of .env.

@@ -7,10 +7,11 @@ use mayfly_core::definition_file;
 use mayfly_core::names::{DnsPrefix, EnvironmentName};
 use mayfly_core::records::definition::{Definition, Volume};
 
-use crate::import::outcome::{HeldValues, ImportWishes};
+use crate::import::outcome::{HeldValues, ImportCommand, ImportWishes};
 use crate::import::write::NewFile;
 use crate::import::{self, ImportPlaces, host_paths};
 
+use super::Args;
 use super::answers::InitAnswers;
 use super::files::{LauncherLimits, ProjectFile, ProjectSettings};
 
@@ -27,16 +28,18 @@ pub struct ImportedProject {
     pub report: String,
     /// Definitions, the environment and the overlay.
     pub files: Vec<ProjectFile>,
+    /// The paths of those with values of variables, which are not for Git.
+    pub held: Vec<String>,
     /// What the launcher has to allow for these definitions.
     pub limits: LauncherLimits,
 }
 
-/// Reads a compose file for a project that will be in `directory`.
+/// Reads the compose files for a project that will be in `directory`.
 ///
 /// # Errors
-/// When the compose file has a fault: a line for each.
+/// When a compose file has a fault: a line for each.
 pub fn import(
-    file: &Path,
+    args: &Args,
     directory: &Path,
     answers: &InitAnswers,
     settings: &ProjectSettings,
@@ -48,13 +51,14 @@ pub fn import(
         closed.extend(std::fs::canonicalize(parent).map(|parent| parent.join(name)));
     }
     let wishes = ImportWishes {
-        files: vec![file.to_owned()],
+        command: ImportCommand::Init,
+        files: args.compose.clone(),
         env_file: None,
         shell: import::shell(),
-        profiles: Vec::new(),
+        profiles: args.profile.clone(),
         environment,
         prefix,
-        routes: Vec::new(),
+        routes: args.route.clone(),
         key_prefix: Some(format!("/{}", answers.project).parse()?),
         network: format!("{}_mayfly", answers.project),
         dns: Some(settings.get("MAYFLY_DNS").to_owned()),
@@ -78,8 +82,10 @@ pub fn import(
         .map(|entry| entry.definition)
         .collect();
     links(&definitions, &closed)?;
+    let held = made.files.iter().filter(|file| file.held != HeldValues::Own);
     Ok(ImportedProject {
         report: made.report,
+        held: held.map(|file| below(&file.path)).collect(),
         files: made
             .files
             .iter()
@@ -139,7 +145,10 @@ fn limits(definitions: &[Definition]) -> LauncherLimits {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::args::{Arguments, Command};
     use crate::init::host::HostFacts;
 
     #[test]
@@ -162,7 +171,12 @@ services:
         let answers = InitAnswers::new("shop", "shop.example", 80);
         let facts = HostFacts::unknown(None);
         let settings = ProjectSettings::new(&answers, &facts, "mayfly", &LauncherLimits::default());
-        let imported = import(&file, Path::new("/srv/shop"), &answers, &settings).unwrap();
+        let line = format!("mayfly init shop --compose {}", file.display());
+        let Command::Init(args) = Arguments::parse_from(line.split(' ')).command else {
+            panic!("{line}");
+        };
+        let imported = import(&args, Path::new("/srv/shop"), &answers, &settings).unwrap();
+        assert_eq!(imported.held, ["services/web.yaml"]);
         let paths: Vec<&str> = imported.files.iter().map(|file| &*file.path).collect();
         let expected = [
             "services/web.yaml",
@@ -196,12 +210,12 @@ services:
         std::os::unix::fs::symlink("/etc", parent.path().join("texts")).unwrap();
         let link = text.replace("/srv/texts", &parent.path().join("texts").display().to_string());
         std::fs::write(&file, link).unwrap();
-        let refused = import(&file, Path::new("/srv/shop"), &answers, &settings).unwrap_err();
+        let refused = import(&args, Path::new("/srv/shop"), &answers, &settings).unwrap_err();
         assert!(
             refused.to_string().contains("is a link: `/etc` would open"),
             "{refused}"
         );
         std::fs::write(&file, "services: {web: {}}\n").unwrap();
-        assert!(import(&file, Path::new("/srv/shop"), &answers, &settings).is_err());
+        assert!(import(&args, Path::new("/srv/shop"), &answers, &settings).is_err());
     }
 }

@@ -23,10 +23,11 @@ use network::Network;
 
 /// The shortest lease that etcd grants.
 const LEAST_LEASE: i64 = 2;
-/// The first revision. After each loss of all data etcd begins at half of where it began before. A
-/// daemon notices a loss by revisions that go back. Where they have overtaken the old ones before
-/// a daemon looks again, it does not notice: that is a fault of the daemons which is known.
+/// The first revision. After a loss of all data etcd begins at half of where it began before, or so
+/// little below the last revision that its revisions soon overtake the lost ones.
 const FIRST_REVISION: i64 = 16_384;
+/// How little that is.
+const SOON_OVERTAKEN: i64 = 30;
 /// Entries of an answer, however many are asked for: so that a few keys make several pages.
 const PAGE: usize = 4;
 
@@ -328,7 +329,12 @@ impl SimulatedEtcd {
     /// Loses everything.
     pub fn wipe(&self) {
         let mut state = self.lock();
-        state.data = Data::new((state.data.first / 2).max(1));
+        let Data { first, revision, .. } = state.data;
+        let begins_at = match revision % 2 {
+            0 => first / 2,
+            _ => revision - SOON_OVERTAKEN,
+        };
+        state.data = Data::new(begins_at.max(1));
         drop(state);
         self.restart();
     }

@@ -296,10 +296,10 @@ impl Inner {
     }
 
     fn command(&mut self, words: &[&str]) -> String {
-        let live = self.registrars.addresses();
         let Some(process) = &mut self.process else {
             return String::new();
         };
+        let live = || self.registrars.addresses();
         let missing = || "No such server.\n".to_owned();
         match words {
             ["show", "info"] => format!(
@@ -328,8 +328,8 @@ impl Inner {
                 }
                 None => "Unknown map identifier. Please use #<id> or <file>.\n".to_owned(),
             },
-            ["show", "servers", "state"] => process.state(None, &live),
-            ["show", "servers", "state", slot] => process.state(Some(*slot), &live),
+            ["show", "servers", "state"] => process.state(None, &live()),
+            ["show", "servers", "state", slot] => process.state(Some(*slot), &live()),
             ["show", "servers", "conn", slot] => {
                 let servers = process.slots.get(*slot).into_iter().flatten();
                 let lines: String = servers.map(|(name, _)| format!("{slot}/{name} 0\n")).collect();

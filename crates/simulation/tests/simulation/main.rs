@@ -38,7 +38,7 @@ const LONGEST: Duration = Duration::from_secs(100);
 /// How many seeds a test run tries, if they take no longer than [`BUDGET`].
 const SEEDS: u64 = 1000;
 /// How long each half of the seeds of a test run may take in real time: one takes about a second of
-/// a processor in a debug build, and a fifth of that with optimisation.
+/// a processor in a debug build, and a sixth of that with optimisation.
 const BUDGET: Duration = Duration::from_secs(50);
 
 /// Runs the test of one seed, if this is the process for it.
@@ -131,7 +131,11 @@ fn seeds_find_nothing(from: u64, step: usize) {
             }
         }
     }
-    println!("{tried} seeds, of which the slowest settled after {slowest:?}");
+    let of = count.div_ceil(step as u64);
+    println!(
+        "tried {tried} of {of} seeds in {:.0?}; the slowest settled after {slowest:?}",
+        begun.elapsed()
+    );
     assert_eq!(failures, 0, "seeds failed: see above");
 }
 

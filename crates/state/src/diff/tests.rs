@@ -70,7 +70,7 @@ fn what_differs_is_shown_with_its_origin() {
     let found = difference(&index, &name("range"), &name("same"));
     assert_eq!(found.differing, 1, "{found:?}");
     let text = found.text();
-    assert!(text.contains("^9, which nothing fits (own)"), "{text}");
+    assert!(text.contains("^9, which no version fits (own)"), "{text}");
     assert!(text.contains("2 (inherited from qa)"), "{text}");
     assert!(
         found.notes.iter().any(|note| note.starts_with("range: ")),

@@ -91,7 +91,7 @@ pub(super) fn text(told: &ExplainOutput, look: Look) -> String {
                 servers.join(" or ")
             )
         }
-        Responder::Router { text, .. } => format!("the router answers itself with {text}"),
+        Responder::Router { text, .. } => format!("the router itself answers with {text}"),
     };
     let wanted = explanation.steps.last().map(|step| &step.key);
     let output = launchers::outputs(wanted.zip(launching.as_ref()));

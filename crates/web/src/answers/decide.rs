@@ -26,7 +26,7 @@ impl Api {
     pub(super) fn decide(&self, query: &Query) -> ApiResult {
         let Some(service) = query.filled("service") else {
             return Err(Problem::bad_request(
-                "the parameter service is missing: /v1/decide?service=orders&value=temp-1",
+                "the parameter service is missing; example: /v1/decide?service=orders&value=temp-1",
             ));
         };
         let value = query.get("value").unwrap_or_default();

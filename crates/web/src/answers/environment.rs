@@ -149,7 +149,7 @@ fn pause_after(cost: Duration) -> Duration {
 }
 
 fn name_of(text: &str) -> Result<EnvironmentName, Problem> {
-    let wrong = |error| Problem::bad_request(format!("the environment is wrong: {error}"));
+    let wrong = |error| Problem::bad_request(format!("the name of the environment is wrong: {error}"));
     text.parse().map_err(wrong)
 }
 
@@ -169,7 +169,7 @@ fn limit(query: &Query) -> Result<Option<Duration>, Problem> {
     };
     match duration(text) {
         Ok(limit) if limit <= LONGEST => Ok(Some(limit)),
-        Ok(_) => Err(Problem::bad_request("the parameter wait is at most 10min")),
+        Ok(_) => Err(Problem::bad_request("the parameter wait can be at most 10min")),
         Err(right) => Err(Problem::bad_request(format!(
             "the parameter wait is wrong: {right}"
         ))),

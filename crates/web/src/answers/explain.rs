@@ -49,7 +49,7 @@ impl Api {
             (None, Some(name), Some(_)) => name.to_string(),
             _ => {
                 return Err(Problem::bad_request(
-                    "give either url, or environment and service: \
+                    "set the parameter url, or the parameters environment and service; examples: \
                      /v1/explain?url=http://www-temp-1.example.com/api or \
                      /v1/explain?environment=temp-1&service=backend",
                 ));

@@ -39,7 +39,7 @@ impl Api {
         let service: Option<ServiceName> = query.parsed("service")?;
         let Some(service) = service else {
             return Err(Problem::bad_request(
-                "the parameter service is missing: /v1/decisions?service=orders",
+                "the parameter service is missing; example: /v1/decisions?service=orders",
             ));
         };
         self.stream(FeedTopic::Versions(service), gzip).await

@@ -72,7 +72,7 @@ impl Docker {
         match state::inspected(there.state.unwrap_or_default()) {
             UnitState::Running | UnitState::Starting => Ok(true),
             UnitState::Leaving => bail!("container `{name}` is being removed"),
-            UnitState::Ended(why) => bail!("container `{name}` has ended and is still there: {why}"),
+            UnitState::Ended(why) => bail!("container `{name}` has ended but was not removed: {why}"),
             UnitState::Created => {
                 let asked = self.owner.labels(launch);
                 if asked.iter().all(|(name, text)| labels.get(name) == Some(text)) {

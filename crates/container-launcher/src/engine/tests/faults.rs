@@ -123,7 +123,7 @@ async fn what_the_engine_cannot_start_is_not_taken_for_created() {
         "{units:?}"
     );
     let error = docker.start(&launch, |_| {}).await.unwrap_err().to_string();
-    assert!(error.contains("has ended and is still there"), "{error}");
+    assert!(error.contains("has ended but was not removed"), "{error}");
     docker.remove(&launch.name, &launch.backend, GRACE).await.unwrap();
     assert_eq!(containers(&engine).await, [""; 0]);
 }

@@ -88,7 +88,7 @@ async fn one_that_has_ended_has_to_be_removed_first() {
     let error = docker.start(&launch, |_| {}).await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "container `mayfly-backend-1` has ended and is still there: exited with 137"
+        "container `mayfly-backend-1` has ended but was not removed: exited with 137"
     );
     docker.remove(&launch.name, &launch.backend, GRACE).await.unwrap();
     docker.start(&launch, |_| {}).await.unwrap();

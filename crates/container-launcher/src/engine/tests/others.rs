@@ -113,7 +113,8 @@ async fn what_is_not_ours_is_never_touched_whatever_its_name() {
         .to_string();
     assert_eq!(
         error,
-        "cannot remove container `mayfly-backend-1`: this launcher did not create it; it is left alone"
+        "cannot remove container `mayfly-backend-1`: this launcher did not create it; the launcher \
+         leaves it alone"
     );
 
     // An engine takes the beginning of an id for a name: ours, but not by that name.
@@ -146,7 +147,7 @@ async fn what_is_not_ours_is_never_touched_whatever_its_name() {
     assert_eq!(
         error,
         format!(
-            "cannot remove container `{}`: {why}; it is left alone",
+            "cannot remove container `{}`: {why}; the launcher leaves it alone",
             other.name
         )
     );

@@ -159,5 +159,8 @@ async fn what_only_the_engine_has_is_relaunched_from_there() {
     engine.docker(&["rmi", image]).await.unwrap();
     launch.pull = Pull::Newest;
     let error = docker.start(&launch, |_| {}).await.unwrap_err().to_string();
-    assert!(error.contains("the engine does not have it either"), "{error}");
+    assert!(
+        error.contains("the engine has no copy of the image either"),
+        "{error}"
+    );
 }

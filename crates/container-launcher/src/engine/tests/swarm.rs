@@ -229,7 +229,7 @@ async fn ours_others_and_strangers() {
         .to_string();
     assert_eq!(
         error,
-        "cannot remove service `others`: this launcher did not create it; it is left alone"
+        "cannot remove service `others`: this launcher did not create it; the launcher leaves it alone"
     );
     let mut launch = in_swarm(json!({}));
     launch.name = "others".to_owned();
@@ -254,7 +254,7 @@ async fn ours_others_and_strangers() {
         .to_string();
     assert_eq!(
         error,
-        format!("cannot remove service `{NAME}`: {why}; it is left alone")
+        format!("cannot remove service `{NAME}`: {why}; the launcher leaves it alone")
     );
     assert_eq!(swarm.inventory().await.unwrap().units.len(), 1);
     assert!(services(&engine).await.lines().any(|name| name == "others"));

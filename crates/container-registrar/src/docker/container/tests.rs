@@ -106,7 +106,8 @@ fn a_container_on_its_only_network() {
     check(
         &Reached::Directly,
         several,
-        "demo_backend_1: it is on several networks (a, b): name one of them with --network",
+        "demo_backend_1: it is on several networks (a, b): start container-registrar with --network \
+         and one of them",
     );
     // One without an address does not count: it is being connected.
     let half = |v: &mut Value| v["NetworkSettings"]["Networks"]["b"] = json!({ "IPAddress": "" });

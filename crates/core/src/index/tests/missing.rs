@@ -208,8 +208,8 @@ fn who_sees_no_addresses_goes_by_what_the_routers_say() {
     assert_eq!(
         reasons(&["billing", "b"]),
         [
-            "db@1 has 1 of at least 2 live instances: no address is known of b",
-            "out cannot be reached: no address is known of billing",
+            "db@1 has 1 of at least 2 live instances: there is no known address of b",
+            "out cannot be reached: there is no known address of billing",
         ]
     );
     assert_eq!(reasons(&[]), [""; 0]);

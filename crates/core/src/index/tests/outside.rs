@@ -298,7 +298,8 @@ fn a_router_takes_so_many_addresses_first_those_that_were_registered_first() {
     assert_eq!(up(&changes), "xyz", "an address that two name counts once");
     assert_eq!(
         servers_and_asides(&changes)[3],
-        "aside /mayfly/environments/b: routers accept 3 addresses of external services in all, earlier registered environments first (--max-addresses): w cannot be reached"
+        "aside /mayfly/environments/b: routers accept at most 3 addresses of external services in \
+         total (--max-addresses), and environments registered earlier come first: w cannot be reached"
     );
     changes.push(delete("environments/c"));
     assert_eq!(up(&changes), "wyz");

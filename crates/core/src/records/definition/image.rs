@@ -43,7 +43,8 @@ enum ImagePart {
 pub enum ImageError {
     /// It names a variable that nobody has given.
     #[error(
-        "the image names ${{{0}}}, which the launcher does not know: start it with --variable \
+        "the image names ${{{0}}}, which the launcher does not know: start container-launcher with \
+         --variable \
          {0}=..."
     )]
     NoVariable(VariableName),

@@ -97,7 +97,7 @@ async fn what_the_operators_own_files_have_cannot_be_claimed_by_a_push() {
     ] {
         repository.write("aaa.yaml", text);
         let reason = format!(
-            "{claim} is taken at {}:{line}: each may occur once",
+            "{claim} is taken at {}:{line}: each can be used only once",
             own.display()
         );
         repository.refused(&["aaa.yaml:1:", &reason]).await;

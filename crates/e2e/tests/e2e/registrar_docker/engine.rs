@@ -195,7 +195,7 @@ async fn it_waits_for_an_engine_and_says_what_it_does() {
         "mayfly.service=backend",
         "Examples:",
         "--network",
-        "takes them over",
+        "takes the entries over",
     ] {
         assert!(help.contains(part), "{part} in\n{help}");
     }

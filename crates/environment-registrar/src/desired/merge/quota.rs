@@ -109,7 +109,7 @@ impl<'a> Account<'a> {
         let name = &environment.name;
         if good.is_none() && self.environments >= environments {
             return Err(format!(
-                "there is no room for environment {name}: this registrar has reached its \
+                "there is no room for environment {name}: this registrar has reached its limit of \
                  {environments} environments (--max-environments); delete what is not needed, or \
                  ask the operator to raise the limit"
             ));

@@ -34,7 +34,7 @@ fn what_is_registered_stays_and_what_is_new_waits_for_room() {
     case.check(&["x/www-x@b", "y/www-y@b"], &["a:u"]);
     assert_eq!(
         case.reason(),
-        "there is no room for environment u: this registrar has reached its 2 environments \
+        "there is no room for environment u: this registrar has reached its limit of 2 environments \
          (--max-environments); delete what is not needed, or ask the operator to raise the limit; \
          2 more environments of this file are refused, too"
     );
