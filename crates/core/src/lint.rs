@@ -5,6 +5,7 @@
 
 mod around;
 mod parents;
+mod services;
 
 use crate::printable::printable;
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ pub use around::Around;
 use around::ClaimsBefore;
 use parents::unknown_parents;
 use serde::Serialize;
+use services::unknown_services;
 
 use crate::claims::{Claim, Claims, Seniority, rank};
 use crate::definition_file;
@@ -171,9 +173,11 @@ pub fn check_among(
     for file in &mut checked {
         file.faults.sort_by_key(|fault| fault.mark);
     }
+    let mut notes = unknown_parents(&all, around.beside.len());
+    notes.extend(unknown_services(&all, around.beside.len(), &all_definitions));
     Checked {
         faults: checked.iter().map(|file| file.faults.len()).sum(),
-        notes: unknown_parents(&all, around.beside.len()),
+        notes,
         files: checked,
     }
 }

@@ -1,5 +1,7 @@
 //! Finds the known name that was probably meant by an unknown one.
 
+use std::collections::BTreeSet;
+
 use strsim::osa_distance;
 
 /// The known name that differs least, if it differs by so little that it is probably meant.
@@ -20,6 +22,20 @@ pub fn nearest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
         true => Some(name),
         false => known.iter().find(|name| begins(&text, name)).copied(),
     }
+}
+
+/// The known name that was probably meant by one that is not known: spelt almost alike, and not one
+/// that is used as well. Two that differ in a number only are two.
+pub fn misspelt<'k>(text: &str, known: &BTreeSet<&'k str>, used: &BTreeSet<&str>) -> Option<&'k str> {
+    if known.contains(text) {
+        return None;
+    }
+    let letters = |text: &str| -> String { text.chars().filter(|c| !c.is_ascii_digit()).collect() };
+    let may_be_meant = |name: &&str| !used.contains(name) && letters(name) != letters(text);
+    let others = known.iter().copied().filter(may_be_meant);
+    let (distance, name) = others.map(|name| (osa_distance(text, name), name)).min()?;
+    let bearable = if name.len() <= 4 { 1 } else { 2 };
+    (distance <= bearable).then_some(name)
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ Examples:
 JSON: {\"side\": \"edge\" or \"internal\", \"steps\": [{\"step\", \"key\", \"found\", \"note\"}], \"answer\":
   {\"answered_by\": \"backend\", \"backend\", \"environment\", \"origin\", \"servers\"} or
   {\"answered_by\": \"router\", \"status\", \"text\"}}
-  and `launching`: what the container-launcher reports about a backend without an instance
+  and `launching`: what the container-launcher reports about a backend without an instance; and `environment`, if an
+  instance answers in an environment that lacks something: {\"name\", \"complete\", \"reasons\"}
 
 Exit codes: 0 an instance would answer; 1 no instance would answer; 2 wrong command line.";
 
@@ -32,7 +33,8 @@ Exit codes: 0 an instance would answer; 1 no instance would answer; 2 wrong comm
 ///
 /// The command reads etcd, as the routers do. It does not know whether a registered instance really
 /// answers: only the routers check that. If no instance is registered, the command shows what the
-/// container-launcher does about it.
+/// container-launcher does about it. If the environment is incomplete, the last line says what is
+/// missing, because the instance that answers may call it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use anyhow::{bail, ensure};
 use mayfly_core::keys::Key;
 use mayfly_core::names::EnvironmentName;
+use mayfly_core::records::ended::{Ended, Why};
 use mayfly_core::records::lifetime::{Expiry, Idle, Life, Moment};
 use mayfly_core::records::{self, Environment};
 use mayfly_daemon::args::CommonArgs;
@@ -70,6 +71,11 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
                 (record.clone(), entry.value, kept, guard, entry.lease)
             }
             None => {
+                if !registry.ended.contains_key(&args.name) {
+                    let ended = store.get(&Key::Ended(args.name.clone())).await?;
+                    let ended = ended.and_then(|entry| records::parse(&entry.value).ok());
+                    bail!("{}", gone(&registry, &args.name, ended.as_ref()));
+                }
                 let (before, back) = revived(&registry, args, now)?;
                 let history = store.get(&Key::History(args.name.clone())).await?;
                 let Some(entry) = history else { continue };
@@ -104,6 +110,27 @@ fn kept(environment: &Environment, time: Idle, now: SystemTime) -> anyhow::Resul
     Ok(prolonged(environment, time, now, false))
 }
 
+/// Why nothing can be kept of an environment whose content is not there: how it ended, if that is
+/// known, or which was meant.
+fn gone(registry: &Registry, name: &EnvironmentName, ended: Option<&Ended>) -> String {
+    match ended {
+        // Not what would bring it back: where its content is gone, `mayfly keep` is no way.
+        Some(Ended {
+            at, why: Why::File, ..
+        }) => {
+            format!(
+                "cannot extend {name}: it ended at {at}: {}",
+                Why::File.in_words(name.as_str())
+            )
+        }
+        Some(Ended { at, .. }) => format!(
+            "cannot bring {name} back: it ended at {at}, and etcd no longer has its content: register it \
+             again"
+        ),
+        None => unknown(name, registry.live.keys().chain(registry.ended.keys())),
+    }
+}
+
 /// An environment that has ended, as it was and as it comes back.
 fn revived<'a>(
     registry: &'a Registry,
@@ -111,8 +138,7 @@ fn revived<'a>(
     now: SystemTime,
 ) -> anyhow::Result<(&'a Environment, Environment)> {
     let Some(environment) = registry.ended.get(&args.name) else {
-        let known = registry.live.keys().chain(registry.ended.keys());
-        bail!("{}", unknown(&args.name, known));
+        bail!("{}", gone(registry, &args.name, None));
     };
     let clashes = clashes(registry, &[environment]);
     ensure!(
@@ -271,6 +297,30 @@ mod tests {
         let noon = "2030-01-31T12:00:00Z".parse::<Moment>().unwrap().time();
         let kept = kept(&refused(json!({"expires": "30m"})), "2h".parse().unwrap(), noon).unwrap();
         assert_eq!(kept.life.unwrap().refused.as_deref(), Some("bad"));
+    }
+
+    #[test]
+    fn how_one_ended_is_said_before_which_other_may_be_meant() {
+        let mut registry = Registry::default();
+        registry
+            .ended
+            .insert("t3".parse().unwrap(), environment(json!({})));
+        let said = |why: Option<&str>| {
+            let record = |why| json!({"prefix": "t4", "at": "2030-01-31T11:00:00Z", "why": why});
+            let ended = why.map(|why| serde_json::from_value(record(why)).unwrap());
+            gone(&registry, &"t4".parse().unwrap(), ended.as_ref())
+        };
+        assert_eq!(
+            said(Some("file")),
+            "cannot extend t4: it ended at 2030-01-31T11:00:00Z: its file is gone; put the file back to \
+             bring it back"
+        );
+        assert_eq!(
+            said(Some("expired")),
+            "cannot bring t4 back: it ended at 2030-01-31T11:00:00Z, and etcd no longer has its content: \
+             register it again"
+        );
+        assert_eq!(said(None), "there is no environment t4; did you mean t3?");
     }
 
     #[test]

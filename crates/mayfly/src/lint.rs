@@ -33,6 +33,9 @@ Exit codes: 0 no fault; 1 faults; 2 wrong command line.";
 /// extend each other in a circle or over too many levels. It also finds external addresses that
 /// routers refuse, but resolves no host names. To find all of these addresses, give
 /// --allow-address the same values as the routers.
+///
+/// A note is no fault. The command prints one if an environment extends an unknown environment, or
+/// has a service that no base environment and no definition has, and a similar name is known.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

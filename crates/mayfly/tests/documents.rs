@@ -18,7 +18,7 @@ use serde::Deserialize as _;
 /// The most columns of a line.
 const MOST_COLUMNS: usize = 100;
 /// What a block may be; shell that is to be run and checked is `sh`.
-const LANGUAGES: [&str; 19] = [
+const LANGUAGES: [&str; 20] = [
     "sh",
     "text",
     "yaml",
@@ -37,6 +37,7 @@ const LANGUAGES: [&str; 19] = [
     "go",
     "csharp",
     "php",
+    "ruby",
     "nginx",
 ];
 /// The section of the glossary with the words that are not used, in code spans in a table's first column.

@@ -54,7 +54,7 @@ pub struct Explained {
 impl Explained {
     /// The answer for people.
     pub fn text(&self, look: Look) -> String {
-        let needed = needs_attention(&self.output.explanation, &self.routers);
+        let needed = needs_attention(&self.output, &self.routers);
         text(&self.output, look) + &attention::sentence(&needed, look)
     }
 }
@@ -71,10 +71,9 @@ pub fn explain(state: &State, asked: &ExplainRequest, now: SystemTime) -> anyhow
     tell_kept(&mut explanation, state);
     let mut routers = state.daemons();
     routers.retain(|daemon| daemon.daemon == "haproxy-updater");
-    Ok(Explained {
-        output: ExplainOutput::of(explanation, &state.launchers()),
-        routers,
-    })
+    let mut output = ExplainOutput::of(explanation, &state.launchers());
+    output.environment = EnvironmentLack::of(state, &output.explanation.answer);
+    Ok(Explained { output, routers })
 }
 
 /// Where nobody has the prefix or header, says of whom it was that has ended: that is meant rather
@@ -131,6 +130,35 @@ pub struct ExplainOutput {
     /// What a launcher says of a backend without an instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub launching: Option<Backend>,
+    /// What the environment lacks that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentLack>,
+}
+
+/// What an environment lacks in which an instance answers: the calls that this instance makes may
+/// fail.
+#[derive(Debug, Serialize)]
+pub struct EnvironmentLack {
+    pub name: EnvironmentName,
+    /// Whether only a part of it is set aside, and every service has its instances.
+    pub complete: bool,
+    /// What is missing or set aside, in words.
+    pub reasons: Vec<String>,
+}
+
+impl EnvironmentLack {
+    fn of(state: &State, answer: &Responder) -> Option<Self> {
+        let Responder::Backend { environment, .. } = answer else {
+            return None;
+        };
+        let view = state.index.view(&environment.parse().ok()?)?;
+        let reasons = view.reasons();
+        (!reasons.is_empty()).then_some(Self {
+            name: view.name,
+            complete: view.complete,
+            reasons,
+        })
+    }
 }
 
 impl ExplainOutput {
@@ -145,6 +173,7 @@ impl ExplainOutput {
         Self {
             explanation,
             launching,
+            environment: None,
         }
     }
 }
@@ -368,7 +397,7 @@ mod tests {
             let told = plain(&explained(503, wanted, &launchers));
             assert!(told.contains(expected), "no {expected:?} in {told}");
         }
-        let needed = |status| needs_attention(&explained(status, "a@1", &launchers).explanation, &[]);
+        let needed = |status| needs_attention(&explained(status, "a@1", &launchers), &[]);
         let failed = "launcher a@1: failed: exited with 1 (failed 2 times in a row)";
         assert_eq!(needed(503), [failed, "no router reports"]);
         assert_eq!(needed(404), ["no instances for `a@1`", "no router reports"]);

@@ -92,6 +92,9 @@ pub fn only_exact(service: &str, selector: &str) -> String {
 /// What a launcher says of a backend, on one line.
 pub fn words(backend: &Backend) -> String {
     let mut further = Vec::new();
+    if backend.phase == Phase::NoDefinition {
+        further.push("write one, or start an instance by hand".to_owned());
+    }
     if backend.wanted > 1 {
         further.push(format!("{} of {} live", backend.live, backend.wanted));
     }
@@ -246,6 +249,14 @@ mod tests {
         none.are_there = true;
         assert_eq!(none.reasons(&view()), [NONE_LEADS]);
         assert!(none.unsettled(&view()).is_empty());
+    }
+
+    #[test]
+    fn what_has_no_definition_is_told_with_the_cure() {
+        assert_eq!(
+            words(&backend(Phase::NoDefinition, 1, 0)),
+            "no definition (write one, or start an instance by hand)"
+        );
     }
 
     #[test]

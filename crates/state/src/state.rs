@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use mayfly_core::address::Address;
 use mayfly_core::index::{Index, ServiceView};
 use mayfly_core::keys::{Daemon, Key, KeySpace, Kind};
-use mayfly_core::names::{EnvironmentName, NodeName};
+use mayfly_core::names::{EnvironmentName, NodeName, ServiceName};
 use mayfly_core::records::traffic::{self, Traffic};
 use mayfly_core::records::{Environment, Router, Status};
 use mayfly_core::version::{BackendId, Selector};
@@ -43,6 +43,8 @@ pub struct State {
     places: BTreeMap<Key, InstancePlace>,
     /// The node of the container-launcher that works.
     leader: Option<NodeName>,
+    /// The services that a definition starts.
+    definitions: BTreeSet<ServiceName>,
     /// The backends that are to be launched again.
     relaunches: BTreeSet<BackendId>,
     routers: BTreeMap<NodeName, Option<Router>>,
@@ -72,6 +74,7 @@ impl State {
             instances: BTreeMap::new(),
             places: BTreeMap::new(),
             leader: None,
+            definitions: BTreeSet::new(),
             relaunches: BTreeSet::new(),
             routers: BTreeMap::new(),
             statuses: BTreeMap::new(),

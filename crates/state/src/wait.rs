@@ -149,7 +149,11 @@ fn hindrances(state: &State, name: &EnvironmentName) -> Vec<String> {
     reasons.extend(state.launchers().reasons(&view));
     let missing = view.services.iter().filter(|service| service.missing.is_some());
     let failing = state.failing();
-    reasons.extend(missing.flat_map(|service| kept_out(&failing, service)));
+    reasons.extend(missing.flat_map(|service| {
+        let aside = state.aside_of(service);
+        kept_out(&failing, service).into_iter().chain(aside)
+    }));
+    reasons.extend(state.misspelt(&view));
     let revision = state.revision_of(name);
     let mut routers = 0;
     for daemon in state.daemons() {

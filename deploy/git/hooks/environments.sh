@@ -37,7 +37,11 @@ is_missing() { [[ $1 != *[!0]* ]]; }
 is_yaml_file() { [[ $1 == ?*.yaml || $1 == ?*.yml ]] && [[ $1 != [.#]* ]]; }
 
 # is_like_yaml NAME: whether a person may take it for one of the files.
-is_like_yaml() { is_yaml_file "${1,,}"; }
+is_like_yaml() {
+    local name=${1,,}
+    # An editor may add .txt and hide it.
+    is_yaml_file "${name%.txt}"
+}
 
 # is_plain NAME: whether it is the name of a file in a directory that can be written and shown: a
 # tree may hold any bytes but NUL. Marks of direction would show another name.

@@ -316,12 +316,14 @@ async fn odd_names_are_deployed_and_what_did_not_come_by_a_push_is_left_alone() 
     repository.write(".hidden.yaml", "[");
     repository.write(".gitattributes", "*.yaml export-ignore eol=crlf\n");
     repository.write("UPPER.YAML", "name: upper\n");
+    repository.write("temp-2.yaml.txt", "name: temp-2\n");
     repository.write("docs/README.md", "notes");
     repository.write(".github/x.yaml", "[");
     let told = repository.pushed().await;
     for (part, is_told) in [
         ("note: the folder sub is ignored", true),
         ("note: UPPER.YAML is ignored", true),
+        ("note: temp-2.yaml.txt is ignored", true),
         ("docs", false),
         (".github", false),
     ] {
@@ -366,6 +368,23 @@ async fn a_parent_that_is_probably_misspelt_is_deployed_and_noted() {
     let note = "qa.yaml: note: qa extends `prd`, which no file has: did you mean `prod`?";
     assert!(told.contains(note), "{told}");
     assert_eq!(repository.names(), ["prod.yaml", "qa.yaml"]);
+}
+
+#[tokio::test]
+async fn a_service_that_is_probably_misspelt_is_deployed_and_noted() {
+    let mayfly = Mayfly::bare(&[]).unwrap();
+    let repository = Repository::new(&mayfly).await;
+    repository.write(
+        "prod.yaml",
+        "{name: prod, services: [{name: orders, version: 1}]}\n",
+    );
+    let temp = "{name: temp, extends: prod, services: [{name: order, version: 2}]}\n";
+    repository.write("temp.yaml", temp);
+    let told = repository.pushed().await;
+    let note = "temp.yaml: note: temp has a service `order`, which no environment above it names and no \
+                definition starts: did you mean `orders`?";
+    assert!(told.contains(note), "{told}");
+    assert_eq!(repository.names(), ["prod.yaml", "temp.yaml"]);
 }
 
 #[tokio::test]

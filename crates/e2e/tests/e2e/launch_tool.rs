@@ -140,7 +140,7 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
     );
     contains(
         &tool(&mayfly, &["status", "temp-1"]).await.stdout,
-        "- backend@0.0.3: no definition\n",
+        "- backend@0.0.3: no definition (write one, or start an instance by hand)\n",
     );
     // What is there needs no launcher.
     let explained = tool(&mayfly, &["explain", "temp-1", "frontend"]).await;
@@ -191,7 +191,10 @@ async fn wait_tells_what_each_backend_does_until_all_that_was_started_answers() 
     says_of_backend(&mayfly, json!({"state": "no-definition", "wanted": 1, "live": 0})).await;
     let mut waiting = mayfly.spawn("mayfly-wait", &command).unwrap();
     for (state, told) in [
-        (json!({"state": "no-definition"}), "no definition"),
+        (
+            json!({"state": "no-definition"}),
+            "no definition (write one, or start an instance by hand)",
+        ),
         (json!({"state": "waiting"}), "waiting (0 of 2 live)"),
         (
             json!({"state": "pulling", "percent": 40}),
@@ -210,7 +213,7 @@ async fn wait_tells_what_each_backend_does_until_all_that_was_started_answers() 
         ),
     ] {
         let mut backend = state;
-        backend["wanted"] = json!(if told == "no definition" { 1 } else { 2 });
+        backend["wanted"] = json!(if told.starts_with("no definition") { 1 } else { 2 });
         backend["live"] = json!(0);
         says_of_backend(&mayfly, backend).await;
         let told = format!("waiting: no instance of backend@0.0.3 is live; backend@0.0.3: {told}\n");

@@ -289,9 +289,7 @@ fn daemons(daemons: &[DaemonView], look: Look) -> String {
         if nameless.len() > 1 {
             state += &format!(" and {} more", nameless.len() - 1);
         }
-        if !daemon.set_aside.is_empty() {
-            state += &format!(", {} set aside", daemon.set_aside.len());
-        }
+        state += &aside_of(daemon);
         // What follows nothing in etcd has no revision.
         let follows = daemon.daemon != Daemon::ContainerRegistrar.as_str();
         let applied = follows.then(|| (daemon.applied_revision.to_string(), lag));
@@ -311,6 +309,23 @@ fn daemons(daemons: &[DaemonView], look: Look) -> String {
         table.toned_row(tone, cells);
     }
     table.render_as(look) + &kept(daemons) + &confirmations(daemons) + &notes(daemons)
+}
+
+/// How much a daemon sets aside, and of a router what of it is told at the environments: no table
+/// has that.
+fn aside_of(daemon: &DaemonView) -> String {
+    let is_router = daemon.daemon == Daemon::HaproxyUpdater.as_str();
+    let at_environments = |entry: &&SetAside| is_router && entry.key.contains("/environments/");
+    let told = daemon.set_aside.iter().filter(at_environments).count();
+    let others = daemon.set_aside.len() - told;
+    let mut text = String::new();
+    if told > 0 {
+        text += &format!(", {told} set aside in environments");
+    }
+    if others > 0 {
+        text += &format!(", {others} set aside");
+    }
+    text
 }
 
 /// The commands that confirm what daemons withhold, each once.
@@ -553,5 +568,21 @@ mod tests {
         );
         assert!(!told.contains('\u{1b}'), "{told:?}");
         assert!(daemons(&all, Look::default()).ends_with(&told));
+    }
+    #[test]
+    fn what_a_router_sets_aside_of_environments_is_told_there() {
+        let aside = |key: &str| SetAside {
+            key: key.to_owned(),
+            reason: "bad".to_owned(),
+        };
+        let mut router = daemon("r1", &[]);
+        router.set_aside = vec![aside("/mayfly/environments/a"), aside("/mayfly/environments/b")];
+        assert_eq!(aside_of(&router), ", 2 set aside in environments");
+        router.set_aside.push(aside("/mayfly/backends/a/1/x"));
+        assert_eq!(aside_of(&router), ", 2 set aside in environments, 1 set aside");
+        router.daemon = Daemon::EnvironmentRegistrar.as_str();
+        assert_eq!(aside_of(&router), ", 3 set aside");
+        router.set_aside.clear();
+        assert_eq!(aside_of(&router), "");
     }
 }

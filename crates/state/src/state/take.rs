@@ -128,6 +128,7 @@ impl State {
                 self.instances
                     .insert(key.clone(), (backend.clone(), mod_revision));
             }
+            Key::Definition(service) => drop(self.definitions.insert(service.clone())),
             _ => {}
         }
         let newest = self.newest.entry(key.kind()).or_default();
@@ -144,6 +145,7 @@ impl State {
                 self.instances.remove(key);
             }
             Key::Leader(Daemon::ContainerLauncher) => self.leader = None,
+            Key::Definition(service) => drop(self.definitions.remove(service)),
             Key::Relaunch(backend) => drop(self.relaunches.remove(backend)),
             Key::Router(node) => drop(self.routers.remove(node)),
             Key::Status(daemon, node) => drop(self.statuses.remove(&(*daemon, node.clone()))),

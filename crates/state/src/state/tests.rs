@@ -474,3 +474,67 @@ fn what_routers_have_counted_is_added_up() {
     state.gone(&parse("traffic/two"));
     assert_eq!(shown(&state), (Vec::new(), None));
 }
+
+#[test]
+fn a_service_that_is_missing_and_probably_misspelt_is_reported() {
+    let environment = |name: &str, extends: &str, service: &str| {
+        format!(
+            r#"{{"name": "{name}", "prefix": "{name}", "header": "{name}"{extends}, "services": [{{"name": "{service}", "version": "2"}}]}}"#
+        )
+    };
+    let reasons = |service: &str, further: Vec<Change>| {
+        let mut changes = vec![
+            entry("environments/prod", &environment("prod", "", "orders"), 2),
+            entry(
+                "environments/temp",
+                &environment("temp", r#", "extends": "prod""#, service),
+                3,
+            ),
+        ];
+        changes.extend(further);
+        let state = state(changes);
+        state.misspelt(&state.index.view(&"temp".parse().unwrap()).unwrap())
+    };
+    let meant = "service `order` is known nowhere else: did you mean `orders`?";
+    assert_eq!(reasons("order", vec![]), [meant]);
+    assert_eq!(reasons("orders", vec![]), [""; 0]);
+    assert_eq!(reasons("payment", vec![]), [""; 0]);
+    let definition = |name: &str| {
+        entry(
+            &format!("services/{name}"),
+            &format!(r#"{{"name": "{name}", "image": "a:{{{{ version }}}}", "port": 80}}"#),
+            4,
+        )
+    };
+    assert_eq!(reasons("order", vec![definition("order")]), [""; 0]);
+    let mialer = reasons("mialer", vec![definition("mailer")]);
+    assert_eq!(
+        mialer,
+        ["service `mialer` is known nowhere else: did you mean `mailer`?"]
+    );
+    let instance = entry("backends/order/2/x", r#"{"address": "10.0.0.1:80"}"#, 5);
+    assert_eq!(reasons("order", vec![instance]), [""; 0]);
+}
+
+#[test]
+fn what_a_registrar_sets_aside_is_reported_of_the_service_that_is_missing() {
+    let aside = r#"{"applied_revision": 0, "set_aside": [
+        {"key": "container fika_orders-next_1", "reason": "unknown label \"mayfly.servce\""},
+        {"key": "container fika_other_1", "reason": "no port"}]}"#;
+    let environment =
+        r#"{"name": "a", "prefix": "a", "header": "a", "services": [{"name": "orders", "version": "2"}]}"#;
+    let state = state(vec![
+        entry("environments/a", environment, 2),
+        entry("status/container-registrar/host-1", aside, 3),
+    ]);
+    let view = state.index.view(&"a".parse().unwrap()).unwrap();
+    assert_eq!(
+        state.aside_of(&view.services[0]),
+        ["container fika_orders-next_1 of host-1 is set aside: unknown label \"mayfly.servce\""]
+    );
+    let reasons = crate::wait::WaitState::of(&state, &view.name).reasons;
+    assert!(
+        reasons[1].starts_with("container fika_orders-next_1 of host-1"),
+        "{reasons:?}"
+    );
+}

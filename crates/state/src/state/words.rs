@@ -1,12 +1,13 @@
 //! What has ended, what is unknown and what a check keeps out, in words.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use mayfly_core::failing::Failing;
-use mayfly_core::index::ServiceView;
+use mayfly_core::index::{EnvironmentView, ServiceView};
 use mayfly_core::keys::Daemon;
-use mayfly_core::names::{EnvironmentName, NodeName};
-use mayfly_core::nearest::nearest;
+use mayfly_core::names::{EnvironmentName, NodeName, ServiceName};
+use mayfly_core::nearest::{misspelt, nearest};
 use mayfly_core::records::{Environment, SetAside};
 use mayfly_core::version::BackendId;
 use mayfly_daemon::output::printable;
@@ -89,6 +90,45 @@ impl State {
             }
         }
         refusals
+    }
+
+    /// Of the services that an environment lacks, those that are probably misspelt, in words: no
+    /// definition starts them, and the environment that it extends has none of that name.
+    pub fn misspelt(&self, view: &EnvironmentView) -> Vec<String> {
+        let parent = view.parents.first().and_then(|parent| self.index.view(parent));
+        let inherited = parent.iter().flat_map(|parent| &parent.services);
+        let mut known: BTreeSet<&str> = inherited.map(|service| service.service.as_str()).collect();
+        known.extend(self.definitions.iter().map(ServiceName::as_str));
+        let own = || {
+            let services = view.services.iter();
+            services.filter(|service| service.inherited_from.is_none() && !service.outside)
+        };
+        let used: BTreeSet<&str> = own().map(|service| service.service.as_str()).collect();
+        let lacking = own().filter(|service| service.missing.is_some());
+        let words = |service: &ServiceView| {
+            let meant = misspelt(service.service.as_str(), &known, &used)?;
+            let name = &service.service;
+            Some(format!(
+                "service `{name}` is known nowhere else: did you mean `{meant}`?"
+            ))
+        };
+        lacking.filter_map(words).collect()
+    }
+
+    /// What container-registrars set aside whose name has that of a service that is missing, such as
+    /// a container with a misspelt label.
+    pub fn aside_of(&self, service: &ServiceView) -> Vec<String> {
+        let registrars = self.statuses.iter().filter_map(|((daemon, node), status)| {
+            let status = status.as_ref().ok()?;
+            (*daemon == Daemon::ContainerRegistrar).then_some((node, &status.set_aside))
+        });
+        let all = registrars.flat_map(|(node, all)| all.iter().map(move |aside| (node, aside)));
+        let name = service.service.as_str();
+        all.filter(|(_, aside)| aside.key.contains(name))
+            .map(|(node, SetAside { key, reason })| {
+                printable(&format!("{key} of {node} is set aside: {reason}"))
+            })
+            .collect()
     }
 
     /// The instances that container-registrars do not register since their check fails, with the
