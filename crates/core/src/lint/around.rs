@@ -347,6 +347,9 @@ mod tests {
             .map(|n| format!("- {{name: t{n}, extends: dev}}\n"))
             .collect();
         let found = checked(&[("t.yaml", text.as_str())], &[], &[("dev.yaml", "name: dev")]).text();
-        assert!(found.contains("t9 (t.yaml:10) and 3 more: let them"), "{found}");
+        assert!(
+            found.contains("t9 (t.yaml:10) and 3 more: let these environments"),
+            "{found}"
+        );
     }
 }
