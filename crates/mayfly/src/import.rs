@@ -7,6 +7,7 @@
 //! (what each service is; `kind`, `calls`), `plan` (the texts, of `outcome`; `texts`, `overlay`, `report`): all
 //! of it pure. [`mod@write`] writes all files or none. [`compose`] is the whole as a function.
 
+pub mod around;
 mod calls;
 mod decide;
 mod faults;
@@ -46,11 +47,10 @@ use mayfly_core::{definition_file, environment_file};
 use mayfly_daemon::input::read;
 use mayfly_daemon::output;
 
-use outcome::{HeldValues, ImportCommand, ImportWishes};
+use around::{ImportCommand, ProjectAround};
+use outcome::{HeldValues, ImportWishes};
 use plan::{ImportFaults, ImportPlan};
 use write::{NewFile, WriteOutcome};
-
-use crate::init::ProjectAround;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -332,11 +332,11 @@ fn mounted(path: &Path) -> Vec<(PathBuf, String)> {
     texts
 }
 
-/// Imports and says what was done.
+/// Imports and says what was done. `find` gives the project that a directory is in, if there is one.
 ///
 /// # Errors
 /// When the compose files have a fault, a file is in the way, or one cannot be written.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args, find: fn(&Path) -> Option<Box<dyn ProjectAround>>) -> anyhow::Result<ExitCode> {
     let ImportKind::Compose = args.kind;
     let stem = args
         .environment
@@ -407,7 +407,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let outcomes = write::write(&import.files)?;
-    let project = ProjectAround::find(&args.services);
+    let project = find(&args.services);
     let mut held = Vec::new();
     for ((path, written), file) in outcomes.iter().zip(&import.files) {
         let is_definition = path.starts_with(&args.services);

@@ -27,7 +27,7 @@ use answers::{InitAnswers, ProjectName};
 use directory::{PlaceFound, StagedProject};
 use files::{FileKind, LauncherLimits, ProjectFile, ProjectSettings};
 use host::HostFacts;
-pub use later::ProjectAround;
+pub use later::project_around;
 
 use crate::import;
 

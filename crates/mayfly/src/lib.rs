@@ -64,7 +64,7 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
         Command::Access(args) => access::run(&common, &args).await,
         Command::Keep(args) => keep::run(&common, &args).await,
         Command::Local(args) => local::run(&common, &args, &shutdown).await,
-        Command::Import(args) => import::run(&args),
+        Command::Import(args) => import::run(&args, init::project_around),
         Command::Dump(args) => dump::run(&common, &args).await,
         Command::Restore(args) => restore::run(&common, &args).await,
         Command::Mcp(args) => mcp::run(&args, args::command(), &shutdown).await,

@@ -6,16 +6,8 @@ use std::path::PathBuf;
 use mayfly_core::keys::KeySpace;
 use mayfly_core::names::{DnsPrefix, EnvironmentName, RoutePath, ServiceName};
 
+use super::around::ImportCommand;
 use super::decide::Decided;
-
-/// The command that imports. Its messages name its own flags and files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImportCommand {
-    /// `mayfly import`.
-    Import,
-    /// `mayfly init`.
-    Init,
-}
 
 /// What an import is made of.
 #[derive(Debug, Clone)]

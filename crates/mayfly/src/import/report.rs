@@ -4,10 +4,11 @@
 use mayfly_core::check::Check;
 use mayfly_core::printable::printable;
 
+use super::around::ImportCommand;
 use super::decide::Role;
 use super::faults::SpotMessage;
 use super::kind;
-use super::outcome::{ImportCommand, ImportWishes, ImportedService};
+use super::outcome::{ImportWishes, ImportedService};
 use super::project::Project;
 
 pub(super) fn text(

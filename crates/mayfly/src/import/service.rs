@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use mayfly_core::records::definition::{Argument, Cpus, Instances, Memory, VariableName, Volume};
 
+use super::around::ImportCommand;
 use super::faults::{ComposeFaults, Spot, SpotMessage};
 use super::host_paths::closed;
 use super::image::split;
 use super::keys::{KeyFate, fate, meant};
 use super::nodes::{assignments, text, texts};
-use super::outcome::ImportCommand;
 use super::ports::{PublishedPort, expose, ports};
 use super::project::{RawService, directory, join};
 use super::tree::{ComposeNode, ComposeValue, KeyedNode};

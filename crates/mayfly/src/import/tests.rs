@@ -8,7 +8,8 @@ mod promises;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::outcome::{HeldValues, ImportCommand, ImportWishes};
+use super::around::ImportCommand;
+use super::outcome::{HeldValues, ImportWishes};
 use super::plan::{ImportFaults, ImportPlan, plan};
 
 fn wishes() -> ImportWishes {

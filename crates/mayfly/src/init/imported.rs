@@ -7,7 +7,8 @@ use mayfly_core::definition_file;
 use mayfly_core::names::{DnsPrefix, EnvironmentName};
 use mayfly_core::records::definition::{Definition, Volume};
 
-use crate::import::outcome::{HeldValues, ImportCommand, ImportWishes};
+use crate::import::around::ImportCommand;
+use crate::import::outcome::{HeldValues, ImportWishes};
 use crate::import::write::NewFile;
 use crate::import::{self, ImportPlaces, host_paths};
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use crate::import::around::ProjectAround;
 use crate::import::not_for_git;
 
 use super::directory::{self, Gift, PlaceFound};
@@ -15,26 +16,22 @@ use super::files::{IGNORED, ProjectSettings};
 
 /// A project that an init has made.
 #[derive(Debug)]
-pub struct ProjectAround {
+struct InitProject {
     directory: PathBuf,
     settings: ProjectSettings,
 }
 
-impl ProjectAround {
-    /// The project that a directory is in, if it is in one.
-    pub fn find(inside: &Path) -> Option<Self> {
-        let inside = fs::canonicalize(inside).ok()?;
-        let is_project = |place: &&Path| matches!(directory::look(place), Ok(PlaceFound::Ours));
-        let directory = inside.ancestors().find(is_project)?.to_owned();
-        let settings = ProjectSettings::read(&directory).ok()?;
-        Some(Self { directory, settings })
-    }
+/// The project that a directory is in, if it is in one.
+pub fn project_around(inside: &Path) -> Option<Box<dyn ProjectAround>> {
+    let inside = fs::canonicalize(inside).ok()?;
+    let is_project = |place: &&Path| matches!(directory::look(place), Ok(PlaceFound::Ours));
+    let directory = inside.ancestors().find(is_project)?.to_owned();
+    let settings = ProjectSettings::read(&directory).ok()?;
+    Some(Box::new(InitProject { directory, settings }))
+}
 
-    /// Gives a file with values of variables the mode and the group that an init gives it.
-    ///
-    /// # Errors
-    /// When that cannot be done.
-    pub fn close(&self, file: &Path, is_definition: bool) -> anyhow::Result<()> {
+impl ProjectAround for InitProject {
+    fn close(&self, file: &Path, is_definition: bool) -> anyhow::Result<()> {
         let mode = if is_definition { 0o640 } else { 0o600 };
         fs::set_permissions(file, Permissions::from_mode(mode))
             .with_context(|| format!("cannot change the mode of {}", file.display()))?;
@@ -44,12 +41,7 @@ impl ProjectAround {
         }
     }
 
-    /// Adds files to the project's .gitignore, definitions also where the project has them, and says
-    /// so.
-    ///
-    /// # Errors
-    /// When the file cannot be read or written.
-    pub fn ignore(&self, files: &[(&Path, bool)]) -> anyhow::Result<String> {
+    fn ignore(&self, files: &[(&Path, bool)]) -> anyhow::Result<String> {
         let mut names = Vec::new();
         for (file, is_definition) in files {
             let whole = fs::canonicalize(file).with_context(|| format!("cannot find {}", file.display()))?;
