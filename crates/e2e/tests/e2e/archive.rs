@@ -38,8 +38,11 @@ fn archived(mayfly: &Mayfly, environment: &str) -> Vec<String> {
             number.trim_start_matches("Z-").parse().unwrap_or(1),
         )
     });
-    let read = |path: &std::path::PathBuf| fs::read_to_string(path).unwrap();
-    paths.iter().map(read).collect()
+    // The registrar may delete the oldest one between the listing and the reading.
+    paths
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .collect()
 }
 
 async fn becomes(mayfly: &Mayfly, environment: &str, version: &str) {

@@ -316,7 +316,10 @@ async fn a_wrong_prefix(installation: &Installation) {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let line = "prefix: prefix /team: there is no record; the daemons report below /mayfly";
     assert!(ended.stdout.contains(line), "{ended:?}");
-    assert!(ended.stdout.contains("give --prefix /mayfly"), "{ended:?}");
+    assert!(
+        ended.stdout.contains("the daemons: --prefix /mayfly"),
+        "{ended:?}"
+    );
     let ended = installation.doctor(&["nobody"]).await;
     assert_eq!((ended.code, &*ended.stdout), (Some(1), ""), "{ended:?}");
 }

@@ -122,7 +122,7 @@ async fn status_and_explain_say_what_is_done_about_what_is_missing() {
     );
     contains(
         &explained.stdout,
-        "answers itself with 503: no instance of backend@0.0.3",
+        "the router itself answers with 503: no instance of backend@0.0.3",
     );
     contains(&explained.stdout, "    cannot read \\u{1b}[2J /etc/x\n");
     let explained = parsed(&tool(&mayfly, &["explain", "temp-1", "backend", "--format", "json"]).await);
