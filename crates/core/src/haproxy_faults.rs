@@ -48,7 +48,9 @@ const FAULTS: [KnownFault; 3] = [
 
 /// Whether a note of a router is one of [`known`].
 pub fn is_one(note: &str) -> bool {
-    note.starts_with(PROGRAM)
+    // Earlier routers wrote it in lower case.
+    note.get(..PROGRAM.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(PROGRAM))
 }
 
 /// The known faults of a version, each with the version that fixes it.
@@ -109,7 +111,7 @@ mod tests {
             assert_eq!(texts.len(), faults.len(), "{version}: {texts:?}");
             for (text, words) in texts.iter().zip(faults) {
                 assert!(text.contains(words) && text.contains(version), "{text}");
-                assert!(is_one(text), "{text}");
+                assert!(is_one(text) && is_one(&text.to_lowercase()), "{text}");
             }
         }
     }

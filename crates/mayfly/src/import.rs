@@ -406,17 +406,20 @@ pub fn run(args: &Args, find: fn(&Path) -> Option<Box<dyn ProjectAround>>) -> an
         output::print(&text)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let outcomes = write::write(&import.files)?;
     let project = find(&args.services);
+    let outcomes = write::write(&import.files, project.is_some())?;
     let mut held = Vec::new();
     for ((path, written), file) in outcomes.iter().zip(&import.files) {
         let is_definition = path.starts_with(&args.services);
         if file.held != HeldValues::Own {
             held.push((path.as_path(), is_definition));
         }
+        if let Some(project) = project.as_ref().filter(|_| file.held != HeldValues::Own) {
+            // Also one that an import wrote which was ended before this.
+            project.close(path, is_definition)?;
+        }
         let written = match (written, file.held, &project) {
-            (WriteOutcome::New, HeldValues::EnvFile | HeldValues::Variables, Some(project)) => {
-                project.close(path, is_definition)?;
+            (WriteOutcome::New, HeldValues::EnvFile | HeldValues::Variables, Some(_)) => {
                 match is_definition {
                     true => "written for you and the registrar, because it contains values of variables",
                     false => "written for you alone (mode 600), because it contains values of variables",

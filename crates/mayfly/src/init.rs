@@ -259,17 +259,20 @@ async fn complete(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
 /// How to import for a project that is there: beside its files, which differ if the compose file has
 /// changed.
 fn import_again(args: &Args, directory: &Path, settings: &ProjectSettings) -> String {
-    let place = directory.display();
+    let place = quoted(&directory.display().to_string());
     let files: String = args
         .compose
         .iter()
-        .map(|file| format!(" {}", file.display()))
+        .map(|file| format!(" {}", quoted(&file.display().to_string())))
         .collect();
-    let profiles = args.profile.iter().map(|name| format!(" --profile {name}"));
+    let profiles = args
+        .profile
+        .iter()
+        .map(|name| format!(" --profile {}", quoted(name)));
     let routes = args
         .route
         .iter()
-        .map(|(service, path)| format!(" --route {service}={path}"));
+        .map(|(service, path)| format!(" --route {}", quoted(&format!("{service}={path}"))));
     let more: String = profiles.chain(routes).collect();
     format!(
         "{place} exists already, and --compose is only for a new project; to import beside its files, run: mayfly import \
@@ -280,6 +283,15 @@ fn import_again(args: &Args, directory: &Path, settings: &ProjectSettings) -> St
         settings.get("COMPOSE_PROJECT_NAME"),
         settings.get("MAYFLY_DNS"),
     )
+}
+
+/// A text as a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@=".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 /// What to do about the password of etcd's user root, which is missing.
@@ -389,6 +401,19 @@ mod tests {
         };
         let settings = ProjectSettings::new(&answers, &HostFacts::unknown(None), "mayfly", &limits);
         next(&args, Path::new("/srv/m"), &settings, "docker compose")
+    }
+
+    #[test]
+    fn a_shell_takes_what_is_quoted_for_one_word() {
+        for (text, expected) in [
+            ("web=/api", "web=/api"),
+            ("*", "'*'"),
+            ("a b", "'a b'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+        ] {
+            assert_eq!(quoted(text), expected);
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ function showDaemons() {
     build(one) {
       const words = [one.error ?? (one.ready ? 'ready' : 'not ready')];
       if (one.leading != null) {
-        words.push(one.leading ? 'leading' : `standing by: ${leader?.node ?? 'none'} leads`);
+        words.push(one.leading ? 'leading' : `standing by: ${leader?.node ?? 'no launcher'} leads`);
       }
       if (one.trouble && !one.error && one.ready) words.push(one.trouble);
       const nameless = one.host_names_without_address ?? [];

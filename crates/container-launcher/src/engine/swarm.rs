@@ -209,7 +209,9 @@ impl Engine for Swarm {
                 let there =
                     there.with_context(|| format!("cannot create service `{name}`: {}", reason(&error)))?;
                 if let Some(whose) = self.owner.stranger(name, &labels_of(&there), &launch.backend) {
-                    bail!("service `{name}` already exists, and {whose}: remove that service");
+                    bail!(
+                        "service `{name}` already exists, and {whose}: remove that service if nothing needs it"
+                    );
                 }
             }
             Err(error) => return Err(trouble(format!("create service `{name}`"))(error)),

@@ -18,6 +18,10 @@ pub(super) fn unknown_services(
     beside: usize,
     definitions: &[&(String, ParsedDefinitions)],
 ) -> Vec<Note> {
+    // Whoever checks only environments does not know what definitions start.
+    if definitions.is_empty() {
+        return Vec::new();
+    }
     let entries = || all.iter().flat_map(|(_, parsed)| &parsed.entries);
     let by_name: BTreeMap<&EnvironmentName, &Environment> = entries()
         .map(|found| (&found.environment.name, &found.environment))

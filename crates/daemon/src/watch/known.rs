@@ -114,7 +114,10 @@ impl KnownKeys {
             }
             None => true,
         };
-        let mut older = listing.entries.iter().filter(|entry| entry.mod_revision < told);
+        // Keys that are no UTF-8 may share one text, of which only the last is remembered.
+        let is_text = |entry: &&Entry| !entry.key.contains(char::REPLACEMENT_CHARACTER);
+        let older = listing.entries.iter().filter(|entry| entry.mod_revision < told);
+        let mut older = older.filter(is_text);
         older.any(|entry| self.is_wanted(&entry.key) && is_other(entry))
     }
 

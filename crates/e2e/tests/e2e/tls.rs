@@ -402,7 +402,7 @@ async fn a_file_that_cannot_be_used_leaves_the_former_one_in_use_and_says_why() 
         ),
         (
             future.both().unwrap(),
-            "it is valid only from 2090-01-01T00:00:00Z, and is not used before that time; the former \
+            "it is valid only from 2090-01-01T00:00:00Z on; the former \
              certificate stays in use",
         ),
         ("0\u{1}DER".to_owned(), "it is DER, not PEM"),

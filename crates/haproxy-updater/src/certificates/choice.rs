@@ -98,7 +98,7 @@ fn fault(certificate: &Certificate, now: SystemTime) -> Option<String> {
     }
     (certificate.not_before > now).then(|| {
         let begin = Moment::of(certificate.not_before);
-        format!("it is valid only from {begin}, and is not used before that time")
+        format!("it is valid only from {begin} on")
     })
 }
 

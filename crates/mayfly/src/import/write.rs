@@ -67,19 +67,21 @@ fn first_difference<'t>(present: &[u8], wanted: &'t str) -> (usize, &'t str) {
     (wanted.lines().count() + 1, "the end of the file")
 }
 
-/// Writes the files, and the directories that are missing. If one cannot be written, those that
+/// Writes the files, and the directories that are missing; in a project, those with values of
+/// variables for this user alone. If one cannot be written, those that
 /// were written before are removed again.
 ///
 /// # Errors
 /// When a file cannot be written, or another content is there by now.
-pub fn write(files: &[NewFile]) -> anyhow::Result<Vec<(PathBuf, WriteOutcome)>> {
+pub fn write(files: &[NewFile], in_project: bool) -> anyhow::Result<Vec<(PathBuf, WriteOutcome)>> {
     let mut undo = Undo::default();
     let mut outcome = Vec::new();
     for NewFile { path, text, held } in files {
         undo.make_directories(path.parent())?;
         let mode = match held {
-            HeldValues::Own | HeldValues::Variables => 0o644,
-            HeldValues::EnvFile => 0o600,
+            HeldValues::Own => 0o644,
+            HeldValues::Variables if !in_project => 0o644,
+            HeldValues::Variables | HeldValues::EnvFile => 0o600,
         };
         let written = match write_new(path, text.as_bytes(), mode)? {
             true => {
@@ -162,8 +164,11 @@ mod tests {
         let outcome =
             |written: Vec<(PathBuf, WriteOutcome)>| written.into_iter().map(|it| it.1).collect::<Vec<_>>();
         assert_eq!(differing(&files).unwrap(), [""; 0]);
-        assert_eq!(outcome(write(&files).unwrap()), [WriteOutcome::New; 2]);
-        assert_eq!(outcome(write(&files).unwrap()), [WriteOutcome::Unchanged; 2]);
+        assert_eq!(outcome(write(&files, false).unwrap()), [WriteOutcome::New; 2]);
+        assert_eq!(
+            outcome(write(&files, false).unwrap()),
+            [WriteOutcome::Unchanged; 2]
+        );
         fs::write(path("a/b/one.yaml"), "1\nmine\n").unwrap();
         let differing = differing(&files).unwrap();
         assert_eq!(differing.len(), 1);
@@ -181,7 +186,7 @@ mod tests {
         fs::write(path("mine.yaml"), "mine").unwrap();
         for bad in [path("taken/two.yaml"), path("mine.yaml")] {
             let files = [file(path("new/deep/one.yaml"), "1"), file(bad, "2")];
-            write(&files).unwrap_err();
+            write(&files, false).unwrap_err();
             assert!(!path("new").exists());
         }
         assert_eq!(fs::read(path("mine.yaml")).unwrap(), b"mine");

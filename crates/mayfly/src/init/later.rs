@@ -23,7 +23,11 @@ struct InitProject {
 
 /// The project that a directory is in, if it is in one.
 pub fn project_around(inside: &Path) -> Option<Box<dyn ProjectAround>> {
-    let inside = fs::canonicalize(inside).ok()?;
+    // The import makes the directories that are missing.
+    let inside = std::path::absolute(inside).ok()?;
+    let inside = inside
+        .ancestors()
+        .find_map(|place| fs::canonicalize(place).ok())?;
     let is_project = |place: &&Path| matches!(directory::look(place), Ok(PlaceFound::Ours));
     let directory = inside.ancestors().find(is_project)?.to_owned();
     let settings = ProjectSettings::read(&directory).ok()?;
@@ -42,15 +46,22 @@ impl ProjectAround for InitProject {
     }
 
     fn ignore(&self, files: &[(&Path, bool)]) -> anyhow::Result<String> {
-        let mut names = Vec::new();
+        let (mut names, mut inside, mut outside) = (Vec::new(), Vec::new(), Vec::new());
         for (file, is_definition) in files {
             let whole = fs::canonicalize(file).with_context(|| format!("cannot find {}", file.display()))?;
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            let below = whole.strip_prefix(&self.directory).ok();
-            names.extend(below.map(|below| below.display().to_string()));
-            if *is_definition {
-                names.push(format!("services/{name}"));
+            let shown = file.display().to_string();
+            match whole.strip_prefix(&self.directory) {
+                Ok(below) => {
+                    names.push(below.display().to_string());
+                    inside.push(shown);
+                }
+                Err(_) => outside.push(shown),
             }
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            names.push(match is_definition {
+                true => format!("services/{name}"),
+                false => name.into_owned(),
+            });
         }
         let path = self.directory.join(IGNORED);
         let cannot = || format!("cannot write {}", path.display());
@@ -68,10 +79,7 @@ impl ProjectAround for InitProject {
                 .and_then(|mut opened| opened.write_all(more.as_bytes()))
                 .with_context(cannot)?;
         }
-        let shown: Vec<String> = files.iter().map(|(file, _)| file.display().to_string()).collect();
-        Ok(not_for_git(
-            &shown,
-            &format!("{} names these files", path.display()),
-        ))
+        let named = not_for_git(&inside, &format!("{} names these files", path.display()));
+        Ok(named + &not_for_git(&outside, "name these files in .gitignore"))
     }
 }

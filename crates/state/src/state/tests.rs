@@ -495,7 +495,7 @@ fn a_service_that_is_missing_and_probably_misspelt_is_reported() {
         let state = state(changes);
         state.misspelt(&state.index.view(&"temp".parse().unwrap()).unwrap())
     };
-    let meant = "service `order` is known nowhere else: did you mean `orders`?";
+    let meant = "no definition starts service `order`, and the environment above does not name it: did you mean `orders`?";
     assert_eq!(reasons("order", vec![]), [meant]);
     assert_eq!(reasons("orders", vec![]), [""; 0]);
     assert_eq!(reasons("payment", vec![]), [""; 0]);
@@ -510,7 +510,9 @@ fn a_service_that_is_missing_and_probably_misspelt_is_reported() {
     let mialer = reasons("mialer", vec![definition("mailer")]);
     assert_eq!(
         mialer,
-        ["service `mialer` is known nowhere else: did you mean `mailer`?"]
+        [
+            "no definition starts service `mialer`, and the environment above does not name it: did you mean `mailer`?"
+        ]
     );
     let instance = entry("backends/order/2/x", r#"{"address": "10.0.0.1:80"}"#, 5);
     assert_eq!(reasons("order", vec![instance]), [""; 0]);

@@ -95,6 +95,9 @@ impl State {
     /// Of the services that an environment lacks, those that are probably misspelt, in words: no
     /// definition starts them, and the environment that it extends has none of that name.
     pub fn misspelt(&self, view: &EnvironmentView) -> Vec<String> {
+        if view.broken_parent.is_some() {
+            return Vec::new();
+        }
         let parent = view.parents.first().and_then(|parent| self.index.view(parent));
         let inherited = parent.iter().flat_map(|parent| &parent.services);
         let mut known: BTreeSet<&str> = inherited.map(|service| service.service.as_str()).collect();
@@ -109,7 +112,8 @@ impl State {
             let meant = misspelt(service.service.as_str(), &known, &used)?;
             let name = &service.service;
             Some(format!(
-                "service `{name}` is known nowhere else: did you mean `{meant}`?"
+                "no definition starts service `{name}`, and the environment above does not name it: \
+                 did you mean `{meant}`?"
             ))
         };
         lacking.filter_map(words).collect()

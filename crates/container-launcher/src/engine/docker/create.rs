@@ -66,7 +66,9 @@ impl Docker {
         let name = &launch.name;
         let labels = there.config.and_then(|config| config.labels).unwrap_or_default();
         if let Some(whose) = self.owner.stranger(name, &labels, &launch.backend) {
-            bail!("container `{name}` already exists, and {whose}: rename or remove that container");
+            bail!(
+                "container `{name}` already exists, and {whose}: rename that container, or remove it if nothing needs it"
+            );
         }
         let id = there.id.unwrap_or_default();
         match state::inspected(there.state.unwrap_or_default()) {

@@ -104,7 +104,7 @@ async fn what_is_not_ours_is_never_touched_whatever_its_name() {
     let error = docker.start(&launch, |_| {}).await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "container `mayfly-backend-1` already exists, and this launcher did not create it: rename or remove that container"
+        "container `mayfly-backend-1` already exists, and this launcher did not create it: rename that container, or remove it if nothing needs it"
     );
     let error = docker
         .remove(&launch.name, &launch.backend, GRACE)
@@ -138,7 +138,7 @@ async fn what_is_not_ours_is_never_touched_whatever_its_name() {
     assert_eq!(
         error,
         format!(
-            "container `{}` already exists, and {why}: rename or remove that container",
+            "container `{}` already exists, and {why}: rename that container, or remove it if nothing needs it",
             other.name
         )
     );

@@ -236,7 +236,7 @@ async fn ours_others_and_strangers() {
     let error = swarm.start(&launch, |_| {}).await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "service `others` already exists, and this launcher did not create it: remove that service"
+        "service `others` already exists, and this launcher did not create it: remove that service if nothing needs it"
     );
     // Ours by its labels, and of another backend: two whose names are the same.
     let mut launch = in_swarm(json!({}));
@@ -245,7 +245,7 @@ async fn ours_others_and_strangers() {
     let why = "it belongs to backend@0.0.1, not to other@0.0.1";
     assert_eq!(
         error,
-        format!("service `{NAME}` already exists, and {why}: remove that service")
+        format!("service `{NAME}` already exists, and {why}: remove that service if nothing needs it")
     );
     let error = swarm
         .remove(NAME, &launch.backend, GRACE)
