@@ -19,9 +19,10 @@ pub(super) fn unknown_services(
     definitions: &[&(String, ParsedDefinitions)],
 ) -> Vec<Note> {
     // Whoever checks only environments does not know what definitions start.
-    if definitions.is_empty() {
-        return Vec::new();
-    }
+    let nor = match definitions.is_empty() {
+        true => "",
+        false => " and no definition starts",
+    };
     let entries = || all.iter().flat_map(|(_, parsed)| &parsed.entries);
     let by_name: BTreeMap<&EnvironmentName, &Environment> = entries()
         .map(|found| (&found.environment.name, &found.environment))
@@ -46,8 +47,8 @@ pub(super) fn unknown_services(
                     notes.push(Note {
                         file: file.clone(),
                         message: format!(
-                            "{} has a service `{service}`, which no environment above it names and no \
-                             definition starts: did you mean `{meant}`?",
+                            "{} has a service `{service}`, which no environment above it names{nor}: did \
+                             you mean `{meant}`?",
                             environment.name
                         ),
                     });
@@ -123,6 +124,15 @@ mod tests {
         ] {
             assert_eq!(with(good), [""; 0], "{good}");
         }
+        // Without definitions, nothing is said of them.
+        let text = format!("{prod}- {{name: temp, extends: prod, services: [{{name: order, version: 2}}]}}");
+        let parsed = environment_file::parse(text.as_bytes());
+        let checked = check(&[("a.yaml".to_owned(), parsed)], &[], &AddressRule::default());
+        assert!(
+            checked.notes[0]
+                .message
+                .contains("above it names: did you mean `orders`?")
+        );
         // What is above may name it.
         let elsewhere = notes("{name: temp, extends: elsewhere, services: [{name: crat, version: 1}]}");
         assert_eq!(elsewhere, [""; 0]);

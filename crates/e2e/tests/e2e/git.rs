@@ -381,8 +381,8 @@ async fn a_service_that_is_probably_misspelt_is_deployed_and_noted() {
     let temp = "{name: temp, extends: prod, services: [{name: order, version: 2}]}\n";
     repository.write("temp.yaml", temp);
     let told = repository.pushed().await;
-    let note = "temp.yaml: note: temp has a service `order`, which no environment above it names and no \
-                definition starts: did you mean `orders`?";
+    let note = "temp.yaml: note: temp has a service `order`, which no environment above it names: did you \
+                mean `orders`?";
     assert!(told.contains(note), "{told}");
     assert_eq!(repository.names(), ["prod.yaml", "temp.yaml"]);
 }
