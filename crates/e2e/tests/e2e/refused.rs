@@ -203,7 +203,7 @@ async fn a_file_of_addresses_takes_a_hundred_and_others_go_on() {
     mayfly.save("flood.yaml", &flood("flood", 101));
     told(&mayfly, "flood", "more than the limit of 100: s100 and 399 more").await;
     mayfly.save("more.yaml", &flood("more", 102));
-    told(&mayfly, "more", "routers accept 120 addresses").await;
+    told(&mayfly, "more", "routers accept at most 120 addresses").await;
     mayfly.save(
         "good.yaml",
         "{name: good, services: [{name: front, version: 1, route: /}]}",
