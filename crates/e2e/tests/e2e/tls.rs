@@ -406,7 +406,7 @@ async fn a_file_that_cannot_be_used_leaves_the_former_one_in_use_and_says_why() 
              certificate stays in use",
         ),
         ("0\u{1}DER".to_owned(), "it is DER, not PEM"),
-        (String::new(), "it is empty; the one before stays in use"),
+        (String::new(), "it is empty; the former certificate stays in use"),
         (
             good.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"),
             "its private key is encrypted",
@@ -428,7 +428,7 @@ async fn a_file_that_cannot_be_used_leaves_the_former_one_in_use_and_says_why() 
     }
     let log = fs::read_to_string(world.mayfly.directory().join("haproxy-updater.log")).unwrap();
     assert!(
-        log.contains("certificate a.pem: it is empty; the one before stays in use"),
+        log.contains("certificate a.pem: it is empty; the former certificate stays in use"),
         "{log}"
     );
     assert!(!log.contains("PRIVATE"), "{log}");
