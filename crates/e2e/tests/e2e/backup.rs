@@ -173,7 +173,7 @@ async fn what_etcd_has_lost_comes_back_and_no_request_fails() {
     );
     mayfly.answers("www-temp.example.com", "api@1").await;
     tool(&mayfly, "wait temp").await.ok().unwrap();
-    load.stop().await.assert_flawless(100);
+    load.stop().await.assert_flawless(20);
 }
 
 #[tokio::test]
