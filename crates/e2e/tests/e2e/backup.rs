@@ -123,7 +123,7 @@ async fn what_etcd_has_lost_comes_back_and_no_request_fails() {
     };
     let load = Load::steady(
         vec![target("www.example.com"), target("www-temp.example.com")],
-        200,
+        800,
     );
     mayfly.etcd.restart_emptied().await.unwrap();
     eventually(SOON, "the file is registered again", async || -> Result<()> {
@@ -173,7 +173,7 @@ async fn what_etcd_has_lost_comes_back_and_no_request_fails() {
     );
     mayfly.answers("www-temp.example.com", "api@1").await;
     tool(&mayfly, "wait temp").await.ok().unwrap();
-    load.stop().await.assert_flawless(20);
+    load.stop().await.assert_flawless(100);
 }
 
 #[tokio::test]
