@@ -139,14 +139,21 @@ impl<K: Resource, D: Desired<K>> Reconciler<K, D> {
     /// Waits until something has happened. Safe in `select!`.
     pub async fn next(&mut self) -> ReconcileEvent {
         let again = self.again.unwrap_or_else(|| Instant::now() + LONG);
-        // Files first, and what was put off last: during a flood both it and what etcd echoes are
-        // always there.
+        // What was put off comes last: during a flood it is always there. Files and etcd take turns
+        // by chance: where files came first, thousands of changes of etcd waited in memory.
         tokio::select! {
             biased;
-            look = self.observer.next() => ReconcileEvent::Files(look),
-            batch = self.etcd.next_batch_coalesced() => ReconcileEvent::Etcd(batch),
+            event = Self::next_change(&mut self.observer, &mut self.etcd) => event,
             Ok(()) = self.taken_over.changed() => ReconcileEvent::Rival,
             () = sleep_until(again.into()) => ReconcileEvent::Due,
+        }
+    }
+
+    /// Waits until files or etcd have changed. Safe in `select!`.
+    async fn next_change(observer: &mut Observer, etcd: &mut Watch) -> ReconcileEvent {
+        tokio::select! {
+            look = observer.next() => ReconcileEvent::Files(look),
+            batch = etcd.next_batch_coalesced() => ReconcileEvent::Etcd(batch),
         }
     }
 

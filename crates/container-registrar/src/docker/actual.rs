@@ -241,6 +241,15 @@ impl EngineObserver {
         }
     }
 
+    /// Looks at a container once more, before it may be said that all have been looked at: what was
+    /// found before is not known to be true any more.
+    fn look_again(&mut self, id: String) {
+        let look = Job::Inspect(id);
+        self.jobs.retain(|job| *job != look);
+        let last = self.jobs.iter().position(|job| *job == Job::InSync);
+        self.jobs.insert(last.unwrap_or(self.jobs.len()), look);
+    }
+
     /// Sends an observation; whether there still is a receiver.
     async fn send(&self, observed: Observation) -> bool {
         self.sender.send(observed).await.is_ok()
@@ -300,7 +309,7 @@ impl EngineObserver {
             self.owners.remove(id);
         } else if self.owners.get(id) != Some(&owners) {
             self.owners.insert(id.to_owned(), owners);
-            self.queue(Job::Inspect(id.to_owned()));
+            self.look_again(id.to_owned());
         }
     }
 
@@ -344,7 +353,7 @@ impl EngineObserver {
         };
         if self.touched {
             // The answer may be older than the event.
-            self.queue(Job::Inspect(id));
+            self.look_again(id);
             return Ok(true);
         }
         let observed = match answer {
@@ -432,6 +441,32 @@ mod tests {
             None,
         ] {
             assert_eq!(observer.next_job(now), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_during_a_look_lets_the_list_wait_for_another_look() {
+        let (mut observer, mut receiver) = observer();
+        observer.known.insert("0f".to_owned());
+        assert!(observer.answered(Job::List, list_with_a_task()).await.unwrap());
+        let now = Instant::now();
+        let look = Job::Inspect("0f".to_owned());
+        assert_eq!(observer.next_job(now).as_ref(), Some(&look));
+        let event = EventMessage {
+            typ: Some(EventMessageTypeEnum::CONTAINER),
+            actor: Some(EventActor {
+                id: Some("0f".to_owned()),
+                attributes: None,
+            }),
+            ..EventMessage::default()
+        };
+        assert!(observer.take(event, Some(&look)).await);
+        // What was found may be older than the event.
+        let found = Ok(EngineAnswer::Inspected(None));
+        assert!(observer.answered(look.clone(), found).await.unwrap());
+        assert!(receiver.try_recv().is_err());
+        for expected in [look, Job::InSync, Job::Services] {
+            assert_eq!(observer.next_job(now), Some(expected));
         }
     }
 
