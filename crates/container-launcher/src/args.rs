@@ -28,8 +28,7 @@ Examples:
 Service definitions describe how to start a container. environment-registrar registers them from /etc/mayfly/services.
 Exit codes: 0 success, 1 failure, 2 wrong usage.";
 
-/// Starts the containers that environments need and that do not run yet, and retires those that no
-/// environment needs
+/// Starts the containers that environments need, and retires those that no environment needs
 ///
 /// A version is needed if an environment names it exactly. Instances that other programs started
 /// count, too, and the launcher never touches them. Several launchers may run on one etcd. One is
@@ -66,12 +65,14 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_STOP_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub stop_timeout: Duration,
 
-    /// Waits this long before it starts a missing version, in case another program starts an
-    /// instance
+    /// Waits this long before it starts a version that lacks instances. In this time, another
+    /// program may start them.
     #[arg(long, env = "MAYFLY_PATIENCE", value_name = "TIME", default_value = "3s", value_parser = duration)]
     pub patience: Duration,
 
-    /// Counts a container as failed if it does not answer within this time after its start
+    /// Removes a container that does not answer within this time after its start
+    ///
+    /// The launcher then tries again. --retry-most limits the pause before this.
     #[arg(long, env = "MAYFLY_START_TIMEOUT", value_name = "TIME", default_value = "2min", value_parser = duration)]
     pub start_timeout: Duration,
 
@@ -106,8 +107,10 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_NETWORK", value_name = "NAME", default_value = "mayfly")]
     pub network: NetworkName,
 
-    /// Lets definitions also name networks that match this pattern, such as team-*; repeatable
-    /// [default: none]
+    /// Allows service definitions to name networks that match this pattern, such as team-*;
+    /// repeatable [default: none]
+    ///
+    /// A definition may always name the network of --network.
     #[arg(
         long,
         env = "MAYFLY_ALLOW_NETWORK",
@@ -116,7 +119,7 @@ pub struct Arguments {
     )]
     pub allow_network: Vec<Glob>,
 
-    /// Limits the memory of a container: bytes, or with k, m or g
+    /// Limits the memory of a container, in bytes or with a unit, such as 64k, 512m or 2g
     ///
     /// A definition may ask for less. The launcher refuses a definition that asks for more.
     #[arg(long, env = "MAYFLY_MEMORY", value_name = "AMOUNT", default_value = "512m")]
@@ -132,39 +135,40 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_PROCESSES", value_name = "N", default_value_t = 1024, value_parser = processes)]
     pub processes: u32,
 
-    /// Gives containers this name server, such as the dnsmasq that resolves *.service; repeatable
-    /// [default: those of the engine]
+    /// Uses this name server in containers, such as the dnsmasq that resolves *.service; repeatable
+    /// [default: the name servers of the engine]
     #[arg(long, env = "MAYFLY_DNS", value_name = "ADDRESS", value_delimiter = ',')]
     pub dns: Vec<IpAddr>,
 
-    /// Lets definitions mount files below this directory of the host, read-only; repeatable
-    /// [default: nothing]
+    /// Allows service definitions to mount files below this directory of the host, read-only;
+    /// repeatable [default: none]
     ///
     /// Let only operators write below this directory: a link there can point to any file of the
     /// host.
     #[arg(long, env = "MAYFLY_VOLUME_ROOT", value_name = "DIRECTORY", value_delimiter = ',', value_parser = absolute)]
     pub volume_root: Vec<String>,
 
-    /// Replaces ${NAME} in the image of a definition by this value, or by the environment variable
-    /// NAME; repeatable
+    /// Replaces ${NAME} in the image of a service definition with VALUE; repeatable
     ///
-    /// Everyone who may write a definition can read the value.
+    /// Without VALUE, the launcher uses the value of the environment variable NAME. Everyone who
+    /// may write a definition can read the value.
     #[arg(long, env = "MAYFLY_VARIABLE", value_name = "NAME[=VALUE]", value_delimiter = ',', value_parser = variable)]
     pub variable: Vec<Variable>,
 
-    /// Sets when the engine pulls an image
+    /// Chooses when the engine pulls an image
     ///
     /// If an image was pushed again under the same tag, `mayfly relaunch` pulls it.
     #[arg(long, env = "MAYFLY_PULL", value_enum, default_value_t)]
     pub pull: Pull,
 
-    /// Delays deletions if many entries vanish from etcd within this time; with 0, delays none
+    /// Withholds deletions if many entries vanish from etcd within this time. With 0, acts on every
+    /// deletion at once.
     ///
     /// A loss of many entries may be a fault. If all environments or all instances vanish together,
-    /// the launcher ignores this for this time. If half of the environments that need launched
-    /// containers (at least two) vanish within this time, the launcher retires nothing until they
-    /// are registered again. If the loss was intended, run `mayfly confirm container-launcher`.
-    /// docs/concepts/trust.md has all rules.
+    /// the launcher continues for this time as if they were still registered. If half of the
+    /// environments that need launched containers (at least two) vanish within this time, the
+    /// launcher retires nothing until they are registered again. If the loss was intended, run
+    /// `mayfly confirm container-launcher`. docs/concepts/trust.md has all rules.
     #[arg(long, env = "MAYFLY_DISTRUST", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub distrust: Duration,
 

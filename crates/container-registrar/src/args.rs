@@ -75,8 +75,8 @@ impl Register {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Registers an instance until SIGTERM, then marks it as draining, waits --drain, and
-    /// deregisters it
+    /// Registers an instance until SIGTERM. Then drains it for the time of --drain, and deregisters
+    /// it.
     Register(Box<Register>),
     /// Deregisters a permanent entry, or the entry of an instance whose registrar is gone
     Deregister(InstanceArguments),
@@ -93,11 +93,11 @@ pub struct InstanceArguments {
     pub service: ServiceName,
     /// The version of the service: letters, digits, `_`, `.`, `-`, such as 0.0.2
     pub version: Version,
-    /// The host of the instance: an IP address, a host name, or `auto`; with --permanent also
-    /// https:// and a host
+    /// The host of the instance: an IP address, a host name or `auto`
     ///
     /// `auto` is the address from which this host reaches etcd or, if etcd is on loopback, the
-    /// address of the default route.
+    /// address of the default route. An entry that was made with --permanent may have https://
+    /// before the host, as in `https://billing.internal`.
     pub host: AdvertisedHost,
     /// The port at which the instance listens
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
@@ -133,7 +133,7 @@ pub struct Register {
     #[arg(long, env = "MAYFLY_CHECK", value_name = "tcp|PATH")]
     pub check: Option<Check>,
 
-    /// Sends this Host header with a check by path [default: SERVICE.service, as callers do]
+    /// Sends this Host header in each HTTP check [default: SERVICE.service, as callers do]
     #[arg(long, env = "MAYFLY_CHECK_HOST", value_name = "NAME")]
     pub check_host: Option<Hostname>,
 
@@ -193,11 +193,11 @@ pub struct Keeping {
     #[arg(long, env = "MAYFLY_TTL", value_name = "TIME", default_value = "15s", value_parser = ttl)]
     pub ttl: Duration,
 
-    /// Checks an instance this often
+    /// Checks each instance at this interval
     #[arg(long, env = "MAYFLY_CHECK_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = interval)]
     pub check_interval: Duration,
 
-    /// Counts a check as failed when the answer takes longer than this
+    /// Fails a check if the answer takes longer than this
     #[arg(long, env = "MAYFLY_CHECK_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = interval)]
     pub check_timeout: Duration,
 
@@ -205,8 +205,8 @@ pub struct Keeping {
     #[arg(long, env = "MAYFLY_FALL", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub fall: u32,
 
-    /// Registers an instance again after it passes this many checks in a row; a new one needs one
-    /// pass
+    /// Registers a failed instance again after it passes this many checks in a row. A new instance
+    /// needs to pass only one check.
     #[arg(long, env = "MAYFLY_RISE", value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub rise: u32,
 }

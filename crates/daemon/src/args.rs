@@ -41,8 +41,8 @@ pub struct CommonArgs {
     #[command(flatten)]
     pub access: AccessArgs,
 
-    /// Begins every key in etcd with this prefix; if several Mayflies share an etcd, each needs its
-    /// own prefix
+    /// Begins every key in etcd with this prefix. If several Mayflies share an etcd, each needs its
+    /// own prefix.
     #[arg(
         long,
         env = "MAYFLY_PREFIX",
@@ -61,7 +61,7 @@ pub struct CommonArgs {
     #[arg(long, env = "MAYFLY_ADMIN", value_name = "ADDRESS", global = true)]
     pub admin: Option<SocketAddr>,
 
-    /// Logs the events that pass this level or filter, such as debug or info,mayfly_daemon=debug
+    /// Sets the log level, such as debug, or a filter, such as info,mayfly_daemon=debug
     #[arg(
         long,
         env = "MAYFLY_LOG",

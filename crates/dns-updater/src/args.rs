@@ -71,12 +71,12 @@ pub struct WatchArguments {
     )]
     pub hosts_file: PathBuf,
 
-    /// Gives the names of services this ending: with `service`, the name of `backend` is
-    /// `backend.service`
+    /// Appends this ending to service names: with `service`, `backend` becomes `backend.service`
     #[arg(long, env = "MAYFLY_DOMAIN", value_name = "NAME", default_value = "service")]
     pub domain: Hostname,
 
-    /// Delays deletions if many entries vanish from etcd within this time; with 0, delays none
+    /// Withholds deletions if many entries vanish from etcd within this time. With 0, acts on every
+    /// deletion at once.
     ///
     /// A loss of many entries may be a fault. If all instances or all routers vanish together
     /// without deregistering, dns-updater keeps their names for this time. If all environments (at

@@ -55,26 +55,26 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Watches a directory of environments and a directory of service definitions, and keeps etcd
-    /// in sync with their *.yaml and *.yml files
+    /// Keeps etcd in sync with a directory of environments and a directory of service definitions
     ///
-    /// A file that breaks a rule is reported, and the last good version of its environments stays
-    /// in force. Other files are not affected. The registrar does not change environments of
-    /// another registrar (another --node). So keep --node when you move a registrar to another
-    /// machine.
+    /// The registrar reads all *.yaml and *.yml files of both directories. A file that breaks a
+    /// rule is reported, and the last good version of its environments stays in force. Other files
+    /// are not affected. The registrar does not change environments of another registrar (another
+    /// --node). So keep --node when you move a registrar to another machine.
     ///
     /// An environment ends when its file is deleted, unless it is protected. If an environment has
     /// expired, was idle for too long or was deleted in etcd, the registrar reports this. It
     /// registers the environment again only when the content of its file changes.
     Watch(DirectoryArguments),
-    /// Checks files without etcd; prints one line for each fault, and exits with 1 after a fault
+    /// Checks files without etcd, and prints a line for each fault. Exits with 1 if a file has a
+    /// fault.
     Check {
         /// Environment files, directories with *.yaml and *.yml files, or `-` for standard input
         #[arg(required_unless_present = "services", value_name = "FILE")]
         files: Vec<PathBuf>,
 
-        /// Checks this file of service definitions; for a directory, its *.yaml and *.yml files
-        /// (repeatable)
+        /// Checks the service definitions in this file, or in the *.yaml and *.yml files of this
+        /// directory; repeatable
         #[arg(long, value_name = "PATH")]
         services: Vec<PathBuf>,
 
@@ -91,7 +91,7 @@ pub struct ListOptions {
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 
-    /// Counts an environment as incomplete while a service has fewer live instances than this
+    /// Requires at least this many live instances of each service for an environment to be complete
     #[arg(long, env = "MAYFLY_MIN_INSTANCES", value_name = "N", default_value_t = 1)]
     pub min_instances: usize,
 }
@@ -121,25 +121,26 @@ pub struct DirectoryArguments {
     #[arg(long, env = "MAYFLY_POLL", value_name = "TIME", value_parser = interval)]
     pub poll: Option<Duration>,
 
-    /// Keeps an environment or definition for this long after its last file is gone
+    /// Keeps an environment or definition for this long after no file contains it any more
     ///
     /// Some editors save a file by deleting and creating it. This time prevents a gap.
     #[arg(long, env = "MAYFLY_GRACE", value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub grace: Duration,
 
-    /// Deletes protected environments, too, when their files are gone; without this flag, the
-    /// registrar keeps and reports them
+    /// Deletes even protected environments when their files are gone. Without this flag, the
+    /// registrar keeps and reports them.
     #[arg(long, env = "MAYFLY_FORCE")]
     pub force: bool,
 
     /// Archives earlier contents of environment files, and the files of ended environments, in this
     /// directory [default: `archive` beside DIRECTORY]
     ///
-    /// An earlier content is the file <ARCHIVE>/<environment>/<UTC time>.yaml.
+    /// Each archived content is a file <ARCHIVE>/<environment>/<UTC time>.yaml.
     #[arg(long, env = "MAYFLY_ARCHIVE", value_name = "DIRECTORY")]
     pub archive: Option<PathBuf>,
 
-    /// Keeps at most this many contents of each environment in the archive, the current one included
+    /// Keeps at most this many files for each environment in the archive. The newest file has the
+    /// current content.
     ///
     /// With 0, the registrar archives nothing, and the files of ended environments stay.
     #[arg(
@@ -173,7 +174,7 @@ pub struct DirectoryArguments {
     )]
     pub max_environments: usize,
 
-    /// Registers at most this many environments of each source, such as a repository or a person;
+    /// Limits how many environments each source may have, such as a repository or a person;
     /// repeatable [default: no limit]
     ///
     /// PATTERN is a name in which `*` stands for any text. Environments that match PATTERN, and

@@ -32,7 +32,7 @@ Start HAProxy as soon as <dir>/haproxy.cfg exists. HAProxy and haproxy-updater s
 
 Exit codes: 0 success, 1 failure, 2 wrong usage.";
 
-/// Follows etcd and updates a running HAProxy to match, without reloads.
+/// Configures a running HAProxy from etcd, and keeps it up to date
 #[derive(Debug, Parser)]
 #[command(name = "haproxy-updater", version, about, after_help = EXAMPLES, after_long_help = EXAMPLES)]
 pub struct Arguments {
@@ -49,9 +49,11 @@ pub struct Arguments {
 /// What to do instead of following etcd.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Prints the configuration that the flags and the template produce, without servers
+    /// Renders haproxy.cfg from the flags and the template, and prints it
+    ///
+    /// The output contains no servers, because servers come from etcd.
     Render,
-    /// Prints the built-in template, as a start for your own
+    /// Prints the built-in template, as a starting point for --template
     Template,
 }
 
@@ -171,10 +173,11 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_TEMPLATE", value_name = "FILE", global = true)]
     pub template: Option<PathBuf>,
 
-    /// Provides slots for this many backends at the start, 1 to 65536
+    /// Reserves slots in HAProxy for this many backends at the start, 1 to 65536
     ///
-    /// When less than a quarter of the slots is free, haproxy-updater doubles their number. This
-    /// needs a reload of HAProxy.
+    /// A slot is a backend section that haproxy.cfg provides in advance, so that a new version
+    /// needs no reload. When less than a quarter of the slots is free, haproxy-updater doubles
+    /// their number. This needs a reload of HAProxy.
     #[arg(
         long,
         env = "MAYFLY_SLOTS",
@@ -185,8 +188,7 @@ pub struct Options {
     )]
     pub slots: u32,
 
-    /// Gives the names of services this ending: with `service`, the name of `backend` is
-    /// `backend.service`
+    /// Appends this ending to service names: with `service`, `backend` becomes `backend.service`
     #[arg(
         long,
         env = "MAYFLY_DOMAIN",
@@ -196,13 +198,13 @@ pub struct Options {
     )]
     pub domain: Hostname,
 
-    /// Routes internal requests that name no environment to this environment; without this flag,
-    /// they get a 400
+    /// Uses this environment for internal requests that name no environment. Without this flag,
+    /// these requests get a 400.
     #[arg(long, env = "MAYFLY_DEFAULT_ENVIRONMENT", value_name = "NAME", global = true)]
     pub default_environment: Option<EnvironmentName>,
 
-    /// Lets clients outside choose the environment with x-mayfly; without this flag, the edge
-    /// removes the header
+    /// Allows clients outside to choose the environment with the header x-mayfly. Without this
+    /// flag, the edge removes the header.
     ///
     /// A script on a page of another origin cannot choose in this way. The browser first sends a
     /// CORS preflight request without the header, and the environment of the host name answers
@@ -211,12 +213,12 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_ALLOW_HEADER_AT_EDGE", global = true)]
     pub allow_header_at_edge: bool,
 
-    /// Lets links (?mayfly=temp-1) choose the environment: on no host (off), on the hosts of
-    /// unprotected environments (unprotected), or on all hosts (all)
+    /// Accepts links on these hosts. A link such as `?mayfly=temp-1` chooses the environment.
     ///
-    /// A cookie keeps the choice. The instance sees neither the parameter nor the cookie.
-    /// `?mayfly=` removes the cookie. A link gives no more access than the environment's own host
-    /// name.
+    /// With `off`, no host accepts links. With `unprotected`, the hosts of unprotected environments
+    /// accept links. With `all`, all hosts accept links. A cookie keeps the choice. The instance
+    /// sees neither the parameter nor the cookie. `?mayfly=` removes the cookie. A link gives no
+    /// more access than the environment's own host name.
     #[arg(
         long,
         env = "MAYFLY_SHARE_LINKS",
@@ -235,7 +237,7 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_BEHIND_PROXY", global = true)]
     pub behind_proxy: bool,
 
-    /// Sets where the response header x-mayfly-answered-by names the backend that answered
+    /// Adds the response header x-mayfly-answered-by with the name of the backend that answered
     #[arg(
         long,
         env = "MAYFLY_ANSWERED_BY",
@@ -249,13 +251,14 @@ pub struct Options {
     #[command(flatten)]
     pub traces: Traces,
 
-    /// Makes HAProxy log each request, as a line on the standard output of HAProxy
+    /// Logs each request as a line on the standard output of HAProxy
     #[arg(long, env = "MAYFLY_ACCESS_LOG", global = true)]
     pub access_log: bool,
 
-    /// Accepts heads (first line and headers) of up to 32 kB; without this flag, up to 14,800 bytes
+    /// Accepts heads of requests and answers up to 32 kB. Without this flag, the limit is 14,800
+    /// bytes.
     ///
-    /// This applies to requests and answers. With and without the flag, a head may have 200
+    /// A head is the first line and the headers. With and without the flag, a head may have 200
     /// headers. The flag costs 24 kB of memory for each busy connection, and some throughput.
     #[arg(long, env = "MAYFLY_LARGE_HEADS", global = true)]
     pub large_heads: bool,
@@ -291,8 +294,8 @@ pub struct Options {
     )]
     pub tunnel_timeout: Millis,
 
-    /// Verifies https:// servers with the certificate authorities in this PEM file; `@system-ca`
-    /// means the authorities of the system on which HAProxy runs
+    /// Verifies https:// servers with the certificate authorities in this PEM file. `@system-ca`
+    /// means the authorities of HAProxy's system.
     ///
     /// HAProxy reads the file at this path when it starts or reloads.
     #[arg(
@@ -321,15 +324,15 @@ pub struct Options {
     )]
     pub max_addresses: u32,
 
-    /// Resolves the host names of servers again this often, with the resolver of this system
+    /// Looks up the host names of servers again at this interval
     ///
-    /// A name that fails, or takes longer than a second, is resolved less often each time, but at
-    /// least every 5 minutes.
+    /// haproxy-updater uses the resolver of its system. A name that fails, or takes longer than a
+    /// second, is looked up less often each time, but at least every 5 minutes.
     #[arg(long, env = "MAYFLY_RESOLVE", value_name = "TIME", default_value = "10s", value_parser = interval, global = true)]
     pub resolve: Duration,
 
-    /// Advertises the internal side to dns-updater at this IP address or host name; `auto` finds an
-    /// address
+    /// Tells dns-updater this IP address or host name of HAProxy's internal side. `auto` finds an
+    /// address.
     ///
     /// If --internal-bind names an address, `auto` is that address. Otherwise `auto` is the address
     /// from which this host reaches etcd or, if etcd is on loopback, the address of the default
@@ -352,7 +355,7 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "4s", value_parser = interval, global = true)]
     pub verify: Duration,
 
-    /// Counts an environment as incomplete while a service has fewer live instances than this
+    /// Requires at least this many live instances of each service for an environment to be complete
     #[arg(
         long,
         env = "MAYFLY_MIN_INSTANCES",
@@ -362,7 +365,8 @@ pub struct Options {
     )]
     pub min_instances: usize,
 
-    /// Delays deletions if many entries vanish from etcd within this time; with 0, delays none
+    /// Withholds deletions if many entries vanish from etcd within this time. With 0, acts on every
+    /// deletion at once.
     ///
     /// A loss of many entries may be a fault. The router keeps the last instance of a backend, and
     /// half of all instances (at least two) if they vanish within this time without deregistering.

@@ -1,5 +1,5 @@
-//! Makes a running HAProxy route by the content of etcd. See the library for the chain of its
-//! steps.
+//! Configures a running HAProxy from etcd, and keeps it up to date. See the library for the chain
+//! of its steps.
 
 use std::process::ExitCode;
 

@@ -31,8 +31,7 @@ JSON: {\"environment\", \"user\", \"password\", \"access\": {\"users\": {user: h
 
 Exit codes: 0 success; 1 etcd does not answer, or the environment has 100 users; 2 the command line is wrong.";
 
-/// Makes a password for an environment, and prints the password and the lines for the environment's
-/// file
+/// Creates a password for an environment, and prints it with the lines for the environment's file
 ///
 /// Only this command shows the password: the file, etcd and the routers have only a salted hash.
 /// The printed lines also have the users and networks that the environment has in etcd.

@@ -40,8 +40,8 @@ Prints a line for each environment: created, changed or unchanged. An applied en
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Reads this file; for a directory, its *.yaml and *.yml files; for `-`, standard input
-    /// (repeatable)
+    /// Reads environments from this file, from the *.yaml and *.yml files of this directory, or
+    /// from standard input (`-`); repeatable
     #[arg(short = 'f', long = "file", required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 

@@ -29,14 +29,14 @@ Examples:
 
 Exit codes: 0 confirmed; 1 nothing is withheld, or etcd does not answer; 2 wrong command line.";
 
-/// Confirms that the deletions which a daemon withholds were intended
+/// Tells a daemon to carry out the deletions that it withholds
 ///
-/// container-launcher retires nothing while etcd has no environment. It also retires nothing after
-/// half of the environments that need launched containers have vanished within --distrust. Both may
-/// be accidents. haproxy-updater and dns-updater keep records that vanished from etcd without being
-/// deregistered. The command prints the withheld deletions. The daemons then act on them, on all
-/// routers and in all names. A confirmation is valid for 60 seconds; later deletions need a new
-/// one.
+/// Use this command only if the deletions were intended. container-launcher retires nothing while
+/// etcd has no environment. It also retires nothing after half of the environments that need
+/// launched containers have vanished within the time of --distrust. Both may be accidents.
+/// haproxy-updater and dns-updater keep records that vanished from etcd without being deregistered.
+/// The command prints the withheld deletions. The daemons then act on them, on all routers and in
+/// all names. A confirmation is valid for 60 seconds. Later deletions need a new confirmation.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

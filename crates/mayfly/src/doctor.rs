@@ -78,7 +78,8 @@ pub struct Args {
     )]
     pub docker: EngineUrl,
 
-    /// Looks up this name in each container; the name must not be that of a service
+    /// Checks in each container that this host name resolves. Give a name of a server outside
+    /// Mayfly.
     #[arg(long, env = "MAYFLY_OUTSIDE", value_name = "HOST", default_value = probe::OUTSIDE)]
     pub outside: Hostname,
 
@@ -90,7 +91,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 
-    /// Colours findings
+    /// Chooses when to use colour
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub color: Color,
 

@@ -39,7 +39,7 @@ header has the number of the records and their SHA-256.
 Exit codes: 0 success; 1 etcd does not answer or has no keys of Mayfly, or the file cannot be written; 2 wrong command
 line.";
 
-/// Writes a file of the records that only etcd has, for `mayfly restore`
+/// Writes the records that exist only in etcd to a file, for `mayfly restore`
 ///
 /// All records of a dump are of one revision of etcd. The file is replaced in one step, so an
 /// interrupted dump leaves the earlier file as it was. A dump has password hashes: keep it secret.

@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(value_name = "SERVICE")]
     pub service: Option<ServiceName>,
 
-    /// Explains a request with this value of x-mayfly
+    /// Explains a request with this value of the header x-mayfly
     #[arg(long, value_name = "VALUE")]
     pub header: Option<String>,
 
@@ -65,13 +65,12 @@ pub struct Args {
     #[arg(long, value_name = "IP")]
     pub from: Option<IpAddr>,
 
-    /// Sets the domain of the services' names [default: the domain that the routers report, or
-    /// `service`]
+    /// Sets the domain of service names [default: the domain that the routers report, or `service`]
     #[arg(long, env = "MAYFLY_DOMAIN", value_name = "NAME")]
     pub domain: Option<Hostname>,
 
-    /// Uses this environment for internal requests that name no environment [default: the one that
-    /// the routers report]
+    /// Uses this environment for internal requests that name no environment [default: the
+    /// environment that the routers report]
     #[arg(long, env = "MAYFLY_DEFAULT_ENVIRONMENT", value_name = "NAME")]
     pub default_environment: Option<EnvironmentName>,
 
@@ -79,7 +78,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 
-    /// Colours states
+    /// Chooses when to use colour
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub color: Color,
 }

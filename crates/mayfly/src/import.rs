@@ -63,8 +63,8 @@ The command overwrites no file. If a file exists with different content, the com
 A second run changes nothing. Variables come from the shell, then from .env beside the first file.
 Exit codes: 0 success; 1 the compose file has a fault, or a file is in the way; 2 wrong command line.";
 
-/// Makes service definitions and a first environment from a compose file, and prints what to change
-/// by hand
+/// Creates service definitions and a first environment from a compose file. Prints what to change
+/// by hand.
 ///
 /// Each service of the compose file has one of three results, which the command prints. Either
 /// Mayfly starts the service and routes to it, or the service stays in the compose file and is
@@ -90,7 +90,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", default_value = "environments/prod.yaml")]
     pub environment: PathBuf,
 
-    /// Also writes the changes of the compose file into this second compose file
+    /// Writes the changes that the compose file needs into this second compose file
     #[arg(long, value_name = "FILE")]
     pub overlay: Option<PathBuf>,
 
@@ -98,12 +98,12 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "www")]
     pub host_prefix: DnsPrefix,
 
-    /// Makes a service answer a public path, such as web=/; repeatable [default: / for the
+    /// Routes a public path to a service: `web=/` sends / to web; repeatable [default: / for the
     /// service that publishes a port]
     #[arg(long, value_name = "SERVICE=PATH", value_parser = route)]
     pub route: Vec<(String, RoutePath)>,
 
-    /// Gives the services that stay in the compose file a label with this key prefix, such as /shop
+    /// Labels the services that stay in the compose file with this key prefix, such as /shop
     /// [default: no label, so every Mayfly on the engine registers them]
     ///
     /// Only the Mayfly with this key prefix then registers these services.
@@ -119,7 +119,7 @@ pub struct Args {
     #[arg(long, value_name = "IP")]
     pub dns: Option<std::net::IpAddr>,
 
-    /// Includes the services of this profile; with `*`, of all profiles (repeatable)
+    /// Imports the services of this profile, too; repeatable. `*` means all profiles.
     #[arg(long, value_name = "NAME")]
     pub profile: Vec<String>,
 

@@ -55,11 +55,11 @@ Exit codes: 0 success; 1 something is in the way, and nothing was written; 2 wro
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The directory to write, created if needed
+    /// The directory of the project, created if needed
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
 
-    /// The name of the compose project, which also begins all keys in etcd [default: asked; mayfly]
+    /// The name of the compose project. All keys in etcd begin with /NAME. [default: asked; mayfly]
     #[arg(long, value_name = "NAME")]
     pub project: Option<ProjectName>,
 
@@ -75,25 +75,24 @@ pub struct Args {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub page_port: Option<u16>,
 
-    /// Also imports the services of this compose file, as `mayfly import compose` does; can be
-    /// repeated, and later files override earlier files
+    /// Imports the services of this compose file, as `mayfly import compose` does; repeatable
     ///
-    /// The project then contains a definition of each service that Mayfly can start, an environment
-    /// file for production with the present versions, and overlay.yml with the changes to the
-    /// compose file.
+    /// Later files override earlier files. The project then contains a definition of each service
+    /// that Mayfly can start, an environment file for production with the present versions, and
+    /// overlay.yml with the changes to the compose file.
     #[arg(long, value_name = "FILE")]
     pub compose: Vec<PathBuf>,
 
-    /// Imports the services of this profile, too, or of all profiles with `*`; can be repeated
+    /// Imports the services of this profile, too; repeatable. `*` means all profiles.
     #[arg(long, value_name = "NAME", requires = "compose")]
     pub profile: Vec<String>,
 
-    /// Makes a service answer a public path, such as web=/; can be repeated [default: / for the
+    /// Routes a public path to a service: `web=/` sends / to web; repeatable [default: / for the
     /// service that publishes a port]
     #[arg(long, value_name = "SERVICE=PATH", value_parser = import::route, requires = "compose")]
     pub route: Vec<(String, RoutePath)>,
 
-    /// Uses Mayfly's images of this account, such as registry:5000/team
+    /// Uses Mayfly's images from this registry and account, such as registry:5000/team
     ///
     /// scripts/build.sh builds the images for the account in DOCKER_ACCOUNT_NAME.
     #[arg(long, value_name = "NAME", default_value = "mayfly", value_parser = images)]

@@ -26,7 +26,7 @@ Examples:
 Each fault is a line `file:line:column: field: what is wrong and what would be right`. Editors and CI can read this form.
 Exit codes: 0 no fault; 1 faults; 2 wrong command line.";
 
-/// Checks files without etcd, as a registrar would; exits with 1 if there is a fault
+/// Checks files as a registrar would, but without etcd. Exits with 1 if a file has a fault.
 ///
 /// Besides the faults of each file, the command finds conflicts between files: a name, prefix or
 /// header that two environments claim, a service that is defined twice, and environments that
@@ -46,19 +46,19 @@ pub struct Args {
     )]
     pub files: Vec<PathBuf>,
 
-    /// Checks this file of service definitions; for a directory, its *.yaml and *.yml files
-    /// (repeatable)
+    /// Checks the service definitions in this file, or in the *.yaml and *.yml files of this
+    /// directory; repeatable
     #[arg(long, value_name = "PATH")]
     pub services: Vec<PathBuf>,
 
-    /// Counts the names, prefixes and headers of the environments in this file or directory as
-    /// taken; repeatable
+    /// Refuses names, prefixes and headers that environments in this file or directory claim;
+    /// repeatable
     ///
     /// The file or directory itself is not checked.
     #[arg(long, value_name = "PATH")]
     pub beside: Vec<PathBuf>,
 
-    /// Also refuses services that this file or directory of service definitions defines; repeatable
+    /// Refuses a service definition if this file or directory defines the same service; repeatable
     ///
     /// The file or directory itself is not checked.
     #[arg(long, value_name = "PATH")]
@@ -71,10 +71,10 @@ pub struct Args {
     #[arg(long, value_name = "DIRECTORY")]
     pub before: Option<PathBuf>,
 
-    /// Checks this environment file, and refuses protected environments and environments whose name
-    /// is not the name of the file; repeatable
+    /// Checks this environment file by stricter rules; repeatable
     ///
-    /// The hooks of a Git repository use this option for the files that a limited key changes.
+    /// An environment in this file must have the name of the file, and must not be protected. The
+    /// hooks of a Git repository use this option for the files that a limited key changes.
     #[arg(long, value_name = "FILE")]
     pub limited: Vec<PathBuf>,
 

@@ -65,9 +65,9 @@ Exit codes: 0 ended by Ctrl-C, and nothing is left in etcd; 1 failure; 2 wrong c
 /// process answers, and registers nothing before that. Then it prints how to open the new
 /// environment. While the process is down later, the new environment is incomplete.
 ///
-/// After Ctrl-C, the base environment answers again immediately, and after --drain nothing is left
-/// in etcd. If the command is killed or the machine sleeps, the new environment ends after --ttl.
-/// When the machine wakes, the command registers the environment again.
+/// After Ctrl-C, the base environment answers again immediately. After the time of --drain, nothing
+/// is left in etcd. If the command is killed or the machine sleeps, the new environment ends after
+/// the time of --ttl. When the machine wakes, the command registers the environment again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
 
-    /// Uses this environment's versions of all other services
+    /// Inherits all services except SERVICE from this environment
     #[arg(short = 'e', long, value_name = "ENV")]
     pub environment: EnvironmentName,
 
@@ -95,28 +95,31 @@ pub struct Args {
     #[arg(long, env = "MAYFLY_VIA", value_name = "ssh://HOST")]
     pub via: Option<SshHost>,
 
-    /// Lets ssh read this file in place of ~/.ssh/config
+    /// Uses this ssh configuration in place of ~/.ssh/config
     #[arg(long, env = "MAYFLY_SSH_CONFIG", value_name = "FILE", requires = "via")]
     pub ssh_config: Option<PathBuf>,
 
-    /// Registers the process at this IP address of this machine or, with --via, of HOST [default:
-    /// the address from which this machine reaches the routers; with --via, 127.0.0.1]
+    /// Registers the process at this IP address of this machine. With --via, it is an address of
+    /// HOST. [default: the address from which this machine reaches the routers; with --via,
+    /// 127.0.0.1]
     #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
 
-    /// Lets your process call other services through HAProxy's internal side at this address
+    /// Uses HAProxy's internal side at this address for calls from your process to services
     /// [default: port 80 of the router's address]
     #[arg(long, value_name = "HOST:PORT")]
     pub internal: Option<Upstream>,
 
-    /// With --via, lets your process call other services through this port of this machine
-    /// [default: PORT + 10000, or any free port]
+    /// Forwards this port of this machine to HAProxy's internal side, for calls from your process
+    /// to services. Needs --via. [default: PORT + 10000, or any free port]
     #[arg(long, value_name = "PORT", requires = "via", value_parser = clap::value_parser!(u16).range(1..))]
     pub proxy_port: Option<u16>,
 
-    /// Prints a link to the new environment, made from this URL of any other environment
+    /// Prints the URL of the new environment. Give the URL of any environment, such as
+    /// `https://www.example.com`.
     ///
-    /// The link has the new environment's prefix in place of the first label of the host name.
+    /// The printed URL has the new environment's prefix in place of the first label of the host
+    /// name.
     #[arg(long, env = "MAYFLY_URL", value_name = "URL")]
     pub url: Option<EdgeUrl>,
 
@@ -133,7 +136,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = ttl)]
     pub ttl: Duration,
 
-    /// Lets the process finish its requests for this long after Ctrl-C
+    /// Waits this long after Ctrl-C, so that the process can finish its requests
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub drain: Duration,
 }
@@ -144,7 +147,7 @@ pub struct Args {
 /// When ssh does not connect, the environment cannot be registered, or another program ends it.
 pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
     if args.protocol == Protocol::H2c && args.check != Check::Tcp {
-        bail!("a check by path uses HTTP/1.1: with --protocol h2c give --check tcp");
+        bail!("an HTTP check uses HTTP/1.1: with --protocol h2c give --check tcp");
     }
     if args.internal.as_ref().is_some_and(|internal| internal.tls) {
         bail!("the internal side has no HTTPS: give --internal as HOST:PORT, without https://");

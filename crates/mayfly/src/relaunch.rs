@@ -36,7 +36,7 @@ Examples:
 Exit codes: 0 requested, or with --wait done; 1 no container-launcher runs the version or may start it, the launcher
 gave up, the time of --wait is over, or etcd does not answer; 2 wrong command line.";
 
-/// Replaces the containers of a version by new ones from its current image
+/// Replaces the containers of a service's version with new containers from its current image
 ///
 /// Use this command after an image was pushed again under the same tag. The container-launcher
 /// pulls the image and starts new containers. If it cannot pull the image, it uses the image that
@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(value_name = "SERVICE")]
     pub service: ServiceName,
 
-    /// The version, as environments name it
+    /// The version of the service, spelled as in environment files
     #[arg(value_name = "VERSION")]
     pub version: Version,
 

@@ -62,7 +62,7 @@ pub struct Args {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// Also changes and deletes records, so that etcd has exactly the records of the dump
+    /// Changes and deletes records, too, so that etcd has exactly the records of the dump
     #[arg(long)]
     pub replace: bool,
 

@@ -70,7 +70,7 @@ pub struct Args {
     #[arg(long, short)]
     pub watch: bool,
 
-    /// Counts an environment as incomplete while a service has fewer live instances than this
+    /// Requires at least this many live instances of each service for an environment to be complete
     #[arg(long, env = "MAYFLY_MIN_INSTANCES", value_name = "N", default_value_t = 1)]
     pub min_instances: usize,
 
@@ -86,7 +86,7 @@ pub struct Args {
     #[arg(long, env = "MAYFLY_WEB_EDGE_URL", value_name = "URL", value_parser = edge_url)]
     pub edge_url: Option<String>,
 
-    /// Colours states
+    /// Chooses when to use colour
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub color: Color,
 }

@@ -24,7 +24,7 @@ Examples:
 
 Exit codes: 0 in force; 1 not in force, with the reason; 2 wrong command line.";
 
-/// Waits until an environment is in force on every router and complete
+/// Waits until an environment is complete, and in force on every router
 ///
 /// An environment is in force when two things are true. Every service, including inherited ones,
 /// has its live instances. Every router and dns-updater has applied the newest revision of the
@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, env = "MAYFLY_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub timeout: Duration,
 
-    /// Counts an environment as incomplete while a service has fewer live instances than this
+    /// Requires at least this many live instances of each service for an environment to be complete
     #[arg(long, env = "MAYFLY_MIN_INSTANCES", value_name = "N", default_value_t = 1)]
     pub min_instances: usize,
 

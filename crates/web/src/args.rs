@@ -87,11 +87,11 @@ pub struct WebArguments {
     )]
     pub base_path: String,
 
-    /// Without a token, accepts requests only for these host names (separated by commas), for IP
-    /// addresses and for localhost
+    /// Accepts requests for localhost, for IP addresses and for these host names, separated by
+    /// commas. With --token-file, accepts requests for every host name.
     ///
-    /// mayfly-web refuses requests for any other host name. So the web page of another site cannot
-    /// read the API through a host name of that site.
+    /// Without a token, mayfly-web refuses requests for any other host name. So the web page of
+    /// another site cannot read the API through a host name of that site.
     #[arg(
         long = "host",
         env = "MAYFLY_WEB_HOST",

@@ -13,7 +13,7 @@ Labels of a container:
   mayfly.version=0.0.1     the version of the service [default: the tag of the image]
   mayfly.port=8080         the port in the container [default: the only exposed one]
   mayfly.check=/health     the check that the container must pass to be registered: tcp, or a path
-  mayfly.check-host=NAME   the Host header of a check by path [default: SERVICE.service, as callers do]
+  mayfly.check-host=NAME   the Host header of each HTTP check [default: SERVICE.service, as callers do]
   mayfly.protocol=h2c      the protocol of the service: http (the default) or h2c
   mayfly.weight=50         the container's share of the requests, 0 to 256 [default: 100]
   mayfly.prefix=/mayfly    the key prefix of the Mayfly, if several share an engine [default: any]
@@ -67,7 +67,7 @@ pub struct DockerArguments {
     #[arg(long, env = "MAYFLY_PUBLISHED")]
     pub published: bool,
 
-    /// With --published, registers published ports at this host: an IP address, a host name or `auto`
+    /// Sets the host for --published: an IP address, a host name or `auto`
     ///
     /// `auto` is the address from which this host reaches etcd or, if etcd is on loopback, the
     /// address of the default route. With a loopback address, ports that are published on loopback

@@ -37,7 +37,7 @@ pub struct AccessArgs {
     #[arg(long, env = "MAYFLY_ETCD_KEY", value_name = "FILE", global = true)]
     pub etcd_key: Option<PathBuf>,
 
-    /// Logs in to etcd as this user; deploy/etcd-roles.sh creates one for each program
+    /// Logs in to etcd as this user. deploy/etcd-roles.sh creates a user for each program.
     #[arg(long, env = "MAYFLY_ETCD_USER", value_name = "NAME", global = true)]
     pub etcd_user: Option<String>,
 

@@ -10,8 +10,8 @@ const WHOLE: u32 = 10_000;
 /// The flags about traces.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Traces {
-    /// At the edge, begins a trace for each request that has none, and samples this share of these
-    /// traces, such as `10%`; with `off`, begins no trace
+    /// Begins a trace at the edge for each request without a trace. Samples this share of the new
+    /// traces, such as `10%`. With `off`, begins no trace.
     ///
     /// Some tracers ignore baggage without a trace. Tracers follow the edge's decision whether to
     /// sample a trace. So give the share that your tracers would sample themselves: `100%` if they
