@@ -284,6 +284,10 @@ impl Run<'_> {
                 ..self.extent.rounds
             };
             throughput::measure(scaled, &[(name, edge, internal)], &rounds, self.results).await?;
+            if name == "envoy" {
+                let goal = (scaled.scale, "times", Goal::AtLeast(1.3));
+                throughput::shares("mayfly", (name, name), goal, self.results);
+            }
         }
         Ok(())
     }
