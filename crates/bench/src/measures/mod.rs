@@ -8,6 +8,7 @@ pub mod churn;
 pub mod edge;
 pub mod inherit;
 pub mod instance;
+pub mod probe;
 pub mod start;
 pub mod throughput;
 pub mod usage;
@@ -43,6 +44,7 @@ struct Extent {
     idle: Duration,
     burst: usize,
     churn: churn::Extent,
+    probe: probe::Extent,
 }
 
 const WHOLE: Extent = Extent {
@@ -66,6 +68,11 @@ const WHOLE: Extent = Extent {
         versions: 200,
         requests: 1_000_000,
     },
+    // As in the public benchmark.
+    probe: probe::Extent {
+        environments: 5_000,
+        routes: 3_000,
+    },
 };
 
 const QUICK: Extent = Extent {
@@ -87,6 +94,10 @@ const QUICK: Extent = Extent {
         instances: 60,
         versions: 20,
         requests: 40_000,
+    },
+    probe: probe::Extent {
+        environments: 300,
+        routes: 200,
     },
 };
 
@@ -125,6 +136,9 @@ pub async fn run(arguments: &Arguments, results: &mut Results) -> Result<()> {
     }
     if arguments.names(Edge) || arguments.names(Access) {
         run.edge().await?;
+    }
+    if arguments.names(Probe) {
+        run.probe().await?;
     }
     run.say("done");
     Ok(())
@@ -238,6 +252,17 @@ impl Run<'_> {
             access::run(&scaled, self.extent.changes, self.results)?;
         }
         Ok(())
+    }
+
+    /// Routes that are added while everything else changes.
+    async fn probe(&mut self) -> Result<()> {
+        let probe::Extent { environments, routes } = self.extent.probe;
+        let scale = Scale::new(environments, SMALL.services);
+        self.say(&format!("starting {scale}"));
+        let scaled = ScaledMayfly::start(scale).await?;
+        usage::settle(&scaled).await?;
+        self.say(&format!("adding {routes} routes"));
+        probe::run(&scaled, routes, self.results)
     }
 
     /// Envoy and Caddy with the routing of a Mayfly, one after the other.
