@@ -9,6 +9,7 @@ pub mod edge;
 pub mod inherit;
 pub mod instance;
 pub mod probe;
+pub mod scale;
 pub mod start;
 pub mod throughput;
 pub mod usage;
@@ -45,6 +46,7 @@ struct Extent {
     burst: usize,
     churn: churn::Extent,
     probe: probe::Extent,
+    scale: scale::Extent,
 }
 
 const WHOLE: Extent = Extent {
@@ -73,6 +75,10 @@ const WHOLE: Extent = Extent {
         environments: 5_000,
         routes: 3_000,
     },
+    scale: scale::Extent {
+        steps: &[10_000, 30_000, 100_000],
+        changes: 50,
+    },
 };
 
 const QUICK: Extent = Extent {
@@ -98,6 +104,10 @@ const QUICK: Extent = Extent {
     probe: probe::Extent {
         environments: 300,
         routes: 200,
+    },
+    scale: scale::Extent {
+        steps: &[100, 300, 1_000],
+        changes: 10,
     },
 };
 
@@ -139,6 +149,10 @@ pub async fn run(arguments: &Arguments, results: &mut Results) -> Result<()> {
     }
     if arguments.names(Probe) {
         run.probe().await?;
+    }
+    if arguments.names(Scale) {
+        run.say("growing step by step");
+        scale::run(run.extent.scale, run.results).await?;
     }
     run.say("done");
     Ok(())
