@@ -22,6 +22,11 @@ impl Pace {
 
     /// Up to 250 ms: now and then longer than the 200 ms of quiet after which haproxy-updater writes its files.
     pub fn next_pause(&mut self) -> Duration {
-        Duration::from_micros(self.next_number() % 250_000)
+        self.next_pause_within(Duration::from_millis(250))
+    }
+
+    /// Up to this long.
+    pub fn next_pause_within(&mut self, longest: Duration) -> Duration {
+        Duration::from_micros(self.next_number() % longest.as_micros() as u64)
     }
 }

@@ -36,16 +36,16 @@ impl Answer {
 impl Probe {
     /// A probe that sends GET / with this Host and these further header lines.
     pub fn new(to: SocketAddr, host: &str, headers: &[(&str, &str)]) -> Self {
-        let mut request = format!("GET / HTTP/1.1\r\nhost: {host}\r\n");
-        for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-        request.push_str("\r\n");
         Self {
             to,
             connection: None,
-            request: request.into_bytes(),
+            request: request(host, headers),
         }
+    }
+
+    /// From now on it asks for this Host without further headers, on the same connection.
+    pub fn turn_to(&mut self, host: &str) {
+        self.request = request(host, &[]);
     }
 
     /// Asks once.
@@ -105,6 +105,15 @@ impl Probe {
         self.connection = keep.then_some(connection);
         Ok(answer)
     }
+}
+
+fn request(host: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut request = format!("GET / HTTP/1.1\r\nhost: {host}\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    request.into_bytes()
 }
 
 /// Sends a request with a JSON body on a connection of its own.

@@ -143,7 +143,7 @@ fn line(figure: &Figure) -> String {
         None => "",
     };
     let text = format!(
-        "{:<26} {:<12} {:<22} {:>12} {:<9} {:<18} {met}",
+        "{:<36} {:<12} {:<22} {:>12} {:<10} {:<18} {met}",
         figure.measure,
         figure.scale,
         figure.system,

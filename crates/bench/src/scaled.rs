@@ -14,8 +14,10 @@ use crate::fleet::{self, Scale, VERSIONS};
 use crate::origin::{Instance, Origin};
 use crate::probe::Probe;
 
-/// Limit for bringing a whole scale in.
+/// Limit for bringing a whole scale in, if the caller sets none.
 const POPULATE: Duration = Duration::from_secs(300);
+/// Pause between two questions for an environment that is not routed yet: short beside what a scale takes, and no load.
+const PAUSE: Duration = Duration::from_millis(5);
 
 pub struct ScaledMayfly {
     pub mayfly: Mayfly,
@@ -32,10 +34,18 @@ impl ScaledMayfly {
     /// # Errors
     /// When something does not start, or does not come to route everything within five minutes.
     pub async fn start(scale: Scale) -> Result<Self> {
+        Self::start_with(scale, &[]).await
+    }
+
+    /// As [`ScaledMayfly::start`], with further arguments of environment-registrar.
+    ///
+    /// # Errors
+    /// As [`ScaledMayfly::start`].
+    pub async fn start_with(scale: Scale, registrar: &[&str]) -> Result<Self> {
         let mut mayfly = Mayfly::bare(&[])?;
         mayfly.etcd.restart().await?;
         mayfly.start_updater()?;
-        mayfly.start_registrar(&[])?;
+        mayfly.start_registrar(registrar)?;
         mayfly.start_dns().await?;
         mayfly.haproxy.start().await?;
         let mut scaled = Self {
@@ -54,6 +64,14 @@ impl ScaledMayfly {
     /// # Errors
     /// As [`ScaledMayfly::start`].
     pub async fn grow(&mut self, scale: Scale) -> Result<Duration> {
+        self.grow_within(scale, POPULATE).await
+    }
+
+    /// As [`ScaledMayfly::grow`], with a limit of its own.
+    ///
+    /// # Errors
+    /// When something does not start, or not every environment is routed in time.
+    pub async fn grow_within(&mut self, scale: Scale, limit: Duration) -> Result<Duration> {
         ensure!(
             self.scale.services == 0 || self.scale.services == scale.services,
             "a scaled grows by environments only"
@@ -76,14 +94,37 @@ impl ScaledMayfly {
         for number in self.scale.environments..scale.environments {
             self.save(number, scale.services, VERSIONS[fleet::version(number, 0)])?;
         }
+        // One connection for all: a hundred thousand of their own would use up the ports.
+        let mut probe = self.edge(0);
         for number in self.scale.environments..scale.environments {
             let backend = format!("web@{}", VERSIONS[fleet::version(number, 0)]);
-            self.edge(number)
-                .until(POPULATE, |answer| answer.is_from(&backend))
-                .with_context(|| format!("environment {number} of {}", scale.environments))?;
+            probe.turn_to(&fleet::host(number));
+            loop {
+                let answer = probe.ask();
+                if matches!(&answer, Ok(answer) if answer.is_from(&backend)) {
+                    break;
+                }
+                ensure!(
+                    start.elapsed() < limit,
+                    "environment {number} of {} is not routed after {limit:?}: {answer:?}",
+                    scale.environments
+                );
+                self.still_run()?;
+                std::thread::sleep(PAUSE);
+            }
         }
         self.scale = scale;
         Ok(start.elapsed())
+    }
+
+    /// Whether everything runs that a new environment needs.
+    fn still_run(&mut self) -> Result<()> {
+        let daemons = [&mut self.mayfly.registrar, &mut self.mayfly.updater];
+        for daemon in daemons.into_iter().flatten() {
+            ensure!(daemon.is_running(), "{} has ended", daemon.name());
+        }
+        ensure!(self.mayfly.haproxy.is_running(), "HAProxy has ended");
+        Ok(())
     }
 
     /// A probe from outside.

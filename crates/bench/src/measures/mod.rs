@@ -8,6 +8,8 @@ pub mod churn;
 pub mod edge;
 pub mod inherit;
 pub mod instance;
+pub mod probe;
+pub mod scale;
 pub mod start;
 pub mod throughput;
 pub mod usage;
@@ -43,6 +45,8 @@ struct Extent {
     idle: Duration,
     burst: usize,
     churn: churn::Extent,
+    probe: probe::Extent,
+    scale: scale::Extent,
 }
 
 const WHOLE: Extent = Extent {
@@ -66,6 +70,15 @@ const WHOLE: Extent = Extent {
         versions: 200,
         requests: 1_000_000,
     },
+    // As in the public benchmark.
+    probe: probe::Extent {
+        environments: 5_000,
+        routes: 3_000,
+    },
+    scale: scale::Extent {
+        steps: &[10_000, 30_000, 100_000],
+        changes: 50,
+    },
 };
 
 const QUICK: Extent = Extent {
@@ -87,6 +100,14 @@ const QUICK: Extent = Extent {
         instances: 60,
         versions: 20,
         requests: 40_000,
+    },
+    probe: probe::Extent {
+        environments: 300,
+        routes: 200,
+    },
+    scale: scale::Extent {
+        steps: &[100, 300, 1_000],
+        changes: 10,
     },
 };
 
@@ -125,6 +146,13 @@ pub async fn run(arguments: &Arguments, results: &mut Results) -> Result<()> {
     }
     if arguments.names(Edge) || arguments.names(Access) {
         run.edge().await?;
+    }
+    if arguments.names(Probe) {
+        run.probe().await?;
+    }
+    if arguments.names(Scale) {
+        run.say("growing step by step");
+        scale::run(run.extent.scale, run.results).await?;
     }
     run.say("done");
     Ok(())
@@ -240,6 +268,17 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Routes that are added while everything else changes.
+    async fn probe(&mut self) -> Result<()> {
+        let probe::Extent { environments, routes } = self.extent.probe;
+        let scale = Scale::new(environments, SMALL.services);
+        self.say(&format!("starting {scale}"));
+        let scaled = ScaledMayfly::start(scale).await?;
+        usage::settle(&scaled).await?;
+        self.say(&format!("adding {routes} routes"));
+        probe::run(&scaled, routes, self.results)
+    }
+
     /// Envoy and Caddy with the routing of a Mayfly, one after the other.
     async fn peers(&mut self, scaled: &ScaledMayfly, changes: usize) -> Result<()> {
         let (directory, programs) = (scaled.mayfly.directory(), &self.arguments.peers);
@@ -284,6 +323,10 @@ impl Run<'_> {
                 ..self.extent.rounds
             };
             throughput::measure(scaled, &[(name, edge, internal)], &rounds, self.results).await?;
+            if name == "envoy" {
+                let goal = (scaled.scale, "times", Goal::AtLeast(1.3));
+                throughput::shares("mayfly", (name, name), goal, self.results);
+            }
         }
         Ok(())
     }

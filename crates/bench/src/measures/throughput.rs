@@ -1,18 +1,21 @@
 //! Requests a second and their latency, through each side of each system. The machine's speed changes from one second to the next, so
-//! Mayfly and bare HAProxy take turns, and the median of the rounds counts.
+//! Mayfly and the HAProxies it is compared with take turns, and the median of the rounds counts.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::fleet::Scale;
 use crate::load::{Load, Report, Side};
 use crate::peers::haproxy::Haproxy;
 use crate::results::{Goal, Results, millis};
 use crate::scaled::ScaledMayfly;
 
-/// What all others are measured by.
 const BARE: &str = "bare haproxy";
+const LEAST: &str = "least haproxy";
+/// What Mayfly is measured by.
+const RETRIES: &str = "least haproxy, retries";
 pub const CONNECTIONS: usize = 32;
 
 /// How a system is loaded.
@@ -25,29 +28,44 @@ pub struct Rounds {
 /// A system by name, with its edge and its internal side.
 pub type System<'a> = (&'a str, SocketAddr, SocketAddr);
 
-/// Mayfly against HAProxy alone, and against the least of rules.
+/// Mayfly against HAProxy alone, and against the least of rules, without and with Mayfly's retries.
 ///
 /// # Errors
 /// When a request fails.
 pub async fn of_mayfly(scaled: &ScaledMayfly, rounds: &Rounds, results: &mut Results) -> Result<()> {
     let (bare, least) = (Haproxy::bare(scaled)?, Haproxy::least(scaled)?);
+    let retries = Haproxy::least_with_retries(scaled)?;
     let systems = [
         (BARE, bare.edge, bare.internal),
-        ("least haproxy", least.edge, least.internal),
+        (LEAST, least.edge, least.internal),
+        (RETRIES, retries.edge, retries.internal),
         ("mayfly", scaled.mayfly.edge, scaled.mayfly.internal),
     ];
     measure(scaled, &systems, rounds, results).await?;
+    for name in [LEAST, RETRIES, "mayfly"] {
+        shares(name, (BARE, "bare"), (scaled.scale, "of 1", Goal::None), results);
+    }
+    let goal = (scaled.scale, "of 1", Goal::AtLeast(0.95));
+    shares("mayfly", (RETRIES, "least with retries"), goal, results);
+    Ok(())
+}
+
+/// How much of the rate of another system one reaches on each side, where both were measured. The measure calls the other one
+/// by its second name.
+pub fn shares(
+    system: &str,
+    (other, named): (&str, &str),
+    (scale, unit, goal): (Scale, &'static str, Goal),
+    results: &mut Results,
+) {
     for side in Side::BOTH {
         let rate = format!("{} rate", side.as_str());
-        for (name, goal) in [("least haproxy", Goal::None), ("mayfly", Goal::AtLeast(0.95))] {
-            let find = |system| results.find(&rate, system, scaled.scale);
-            if let Some((this, bare)) = find(name).zip(find(BARE)) {
-                let measure = format!("{} share of bare", side.as_str());
-                results.add(measure, name, scaled.scale, (this / bare, "of 1"), goal);
-            }
+        let find = |system| results.find(&rate, system, scale);
+        if let Some((this, other)) = find(system).zip(find(other)) {
+            let measure = format!("{} share of {named}", side.as_str());
+            results.add(measure, system, scale, (this / other, unit), goal);
         }
     }
-    Ok(())
 }
 
 /// Any systems, in turns.

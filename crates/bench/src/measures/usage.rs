@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::fleet::Scale;
 use crate::measures::change::{Files, changes};
 use crate::results::{Goal, Results, millis};
 use crate::scaled::ScaledMayfly;
@@ -33,11 +32,11 @@ pub async fn memory(scaled: &ScaledMayfly, results: &mut Results) -> Result<()> 
     Ok(())
 }
 
-/// Memory of a peer.
+/// Memory of a process of which nothing was promised.
 ///
 /// # Errors
 /// When it has ended.
-pub fn memory_of(name: &str, process: u32, scale: Scale, results: &mut Results) -> Result<()> {
+pub fn memory_of(name: &str, process: u32, scale: impl ToString, results: &mut Results) -> Result<()> {
     results.add("memory", name, scale, (usage::memory(process)?, "MB"), Goal::None);
     Ok(())
 }
@@ -48,7 +47,10 @@ const QUIET: f64 = 0.02;
 const SETTLE: Duration = Duration::from_secs(60);
 
 /// Waits until the daemons have nothing left to do of what came before.
-async fn settle(scaled: &ScaledMayfly) -> Result<()> {
+///
+/// # Errors
+/// When a process has ended.
+pub async fn settle(scaled: &ScaledMayfly) -> Result<()> {
     let start = Instant::now();
     let mut before = cpu_of(scaled).await?;
     loop {

@@ -17,6 +17,14 @@ use crate::scaled::ScaledMayfly;
 /// Limit for haproxy-updater to write the maps.
 const WRITTEN: Duration = Duration::from_secs(60);
 
+/// The second tries of Mayfly's template. Because of `empty-response`, HAProxy copies the buffer of
+/// each request before it sends it on; for a failed connection alone it would keep no copy.
+const RETRIES: &str = "  option redispatch 1
+  retries 6
+  retry-on conn-failure empty-response
+  http-request disable-l7-retry unless { method GET HEAD OPTIONS }
+";
+
 pub struct Haproxy {
     /// Where clients connect from outside.
     pub edge: SocketAddr,
@@ -58,6 +66,18 @@ impl Haproxy {
     /// # Errors
     /// When the maps can't be read, or it does not start.
     pub fn least(scaled: &ScaledMayfly) -> Result<Self> {
+        Self::by_maps(scaled, "least", "")
+    }
+
+    /// The same, and it tries again as Mayfly does: what a router can reach that keeps a request until it is answered.
+    ///
+    /// # Errors
+    /// As [`Haproxy::least`].
+    pub fn least_with_retries(scaled: &ScaledMayfly) -> Result<Self> {
+        Self::by_maps(scaled, "least-retries", RETRIES)
+    }
+
+    fn by_maps(scaled: &ScaledMayfly, name: &str, settings: &str) -> Result<Self> {
         let (edge, internal) = (port::free(), port::free());
         written(scaled)?;
         let map = |name| scaled.mayfly.map_file(name).display().to_string();
@@ -69,26 +89,30 @@ impl Haproxy {
             map("slots")
         );
         let mut text = format!(
-            "frontend edge\n  bind {edge}\n  \
+            "frontend edge from common\n  bind {edge}\n  \
              http-request set-var(txn.path) path\n  \
              http-request set-var(txn.environment) req.hdr(host),field(1,.),map_str({})\n  \
              http-request set-var(txn.service) var(txn.environment),concat(,txn.path,/),map_beg({}),field(2,:)\n  \
              http-request set-header x-mayfly %[var(txn.environment)]\n{lead_on}\
-             frontend internal\n  bind {internal}\n  \
+             frontend internal from common\n  bind {internal}\n  \
              http-request set-var(txn.environment) req.hdr(x-mayfly)\n  \
              http-request set-var(txn.service) req.hdr(host),field(1,.)\n{lead_on}",
             map("edge"),
             map("routes")
         );
+        text += &format!("defaults slots from common\n{settings}");
         for service in 0..scaled.scale.services {
             for (number, version) in VERSIONS.iter().enumerate() {
                 let backend = format!("{}@{version} ", fleet::service(service));
                 let slot = slots.lines().find_map(|row| row.strip_prefix(&backend));
                 let slot = slot.with_context(|| format!("{backend}has no slot"))?;
-                text += &format!("backend {slot}\n{}", server(scaled.instance(service, number)?));
+                text += &format!(
+                    "backend {slot} from slots\n{}",
+                    server(scaled.instance(service, number)?)
+                );
             }
         }
-        Self::start(scaled.mayfly.directory(), "least", &text, (edge, internal))
+        Self::start(scaled.mayfly.directory(), name, &text, (edge, internal))
     }
 
     fn start(
@@ -99,7 +123,7 @@ impl Haproxy {
     ) -> Result<Self> {
         let config = directory.join(format!("{name}.cfg"));
         let common =
-            "defaults\n  mode http\n  timeout connect 2s\n  timeout client 1m\n  timeout server 1m\n";
+            "defaults common\n  mode http\n  timeout connect 2s\n  timeout client 1m\n  timeout server 1m\n";
         std::fs::write(&config, format!("{common}{text}"))
             .with_context(|| format!("write {}", config.display()))?;
         let mut command = Command::new("haproxy");
@@ -144,4 +168,18 @@ fn read(file: &Path) -> Result<String> {
 
 fn server(instance: SocketAddr) -> String {
     format!("  server one {instance} check inter 2s\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_retries_are_those_of_the_template() {
+        let template = include_str!("../../../haproxy-updater/templates/haproxy.cfg.tera");
+        let settings: Vec<_> = template.lines().map(str::trim).collect();
+        for setting in RETRIES.lines().map(str::trim) {
+            assert!(settings.contains(&setting), "{setting}");
+        }
+    }
 }
