@@ -460,9 +460,9 @@ compose has started."
     expect "1 deleted"
     await 10 www-temp-1.example.com "410"
     good "www-temp-1.example.com is gone $WAITED ms after the push"
-    await_output 10 "unused, retired at" "${COMPOSE[@]}" exec -T environment-registrar mayfly status
+    await_output 10 "unused, will be retired at" "${COMPOSE[@]}" exec -T environment-registrar mayfly status
     try "${COMPOSE[*]} exec -T environment-registrar mayfly status | tail -n 5"
-    expect "frontend@0.0.3-rc.1" "backend@0.0.3" "unused, retired at"
+    expect "frontend@0.0.3-rc.1" "backend@0.0.3" "unused, will be retired at"
     await_gone 60
     good "both containers were retired"
     [[ $(registered) != */0.0.3* ]] || die "an instance of 0.0.3 is still registered"

@@ -11,13 +11,21 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use crate::engine::{Engine, Progress};
+use crate::engine::{Engine, NotOurs, Progress};
 use crate::plan::{Doing, LaunchPlan};
 
 /// How many of the last lines of a failed unit are kept.
 const LINES: usize = 10;
 /// How long a unit that could not be removed is left alone.
 const REST: Duration = Duration::from_secs(2);
+
+/// Why a unit is still there. What is not ours is not tried again.
+fn not_removed(unit: &str, error: &anyhow::Error) -> String {
+    match error.downcast_ref::<NotOurs>() {
+        Some(why) => format!("did not remove `{unit}`: {why}"),
+        None => format!("cannot remove `{unit}`: {error:#}; retrying"),
+    }
+}
 
 /// What became of a unit.
 #[derive(Debug)]
@@ -150,7 +158,8 @@ impl<E: Engine> Workers<E> {
             self.begin(backend, name.clone(), Doing::Clearing, async move {
                 let output = engine.output(&unit, LINES).await;
                 if let Err(error) = engine.remove(&unit, &of, grace).await {
-                    warn!("cannot remove `{unit}`, which has failed ({reason}): {error:#}; retrying");
+                    warn!("{of}: `{unit}` has failed: {reason}");
+                    warn!("{of}: {}", not_removed(&unit, &error));
                     tokio::time::sleep(REST).await;
                     return Outcome::Stays;
                 }
@@ -165,7 +174,7 @@ impl<E: Engine> Workers<E> {
                 match engine.remove(&unit, &of, grace).await {
                     Ok(()) => Outcome::Removed,
                     Err(error) => {
-                        warn!("cannot remove `{unit}`: {error:#}; retrying");
+                        warn!("{of}: {}", not_removed(&unit, &error));
                         tokio::time::sleep(REST).await;
                         Outcome::Stays
                     }

@@ -215,7 +215,7 @@ impl Arguments {
                 None => std::env::var(name.as_str()).with_context(|| {
                     format!(
                         "--variable {name} has no value, and there is no environment variable \
-                         {name}: write --variable {name}=VALUE, or set the environment variable"
+                         {name}; write --variable {name}=VALUE, or set the environment variable"
                     )
                 })?,
             };

@@ -36,6 +36,11 @@ const QUESTION: Duration = Duration::from_secs(20);
 /// How long work on its disk may take, on an engine that does much of it at once.
 const WORK: Duration = Duration::from_secs(120);
 
+/// Why something with the name of a unit is none of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotOurs(String);
+
 pub trait Engine: Send + Sync + 'static {
     /// Everything that concerns the launcher, at this moment.
     ///
@@ -62,8 +67,8 @@ pub trait Engine: Send + Sync + 'static {
     /// made: [`Swarm::new`].)
     ///
     /// # Errors
-    /// When the engine refuses or does not answer in time, and for one of that name that is not
-    /// ours.
+    /// When the engine refuses or does not answer in time, and [`NotOurs`] for one of that name that
+    /// is not ours. It says why, not what could not be removed.
     fn remove(
         &self,
         name: &str,

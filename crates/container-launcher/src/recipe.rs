@@ -203,9 +203,9 @@ fn networks(definition: &Definition, terms: &LaunchTerms) -> Result<Vec<NetworkN
 /// What a definition asks for, or the limit if it asks for nothing.
 fn at_most<T: Copy + Ord + Display>(field: &str, asked: Option<T>, most: T) -> Result<T, String> {
     match asked {
-        Some(asked) if asked > most => Err(format!(
-            "{field} {asked} is more than --{field} allows, which is {most}"
-        )),
+        Some(asked) if asked > most => {
+            Err(format!("{field} {asked} exceeds the limit of {most} (--{field})"))
+        }
         asked => Ok(asked.unwrap_or(most)),
     }
 }
@@ -466,13 +466,13 @@ pub(crate) mod tests {
                 r#", "memory": "513m""#,
                 "1",
                 &terms(),
-                "memory 513m is more than --memory allows, which is 512m",
+                "memory 513m exceeds the limit of 512m (--memory)",
             ),
             (
                 r#", "cpus": "1.001""#,
                 "1",
                 &terms(),
-                "more than --cpus allows, which is 1",
+                "exceeds the limit of 1 (--cpus)",
             ),
             (
                 r#", "volumes": ["/etc:/x"]"#,

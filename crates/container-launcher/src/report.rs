@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use mayfly_core::launching::{Backend, GivenUp, Launching, Phase};
-use mayfly_core::shorten;
+use mayfly_core::shorten::{self, counted};
 use mayfly_core::version::BackendId;
 use mayfly_daemon::metrics::{metric, show};
 use mayfly_daemon::output::printable;
@@ -130,15 +130,26 @@ impl LauncherReport {
         }
         // Without containers there is nothing to retire.
         let guard = guard.filter(|_| units > 0).map(|reason| match held_back {
-            0 => format!("{reason}: nothing is retired"),
-            held_back => format!("{reason}: {held_back} containers that seem unneeded are kept"),
+            0 => reason.to_owned(),
+            held_back => {
+                let containers = counted(held_back, "container");
+                let seem = if held_back == 1 { "seems" } else { "seem" };
+                format!("{reason}, so the launcher keeps {containers} that {seem} unneeded")
+            }
         });
         if self.guard != guard {
             match &guard {
                 Some(guard) => {
-                    warn!("{guard}; if that was intended, run `mayfly confirm container-launcher`")
+                    let nothing = match held_back {
+                        0 => ", so the launcher retires nothing",
+                        _ => "",
+                    };
+                    warn!(
+                        "{guard}{nothing}. If the loss was intended, run `mayfly confirm \
+                         container-launcher`"
+                    )
                 }
-                None => info!("the launcher retires unneeded containers again"),
+                None => info!("the launcher resumes retiring unneeded containers"),
             }
         }
         self.set(true, &backends, units, held_back);
@@ -211,12 +222,12 @@ fn shortened(given_up: &BTreeMap<BackendId, GivenUp>) -> BTreeMap<String, GivenU
 fn log(backend: &BackendId, state: &Backend) {
     match &state.phase {
         Phase::Failed { .. } => {
-            let next_try = state
-                .next_try
-                .as_deref()
-                .unwrap_or("as soon as this reason no longer applies");
+            let next_try = match &state.next_try {
+                Some(at) => format!("at {at}"),
+                None => "once this has changed".to_owned(),
+            };
             warn!(
-                "{backend}: {} (next try: {next_try})",
+                "{backend}: {} (next try {next_try})",
                 printable(&state.phase.to_string())
             );
             for line in &state.output {
@@ -224,11 +235,17 @@ fn log(backend: &BackendId, state: &Backend) {
             }
         }
         Phase::NoDefinition => warn!(
-            "{backend}: cannot be started, because its service has no definition: add a definition \
-             to the directory of environment-registrar's --services"
+            "{backend}: cannot be started, because service {} has no definition; add one to the \
+             directory given to environment-registrar with --services",
+            backend.service
         ),
+        Phase::Waiting => {
+            info!("{backend}: will be started soon, unless another program starts an instance")
+        }
         // Otherwise each percent would be a line.
         Phase::Pulling { percent: Some(_) } => {}
+        Phase::Pulling { percent: None } => info!("{backend}: pulling the image"),
+        Phase::Checking => info!("{backend}: the container runs, but is not registered yet"),
         phase => info!("{backend}: {phase}"),
     }
 }

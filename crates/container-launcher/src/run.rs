@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use mayfly_core::keys::{Daemon, Key};
 use mayfly_core::launching::GivenUp;
+use mayfly_core::shorten::counted;
 use mayfly_core::trust::{Policy, Retiring};
 use mayfly_core::version::BackendId;
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
@@ -141,7 +142,7 @@ async fn follow<E: Engine>(
             }
             Err(error) => {
                 metrics.engine_connected.set(0);
-                let error = format!("{:#}", error.context("cannot list what runs on the engine"));
+                let error = format!("{error:#}");
                 if backoff.failures() == 0 {
                     warn!("{error}; retrying");
                 }
@@ -259,8 +260,7 @@ impl<E: Engine> Launcher<E> {
                 self.metrics.started.inc();
                 if let Some(reason) = &not_pulled {
                     warn!(
-                        "{backend}: cannot pull the image, so `{name}` starts from the engine's own \
-                         copy: {}",
+                        "{backend}: `{name}` starts from the engine's own copy of its image: {}",
                         printable(reason)
                     );
                 }
@@ -323,8 +323,10 @@ impl<E: Engine> Launcher<E> {
             self.take_confirmation(now).await;
         }
         let held = self.etcd.held();
-        let withheld =
-            (held > 0).then(|| format!("etcd has suddenly lost {held} keys, which may be back soon"));
+        let withheld = (held > 0).then(|| {
+            let keys = counted(held, "key");
+            format!("etcd has suddenly lost {keys}, which may be back soon")
+        });
         let guard = withheld.or_else(|| self.retiring.closed());
         let situation = Situation {
             view: &self.view,
@@ -423,7 +425,7 @@ impl<E: Engine> Launcher<E> {
             match (deleted, reason) {
                 (Ok(true), None) => info!("{backend}: relaunched, as an operator requested"),
                 (Ok(true), Some(reason)) => warn!(
-                    "{backend}: an operator requested a relaunch, but it failed: {}",
+                    "{backend}: cannot do the relaunch that an operator requested: {}",
                     printable(reason)
                 ),
                 (Ok(false), _) => {}
@@ -461,13 +463,14 @@ impl<E: Engine> Launcher<E> {
         {
             Ok(true) => {
                 match self.retiring.closed() {
-                    Some(reason) => {
-                        warn!(
-                            "{reason}: an operator has confirmed this, so containers are retired \
-                             again"
-                        )
-                    }
-                    None => info!("an operator has confirmed deletions, but the launcher withholds none"),
+                    Some(reason) => warn!(
+                        "an operator confirmed that {reason}, so the launcher retires unneeded \
+                         containers as usual"
+                    ),
+                    None => info!(
+                        "an operator ran `mayfly confirm container-launcher`: the launcher \
+                         withholds no deletions now"
+                    ),
                 }
                 self.retiring.confirm();
             }

@@ -22,12 +22,19 @@ const REFUSALS: [StatusCode; 3] = [
     StatusCode::MISDIRECTED_REQUEST,
 ];
 
+/// How the Host of a check is set for one instance.
+pub const SET_BY_FLAG: &str = "set --check-host";
+/// How it is set for a container.
+pub const SET_BY_LABEL: &str = "set the label mayfly.check-host, or check-host in its definition";
+
 /// What is asked of an instance.
 #[derive(Debug, Clone)]
 pub struct CheckRequest {
     pub check: Check,
     /// The Host that a check by path asks with.
     pub host: String,
+    /// What to do if the instance expects another Host.
+    pub host_set_by: &'static str,
     pub protocol: Protocol,
 }
 
@@ -46,6 +53,7 @@ async fn answer(question: &CheckRequest, address: Address) -> anyhow::Result<()>
     let CheckRequest {
         check,
         host,
+        host_set_by,
         protocol,
     } = question;
     let to = SocketAddr::new(address.ip(), address.port());
@@ -62,12 +70,12 @@ async fn answer(question: &CheckRequest, address: Address) -> anyhow::Result<()>
     };
     if REFUSALS.contains(&status) {
         bail!(
-            "{check} answers {status} to Host {host}; if the service expects another Host header, \
-             give it as check-host (a flag, a label and a field of definitions)"
+            "{check} answers {status} to a request with Host {host}; if the service expects another \
+             Host, {host_set_by}"
         );
     }
     if !(status.is_success() || status.is_redirection()) {
-        bail!("{check} answers {status} to Host {host}");
+        bail!("{check} answers {status} to a request with Host {host}");
     }
     Ok(())
 }
@@ -149,6 +157,7 @@ mod tests {
         CheckRequest {
             check: check.parse().unwrap(),
             host: host.to_owned(),
+            host_set_by: SET_BY_FLAG,
             protocol,
         }
     }
@@ -182,7 +191,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             refused,
-            "/health answers 503 Service Unavailable to Host backend.service"
+            "/health answers 503 Service Unavailable to a request with Host backend.service"
         );
     }
 
@@ -211,8 +220,8 @@ mod tests {
             let error = ask(&asked("127.0.0.1:80"), address, LIMIT).await.unwrap_err();
             assert_eq!(
                 error.to_string(),
-                "/health?host=backend.service answers 400 Bad Request to Host 127.0.0.1:80; if the \
-                 service expects another Host header, give it as check-host (a flag, a label and a field of definitions)"
+                "/health?host=backend.service answers 400 Bad Request to a request with Host \
+                 127.0.0.1:80; if the service expects another Host, set --check-host"
             );
         }
     }

@@ -13,7 +13,7 @@ use mayfly_daemon::store::{Guard, Store};
 use mayfly_daemon::watch::{Change, Stored, look_up};
 
 use crate::args::InstanceArguments;
-use crate::location::AdvertisedHost;
+use crate::location::{AdvertisedHost, HOST, with_remedy};
 
 /// Runs the command.
 ///
@@ -37,7 +37,8 @@ pub async fn run(common: &CommonArgs, instance: &InstanceArguments) -> anyhow::R
     let address = instance
         .host
         .locate(instance.port, store.endpoints(), None)
-        .await?;
+        .await
+        .map_err(|error| with_remedy(&error, HOST))?;
     let key = Key::Instance(backend.clone(), InstanceId::of(&address));
     if !delete(&store, &key).await? {
         bail!("{backend} at {address} is not registered");

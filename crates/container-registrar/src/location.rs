@@ -12,10 +12,13 @@ use anyhow::{Context as _, anyhow, bail};
 use mayfly_core::address::Address;
 use mayfly_core::locality::only_here;
 use mayfly_core::upstream::{Upstream, UpstreamHost};
-use mayfly_daemon::own_address;
+use mayfly_daemon::own_address::{self, NoAddress};
 use mayfly_daemon::store::Endpoint;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
+
+/// Where the host of one instance is set.
+pub const HOST: &str = "HOST";
 
 /// How long a name may take to resolve.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
@@ -110,13 +113,7 @@ impl AdvertisedHost {
     ) -> anyhow::Result<Address> {
         let ip = match self {
             Self::Ip(ip) => *ip,
-            Self::Auto => own_address::find(endpoints).await.map_err(|error| {
-                anyhow!(
-                    "{error:#}; instead of `auto`, set HOST (`register`) or --host (`docker`) \
-                     to an address that all routers reach, or to 127.0.0.1 if everything runs on \
-                     this host"
-                )
-            })?,
+            Self::Auto => own_address::find(endpoints).await?,
             Self::Name(name) => {
                 let found = usable(name, port).await?;
                 choose(found, last)
@@ -134,7 +131,8 @@ impl AdvertisedHost {
     /// When a name is none that a router can resolve, or no address of this host is to be chosen.
     pub async fn place(&self, port: u16, endpoints: &[Endpoint]) -> anyhow::Result<Upstream> {
         if matches!(self, Self::Auto | Self::Ip(_)) {
-            return Ok(self.locate(port, endpoints, None).await?.into());
+            let found = self.locate(port, endpoints, None).await;
+            return Ok(found.map_err(|error| with_remedy(&error, HOST))?.into());
         }
         self.named(port)
             .with_context(|| format!("{self} is not a host name of letters, digits, hyphens and dots"))
@@ -187,14 +185,26 @@ fn choose(mut candidates: Vec<IpAddr>, last: Option<Address>) -> Option<IpAddr> 
     candidates.into_iter().next()
 }
 
-/// The warning about a place that only its own host reaches.
-pub fn doubt(place: &Upstream) -> Option<String> {
+/// The warning about a place of `what` that only its own host reaches. `option` is where an operator
+/// sets it.
+pub fn doubt(what: &dyn fmt::Display, place: &Upstream, option: &str) -> Option<String> {
     let ip = place.address()?.ip();
-    let what = only_here(ip)?;
+    let kind = only_here(ip)?;
     Some(format!(
-        "{ip} is {what}: a router on another host would send the instance's requests to itself; \
-         unless all routers run on this host, register the instance at an address that they all reach"
+        "the address of {what} is {ip}, {kind}. Unless all routers run on this host, set {option} to an \
+         address that they all reach"
     ))
+}
+
+/// What an operator can do about an error of [`AdvertisedHost::locate`], as a further sentence;
+/// empty where that is not known.
+pub fn remedy(error: &anyhow::Error, option: &str) -> String {
+    NoAddress::remedy(error, option, "routers")
+}
+
+/// An error of [`AdvertisedHost::locate`] with what an operator can do about it.
+pub fn with_remedy(error: &anyhow::Error, option: &str) -> anyhow::Error {
+    anyhow!("{error:#}{}", remedy(error, option))
 }
 
 async fn resolve(name: &str, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
@@ -281,15 +291,13 @@ mod tests {
 
     #[tokio::test]
     async fn auto_that_finds_nothing_says_what_to_give() {
-        let error = AdvertisedHost::Auto
-            .locate(8080, &[], None)
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("--etcd names no endpoint; instead of `auto`, set HOST"),
-            "{error}"
+        let error = AdvertisedHost::Auto.locate(8080, &[], None).await.unwrap_err();
+        assert_eq!(
+            with_remedy(&error, HOST).to_string(),
+            "cannot choose the address of this host: --etcd names no endpoint. Check --etcd and the \
+             network of this host, or set HOST to an address that all routers reach"
         );
+        assert_eq!(remedy(&anyhow!("another error"), HOST), "");
     }
 
     #[test]
@@ -301,7 +309,8 @@ mod tests {
             ("10.0.0.5:80", false),
             ("billing.internal:80", false),
         ] {
-            assert_eq!(doubt(&place.parse().unwrap()).is_some(), doubted, "{place}");
+            let doubt = doubt(&"x@1", &place.parse().unwrap(), HOST);
+            assert_eq!(doubt.is_some(), doubted, "{place}");
         }
     }
 

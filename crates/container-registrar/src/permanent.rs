@@ -14,7 +14,7 @@ use mayfly_daemon::output;
 use tracing::warn;
 
 use crate::args::Register;
-use crate::check::{CheckRequest, ask};
+use crate::check::{CheckRequest, SET_BY_FLAG, ask};
 use crate::location;
 
 /// Runs the command.
@@ -45,10 +45,10 @@ pub async fn run(common: &CommonArgs, arguments: &Register) -> anyhow::Result<Ex
     let old = store.get(&key).await?;
     if old.is_some_and(|old| old.lease.is_some()) {
         bail!(
-            "{backend} at {place} is already registered by a running container-registrar: stop that registrar first, or keep its entry"
+            "{backend} at {place} is already registered by a running container-registrar; stop that registrar first, or keep its entry"
         );
     }
-    if let Some(doubt) = location::doubt(&place) {
+    if let Some(doubt) = location::doubt(&backend, &place, location::HOST) {
         warn!("{doubt}");
     }
     store.put(&key, records::to_json(&record), None).await?;
@@ -71,6 +71,7 @@ async fn ask_all(check: &Check, place: &Upstream, arguments: &Register) -> anyho
     let question = CheckRequest {
         check: check.clone(),
         host: host(place, arguments.check_host.as_ref(), &arguments.instance.service),
+        host_set_by: SET_BY_FLAG,
         protocol: arguments.protocol.into(),
     };
     let limit = arguments.keeping.check_timeout;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mayfly_core::address::Address;
 use mayfly_core::failing;
+use mayfly_core::shorten::counted;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
@@ -85,9 +86,8 @@ impl Probe {
                 self.failures = self.failures.saturating_add(1);
                 match turn {
                     Some(Turn::Down) => warn!(
-                        "{instance} at {address} failed {} checks in a row and is deregistered: \
-                         {error:#}",
-                        self.failures
+                        "{instance} at {address} failed {} in a row and is deregistered: {error:#}",
+                        counted(self.failures as usize, "check")
                     ),
                     _ if self.failures == 1 => info!("{instance} at {address} failed its check: {error:#}"),
                     _ => debug!("{instance} at {address} failed its check: {error:#}"),

@@ -27,8 +27,8 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::args::Register;
-use crate::check::CheckRequest;
-use crate::location;
+use crate::check::{CheckRequest, SET_BY_FLAG};
+use crate::location::{self, HOST};
 use crate::probe::{Liveness, Probe};
 
 /// How long etcd may take for each step of the way out.
@@ -125,6 +125,7 @@ impl Registration {
         let question = CheckRequest {
             check,
             host: check::host(self.arguments.check_host.as_ref(), &backend.service),
+            host_set_by: SET_BY_FLAG,
             protocol: self.arguments.protocol.into(),
         };
         let mut probe = Probe::new(question, &self.arguments.keeping);
@@ -186,7 +187,8 @@ impl Registration {
             {
                 Ok(address) => {
                     if self.address.replace(address) != Some(address) {
-                        if let Some(doubt) = location::doubt(&address.into()) {
+                        let backend = instance.backend();
+                        if let Some(doubt) = location::doubt(&backend, &address.into(), HOST) {
                             warn!("{doubt}");
                         }
                     }
@@ -196,7 +198,9 @@ impl Registration {
                     warn!("{error:#}; the instance stays registered at its last address");
                     return;
                 }
-                Err(error) if backoff.failures() == 0 => warn!("{error:#}; retrying"),
+                Err(error) if backoff.failures() == 0 => {
+                    warn!("{error:#}; retrying{}", location::remedy(&error, HOST))
+                }
                 Err(error) => debug!("{error:#}; retrying"),
             }
             backoff.rest().await;
@@ -253,10 +257,7 @@ impl Registration {
             self.advertiser.set(key(&backend, &address), Some(record));
             match self.advertiser.flush(LAST_WRITE).await {
                 Ok(()) => {
-                    info!(
-                        "{backend} at {address} is draining for {:?}",
-                        self.arguments.drain
-                    );
+                    info!("{backend} at {address} drains for {:?}", self.arguments.drain);
                     sleep(self.arguments.drain).await;
                 }
                 // No router would see the drain, so waiting is of no use.

@@ -153,8 +153,8 @@ async fn the_reason_of_a_failed_check_is_reported_and_another_host_can_be_given(
             address.replace(':', "-")
         )
     );
-    let reason = "/?host=shop.example.com answers 400 Bad Request to Host backend.service; if the \
-                  service expects another Host header, give it as check-host (a flag, a label and a field of definitions)";
+    let reason = "/?host=shop.example.com answers 400 Bad Request to a request with Host \
+                  backend.service; if the service expects another Host, set --check-host";
     let expected = json!([{"backend": "backend@0.0.2", "address": address, "reason": reason}]);
     assert_eq!(reported.1["detail"]["failing"], expected);
     // Each further check fails for the same reason, and is no write.

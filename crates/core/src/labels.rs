@@ -220,7 +220,7 @@ pub fn tag(image: &str) -> Result<Version, String> {
     match tag.map(str::parse) {
         Some(Ok(version)) => Ok(version),
         _ => Err(format!(
-            "the image {image:?} has no tag that could be the version: set the label {VERSION}"
+            "the image {image:?} has no tag that could be the version; set the label {VERSION}"
         )),
     }
 }
@@ -243,7 +243,7 @@ fn only(exposed: &[u16]) -> Result<Port, String> {
                     .join(", ")
             ),
         };
-        format!("the image exposes {found}: set the label {PORT}")
+        format!("the image exposes {found}; set the label {PORT}")
     })
 }
 
@@ -308,7 +308,7 @@ mod tests {
                 "mayfly.service=b",
                 "b:1",
                 &[],
-                "exposes no port: set the label mayfly.port",
+                "exposes no port; set the label mayfly.port",
             ),
             ("mayfly.service=b", "b:1", &[80, 81], "exposes 2 ports (80, 81)"),
             ("mayfly.service=b mayfly.port=0", "b:1", &[], "1 to 65535"),

@@ -135,10 +135,10 @@ impl fmt::Display for Phase {
             Self::Starting => f.write_str("starting"),
             Self::Checking => f.write_str("checking"),
             Self::Foreign => {
-                f.write_str("left to a container that another program started, but that is not registered")
+                f.write_str("not started: another program's container runs, but is not registered yet")
             }
             Self::Running => f.write_str("running"),
-            Self::Unused { retire_at } => write!(f, "unused, retired at {retire_at}"),
+            Self::Unused { retire_at } => write!(f, "unused, will be retired at {retire_at}"),
             Self::Retiring => f.write_str("retiring"),
             Self::Failed { reason } => write!(f, "failed: {reason}"),
             Self::NoDefinition => f.write_str("no definition"),

@@ -23,6 +23,7 @@ use crate::file::{Fault, Subject};
 use crate::names::{EnvironmentName, ServiceName};
 use crate::outside::{AddressRule, MOST_OF_ONE};
 use crate::records::EXTENDS_LIMIT;
+use crate::shorten::counted;
 use crate::yaml::Mark;
 
 /// The outcome of a check.
@@ -180,10 +181,6 @@ pub fn check_among(
         notes,
         files: checked,
     }
-}
-
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The faults that only several files of environments together have, each with the position of the

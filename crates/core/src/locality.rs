@@ -3,22 +3,35 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+const LOOPBACK: &str = "a loopback address";
+const LINK_LOCAL: &str = "a link-local address";
+const THIS_HOST: &str = "an address that means the host itself";
+
 /// What an address is that others cannot use, to be said after `is`; `None` for any other.
-pub fn only_here(ip: IpAddr) -> Option<&'static str> {
+pub fn kind(ip: IpAddr) -> Option<&'static str> {
     let ip = ip.to_canonical();
     let (loopback, link_local) = match ip {
         IpAddr::V4(ip) => (ip.is_loopback(), ip.is_link_local()),
         IpAddr::V6(ip) => (ip.is_loopback(), ip.is_unicast_link_local()),
     };
     if loopback {
-        Some("a loopback address, at which other hosts and containers reach only themselves")
+        Some(LOOPBACK)
     } else if link_local {
-        Some("a link-local address, which other networks cannot reach")
+        Some(LINK_LOCAL)
     } else if is_this_host(ip) {
-        Some("an address that means the host itself, at which others reach only themselves")
+        Some(THIS_HOST)
     } else {
         None
     }
+}
+
+/// As [`kind`], and why others cannot use it.
+pub fn only_here(ip: IpAddr) -> Option<&'static str> {
+    kind(ip).map(|kind| match kind {
+        LOOPBACK => "a loopback address, at which other hosts and containers reach only themselves",
+        LINK_LOCAL => "a link-local address, which other networks cannot reach",
+        _ => "an address that means the host itself, at which others reach only themselves",
+    })
 }
 
 /// Linux takes all of 0.0.0.0/8 for itself.

@@ -237,7 +237,7 @@ impl AddressRule {
             let meant = allowed().any(|network| network.is_single() && network.contains(ip));
             return (!meant).then(|| {
                 format!(
-                    "where the router itself listens, so requests would come back: choose a \
+                    "where the router itself listens, so requests would come back; choose a \
                      version of that service, or allow exactly this address (--allow-address {ip})"
                 )
             });

@@ -100,6 +100,8 @@ pub fn reason(error: &Error) -> String {
         Error::DockerResponseServerError { message, .. } => line(message),
         Error::DockerStreamError { error } => line(error),
         Error::RequestTimeoutError => "the engine did not answer in time".to_owned(),
+        // Its path is part of the engine's URL.
+        Error::SocketNotFoundError(_) => "there is no such socket".to_owned(),
         // What the layers of an HTTP client say of it tells nobody anything.
         Error::HyperLegacyError { err } => {
             let mut cause: &dyn std::error::Error = err;
@@ -164,7 +166,7 @@ mod tests {
         // Nobody listens at a port whose listener is gone.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
         for (url, expected) in [
-            (format!("unix://{}", missing.display()), "Socket not found"),
+            (format!("unix://{}", missing.display()), "there is no such socket"),
             (format!("tcp://{}", port.unwrap()), "Connection refused"),
         ] {
             let text = reason(&connect(&url.parse().unwrap(), LIMIT, LIMIT).await.unwrap_err());

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{anyhow, bail};
 use mayfly_core::keys::Key;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -146,7 +146,7 @@ impl Advertiser {
         match reached {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => bail!("the task that writes this daemon's records to etcd has ended"),
-            Err(_) => bail!("etcd did not accept all records within {limit:?}"),
+            Err(_) => bail!("etcd did not confirm all changes within {limit:?}"),
         }
     }
 
@@ -163,9 +163,12 @@ impl Advertiser {
                 self.changed.send_modify(|change| *change += 1);
             }
         }
-        self.written(limit)
-            .await
-            .context("cannot delete this daemon's records from etcd (they expire with their lease)")
+        self.written(limit).await.map_err(|error| {
+            anyhow!(
+                "cannot delete this daemon's records from etcd: {error}; the records expire with \
+                 their lease"
+            )
+        })
     }
 }
 

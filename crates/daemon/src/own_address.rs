@@ -9,8 +9,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
-use mayfly_core::locality::{is_public, only_here};
+use anyhow::{Context as _, anyhow};
+use mayfly_core::locality::{is_public, kind, only_here};
 use tokio::net::{UdpSocket, lookup_host};
 use tokio::time::timeout;
 
@@ -28,11 +28,40 @@ const FAR: [IpAddr; 2] = [
 /// Stands in for a port: only the way there matters.
 const ANY_PORT: u16 = 9;
 
+/// Why none is chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAddress {
+    /// It is not known from which address this host reaches etcd.
+    #[error("cannot choose the address of this host: {0:#}")]
+    NoWay(anyhow::Error),
+    /// No address of this host is of use to others.
+    #[error("cannot choose the address of this host: {0}")]
+    NoneUsable(String),
+}
+
+impl NoAddress {
+    /// What helps, as a further sentence; empty for another error. `option` is where an operator
+    /// sets the address, and `who` has to reach it.
+    pub fn remedy(error: &anyhow::Error, option: &str, who: &str) -> String {
+        match error.downcast_ref::<Self>() {
+            Some(Self::NoWay(_)) => format!(
+                ". Check --etcd and the network of this host, or set {option} to an address that \
+                 all {who} reach"
+            ),
+            Some(Self::NoneUsable(_)) => format!(
+                ". Set {option} to an address that all {who} reach, or to 127.0.0.1 if everything \
+                 runs on this host"
+            ),
+            None => String::new(),
+        }
+    }
+}
+
 /// Finds it.
 ///
 /// # Errors
-/// When no interface leads to etcd, or none of its addresses is to be chosen; the message says why.
-pub async fn find(endpoints: &[Endpoint]) -> anyhow::Result<IpAddr> {
+/// When no interface leads to etcd, or none of its addresses is to be chosen.
+pub async fn find(endpoints: &[Endpoint]) -> Result<IpAddr, NoAddress> {
     let mut towards_etcd = Vec::new();
     let mut trouble = anyhow!("--etcd names no endpoint");
     for endpoint in endpoints {
@@ -45,7 +74,7 @@ pub async fn find(endpoints: &[Endpoint]) -> anyhow::Result<IpAddr> {
         }
     }
     let Some(local) = towards_etcd.iter().find(|ip| only_here(**ip).is_some()) else {
-        return Err(trouble.context("cannot find the address from which this host reaches etcd"));
+        return Err(NoAddress::NoWay(trouble));
     };
     let mut by_default = Vec::new();
     for far in FAR {
@@ -63,27 +92,21 @@ fn chosen(towards_etcd: &[IpAddr]) -> Option<IpAddr> {
 }
 
 /// What is registered where the address towards etcd is `local`, of no use to others.
-fn instead_of(local: IpAddr, by_default: &[IpAddr]) -> anyhow::Result<IpAddr> {
+fn instead_of(local: IpAddr, by_default: &[IpAddr]) -> Result<IpAddr, NoAddress> {
     let mut usable = by_default.iter().filter(|ip| only_here(**ip).is_none());
     if let Some(ip) = usable.clone().find(|ip| !is_public(**ip)) {
         return Ok(*ip);
     }
+    let kind = |ip: IpAddr| kind(ip).unwrap_or("of no use to others");
     let why = match (usable.next(), by_default.first()) {
-        (Some(ip), _) => {
-            format!(
-                "{ip}, the address of the default route, is public and is never chosen \
-                 automatically"
-            )
-        }
-        (None, Some(ip)) => {
-            format!("{ip}, the address of the default route, cannot be reached by other hosts either")
-        }
+        (Some(ip), _) => format!("{ip} (default route) is public, which `auto` never chooses"),
+        (None, Some(ip)) => format!("{ip} (default route) is {}", kind(*ip)),
         (None, None) => "this host has no default route".to_owned(),
     };
-    bail!(
-        "cannot find an address at which other hosts reach this host: this host reaches etcd from \
-         {local}, which other hosts cannot reach, and {why}"
-    )
+    Err(NoAddress::NoneUsable(format!(
+        "{local} (used to reach etcd) is {}, and {why}",
+        kind(local)
+    )))
 }
 
 /// The addresses of this host that packets to an endpoint leave from.
@@ -138,17 +161,15 @@ mod tests {
             (&["8.8.8.8", "fd00::5"], "fd00::5"),
             (
                 &["8.8.8.8"],
-                "8.8.8.8, the address of the default route, is public and is never chosen \
-                 automatically",
+                "and 8.8.8.8 (default route) is public, which `auto` never chooses",
             ),
             (
                 &["169.254.7.7"],
-                "169.254.7.7, the address of the default route, cannot be reached by other hosts \
-                 either",
+                "and 169.254.7.7 (default route) is a link-local address",
             ),
             (
                 &[],
-                "from 127.0.0.1, which other hosts cannot reach, and this host has no default \
+                "127.0.0.1 (used to reach etcd) is a loopback address, and this host has no default \
                  route",
             ),
         ] {
@@ -190,7 +211,9 @@ mod tests {
         match find(&endpoints).await {
             Ok(ip) => assert_eq!(only_here(ip), None, "{ip}"),
             Err(error) => assert!(
-                error.to_string().contains("this host reaches etcd from"),
+                error
+                    .to_string()
+                    .contains("(used to reach etcd) is a loopback address"),
                 "{error}"
             ),
         }
@@ -199,9 +222,16 @@ mod tests {
     #[tokio::test]
     async fn without_a_way_to_etcd_the_message_says_what_is_wrong() {
         let endpoints = ["no-such-host.invalid:1".parse().unwrap()];
-        let error = format!("{:#}", find(&endpoints).await.unwrap_err());
-        assert!(error.contains("cannot resolve no-such-host.invalid:1"), "{error}");
-        let error = format!("{:#}", find(&[]).await.unwrap_err());
+        let error = find(&endpoints).await.unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot choose the address of this host: cannot resolve no-such-host.invalid:1"),
+            "{error}"
+        );
+        let remedy = NoAddress::remedy(&error.into(), "HOST", "routers");
+        assert!(remedy.starts_with(". Check --etcd"), "{remedy}");
+        let error = find(&[]).await.unwrap_err().to_string();
         assert!(error.contains("--etcd names no endpoint"), "{error}");
     }
 }

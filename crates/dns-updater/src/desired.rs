@@ -188,8 +188,8 @@ impl DnsView {
             let is_taken = self.mentions.contains_key(&service) && !addresses.is_subset(self.routers());
             let reason = format!(
                 "the static record `{host}` has the name of this service, so requests to it do not \
-                 reach a router: delete the record with \
-                 `dns-updater delete {host}`, or rename the service"
+                 reach a router; delete the record with `dns-updater delete {host}`, or rename the \
+                 service"
             );
             is_taken.then(|| (format!("service {service}"), reason))
         })

@@ -45,14 +45,20 @@ impl Lacks {
         Some(match (missed, known) {
             (false, _) => Notice::Info("names resolve to live routers".to_owned()),
             (true, 0) => Notice::Warn(
-                "no router is registered yet, so only static records resolve: check that \
+                "no router is registered yet, so only static records resolve; check that \
                  haproxy-updater and HAProxy run"
                     .to_owned(),
             ),
-            (true, known) => Notice::Warn(format!(
-                "no router is live: names still resolve to the last {known} addresses; check that \
-                 haproxy-updater and HAProxy run"
-            )),
+            (true, known) => {
+                let addresses = match known {
+                    1 => "address".to_owned(),
+                    known => format!("{known} addresses"),
+                };
+                Notice::Warn(format!(
+                    "no router is live, but names still resolve to the last {addresses}; check that \
+                     haproxy-updater and HAProxy run"
+                ))
+            }
         })
     }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mayfly_core::keys::Daemon;
+use mayfly_core::shorten::counted;
 use mayfly_core::trust::{Kept, Policy};
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
 use mayfly_daemon::args::CommonArgs;
@@ -144,7 +145,8 @@ impl Updater {
                 self.failing = false;
                 if written {
                     self.writes.inc();
-                    info!("wrote `{path}` with {} names: {why}", self.view.names().len());
+                    let names = counted(self.view.names().len(), "name");
+                    info!("wrote `{path}` with {names}: {why}");
                 }
                 self.status.applied(self.revision, self.view.set_aside());
                 self.readiness.set_ready();

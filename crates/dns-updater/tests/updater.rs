@@ -147,7 +147,7 @@ async fn names_follow_etcd_without_a_restart_of_dnsmasq() {
     eventually(SOON, "it is reported", async || {
         let status = bench.status().await;
         let guard = status["detail"]["guard"].as_str().unwrap_or_default().to_owned();
-        updater.output().contains("2 of 2 environments vanished") && guard.contains("their names are kept")
+        updater.output().contains("2 of 2 environments vanished") && guard.contains("still resolve until")
     })
     .await;
     until_resolved(&dnsmasq, "frontend.service", &["10.0.0.1", "10.0.0.2"]).await;

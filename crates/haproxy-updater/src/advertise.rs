@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use mayfly_core::locality::only_here;
-use mayfly_daemon::own_address;
+use mayfly_daemon::own_address::{self, NoAddress};
 use mayfly_daemon::store::Endpoint;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
@@ -68,15 +68,8 @@ impl Advertised {
     pub async fn locate(&self, endpoints: &[Endpoint]) -> anyhow::Result<IpAddr> {
         match self {
             Self::Ip(ip) => Ok(*ip),
-            Self::Name(name) => resolve(&format!("{name}:0"))
-                .await
-                .context("cannot find the address to advertise (--advertise)"),
-            Self::Auto => own_address::find(endpoints).await.map_err(|error| {
-                anyhow!(
-                    "{error:#}; start haproxy-updater with `--advertise ADDRESS`, or with \
-                     `--advertise 127.0.0.1` if everything runs on this host"
-                )
-            }),
+            Self::Name(name) => resolve(name).await,
+            Self::Auto => Ok(own_address::find(endpoints).await?),
         }
     }
 
@@ -99,18 +92,25 @@ impl Advertised {
 pub fn doubt(ip: IpAddr) -> Option<String> {
     let what = only_here(ip)?;
     Some(format!(
-        "the names of services resolve to {ip}, {what}; unless all services run on this host, \
-         start haproxy-updater with `--advertise ADDRESS`, an address that every service can reach"
+        "the names of services resolve to {ip}, {what}. Unless all services run on this host, set \
+         --advertise to an address that they all reach"
     ))
 }
 
-async fn resolve(host_and_port: &str) -> anyhow::Result<IpAddr> {
-    let found = timeout(LIMIT, lookup_host(host_and_port)).await;
+/// What an operator can do about an error of [`Advertised::locate`], as a further sentence; empty
+/// where that is not known.
+pub fn remedy(error: &anyhow::Error) -> String {
+    NoAddress::remedy(error, "--advertise", "services")
+}
+
+async fn resolve(name: &str) -> anyhow::Result<IpAddr> {
+    // Only the address matters.
+    let found = timeout(LIMIT, lookup_host((name, 0))).await;
     let found = found
         .map_err(|_| anyhow!("no answer within {LIMIT:?}"))
         .and_then(|found| Ok(found?));
     let mut found: Vec<IpAddr> = found
-        .with_context(|| format!("cannot resolve {host_and_port}"))?
+        .with_context(|| format!("cannot resolve host name `{name}` (--advertise)"))?
         .map(|address| address.ip())
         .collect();
     // Hosts have names that resolve to loopback as well. The order of a resolver's answer changes;
@@ -119,7 +119,7 @@ async fn resolve(host_and_port: &str) -> anyhow::Result<IpAddr> {
     found
         .into_iter()
         .next()
-        .with_context(|| format!("{host_and_port} has no address"))
+        .with_context(|| format!("host name `{name}` (--advertise) has no address"))
 }
 
 #[cfg(test)]
@@ -143,12 +143,17 @@ mod tests {
     }
     #[tokio::test]
     async fn auto_without_an_address_names_the_flag() {
-        let error = Advertised::Auto.locate(&[]).await.unwrap_err().to_string();
+        let error = Advertised::Auto.locate(&[]).await.unwrap_err();
+        assert!(error.to_string().contains("--etcd names no endpoint"), "{error}");
         assert!(
-            error.contains(
-                "--etcd names no endpoint; start haproxy-updater with `--advertise \
-                            ADDRESS`"
-            ),
+            remedy(&error).contains("set --advertise to"),
+            "{}",
+            remedy(&error)
+        );
+        let name: Advertised = "no-such-host.invalid".parse().unwrap();
+        let error = format!("{:#}", name.locate(&[]).await.unwrap_err());
+        assert!(
+            error.starts_with("cannot resolve host name `no-such-host.invalid` (--advertise): "),
             "{error}"
         );
     }

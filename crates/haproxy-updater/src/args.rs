@@ -480,7 +480,7 @@ impl Options {
     /// When the template cannot be read, or what it makes lacks something that Mayfly relies on.
     fn renderer(&self, pseudonym: Pseudonym) -> anyhow::Result<Renderer> {
         if self.internal_bind.is_empty() {
-            bail!("cannot determine the address of the internal side: set it with --internal-bind");
+            bail!("cannot determine the address of the internal side; set it with --internal-bind");
         }
         let settings = RenderSettings {
             runtime_socket: self.runtime_socket()?,

@@ -40,7 +40,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use mayfly_core::index::Index;
 use mayfly_core::keys::Daemon;
 use mayfly_core::trust::Policy;
@@ -55,6 +55,7 @@ use mayfly_daemon::watch::{self, WatchOptions};
 use prometheus_client::registry::Registry;
 use tracing::warn;
 
+use advertise::remedy;
 use apply::{Applier, Parts};
 use args::{Arguments, Command, internal_bind};
 use certificates::EdgeCertificates;
@@ -191,15 +192,15 @@ async fn where_advertised(arguments: &Arguments, shutdown: &Shutdown) -> anyhow:
     loop {
         let error = match arguments.options.advertise.locate(&arguments.common.etcd).await {
             Ok(address) => return Ok(Some(address)),
-            Err(error) => error.context(
-                "cannot determine the address of the internal side, and --internal-bind is \
-                 not set",
-            ),
+            Err(error) => error,
         };
+        let remedy = remedy(&error);
+        let error = error
+            .context("HAProxy's internal side has no address to listen at, as --internal-bind is not set");
         if arguments.command.is_some() {
-            return Err(error);
+            bail!("{error:#}{remedy}");
         }
-        warn!("{error:#}; retrying");
+        warn!("{error:#}; retrying{remedy}");
         tokio::select! {
             () = shutdown.begun() => return Ok(None),
             () = backoff.rest() => {}

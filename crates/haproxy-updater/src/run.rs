@@ -21,7 +21,7 @@ use mayfly_daemon::watch::Batch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::advertise::doubt;
+use crate::advertise::{doubt, remedy};
 use crate::apply::Applier;
 use crate::args::internal_bind;
 use crate::certificates::{self, CertificateTurn, EdgeCertificates};
@@ -222,7 +222,7 @@ impl Run {
                 self.publish();
             }
             Ok(_) => {}
-            Err(error) => warn!("{error:#}; retrying"),
+            Err(error) => warn!("{error:#}; retrying{}", remedy(&error)),
         }
     }
 

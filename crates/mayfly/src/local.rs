@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use mayfly_core::address::Address;
 use mayfly_core::check::{self, Check};
 use mayfly_core::index::EnvironmentView;
@@ -346,8 +346,9 @@ async fn own_address(routers: &[(NodeName, IpAddr)], etcd: &[Endpoint]) -> anyho
         .map(|(_, ip)| SocketAddr::new(*ip, 80).to_string().parse());
     let towards = towards.collect::<Result<Vec<Endpoint>, _>>()?;
     let towards = towards.iter().chain(etcd).cloned().collect::<Vec<_>>();
-    let found = own_address::find(&towards).await;
-    found.context("give the address of this machine with --address, or use --via")
+    own_address::find(&towards)
+        .await
+        .map_err(|error| anyhow!("{error}; give the address of this machine with --address, or use --via"))
 }
 
 /// What may be wrong where etcd does not answer.

@@ -78,7 +78,7 @@ function showHeld(guarding) {
     return el('div', {}, el('p', {}, el('strong', {}, who), guard),
       keeps.length > 0 && el('details', {}, el('summary', {}, counted(keeps.length, 'key', 'keys')),
         el('ul', {}, firstOf(keeps).map((key) => el('li', { class: 'mono' }, key)))),
-      el('p', {}, 'If the deletion was intended: ', el('code', {}, `mayfly confirm ${confirmed}`)));
+      el('p', {}, 'If the loss was intended: ', el('code', {}, `mayfly confirm ${confirmed}`)));
   }));
 }
 

@@ -177,9 +177,9 @@ const isStuck = ({ state }) => state === 'failed' || state === 'no-definition';
 
 const PHASES = {
   pulling: ({ percent }) => (percent == null ? 'pulling' : `pulling ${percent} %`),
-  foreign: () => 'left to a container that another program started, but that is not registered',
+  foreign: () => "not started: another program's container runs, but is not registered yet",
   failed: ({ reason }) => `failed: ${reason}`,
-  unused: ({ retire_at: at }) => `unused, retired at ${at}`,
+  unused: ({ retire_at: at }) => `unused, will be retired at ${at}`,
   'no-definition': () => 'no definition',
 };
 

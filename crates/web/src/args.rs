@@ -119,7 +119,7 @@ impl WebArguments {
         ensure!(
             is_closed,
             "--bind {} is not a loopback address, so everyone who reaches it could read \
-             everything: require a token with --token-file, or give --without-token",
+             everything; require a token with --token-file, or give --without-token",
             self.bind
         );
         Ok(())

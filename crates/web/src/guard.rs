@@ -152,7 +152,7 @@ fn read(path: &Path) -> anyhow::Result<Hash> {
     let is_token = token.len() >= SHORTEST && token.bytes().all(|byte| byte.is_ascii_graphic());
     ensure!(
         is_token,
-        "the token file `{shown}` must have one token of at least {SHORTEST} visible ASCII characters, \
+        "the token file `{shown}` must contain exactly one token of at least {SHORTEST} visible ASCII characters, \
          such as the output of `openssl rand -hex 24`"
     );
     Ok(Sha256::digest(token.as_bytes()).into())

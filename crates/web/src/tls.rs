@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use anyhow::{Context as _, ensure};
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
+use anyhow::{Context as _, anyhow, bail, ensure};
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{Error, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use tracing::info;
 
@@ -70,15 +70,25 @@ fn read(certificate: &Path, key: &Path) -> anyhow::Result<Arc<ServerConfig>> {
         .with_context(|| format!("`{shown}` is no PEM file of certificates"))?;
     ensure!(!chain.is_empty(), "`{shown}` has no certificate in PEM");
     let pem = fs::read(key).with_context(|| format!("cannot read the private key `{shown_key}`"))?;
-    let key = PrivateKeyDer::from_pem_slice(&pem)
-        .with_context(|| format!("`{shown_key}` has no private key in PEM"))?;
+    let key = match PrivateKeyDer::from_pem_slice(&pem) {
+        Ok(key) => key,
+        Err(pem::Error::NoItemsFound) => bail!("`{shown_key}` has no private key in PEM"),
+        Err(error) => {
+            return Err(error).with_context(|| format!("`{shown_key}` is no PEM file of a private key"));
+        }
+    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .context("TLS has no protocol version")?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .with_context(|| format!("the key `{shown_key}` does not belong to the certificate `{shown}`"))?;
+        .map_err(|error| match error {
+            Error::InconsistentKeys(_) => {
+                anyhow!("the key `{shown_key}` does not belong to the certificate `{shown}`")
+            }
+            error => anyhow!("cannot use the certificate `{shown}` with the key `{shown_key}`: {error}"),
+        })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

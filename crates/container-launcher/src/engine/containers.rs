@@ -1,5 +1,6 @@
 //! Containers of an engine, as both kinds of engine look at them.
 
+use bollard::errors::Error;
 use bollard::models::{
     ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, PortSummaryTypeEnum,
 };
@@ -33,8 +34,17 @@ pub(super) async fn inspect(
     client: &bollard::Docker,
     id: &str,
 ) -> anyhow::Result<Option<ContainerInspectResponse>> {
-    let inspected = within(QUESTION, client.inspect_container(id, None)).await;
-    found(inspected).map_err(failed(format!("look at container {id}")))
+    look_at(client, id)
+        .await
+        .map_err(failed(format!("look at container {id}")))
+}
+
+/// As [`inspect`], with the error of the engine.
+pub(super) async fn look_at(
+    client: &bollard::Docker,
+    id: &str,
+) -> Result<Option<ContainerInspectResponse>, Error> {
+    found(within(QUESTION, client.inspect_container(id, None)).await)
 }
 
 /// The backend that a container not made by a launcher is an instance of, if it runs and its labels

@@ -7,21 +7,22 @@ mod state;
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::anyhow;
+use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{RemoveContainerOptionsBuilder, StopContainerOptionsBuilder};
 use mayfly_core::keys::KeySpace;
 use mayfly_core::labels::SERVICE;
 use mayfly_core::version::BackendId;
-use mayfly_daemon::docker::{EngineUrl, failed, reason, status, within};
+use mayfly_daemon::docker::{EngineUrl, reason, status, within};
 use tracing::debug;
 
 use super::WORK;
 use super::connect::EngineConnection;
-use super::containers::{inspect, labelled, name_of, other};
+use super::containers::{inspect, labelled, look_at, name_of, other};
 use super::events::Events;
 use super::labels::{self, Labels, UnitOwner};
-use super::{Engine, Inventory, Launch, Progress, Unit, UnitState, output, pull};
+use super::{Engine, Inventory, Launch, NotOurs, Progress, Unit, UnitState, output, pull};
 
 /// How long [`Engine::changed`] waits at most: an event may be lost.
 const DOUBT: Duration = Duration::from_secs(10);
@@ -100,9 +101,9 @@ impl Docker {
     }
 
     /// The container of exactly this name, if there is one.
-    async fn named(client: &bollard::Docker, name: &str) -> anyhow::Result<Option<ContainerInspectResponse>> {
+    async fn named(client: &bollard::Docker, name: &str) -> Result<Option<ContainerInspectResponse>, Error> {
         // An engine accepts the beginning of an id for a name, too.
-        let inspected = inspect(client, name).await?;
+        let inspected = look_at(client, name).await?;
         Ok(inspected
             .filter(|found| found.name.as_deref().map(|name| name.trim_start_matches('/')) == Some(name)))
     }
@@ -156,12 +157,13 @@ impl Engine for Docker {
 
     async fn remove(&self, name: &str, backend: &BackendId, grace: Duration) -> anyhow::Result<()> {
         let client = self.connection.client().await?;
-        let Some(found) = Self::named(&client, name).await? else {
+        let because = |error: Error| anyhow!(reason(&error));
+        let Some(found) = Self::named(&client, name).await.map_err(because)? else {
             return Ok(());
         };
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
         if let Some(whose) = self.owner.stranger(name, &labels, backend) {
-            bail!("cannot remove container `{name}`: {whose}; the launcher leaves it alone");
+            return Err(NotOurs(whose).into());
         }
         // By its id from here on: the name may be another container's in the next moment.
         let id = found.id.unwrap_or_default();
@@ -181,7 +183,7 @@ impl Engine for Docker {
         match within(WORK, client.remove_container(&id, Some(options))).await {
             // Gone, or on its way.
             Err(error) if matches!(status(&error), Some(404 | 409)) => Ok(()),
-            outcome => outcome.map_err(failed(format!("remove container `{name}`"))),
+            outcome => outcome.map_err(because),
         }
     }
 

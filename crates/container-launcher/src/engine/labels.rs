@@ -44,7 +44,7 @@ impl UnitOwner {
         match unit(labels) {
             Ok((found, _)) if found == *backend => None,
             Ok((found, _)) => Some(format!("it belongs to {found}, not to {backend}")),
-            Err(reason) => Some(format!("its labels cannot be read: {reason}")),
+            Err(_) => Some(format!("its labels {SERVICE} and {VERSION} name no backend")),
         }
     }
 
@@ -165,7 +165,7 @@ mod tests {
             ),
             (
                 "mayfly.launcher=/mayfly mayfly.unit=n mayfly.service=x",
-                "cannot be read",
+                "name no backend",
             ),
             (
                 "mayfly.launcher=/other mayfly.unit=n mayfly.service=x mayfly.version=1",

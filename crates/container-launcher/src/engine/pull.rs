@@ -48,8 +48,8 @@ pub(super) async fn ensure(
             )
         }
         _ => bail!(
-            "{error}; the engine has no copy of the image either: push the image to its registry, \
-             or build it on the engine's host"
+            "{error}; the engine has no copy of the image either; push the image to its registry, or \
+             build it on the engine's host"
         ),
     }
 }

@@ -23,7 +23,7 @@ use super::connect::EngineConnection;
 use super::containers::{labelled, name_of, other};
 use super::events::Events;
 use super::labels::{self, Labels, UnitOwner, is_task};
-use super::{Engine, Inventory, Launch, Progress, Unit, UnitState, output};
+use super::{Engine, Inventory, Launch, NotOurs, Progress, Unit, UnitState, output};
 use super::{QUESTION, WORK};
 
 /// How often tasks are looked at while something is not as it should be. Swarm sends no events of
@@ -63,9 +63,8 @@ impl Swarm {
     }
 
     /// The service of exactly this name, if there is one.
-    async fn named(client: &bollard::Docker, name: &str) -> anyhow::Result<Option<Service>> {
-        let inspected = within(QUESTION, client.inspect_service(name, None)).await;
-        let service = found(inspected).map_err(trouble(format!("look at service `{name}`")))?;
+    async fn named(client: &bollard::Docker, name: &str) -> Result<Option<Service>, Error> {
+        let service = found(within(QUESTION, client.inspect_service(name, None)).await)?;
         // An engine accepts the beginning of an id for a name, too.
         Ok(service.filter(|service| self::name(service) == name))
     }
@@ -205,12 +204,13 @@ impl Engine for Swarm {
         match within(WORK, client.create_service(spec, None)).await {
             Ok(_) => {}
             Err(error) if status(&error) == Some(409) => {
-                let there = Self::named(&client, name).await?;
+                let there = Self::named(&client, name).await;
+                let there = there.map_err(trouble(format!("look at service `{name}`")))?;
                 let there =
                     there.with_context(|| format!("cannot create service `{name}`: {}", reason(&error)))?;
                 if let Some(whose) = self.owner.stranger(name, &labels_of(&there), &launch.backend) {
                     bail!(
-                        "service `{name}` already exists, and {whose}: remove that service if nothing needs it"
+                        "service `{name}` already exists, and {whose}; remove that service if nothing needs it"
                     );
                 }
             }
@@ -223,16 +223,17 @@ impl Engine for Swarm {
 
     async fn remove(&self, name: &str, backend: &BackendId, grace: Duration) -> anyhow::Result<()> {
         let client = self.connection.client().await?;
-        let Some(service) = Self::named(&client, name).await? else {
+        let because = |error: Error| anyhow!(why(&error));
+        let Some(service) = Self::named(&client, name).await.map_err(because)? else {
             return Ok(());
         };
         if let Some(whose) = self.owner.stranger(name, &labels_of(&service), backend) {
-            bail!("cannot remove service `{name}`: {whose}; the launcher leaves it alone");
+            return Err(NotOurs(whose).into());
         }
         // By its id from here on: the name may be another service's in the next moment.
         let id = service.id.as_deref().unwrap_or_default();
         let removed = within(WORK, client.delete_service(id)).await;
-        found(removed).map_err(trouble(format!("remove service `{name}`")))?;
+        found(removed).map_err(because)?;
         // The service is gone at once, its container only after its time to end. All tasks are
         // looked through: that one is to end is not noted in the same moment.
         let start = Instant::now();
@@ -243,9 +244,7 @@ impl Engine for Swarm {
                 return Ok(());
             }
             if start.elapsed() > grace.max(self.grace) + WORK {
-                bail!(
-                    "cannot stop the container of service `{name}`: Swarm has removed the service, but its task does not end"
-                );
+                bail!("Swarm has removed the service, but its task does not end");
             }
             sleep(LOOK / 2).await;
         }
@@ -292,23 +291,28 @@ async fn swarm_network(client: &bollard::Docker, name: &NetworkName) -> anyhow::
     let exact = inspected.filter(|network| network.name.as_deref() == Some(name.as_str()));
     let network = exact.with_context(|| {
         format!(
-            "network `{name}` does not exist: create it with `docker network create --driver overlay --attachable {name}`"
+            "network `{name}` does not exist; create it with `docker network create --driver overlay --attachable {name}`"
         )
     })?;
     if network.scope.as_deref() != Some("swarm") {
-        bail!("network `{name}` is not a network of the swarm: create it with `--driver overlay`");
+        bail!("network `{name}` is not a network of the swarm; create it with `--driver overlay`");
     }
     network.id.with_context(|| format!("network `{name}` has no id"))
 }
 
 /// As [`failed`], and says if the engine is not a manager of a swarm.
 fn trouble(what: impl std::fmt::Display) -> impl FnOnce(Error) -> anyhow::Error {
-    move |error| match status(&error) {
-        Some(503) => anyhow!(
-            "cannot {what}: the engine is not a manager of a swarm: {}",
-            reason(&error)
-        ),
-        _ => failed(what)(error),
+    move |error| anyhow!("cannot {what}: {}", why(&error))
+}
+
+/// As [`reason`], without Docker's advice where the engine is not a manager of a swarm.
+fn why(error: &Error) -> String {
+    let reason = reason(error);
+    match status(error) {
+        Some(503) if reason.contains("not a swarm manager") => {
+            "the engine is not a manager of a swarm".to_owned()
+        }
+        _ => reason,
     }
 }
 

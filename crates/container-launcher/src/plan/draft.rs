@@ -70,19 +70,26 @@ impl BackendDraft<'_> {
     /// The outcome of a request to relaunch it: `None` while something is left to do; an error says
     /// why it is given up.
     pub(super) fn relaunched(&self) -> Option<Result<(), String>> {
-        let given_up = |reason: &str| Some(Err(reason.to_owned()));
+        let BackendId { service, version } = self.case.backend;
         let recipe = match (&self.recipe, self.case.needed) {
             (Some(Ok(recipe)), Some(true)) => recipe,
-            (Some(Err(reason)), Some(true)) => return given_up(reason),
-            (None, Some(true)) => return given_up("it has no service definition"),
-            (_, Some(false) | None) => return given_up("no environment names exactly this version"),
+            (Some(Err(reason)), Some(true)) => return Some(Err(reason.clone())),
+            (None, Some(true)) => return Some(Err(format!("service {service} has no definition"))),
+            (_, Some(false) | None) => {
+                return Some(Err(format!(
+                    "no environment names exactly version {version} of {service}"
+                )));
+            }
         };
         let new = self.units.good.iter().filter(|unit| recipe.made(unit)).count();
         let settled = self.lacks == 0 && self.units.starting.is_empty() && !self.units.leaving;
         if !settled {
             None
         } else if new == 0 {
-            given_up("it runs in instances that this launcher did not start")
+            Some(Err(format!(
+                "this launcher did not start the instances of {}",
+                self.case.backend
+            )))
         } else {
             (new == self.units.good.len()).then_some(Ok(()))
         }
@@ -259,8 +266,8 @@ impl Planner {
                         sorted.good.push(unit);
                     } else {
                         let reason = format!(
-                            "the container runs, but was not registered within {}: check that it \
-                             passes its check, and that `container-registrar docker` runs on its \
+                            "the container runs, but was not registered within {}; make sure that \
+                             it passes its check, and that `container-registrar docker` runs on its \
                              host",
                             humantime::format_duration(self.terms.start_timeout)
                         );

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use mayfly_core::launching::Phase;
+use mayfly_core::shorten::counted;
 
 use super::draft::BackendDraft;
 use super::{Doing, LaunchPlan, Planner, Situation};
@@ -52,8 +53,8 @@ impl Planner {
             } else if draft.missing > draft.started.len() && is_busy {
                 Phase::Waiting
             } else {
-                let most = self.terms.max_containers;
-                let reason = format!("the limit of {most} containers is reached (--max-containers)");
+                let most = counted(self.terms.max_containers, "container");
+                let reason = format!("the limit of {most} is reached (--max-containers)");
                 Phase::Failed { reason }
             });
         }

@@ -285,7 +285,7 @@ fn what_has_failed_leaves_places_to_what_may_work() {
 fn a_stranger_that_is_not_registered_is_told() {
     let mut stage = Stage::new();
     stage.inventory.others.insert(x1(), 1);
-    assert!(phase(&stage.after(0)).starts_with("left to a container"));
+    assert!(phase(&stage.after(0)).starts_with("not started: another program's container"));
     stage.instance(1, "theirs");
     assert_eq!(phase(&stage.after(0)), "nothing");
 }
@@ -392,7 +392,7 @@ fn what_nobody_needs_is_drained_and_removed_after_its_time() {
     stage.keys.remove("environments/a");
     let plan = stage.after(0);
     assert!(
-        phase(&plan).starts_with("unused, retired at "),
+        phase(&plan).starts_with("unused, will be retired at "),
         "{}",
         phase(&plan)
     );

@@ -75,12 +75,12 @@ impl Inspected {
             let name = name(owner);
             if !owner.state.as_ref().is_some_and(has_process) {
                 return Err(format!(
-                    "it shares the network of `{name}`, which is not running: start `{name}`, then restart this container"
+                    "it shares the network of `{name}`, which is not running; start `{name}`, then restart this container"
                 ));
             }
             if started(owner) > started(sharer) {
                 return Err(format!(
-                    "it shares the network of `{name}`, which has restarted since and has another network: restart this container"
+                    "it shares the network of `{name}`, which has restarted since and has another network; restart this container"
                 ));
             }
             sharer = owner;
@@ -89,7 +89,7 @@ impl Inspected {
             None => Ok(sharer),
             // A whole id is too long to read.
             Some(owner) => Err(format!(
-                "it shares the network of container {:.12}, which is gone: recreate this container",
+                "it shares the network of container {:.12}, which is gone; recreate this container",
                 owner
             )),
         }
@@ -222,7 +222,7 @@ fn place(
     match reached {
         Reached::Published { .. } if on_the_host_s => Ok((None, port)),
         Reached::Published { at_loopback } => published(settings, port, *at_loopback),
-        _ if on_the_host_s => Err("it is on the network of its host: start container-registrar \
+        _ if on_the_host_s => Err("it is on the network of its host; start container-registrar \
                                    with --published"
             .to_owned()),
         Reached::Directly => only(settings).map(|ip| (Some(ip), port)),
@@ -298,7 +298,7 @@ fn only(settings: Option<&NetworkSettings>) -> Result<IpAddr, String> {
         (Some(ip), None) => Ok(*ip),
         (None, _) => Err("it has no address on any network".to_owned()),
         _ => Err(format!(
-            "it is on several networks ({}): start container-registrar with --network and one of them",
+            "it is on several networks ({}); start container-registrar with --network and one of them",
             names(&networks)
         )),
     }
@@ -312,7 +312,7 @@ fn on(settings: Option<&NetworkSettings>, network: &str) -> Result<IpAddr, Strin
         .ok_or_else(|| match names(&networks) {
             names if names.is_empty() => format!("it has no address on network `{network}` or any other network"),
             names => format!(
-                "it has no address on network `{network}`, only on {names}: connect it to `{network}`, or, if it \
+                "it has no address on network `{network}`, only on {names}; connect it to `{network}`, or, if it \
                  belongs to another Mayfly, set its label `{}` to the key prefix of that Mayfly",
                 labels::OF
             ),
@@ -351,10 +351,10 @@ fn published(
     match others.or(places.first().filter(|(ip, _)| at_loopback && ip.is_loopback())) {
         Some((ip, at)) => Ok((Some(*ip), *at)),
         None if places.is_empty() => Err(format!(
-            "its port {port} is not published: publish it when the container is created"
+            "its port {port} is not published; publish it when the container is created"
         )),
         None => Err(format!(
-            "its port {port} is published on loopback only: publish it on an address that routers \
+            "its port {port} is published on loopback only; publish it on an address that routers \
              reach, or start container-registrar with --host 127.0.0.1 if all routers run on this host"
         )),
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::container::Container;
 use super::leftover::RecordOrigin;
 use crate::args::Keeping;
-use crate::check::CheckRequest;
+use crate::check::{CheckRequest, SET_BY_LABEL};
 use crate::probe::{Liveness, Probe};
 
 /// A container that was sent its stop signal and still runs is up again after three times its stop
@@ -80,11 +80,12 @@ impl CheckedContainer {
             let question = CheckRequest {
                 check,
                 host: check::host(labelled.check_host.as_ref(), &labelled.backend.service),
+                host_set_by: SET_BY_LABEL,
                 protocol: labelled.protocol,
             };
             let mut probe = Probe::new(question, keeping);
             let (id, verdicts) = (container.id.clone(), verdicts.clone());
-            let name = format!("{} in {}", container.labelled.backend, container.name);
+            let name = format!("{} in container {}", container.labelled.backend, container.name);
             task.spawn(async move {
                 let mut reported = None;
                 loop {

@@ -15,6 +15,8 @@ use crate::location::{self, AdvertisedHost};
 
 /// How often it is looked up while all is well.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Where the host is set.
+const OPTION: &str = "--host";
 /// In place of a port: only the address matters.
 const ANY_PORT: u16 = 1;
 
@@ -35,7 +37,7 @@ pub async fn run(
                 backoff.reset();
                 if last.replace(address) != Some(address) {
                     info!("published ports are registered at {}", address.ip());
-                    if let Some(doubt) = location::doubt(&address.into()) {
+                    if let Some(doubt) = location::doubt(&"published ports", &address.into(), OPTION) {
                         warn!("{doubt}");
                     }
                     found.send_replace(Some(address.ip()));
@@ -43,7 +45,9 @@ pub async fn run(
                 sleep(LOOK_AGAIN).await;
                 continue;
             }
-            Err(error) if backoff.failures() == 0 => warn!("{error:#}; retrying"),
+            Err(error) if backoff.failures() == 0 => {
+                warn!("{error:#}; retrying{}", location::remedy(&error, OPTION))
+            }
             Err(error) => debug!("{error:#}; retrying"),
         }
         backoff.rest().await;

@@ -77,8 +77,8 @@ async fn take_out(store: &Store, origin: &RecordOrigin, running: &Running) -> Re
         };
         store.delete_if(&key, Guard::ModRevision(revision)).await?;
         info!(
-            "{} is deregistered: it was left over from an earlier registrar, and its container is gone or \
-             has another address",
+            "deregistered {}, which an earlier registrar left behind: its container is gone or has \
+             another address",
             store.keyspace().text(&key)
         );
     }

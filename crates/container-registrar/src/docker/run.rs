@@ -9,6 +9,7 @@ use std::time::Duration;
 use mayfly_core::failing::Failing;
 use mayfly_core::keys::{Daemon, Key, KeySpace};
 use mayfly_core::records::{Instance, SetAside};
+use mayfly_core::shorten::counted;
 use mayfly_daemon::admin::{self, CommonMetrics, Readiness};
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::lease::Advertiser;
@@ -194,13 +195,17 @@ impl DockerRegistrar {
         }
         // Not deregistered: a restart of this program would be an outage of every container here.
         if let Err(error) = self.advertiser.flush(LAST_WRITE).await {
-            warn!("cannot write this registrar's last changes to etcd before it ends: {error:#}");
+            warn!("cannot write this registrar's last changes to etcd before the shutdown: {error:#}");
         }
-        info!(
-            "{} entries stay registered until their lease of {:?} ends: their containers keep running",
-            self.advertised.len(),
-            self.keeping.ttl
-        );
+        match self.advertised.len() {
+            0 => {}
+            left => info!(
+                "shutting down without deregistering {}, because their containers still run; their \
+                 entries expire after {:?} unless this registrar starts again before",
+                counted(left, "instance"),
+                self.keeping.ttl
+            ),
+        }
         Ok(ExitCode::SUCCESS)
     }
 

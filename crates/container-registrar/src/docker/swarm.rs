@@ -33,7 +33,7 @@ fn misplaced_labels(service: &Service, prefix: &KeySpace) -> Option<SetAside> {
     Some(SetAside {
         key: format!("swarm service {}", spec.name.as_deref().unwrap_or_default()),
         reason: format!(
-            "`{label}` is a label of the service, not of its containers: create the service with \
+            "`{label}` is a label of the service, not of its containers; create the service with \
              --container-label, or in a stack file put \
              `labels` beside `image`, not under `deploy`"
         ),

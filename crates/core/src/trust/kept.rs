@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{Policy, Trust};
 use crate::keys::{Key, KeySpace, Kind};
 use crate::records::Status;
+use crate::shorten::counted;
 
 /// The fields of a status record's `detail`.
 const ALARM: &str = "guard";
@@ -50,34 +51,56 @@ impl Trust {
     fn alarm(&self, space: &KeySpace) -> Option<String> {
         let first = space.text(self.lost().next()?);
         let lost = |kind: Kind| self.lost().filter(|key| key.kind() == kind).count();
-        let share = |kind: Kind, name: &str| format!("{} of {} {name}", lost(kind), self.census.count(kind));
-        let instances = share(Kind::Instance, "instances");
-        let environments = share(Kind::Environment, "environments");
-        let what = match lost(Kind::Router) {
-            0 => format!("{instances} and {environments}"),
-            _ => format!(
-                "{instances}, {environments} and {}",
-                share(Kind::Router, "routers")
-            ),
+        let kinds = [
+            (Kind::Instance, "instance"),
+            (Kind::Environment, "environment"),
+            (Kind::Router, "router"),
+        ];
+        let shares = kinds.into_iter().filter(|(kind, _)| lost(*kind) > 0);
+        let shares = shares
+            .map(|(kind, name)| format!("{} of {}", lost(kind), counted(self.census.count(kind), name)));
+        let shares: Vec<String> = shares.collect();
+        let what = match shares.split_last() {
+            Some((last, [])) => last.clone(),
+            Some((last, others)) => format!("{} and {last}", others.join(", ")),
+            None => return None,
         };
         let more = if self.lost().nth(1).is_some() { ", ..." } else { "" };
-        let until = self.policy.until_in_words();
+        let environments = lost(Kind::Environment);
+        let until = self
+            .policy
+            .until_in_words(self.lost_count() - environments, environments);
         Some(format!(
-            "{what} vanished from etcd without being deregistered ({first}{more}): {until}"
+            "{what} vanished from etcd without being deregistered ({first}{more}); {until}"
         ))
     }
 }
 
 impl Policy {
-    fn until_in_words(self) -> String {
+    /// What becomes of so many environments and others.
+    fn until_in_words(self, others: usize, environments: usize) -> String {
         let window = humantime::format_duration(self.window);
         match (self.has_witness, self.keeps_environments) {
-            (true, _) => "they are kept; an instance is kept while it answers HAProxy's check".to_owned(),
-            (false, true) => format!(
-                "their names are kept: names of environments until the environments are back, \
-                 other names for {window}"
-            ),
-            (false, false) => format!("they are kept for {window} in case they come back"),
+            (true, _) => match (others, environments) {
+                (_, 0) => "each instance stays routed while it passes HAProxy's check".to_owned(),
+                (0, _) => "each environment stays routed until it is registered again".to_owned(),
+                _ => "each instance stays routed while it passes HAProxy's check, and each \
+                      environment until it is registered again"
+                    .to_owned(),
+            },
+            (false, true) => match (others, environments) {
+                (_, 0) => format!("names that depend on them still resolve for {window}"),
+                (0, _) => {
+                    "service names of an environment still resolve until it is registered again".to_owned()
+                }
+                _ => format!(
+                    "service names of an environment still resolve until it is registered again, \
+                     other names for {window}"
+                ),
+            },
+            (false, false) => {
+                format!("the launcher treats them as present for {window}, then as deleted")
+            }
         }
     }
 }

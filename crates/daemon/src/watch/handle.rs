@@ -192,7 +192,7 @@ impl Watch {
         self.kept = self.trust.kept(&self.space);
         match (&self.kept.alarm, self.trust.confirmed_by()) {
             (Some(alarm), Some(daemon)) if count > before => {
-                warn!("{alarm}; if the deletion was intended, run `mayfly confirm {daemon}`");
+                warn!("{alarm}. If the loss was intended, run `mayfly confirm {daemon}`");
             }
             (None, _) => info!("all keys that had vanished from etcd are back, or now count as deleted"),
             _ => {}

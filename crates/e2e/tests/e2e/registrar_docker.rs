@@ -264,7 +264,7 @@ async fn a_network_is_chosen() {
         &mayfly,
         &[(
             "b-1",
-            "it is on several networks (mayfly, other): start container-registrar with --network \
+            "it is on several networks (mayfly, other); start container-registrar with --network \
              and one of them",
         )],
     )
@@ -407,7 +407,8 @@ async fn a_check_asks_as_callers_do_and_what_it_keeps_out_is_told_with_the_reaso
     until(&mayfly, &[("given", "up"), ("usual", "up"), ("unwell", "up")]).await;
     let address = address_of(&mayfly, "unwell").await;
     assert_eq!(ask(&address, "/?unwell=1").await, 200);
-    let reason = "/health?host=shop.example.com answers 400 Bad Request to Host backend.service";
+    let reason =
+        "/health?host=shop.example.com answers 400 Bad Request to a request with Host backend.service";
     until_told(&mayfly, "both are told", |status| {
         let failing = status["detail"]["failing"].as_array();
         let told = |name: &str, part: &str| {

@@ -36,7 +36,9 @@ impl Docker {
             match within(WORK, client.create_container(Some(options), body)).await {
                 Ok(created) => return bring_up(client, &created.id, launch).await,
                 Err(error) if status(&error) == Some(409) => {
-                    if let Some(there) = Self::named(client, name).await? {
+                    let there = Self::named(client, name).await;
+                    let there = there.map_err(failed(format!("look at container `{name}`")))?;
+                    if let Some(there) = there {
                         if self.settle(client, there, launch).await? {
                             return Ok(());
                         }
@@ -67,7 +69,7 @@ impl Docker {
         let labels = there.config.and_then(|config| config.labels).unwrap_or_default();
         if let Some(whose) = self.owner.stranger(name, &labels, &launch.backend) {
             bail!(
-                "container `{name}` already exists, and {whose}: rename that container, or remove it if nothing needs it"
+                "container `{name}` already exists, and {whose}; rename that container, or remove it if nothing needs it"
             );
         }
         let id = there.id.unwrap_or_default();
@@ -139,6 +141,6 @@ pub(super) async fn known_network(client: &bollard::Docker, name: &NetworkName) 
     let inspected = found(inspected).map_err(failed(format!("look for network `{name}`")))?;
     match inspected {
         Some(network) if network.name.as_deref() == Some(name.as_str()) => Ok(()),
-        _ => bail!("network `{name}` does not exist: create it with `docker network create {name}`"),
+        _ => bail!("network `{name}` does not exist; create it with `docker network create {name}`"),
     }
 }

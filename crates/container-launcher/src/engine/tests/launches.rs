@@ -174,7 +174,7 @@ async fn a_network_is_known_by_its_name_alone_and_a_volume_has_to_be_there() {
     for (fields, expected) in [
         (
             json!({ "networks": ["nowhere"] }),
-            "network `nowhere` does not exist: create it with".to_owned(),
+            "network `nowhere` does not exist; create it with".to_owned(),
         ),
         // The beginning of an id is as good as a name to an engine, and this is the network of the host.
         (

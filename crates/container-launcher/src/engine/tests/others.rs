@@ -104,18 +104,14 @@ async fn what_is_not_ours_is_never_touched_whatever_its_name() {
     let error = docker.start(&launch, |_| {}).await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "container `mayfly-backend-1` already exists, and this launcher did not create it: rename that container, or remove it if nothing needs it"
+        "container `mayfly-backend-1` already exists, and this launcher did not create it; rename that container, or remove it if nothing needs it"
     );
     let error = docker
         .remove(&launch.name, &launch.backend, GRACE)
         .await
         .unwrap_err()
         .to_string();
-    assert_eq!(
-        error,
-        "cannot remove container `mayfly-backend-1`: this launcher did not create it; the launcher \
-         leaves it alone"
-    );
+    assert_eq!(error, "this launcher did not create it");
 
     // An engine takes the beginning of an id for a name: ours, but not by that name.
     engine
@@ -138,19 +134,12 @@ async fn what_is_not_ours_is_never_touched_whatever_its_name() {
     assert_eq!(
         error,
         format!(
-            "container `{}` already exists, and {why}: rename that container, or remove it if nothing needs it",
+            "container `{}` already exists, and {why}; rename that container, or remove it if nothing needs it",
             other.name
         )
     );
     let removed = docker.remove(&other.name, &other.backend, GRACE).await;
-    let error = removed.unwrap_err().to_string();
-    assert_eq!(
-        error,
-        format!(
-            "cannot remove container `{}`: {why}; the launcher leaves it alone",
-            other.name
-        )
-    );
+    assert_eq!(removed.unwrap_err().to_string(), why);
 
     assert_eq!(
         containers(&engine).await,

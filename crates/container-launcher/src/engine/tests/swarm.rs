@@ -171,11 +171,11 @@ async fn what_does_not_start_ends_with_the_reason_when_swarm_gives_up() {
     for (network, expected) in [
         (
             "nowhere",
-            "network `nowhere` does not exist: create it with `docker network create --driver overlay --attachable nowhere`",
+            "network `nowhere` does not exist; create it with `docker network create --driver overlay --attachable nowhere`",
         ),
         (
             NETWORK,
-            "network `mayfly` is not a network of the swarm: create it with `--driver overlay`",
+            "network `mayfly` is not a network of the swarm; create it with `--driver overlay`",
         ),
     ] {
         let launch = in_swarm(json!({ "networks": [network] }));
@@ -227,16 +227,13 @@ async fn ours_others_and_strangers() {
         .await
         .unwrap_err()
         .to_string();
-    assert_eq!(
-        error,
-        "cannot remove service `others`: this launcher did not create it; the launcher leaves it alone"
-    );
+    assert_eq!(error, "this launcher did not create it");
     let mut launch = in_swarm(json!({}));
     launch.name = "others".to_owned();
     let error = swarm.start(&launch, |_| {}).await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "service `others` already exists, and this launcher did not create it: remove that service if nothing needs it"
+        "service `others` already exists, and this launcher did not create it; remove that service if nothing needs it"
     );
     // Ours by its labels, and of another backend: two whose names are the same.
     let mut launch = in_swarm(json!({}));
@@ -245,17 +242,14 @@ async fn ours_others_and_strangers() {
     let why = "it belongs to backend@0.0.1, not to other@0.0.1";
     assert_eq!(
         error,
-        format!("service `{NAME}` already exists, and {why}: remove that service if nothing needs it")
+        format!("service `{NAME}` already exists, and {why}; remove that service if nothing needs it")
     );
     let error = swarm
         .remove(NAME, &launch.backend, GRACE)
         .await
         .unwrap_err()
         .to_string();
-    assert_eq!(
-        error,
-        format!("cannot remove service `{NAME}`: {why}; the launcher leaves it alone")
-    );
+    assert_eq!(error, why);
     assert_eq!(swarm.inventory().await.unwrap().units.len(), 1);
     assert!(services(&engine).await.lines().any(|name| name == "others"));
 }
@@ -318,8 +312,8 @@ async fn changes_are_seen_and_an_engine_that_is_no_manager_says_so() {
 
     engine.docker(&["swarm", "leave", "--force"]).await.unwrap();
     let error = swarm.inventory().await.unwrap_err().to_string();
-    assert!(
-        error.starts_with("cannot list the services of the swarm: the engine is not a manager of a swarm: "),
-        "{error}"
+    assert_eq!(
+        error,
+        "cannot list the services of the swarm: the engine is not a manager of a swarm"
     );
 }

@@ -138,7 +138,7 @@ fn a_word_that_nothing_comes_of_is_given_up_and_not_done() {
         (steps(&plan), given_up(&plan)),
         (
             (vec![], vec![], 0),
-            "it runs in instances that this launcher did not start"
+            "this launcher did not start the instances of x@1"
         )
     );
     // Beside one of ours, which is kept.
@@ -149,7 +149,7 @@ fn a_word_that_nothing_comes_of_is_given_up_and_not_done() {
         (steps(&plan), given_up(&plan)),
         (
             (vec![], vec![], 0),
-            "it runs in instances that this launcher did not start"
+            "this launcher did not start the instances of x@1"
         )
     );
     // It only follows what runs, or nobody needs it, or nobody knows how to start it, or it may not
@@ -165,7 +165,7 @@ fn a_word_that_nothing_comes_of_is_given_up_and_not_done() {
     .zip([
         "no environment names",
         "no environment names",
-        "no service definition",
+        "service x has no definition",
         "--allow-image",
         "versions",
     ]) {

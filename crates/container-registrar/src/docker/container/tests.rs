@@ -106,7 +106,7 @@ fn a_container_on_its_only_network() {
     check(
         &Reached::Directly,
         several,
-        "demo_backend_1: it is on several networks (a, b): start container-registrar with --network \
+        "demo_backend_1: it is on several networks (a, b); start container-registrar with --network \
          and one of them",
     );
     // One without an address does not count: it is being connected.
@@ -178,7 +178,7 @@ fn a_container_on_the_network_of_another() {
     let expected = "demo_backend_1: it shares the network of `vpn`, which has restarted since";
     check_inspected(&owner(again), &directly, expected);
     let ended: fn(&mut Value) = |v| v["State"]["Running"] = json!(false);
-    let expected = "demo_backend_1: it shares the network of `vpn`, which is not running: start `vpn`";
+    let expected = "demo_backend_1: it shares the network of `vpn`, which is not running; start `vpn`";
     check_inspected(&owner(ended), &directly, expected);
     let crashed: fn(&mut Value) = |v| v["State"]["Restarting"] = json!(true);
     check_inspected(&owner(crashed), &directly, expected);
@@ -189,7 +189,7 @@ fn a_container_on_the_network_of_another() {
         let id = "0123456789abcdef";
         v["HostConfig"]["NetworkMode"] = json!(format!("container:{id}"));
     });
-    let expected = "demo_backend_1: it shares the network of container 0123456789ab, which is gone: recreate";
+    let expected = "demo_backend_1: it shares the network of container 0123456789ab, which is gone; recreate";
     check_inspected(&gone, &directly, expected);
     // Of one that itself shares.
     let mut further = owner(|v| {

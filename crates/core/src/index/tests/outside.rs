@@ -159,7 +159,7 @@ fn an_address_of_the_host_is_set_aside_and_nothing_else_is() {
         [
             "ok@http://10.0.0.7:80: 10.0.0.7:80 Up",
             "aside /mayfly/environments/dev: meta cannot be reached: 169.254.169.254:80 is a link-local address, as the metadata of a cloud has, allowed only by an --allow-address within 169.254.0.0/16",
-            "aside /mayfly/environments/dev: self cannot be reached: 10.0.0.7:8080 is where the router itself listens, so requests would come back: choose a version of that service, or allow exactly this address (--allow-address 10.0.0.7)",
+            "aside /mayfly/environments/dev: self cannot be reached: 10.0.0.7:8080 is where the router itself listens, so requests would come back; choose a version of that service, or allow exactly this address (--allow-address 10.0.0.7)",
             "aside /mayfly/environments/dev: six cannot be reached: [::ffff:127.0.0.1]:80 is a loopback address, allowed only by an --allow-address within 127.0.0.0/8",
             "aside /mayfly/environments/dev: store cannot be reached: 127.0.0.1:2379 is a loopback address, allowed only by an --allow-address within 127.0.0.0/8",
         ]

@@ -43,9 +43,8 @@ enum ImagePart {
 pub enum ImageError {
     /// It names a variable that nobody has given.
     #[error(
-        "the image names ${{{0}}}, which the launcher does not know: start container-launcher with \
-         --variable \
-         {0}=..."
+        "the image contains the variable ${{{0}}}, which the launcher does not know; start \
+         container-launcher with --variable {0}=..."
     )]
     NoVariable(VariableName),
     /// What comes of it is no reference.

@@ -98,7 +98,8 @@ fn a_kind_that_vanishes_as_a_whole_is_withheld_and_released_after_the_window() {
     assert_eq!(changes, ["delete dns/host"], "static records may all go");
     assert_eq!(
         stage.alarm().unwrap(),
-        "0 of 1 instances and 2 of 2 environments vanished from etcd without being deregistered (/mayfly/environments/a, ...): they are kept for 1m in case they come back"
+        "2 of 2 environments vanished from etcd without being deregistered (/mayfly/environments/a, ...); the \
+         launcher treats them as present for 1m, then as deleted"
     );
     assert_eq!((stage.withheld(), stage.trust.next_expiry()), (2, Some(end)));
 
@@ -248,9 +249,9 @@ fn names_of_what_nothing_checks_stay_for_the_window() {
     assert!(stage.list(10, "").is_empty());
     assert_eq!(
         stage.alarm().unwrap(),
-        "1 of 1 instances, 2 of 2 environments and 1 of 1 routers vanished from etcd without being \
-         deregistered (/mayfly/backends/s/1/x, ...): their names are kept: names of environments \
-         until the environments are back, other names for 1m"
+        "1 of 1 instance, 2 of 2 environments and 1 of 1 router vanished from etcd without being \
+         deregistered (/mayfly/backends/s/1/x, ...); service names of an environment still resolve \
+         until it is registered again, other names for 1m"
     );
     assert_eq!(stage.later(GRACE), ["backends/s/1/x", "routers/n"]);
     assert_eq!(stage.withheld(), 2);

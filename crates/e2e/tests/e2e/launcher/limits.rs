@@ -46,8 +46,8 @@ async fn no_definition_takes_what_others_need_or_what_nobody_gives_it() {
         .await
         .unwrap();
     for (more, reason) in [
-        ("memory: 1g", "more than --memory allows, which is 512m"),
-        ("cpus: 2", "more than --cpus allows, which is 1"),
+        ("memory: 1g", "exceeds the limit of 512m (--memory)"),
+        ("cpus: 2", "exceeds the limit of 1 (--cpus)"),
     ] {
         whole.define("asking", more);
         whole.environment("c", &["asking=1"]);

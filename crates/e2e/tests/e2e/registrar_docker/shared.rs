@@ -60,7 +60,7 @@ async fn what_shares_the_network_of_another_is_at_its_address() {
         &mayfly,
         &[(
             "b-1",
-            "shares the network of `vpn`, which is not running: start `vpn`",
+            "shares the network of `vpn`, which is not running; start `vpn`",
         )],
     )
     .await;
