@@ -108,8 +108,8 @@ ensure_tools() {
 ensure_deny() {
     cargo deny --version >/dev/null 2>&1 && return 0
     detail "installing cargo-deny $CARGO_DENY with cargo (some minutes, once)"
-    # Without optimisation: it runs for a second, and builds in half the time.
-    cargo install cargo-deny --version "$CARGO_DENY" --locked --debug --quiet
+    # Without optimisation and debug info: it runs for a second, and builds in less than half the time.
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-deny --version "$CARGO_DENY" --locked --debug --quiet
     PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 }
 
