@@ -1,4 +1,9 @@
-//! Texts and lists that may be long, shortened for a message or a record.
+//! Texts and lists that may be long, shortened for a message or a record; and counts in words.
+
+/// How many of a thing there are, in words: `1 instance`, `2 instances`.
+pub fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
 
 /// The first `most` characters of a text, and `...` where it is longer.
 pub fn shortened(text: &str, most: usize) -> String {
@@ -27,6 +32,12 @@ pub fn first_of<N: AsRef<str>>(names: impl IntoIterator<Item = N>, most: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        let counts = [0, 1, 2].map(|count| counted(count, "key"));
+        assert_eq!(counts, ["0 keys", "1 key", "2 keys"]);
+    }
 
     #[test]
     fn what_is_left_out_is_said() {
