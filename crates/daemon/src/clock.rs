@@ -25,19 +25,18 @@ pub(crate) async fn watch() {
     loop {
         tokio::time::sleep(LOOK).await;
         let now = (Instant::now(), SystemTime::now());
-        let (way, span) = match jump(now.0 - before.0, before.1, now.1) {
+        let (way, why, span) = match jump(now.0 - before.0, before.1, now.1) {
             None => {
                 before = now;
                 continue;
             }
-            Some(Jump::Forward(span)) => ("forward", span),
-            Some(Jump::Back(span)) => ("back", span),
+            Some(Jump::Forward(span)) => ("forward", "it was set, or the machine slept", span),
+            Some(Jump::Back(span)) => ("back", "it was set", span),
         };
         before = now;
         warn!(
-            "the clock of this machine went {way} by {} s (it was set, or the machine slept): this \
-             changes no lease and no waiting time, but expiry dates are now compared with the new \
-             time",
+            "the clock of this machine went {way} by {} s ({why}): this changes no lease and no \
+             waiting time, but expiry dates are now compared with the new time",
             span.as_secs()
         );
     }

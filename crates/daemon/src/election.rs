@@ -114,9 +114,9 @@ impl Candidate {
                     Err(error) => {
                         self.report(Leadership::Unknown);
                         if backoff.failures() == 0 {
-                            warn!("{error}; retrying");
+                            warn!("{}", error.retrying());
                         } else {
-                            debug!("{error}; retrying");
+                            debug!("{}", error.retrying());
                         }
                         backoff.rest().await;
                     }
@@ -192,7 +192,7 @@ impl Candidate {
                     break self.report(Leadership::Unknown);
                 }
                 Ok(Err(error)) => {
-                    debug!("{error}; retrying");
+                    debug!("{}", error.retrying());
                     // Never past the moment at which the lead is given up.
                     next = (Instant::now() + backoff.next_delay()).min(until - lease.ttl / 6);
                 }
@@ -217,7 +217,7 @@ impl Candidate {
             Some(entry) if entry.lease.is_none() => {
                 warn!(
                     "a tool or an attacker has overwritten the leader's key with a record without \
-                     a lease; writing it again"
+                     a lease; writing the leader's own record again"
                 );
                 let name = self.node.as_str().as_bytes().to_vec();
                 let guard = Guard::ModRevision(entry.mod_revision);

@@ -42,6 +42,7 @@ fn put(path: &Path, bytes: &[u8], mode: u32, before: Before<'_>) -> anyhow::Resu
         .prefix(&prefix)
         .suffix(".tmp")
         .tempfile_in(directory)
+        .map_err(without_path)
         .with_context(|| format!("cannot create a temporary file in {}", directory.display()))?;
     let write = |temporary: &mut tempfile::NamedTempFile| -> std::io::Result<()> {
         temporary.write_all(bytes)?;
@@ -52,7 +53,9 @@ fn put(path: &Path, bytes: &[u8], mode: u32, before: Before<'_>) -> anyhow::Resu
             .set_permissions(Permissions::from_mode(mode))?;
         temporary.as_file().sync_all()
     };
-    write(&mut temporary).with_context(|| format!("cannot write {}", temporary.path().display()))?;
+    write(&mut temporary)
+        .map_err(without_path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     let persisted = match before {
         Before::Anything => temporary.persist(path),
         Before::Nothing => temporary.persist_noclobber(path),
@@ -71,6 +74,15 @@ fn put(path: &Path, bytes: &[u8], mode: u32, before: Before<'_>) -> anyhow::Resu
             .with_context(|| format!("cannot rename the new file to {}", path.display()))?,
     };
     sync_directory(directory).map(|()| true)
+}
+
+/// An error of `tempfile` without the path that it repeats.
+fn without_path(error: std::io::Error) -> std::io::Error {
+    let text = error.to_string();
+    match text.split_once(" at path ") {
+        Some((reason, _)) => std::io::Error::new(error.kind(), reason),
+        None => error,
+    }
 }
 
 /// As [`write_atomically`], but leaves whatever stands at `path` alone. Says whether it wrote.
@@ -197,6 +209,17 @@ mod tests {
             0o644
         );
         assert_eq!(names(directory.path()), ["edge.map"]);
+    }
+
+    #[test]
+    fn a_message_names_each_place_once() {
+        let path = Path::new("/no-such-directory/edge.map");
+        let error = format!("{:#}", write_atomically(path, b"", 0o644).unwrap_err());
+        assert_eq!(
+            error,
+            "cannot create a temporary file in /no-such-directory: No such file or directory (os \
+             error 2)"
+        );
     }
 
     #[test]

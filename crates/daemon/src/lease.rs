@@ -231,9 +231,9 @@ impl Keeper {
                 Err(LeaseTrouble::Store(error)) => {
                     // Once, and again when it is about something else.
                     if reported.replace(error.topic()) != Some(error.topic()) || backoff.failures() == 0 {
-                        warn!("{error}; retrying");
+                        warn!("{}", error.retrying());
                     } else {
-                        debug!("{error}; retrying");
+                        debug!("{}", error.retrying());
                     }
                 }
             }
@@ -452,10 +452,17 @@ impl Keeper {
         let is_foreign = found.is_some() && !is_unleased;
         let is_news = self.note_foreign(key, is_foreign);
         if is_foreign && is_news {
-            warn!(
-                "another daemon with the same --node or the same instance has taken over {text}; \
-                 waiting until that daemon ends"
-            );
+            match key {
+                Key::Instance(..) => warn!(
+                    "another registrar registers the same instance and has taken over {text}; \
+                     waiting until that registrar ends. Register each instance with one registrar \
+                     only"
+                ),
+                _ => warn!(
+                    "another daemon with the same --node has taken over {text}; waiting until that \
+                     daemon ends. Give each daemon its own --node"
+                ),
+            }
         } else if is_unleased {
             warn!(
                 "a tool or an attacker has overwritten {text} with a record without a lease; \

@@ -2,10 +2,12 @@
 //! change is live. It hangs on a lease, is written only when it changes, and at most some five
 //! times a second.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mayfly_core::file::is_yaml_file;
 use mayfly_core::keys::{Daemon, Key};
 use mayfly_core::names::NodeName;
 use mayfly_core::records::{self, SetAside, Status};
@@ -158,6 +160,14 @@ fn shortened(mut set_aside: Vec<SetAside>) -> Vec<SetAside> {
     set_aside
 }
 
+/// How the log names an entry: `dev.yaml:dev` looks like a place in a file.
+fn subject(key: &str) -> Cow<'_, str> {
+    match key.rsplit_once(':') {
+        Some((file, name)) if is_yaml_file(file) => format!("`{name}` of {file}").into(),
+        _ => key.into(),
+    }
+}
+
 /// The entries set aside that the log has had.
 #[derive(Debug, Default)]
 struct Log {
@@ -171,7 +181,7 @@ impl Log {
     fn report(&mut self, entries: &[SetAside], now: Instant) {
         for entry in self.due(entries, now) {
             let SetAside { key, reason } = &entry;
-            warn!("{} is set aside: {}", printable(key), printable(reason));
+            warn!("{} is set aside: {}", printable(&subject(key)), printable(reason));
             self.logged.insert(entry);
         }
         let logged = std::mem::take(&mut self.logged);
@@ -180,7 +190,7 @@ impl Log {
         self.logged = still;
         for SetAside { key, .. } in gone {
             if !entries.iter().any(|entry| entry.key == key) {
-                info!("{} is no longer set aside", printable(&key));
+                info!("{} is no longer set aside", printable(&subject(&key)));
             }
         }
     }
@@ -217,6 +227,21 @@ mod tests {
         );
         assert_eq!(short[0].reason.chars().count(), LONGEST_TEXT + 3);
         assert!(serde_json::to_vec(&short).unwrap().len() < 200_000);
+    }
+
+    #[test]
+    fn the_log_names_what_a_file_holds() {
+        for (key, named) in [
+            ("dev.yaml:dev", "`dev` of dev.yaml"),
+            ("services/a.yml:orders", "`orders` of services/a.yml"),
+            ("dev.yaml", "dev.yaml"),
+            (
+                "/mayfly/backends/a/1/10.0.0.1:80",
+                "/mayfly/backends/a/1/10.0.0.1:80",
+            ),
+        ] {
+            assert_eq!(subject(key), named);
+        }
     }
 
     #[test]

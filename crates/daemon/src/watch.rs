@@ -332,9 +332,9 @@ impl<S: WatchSource> Watcher<S> {
     fn doubt(&mut self, error: &StoreError) -> WatcherState<S::Stream> {
         self.set_in_sync(false);
         if self.doubted.replace(error.topic()) == Some(error.topic()) {
-            debug!("{error}; retrying");
+            debug!("{}", error.retrying());
         } else {
-            warn!("{error}; retrying");
+            warn!("{}", error.retrying());
         }
         WatcherState::Rest
     }

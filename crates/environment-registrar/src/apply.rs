@@ -231,8 +231,8 @@ fn note<K: Resource>(
         PlannedWrite::Put(put) => {
             let file = K::source(&put.record).map_or("?", |source| source.file.as_str());
             match K::refused(&put.life) {
-                None => info!("registered {title} of {file} (revision {revision})"),
-                Some(reason) => info!("registered {title} again (revision {revision}): {reason}"),
+                None => info!("registered {title} from {file} (revision {revision})"),
+                Some(reason) => info!("{title}: {reason} (revision {revision})"),
             }
             actual.wrote(&put.record, put.life, revision);
             actual.hangs_on(K::name(&put.record), lease);

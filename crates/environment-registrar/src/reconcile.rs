@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mayfly_core::keys::Key;
 use mayfly_core::names::NodeName;
 use mayfly_core::records::SetAside;
-use mayfly_daemon::retry::Backoff;
+use mayfly_daemon::retry::{Backoff, retrying};
 use mayfly_daemon::store::{Store, StoreError};
 use mayfly_daemon::watch::{self, Batch, Watch, WatchMetrics, WatchOptions};
 use prometheus_client::registry::Registry;
@@ -285,7 +285,7 @@ impl<K: Resource, D: Desired<K>> Reconciler<K, D> {
         self.conflicts = if outcome.conflict { self.conflicts + 1 } else { 0 };
         anyhow::ensure!(
             self.conflicts < TRIES,
-            "another program keeps changing the same {} in etcd",
+            "cannot write {} to etcd: another program keeps changing them at the same time",
             K::NOUN
         );
         // Somebody may wait for what is gone now.
@@ -311,7 +311,7 @@ impl<K: Resource, D: Desired<K>> Reconciler<K, D> {
         match done {
             Ok(()) => self.backoff.reset(),
             Err(error) => {
-                warn!("{error:#}; retrying");
+                warn!("{}", retrying(error));
                 self.failed = true;
                 self.again = Some(Instant::now() + self.backoff.next_delay());
             }

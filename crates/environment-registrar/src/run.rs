@@ -228,7 +228,7 @@ impl Registrar {
         entries.extend(self.queue.set_aside());
         entries.extend(self.definitions.report());
         let unread = self.definitions.unread();
-        let unread = unread.map(|reason| format!("{reason}; nothing in it is deleted"));
+        let unread = unread.map(|reason| format!("{reason}; nothing from it is deleted from etcd"));
         let doubt = self.definitions.doubt().map(str::to_owned);
         entries.extend(unread.into_iter().chain(doubt).map(|reason| SetAside {
             key: Definitions::FOLDER.to_owned(),

@@ -20,6 +20,7 @@ use anyhow::Context as _;
 use mayfly_core::explain;
 use mayfly_core::haproxy_faults;
 use mayfly_core::routing::{Routing, Touched};
+use mayfly_core::shorten::counted;
 use mayfly_core::version::BackendId;
 use mayfly_daemon::retry::Backoff;
 use tokio::time::Instant;
@@ -182,15 +183,15 @@ impl Applier {
         let ca_file = &self.parts.renderer.settings().ca_file;
         (count > 0).then(|| {
             let next = match ca_file.path() {
-                Some(_) => "make the template load it (see `haproxy-updater template`)",
+                Some(_) => "Make the template load it (see `haproxy-updater template`)",
                 None => {
-                    "install ca-certificates where HAProxy runs and restart HAProxy, or set \
+                    "Install ca-certificates where HAProxy runs and restart HAProxy, or set \
                      --ca-file to a PEM file of authorities"
                 }
             };
             format!(
-                "{count} servers behind TLS get no requests: HAProxy has not loaded {ca_file}; \
-                 {next}"
+                "no requests go to {} behind TLS, because HAProxy has not loaded {ca_file}. {next}",
+                counted(count, "server")
             )
         })
     }
@@ -356,8 +357,8 @@ impl Applier {
         let plan = plan(PlanScope::Everything, &self.wanted(routing), &self.actual);
         if undisturbed && !plan.commands.is_empty() {
             warn!(
-                commands = plan.commands.len(),
-                "another program has changed HAProxy's tables or servers: undoing these changes"
+                "another program has changed HAProxy's tables or servers: undoing this with {}",
+                counted(plan.commands.len(), "command")
             );
             self.parts
                 .metrics

@@ -153,8 +153,8 @@ impl EdgeCertificates {
             CertificateTurn::Late => {
                 self.is_late = true;
                 let text = format!(
-                    "this directory, HAProxy or the disk of --dir has not answered for {} s; the \
-                     present certificates stay in use",
+                    "loading the certificates takes more than {} s; the present certificates stay in \
+                     use. Check this directory, HAProxy, and the disk of --dir",
                     LOOK_LIMIT.as_secs()
                 );
                 warn!("{}: {text}", self.subject());

@@ -163,17 +163,12 @@ impl Follower {
             .map(|(name, followed)| (name.clone(), followed.addresses.clone()))
             .collect();
         let file = self.file.clone();
-        let damage = self
-            .stamp
-            .and_then(|stamp| stamp.difference(Stamp::of(&file).as_ref()));
+        let damage = self.stamp.and_then(|stamp| stamp.difference(&file));
         self.saving.spawn_blocking(move || {
             let text = serde_json::to_vec(&all)?;
             let written = write_if_different(&file, &text, 0o644)?;
             if let Some(what) = damage.filter(|_| written) {
-                warn!(
-                    "`{}` was changed by another program: {what}; repaired it",
-                    file.display()
-                );
+                warn!("{what}; wrote it again");
             }
             Ok(Stamp::of(&file))
         });
@@ -387,7 +382,7 @@ impl Followed {
                 format!("its last known addresses stay in use ({})", list(&self.addresses))
             };
             warn!(
-                "cannot resolve host name `{name}`: {reason}; {next}; retrying in {every:?}, then less often, at least every {:?}",
+                "cannot resolve host name `{name}`: {reason}; {next}; retrying in {every:?}, then at growing intervals of up to {:?}",
                 LONGEST.max(every)
             );
         }

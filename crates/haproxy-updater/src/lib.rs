@@ -116,8 +116,8 @@ pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result
 
     for bind in options.internal_bind.iter().filter(|bind| bind.is_everywhere()) {
         warn!(
-            "the internal side listens on every address of its host ({bind}): a client that reaches it can call any \
-             service in any environment; set a single address with --internal-bind"
+            "the internal side listens on every address of its host ({bind}), so every client that reaches this host can \
+             call any service in any environment. Set a single address with --internal-bind"
         );
     }
     let (tasks, store, readiness) = (Tasks::new(), common.store()?, Readiness::new());

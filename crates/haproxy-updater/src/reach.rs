@@ -57,8 +57,8 @@ fn networks_of_this_host() -> BTreeSet<Network> {
     let read = |path| {
         std::fs::read_to_string(path).unwrap_or_else(|error| {
             warn!(
-                "cannot read {path}: {error}; perhaps the router does not recognise all addresses \
-                 of its own host"
+                "cannot read {path}: {error}; the router may not recognise all addresses of its own \
+                 host"
             );
             String::new()
         })

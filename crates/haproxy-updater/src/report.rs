@@ -105,7 +105,7 @@ impl RouterReport {
         if applier.in_sync() {
             self.status.applied(revision, index.set_aside());
             if !self.readiness.is_ready() {
-                info!(revision, "in sync with etcd");
+                info!("in sync with etcd at revision {revision}");
                 self.readiness.set_ready();
             }
             if let Some(address) = self.address {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use mayfly_core::keys::Key;
 use mayfly_core::names::Hostname;
-use mayfly_daemon::retry::Backoff;
+use mayfly_daemon::retry::{Advised, Backoff, retrying};
 use mayfly_daemon::shutdown::Shutdown;
 use mayfly_daemon::tasks::blocking;
 use mayfly_daemon::watch::Batch;
@@ -212,7 +212,8 @@ impl Run {
                 }
                 if let Some(before) = self.location.listens.filter(|before| *before != address) {
                     info!(
-                        "the advertised address has changed from {before} to {address}: the internal side now listens at {address}"
+                        "the advertised address has changed from {before} to {address}: reloading HAProxy, so that the internal \
+                         side listens there"
                     );
                     self.location.listens = Some(address);
                     self.applier.listen_at(internal_bind(address));
@@ -292,9 +293,8 @@ impl Run {
             let since = *self.away_since.get_or_insert_with(Instant::now);
             self.report.away(since.elapsed() > AWAY_GRACE);
             if self.desired.revision().is_some() && self.failure.is_none() && !self.is_starting() {
-                self.conclude(Err(anyhow::anyhow!(
-                    "HAProxy is not running: start it; haproxy-updater keeps its files current"
-                )));
+                let advice = "Start HAProxy; haproxy-updater keeps the configuration files current";
+                self.conclude(Err(Advised::new("HAProxy is not running", advice).into()));
             }
             return;
         }
@@ -397,8 +397,10 @@ impl Run {
                 self.applier.metrics().failures.inc();
                 if !(is_away(&error) && self.is_starting()) {
                     let text = format!("{error:#}");
-                    if self.failure.as_ref() != Some(&text) {
-                        warn!("{text}; retrying");
+                    // A reload that failed is logged by the applier.
+                    let is_logged = self.failure.as_ref() == Some(&text);
+                    if !is_logged && self.applier.refusal() != Some(&text) {
+                        warn!("{}", retrying(&error));
                     }
                     self.failure = Some(text);
                 }

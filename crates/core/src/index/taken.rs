@@ -154,7 +154,7 @@ impl Index {
         let instances = self.instances_of(backend).into_iter().flatten();
         let holders = instances.filter_map(|(key, (instance, _))| self.taken.holder(key, instance));
         holders
-            .map(|(address, claim)| format!("{address} was registered later by {}", claim.backend))
+            .map(|(address, claim)| format!("{address} was registered for {} later", claim.backend))
             .collect()
     }
 
@@ -169,8 +169,8 @@ impl Index {
             Some(SetAside {
                 key: self.space.text(key),
                 reason: format!(
-                    "{address} was registered later by {}, so no request for {backend} is sent there; \
-                     if one process serves both, register both with --shared",
+                    "{address} was registered for {} later, so it gets no requests for {backend}; if one \
+                     process serves both, register both with --shared",
                     claim.backend
                 ),
             })

@@ -8,6 +8,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use mayfly_core::shorten::counted;
 use tracing::warn;
 
 use crate::output::complain;
@@ -93,7 +94,10 @@ impl LineQueue {
         };
         drop(waiting);
         if lost > 0 {
-            warn!("{lost} log lines were lost: writing them failed or was too slow");
+            warn!(
+                "lost {}: writing the log failed or was too slow",
+                counted(usize::try_from(lost).unwrap_or(usize::MAX), "log line")
+            );
         }
         self.changed.notify_all();
     }

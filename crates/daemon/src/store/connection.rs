@@ -285,7 +285,7 @@ impl Connection {
                 }
                 Ok(Err(error)) => match self.first_cause(&error, endpoint) {
                     // It answers, and that is what was asked.
-                    Cause::Refused(_) | Cause::Denied { .. } => {}
+                    Cause::Refused(_) | Cause::NoUser | Cause::Denied { .. } => {}
                     cause => return Err(cause),
                 },
                 Err(_) => return Err(unreachable(format!("no answer within {CONNECT_LIMIT:?}"))),

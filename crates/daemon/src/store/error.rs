@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Endpoint;
 use super::access::EtcdAccess;
+use crate::retry::before_advice;
 
 /// A call to etcd that failed.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,16 @@ impl StoreError {
         &self.cause
     }
 
+    /// The message, with what follows from it before the advice to the operator.
+    pub fn and(&self, follows: &str) -> String {
+        before_advice(&self.to_string(), self.cause.advice(), follows)
+    }
+
+    /// The message about a call that is tried again.
+    pub fn retrying(&self) -> String {
+        self.and("retrying")
+    }
+
     /// Whether etcd does not know the lease (any more).
     pub fn is_lease_lost(&self) -> bool {
         matches!(self.cause, Cause::LeaseLost)
@@ -36,16 +47,28 @@ impl StoreError {
             | Cause::Unprepared(_)
             | Cause::LoginRefused { .. }
             | Cause::LoginEnded(_)
+            | Cause::NoUser
             | Cause::Denied { .. } => Topic::Access,
-            Cause::LeaseLost | Cause::Compacted | Cause::Ended(_) | Cause::Refused(_) | Cause::Full => {
-                Topic::Answer
-            }
+            Cause::LeaseLost
+            | Cause::Compacted
+            | Cause::Ended(_)
+            | Cause::Refused(_)
+            | Cause::TooLarge
+            | Cause::Full => Topic::Answer,
         }
     }
 
     /// Whether etcd answered that it will not do this: something else it may do all the same.
     pub fn is_refusal(&self) -> bool {
-        matches!(self.cause, Cause::Refused(_) | Cause::Full | Cause::Denied { .. })
+        matches!(
+            self.cause,
+            Cause::Refused(_) | Cause::TooLarge | Cause::Full | Cause::NoUser | Cause::Denied { .. }
+        )
+    }
+
+    /// Whether the user's roles do not cover it.
+    pub fn is_denied(&self) -> bool {
+        matches!(self.cause, Cause::Denied { .. })
     }
 
     /// Whether etcd has no space left: then it takes no put and no lease, whatever they are about.
@@ -66,9 +89,14 @@ pub(crate) enum Topic {
 }
 
 /// What to say where etcd has no space left.
-pub const FULL: &str = "etcd's database is full (alarm NOSPACE) and refuses all writes: compact \
-     it (etcdctl compact), free the space (etcdctl defrag), then clear the alarm (etcdctl alarm \
-     disarm); its --quota-backend-bytes sets the limit";
+pub const FULL: &str = "etcd's database is full (alarm NOSPACE) and refuses all writes. Compact it \
+     (etcdctl compact), free the space (etcdctl defrag), then clear the alarm (etcdctl alarm \
+     disarm); etcd's --quota-backend-bytes sets the limit";
+
+const NO_USER: &str = "etcd requires a user. Set --etcd-user and --etcd-password-file";
+
+const TOO_LARGE: &str = "the request is too large for etcd. Make the record smaller, or raise \
+     etcd's --max-request-bytes";
 
 /// What the failure of a call comes from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -109,6 +137,9 @@ pub enum Cause {
     /// etcd answered that it will not do it.
     #[error("etcd refused: {0}")]
     Refused(String),
+    /// The record has more bytes than etcd takes at once.
+    #[error("{TOO_LARGE}")]
+    TooLarge,
     /// It has raised the alarm NOSPACE, which stays until an operator disarms it.
     #[error("{FULL}")]
     Full,
@@ -125,6 +156,9 @@ pub enum Cause {
         /// What etcd says.
         reason: String,
     },
+    /// It has authentication enabled, and no user is set.
+    #[error("{NO_USER}")]
+    NoUser,
     /// etcd does not know the login (any more), for it was too long ago, before a restart, or
     /// before users or roles changed.
     #[error("etcd requires a new login: {0}")]
@@ -138,6 +172,17 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// What an operator can do about it: the end of the message.
+    pub(crate) fn advice(&self) -> Option<&'static str> {
+        let text = match self {
+            Self::Full => FULL,
+            Self::TooLarge => TOO_LARGE,
+            Self::NoUser => NO_USER,
+            _ => return None,
+        };
+        text.split_once(". ").map(|(_, advice)| advice)
+    }
+
     /// Whether another try should go to another endpoint.
     pub(super) fn doubts_connection(&self) -> bool {
         matches!(
@@ -162,6 +207,7 @@ impl Cause {
                 match i32::from(status.code()) {
                     code::NOT_FOUND if message.contains("lease not found") => Self::LeaseLost,
                     code::RESOURCE_EXHAUSTED if message.contains("database space exceeded") => Self::Full,
+                    code::INVALID_ARGUMENT if message.contains("request is too large") => Self::TooLarge,
                     code::OUT_OF_RANGE if message.contains("compacted") => Self::Compacted,
                     code::CANCELLED | code::UNKNOWN | code::DEADLINE | code::INTERNAL | code::UNAVAILABLE => {
                         Self::of_transport(status, at(), access)
@@ -209,9 +255,7 @@ impl Cause {
             // Authentication was enabled after we connected, or we have no user at all.
             return Some(match access.user {
                 Some(_) => Self::LoginEnded(message.to_owned()),
-                None => {
-                    Self::Refused("a user is required: give --etcd-user and --etcd-password-file".to_owned())
-                }
+                None => Self::NoUser,
             });
         }
         if holds("invalid user ID or password") {
@@ -235,6 +279,7 @@ impl Cause {
 mod code {
     pub const CANCELLED: i32 = 1;
     pub const UNKNOWN: i32 = 2;
+    pub const INVALID_ARGUMENT: i32 = 3;
     pub const DEADLINE: i32 = 4;
     pub const NOT_FOUND: i32 = 5;
     pub const RESOURCE_EXHAUSTED: i32 = 8;
@@ -266,6 +311,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn advice_is_the_end_of_a_message() {
+        let text = |cause| StoreError::new("put a".to_owned(), cause).retrying();
+        let full = text(Cause::Full);
+        assert!(
+            full.starts_with(
+                "cannot put a: etcd's database is full (alarm NOSPACE) and refuses all writes; \
+                 retrying. Compact it (etcdctl compact)"
+            ),
+            "{full}"
+        );
+        assert_eq!(
+            text(Cause::TooLarge),
+            "cannot put a: the request is too large for etcd; retrying. Make the record smaller, or \
+             raise etcd's --max-request-bytes"
+        );
+        assert_eq!(
+            text(Cause::Refused("no. Never".to_owned())),
+            "cannot put a: etcd refused: no. Never; retrying"
+        );
+    }
+
+    #[test]
     fn what_etcd_says_of_users_has_a_cause_of_its_own() {
         let user = EtcdAccess {
             user: Some(User {
@@ -287,7 +354,7 @@ mod tests {
             assert!(cause.ends_login() && !cause.doubts_connection(), "{message}");
         }
         let nobody = said("etcdserver: user name is empty", &EtcdAccess::default()).unwrap();
-        assert!(nobody.contains("give --etcd-user"), "{nobody}");
+        assert!(nobody.contains("Set --etcd-user"), "{nobody}");
         let wrong = said(
             "etcdserver: authentication failed, invalid user ID or password",
             &user,

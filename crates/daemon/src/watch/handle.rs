@@ -3,6 +3,7 @@
 
 use mayfly_core::keys::{Key, KeySpace};
 use mayfly_core::records::SetAsides;
+use mayfly_core::shorten::counted;
 use mayfly_core::trust::{Health, Kept, Trust};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -146,9 +147,8 @@ impl Watch {
         let ended = self.trust.expire(Instant::now().into_std());
         if !ended.is_empty() {
             warn!(
-                "{} keys that vanished from etcd did not come back in time: they now count as \
-                 deleted",
-                ended.len()
+                "{} that vanished from etcd did not come back in time: they now count as deleted",
+                counted(ended.len(), "key")
             );
         }
         Batch {
@@ -194,7 +194,10 @@ impl Watch {
             (Some(alarm), Some(daemon)) if count > before => {
                 warn!("{alarm}. If the loss was intended, run `mayfly confirm {daemon}`");
             }
-            (None, _) => info!("all keys that had vanished from etcd are back, or now count as deleted"),
+            (None, _) => info!(
+                "nothing is missing in etcd any longer: every key that had vanished is back, or \
+                 counts as deleted"
+            ),
             _ => {}
         }
     }

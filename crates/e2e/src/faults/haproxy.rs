@@ -104,7 +104,7 @@ pub async fn changed(length: Length) -> Result<Outcome> {
     loaded
         .says(&[
             "WARN",
-            "another program has changed HAProxy's tables or servers: undoing these changes",
+            "another program has changed HAProxy's tables or servers: undoing this with",
         ])
         .await;
     Ok(loaded.end().await)

@@ -111,7 +111,11 @@ async fn told(mayfly: &Mayfly, key: &str, words: &[&str]) {
     )
     .await;
     let log = mayfly.registrar.as_ref().unwrap().output();
-    let line = |line: &str| line.contains("WARN") && line.contains(key) && holds(line);
+    let subject = match key.split_once(':') {
+        Some((file, name)) => format!("`{name}` of {file}"),
+        None => key.to_owned(),
+    };
+    let line = |line: &str| line.contains("WARN") && line.contains(&subject) && holds(line);
     assert!(log.lines().any(line), "{log}");
 }
 
@@ -383,7 +387,7 @@ async fn while_the_directory_cannot_be_read_nothing_is_deleted() {
     told(
         &mayfly,
         "services/",
-        &["cannot be read", "nothing in it is deleted"],
+        &["cannot be read", "nothing from it is deleted from etcd"],
     )
     .await;
     stays(&mayfly, " a:1@a.yaml b:2@b.yaml").await;

@@ -446,7 +446,7 @@ async fn a_wrong_password_is_told_and_a_right_one_is_taken_without_a_restart() {
     };
     let message = run(&tool(), SOON).await.unwrap().stderr;
     assert!(
-        message.contains("a user is required: give --etcd-user"),
+        message.contains("etcd requires a user. Set --etcd-user"),
         "{message}"
     );
     let missing = directory.join("missing");

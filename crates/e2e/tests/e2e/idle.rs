@@ -156,14 +156,14 @@ async fn a_use_during_an_outage_of_etcd_is_reported_after_it() {
     assert_eq!(mayfly.get("dev", "/").await.unwrap().status, 200);
     let output = |mayfly: &Mayfly| mayfly.updater.as_ref().unwrap().output();
     eventually(SOON, "the log tells it", async || {
-        output(&mayfly).contains("cannot report to etcd that 1 environments with an idle time are in use")
+        output(&mayfly).contains("cannot report the use of 1 environment to etcd")
     })
     .await;
     // HAProxy may be started anew meanwhile.
     mayfly.haproxy.restart().await.unwrap();
     mayfly.etcd.restart().await.unwrap();
     eventually(SOON, "it is reported after all", async || {
-        output(&mayfly).contains("the use of environments is reported to etcd again")
+        output(&mayfly).contains("reporting the use of environments to etcd works again")
     })
     .await;
     assert!(mayfly.etcd.left_of(&lease).await.unwrap() >= 9);

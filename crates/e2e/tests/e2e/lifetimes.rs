@@ -195,7 +195,7 @@ async fn what_would_be_over_is_refused() {
     ended(
         &mayfly,
         "a.yaml:a",
-        "environment a would have expired at 2020-01-31T17:00:00Z: give it a later `expires`",
+        "environment a would have expired at 2020-01-31T17:00:00Z; give it a later `expires`",
     )
     .await;
     assert_eq!(mayfly.etcd.list("/mayfly/history/").await.unwrap().len(), 0);
@@ -483,7 +483,7 @@ async fn of_five_environments_in_a_file_the_broken_one_keeps_its_last_good_versi
         &mayfly,
         "haproxy-updater",
         &key("c"),
-        "the newest version of this environment was refused: five.yaml:3:13: [2].owner: unknown \
+        "the newest content of this environment was refused: five.yaml:3:13: [2].owner: unknown \
          field",
     )
     .await;

@@ -162,7 +162,7 @@ async fn a_directory_that_is_removed_replaced_or_switched_is_followed() {
         process,
         &[
             "cannot read the directory",
-            "nothing is deleted until it can be read",
+            "nothing is deleted from etcd until it can be read",
         ],
     )
     .await;

@@ -577,11 +577,7 @@ fn updater_log(mayfly: &Mayfly) -> String {
 
 /// How often the log says that this file was repaired.
 fn repairs(mayfly: &Mayfly, file: &Path) -> usize {
-    let words = [
-        file.to_str().unwrap(),
-        "was changed by another program",
-        "repaired",
-    ];
+    let words = [file.to_str().unwrap(), "another program ", "wrote it again"];
     let log = updater_log(mayfly);
     let told = |line: &&str| words.iter().all(|word| line.contains(word));
     log.lines().filter(told).count()

@@ -73,7 +73,8 @@ impl Answered {
             Err(error) => {
                 let text = format!(
                     "cannot record in etcd that environments have switched to their new versions: \
-                     {error}; retrying"
+                     {}",
+                    error.retrying()
                 );
                 match self.backoff.failures() {
                     0 => warn!("{text}"),

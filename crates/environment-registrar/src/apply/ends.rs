@@ -119,10 +119,7 @@ impl EndNotes {
         match failure {
             Some(error) if error.is_refusal() => {
                 if !std::mem::replace(&mut self.refused, true) {
-                    warn!(
-                        "{error}; routers cannot report how environments ended: if etcd has roles, \
-                         run deploy/etcd-roles.sh again"
-                    );
+                    warn!("{}", refused(&error));
                 }
                 self.waiting.clear();
                 Ok(())
@@ -130,6 +127,16 @@ impl EndNotes {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+}
+
+/// The message about a note that etcd does not take. Where it is for the user's roles, they may be
+/// those of an older release.
+fn refused(error: &StoreError) -> String {
+    let text = error.and("routers cannot report why environments have ended");
+    match error.is_denied() {
+        true => format!("{text}. Run deploy/etcd-roles.sh again"),
+        false => text,
     }
 }
 

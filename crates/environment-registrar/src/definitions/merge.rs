@@ -118,7 +118,7 @@ fn merge(
         let had = good.map_or(0, |good| self::bytes(good));
         if let Some(owner) = actual.other(name) {
             let reason = format!(
-                "service {name} is defined by {owner}: rename the service, or delete one of the \
+                "service {name} is defined by {owner}; rename the service, or delete one of the \
                  two definitions"
             );
             merged.refuse(candidates, None, &reason);
@@ -156,7 +156,7 @@ fn merge(
         bytes = bytes - had + needed;
         let file = file_of(accepted).unwrap_or_default();
         let reason =
-            format!("service {name} is already registered from {file}: delete one of the two definitions");
+            format!("service {name} is already registered from {file}; delete one of the two definitions");
         merged.refuse(candidates, Some(file), &reason);
         merged.accepted.insert(name.clone(), accepted.clone());
     }
@@ -368,7 +368,7 @@ mod tests {
             world.save("a.yaml", "a:1");
             assert_eq!(
                 world.round(),
-                ["a.yaml:a service a is already registered from f.yaml: delete one of the two definitions"]
+                ["a.yaml:a service a is already registered from f.yaml; delete one of the two definitions"]
             );
             world.files.update("a.yaml", None);
         }

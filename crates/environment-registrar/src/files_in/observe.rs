@@ -212,8 +212,8 @@ impl Observer {
                     debug!("there is no directory {} yet", self.directory.display());
                 } else if !std::mem::replace(&mut self.missing, true) {
                     warn!(
-                        "cannot read the directory {}: {error}; nothing is deleted until it can be \
-                         read",
+                        "cannot read the directory {}: {error}; nothing is deleted from etcd until it \
+                         can be read",
                         self.directory.display()
                     );
                 }
@@ -276,8 +276,8 @@ impl Observer {
     pub fn is_believed(&mut self) -> bool {
         let doubt = git::lock(&self.directory).map(|lock| {
             format!(
-                "nothing in {} is deleted while {} exists: git is changing files there or was \
-                 killed; if no git runs there, delete that file and let git complete its work \
+                "nothing from {} is deleted from etcd while {} exists, because git is changing files, \
+                 or was killed. If no git is running, delete index.lock and let git complete its work \
                  (git status, git checkout)",
                 self.directory.display(),
                 lock.display()
@@ -313,10 +313,14 @@ impl Observer {
                 }
             }
             // The directory may have gone since; then the next check finds out.
-            Err(error) if scan::identity(&self.directory).is_some() => {
+            Err(mut error) if scan::identity(&self.directory).is_some() => {
                 if self.retry.replace(Instant::now() + RETRY).is_none() {
+                    // The message names the directory itself.
+                    error.paths.clear();
+                    let reason = error.to_string();
+                    let reason = reason.trim_end_matches('.');
                     warn!(
-                        "cannot get events of {} from the kernel: {error}; scanning the directory \
+                        "cannot get events of {} from the kernel: {reason}; scanning the directory \
                          every {FALLBACK:?} instead, and retrying every {RETRY:?}{}",
                         self.directory.display(),
                         advice(&error)
@@ -362,7 +366,7 @@ fn advice(error: &notify::Error) -> &'static str {
         _ => false,
     };
     if reached {
-        " (raise sysctl fs.inotify.max_user_instances and fs.inotify.max_user_watches)"
+        ". Raise the sysctls fs.inotify.max_user_instances and fs.inotify.max_user_watches"
     } else {
         ""
     }

@@ -97,7 +97,7 @@ impl Archive {
         };
         anyhow::ensure!(
             !root.starts_with(&watched) && !watched.starts_with(&root),
-            "the archive {} and the watched directory {} contain each other: choose another \
+            "the archive {} and the watched directory {} contain each other; choose another \
              place with --archive",
             root.display(),
             watched.display()

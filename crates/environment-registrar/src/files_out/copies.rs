@@ -122,7 +122,7 @@ pub fn plan(
             (InEtcd::Elsewhere(_), OnDisk::Other) => {
                 let reason = format!(
                     "environment {name} of etcd is not written back: this file has the name of its \
-                     copy, but describes something else: rename this file"
+                     copy, but describes something else; rename this file"
                 );
                 copies.reports.insert(home, reason);
             }
@@ -166,7 +166,7 @@ pub fn left_over(
 fn stray(name: &EnvironmentName) -> String {
     format!(
         "this copy of environment {name} (--write-back) no longer follows etcd and is not \
-         registered: to make the file your own, delete its first line; otherwise delete the file"
+         registered. To make the file your own, delete its first line; otherwise delete the file"
     )
 }
 

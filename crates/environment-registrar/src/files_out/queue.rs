@@ -112,9 +112,13 @@ impl Queue {
                 if before.is_some_and(|before| Arc::ptr_eq(&before, accepted)) {
                     continue;
                 }
+                let archived = match self.writer.archive.is_on() {
+                    true => ", and the content from etcd is archived",
+                    false => "",
+                };
                 warn!(
-                    "environment {name} was changed in etcd ({}) and in {file} at the same time: \
-                     the file wins, and the version of etcd is archived",
+                    "environment {name} was changed in {file} and, by {}, in etcd at the same time: \
+                     the file wins{archived}",
                     actual.other(name).unwrap_or_default()
                 );
             }
@@ -133,7 +137,8 @@ impl Queue {
                     Err(error) => {
                         error!(
                             "the task that writes environment files and the archive has failed: \
-                             {error}; retrying, but earlier contents may be missing in the archive"
+                             {error}; retrying. Contents that were replaced meanwhile may be missing \
+                             in the archive"
                         );
                         self.news = true;
                     }
@@ -265,12 +270,20 @@ impl Queue {
 
     /// What could not be done, and what goes against somebody.
     pub fn set_aside(&self) -> impl Iterator<Item = SetAside> {
-        let conflicts = self.conflicts.keys().map(|name| SetAside {
+        let archive = &self.writer.archive;
+        let archived = |name: &EnvironmentName| match archive.is_on() {
+            true => {
+                let place = archive.root().join(name.as_str());
+                format!(", and the content from etcd is in {}", place.display())
+            }
+            false => String::new(),
+        };
+        let conflicts = self.conflicts.keys().map(move |name| SetAside {
             key: origin::home(name),
             reason: format!(
-                "environment {name} was changed in etcd and in this file at the same time: the \
-                 file won; the version of etcd is in {}",
-                self.writer.archive.root().join(name.as_str()).display()
+                "environment {name} was changed in this file and in etcd at the same time: the file \
+                 won{}",
+                archived(name)
             ),
         });
         let entry = |(key, reason): (&String, &String)| SetAside {

@@ -32,13 +32,13 @@ fn why(mounts: &str, path: &Path) -> Option<&'static str> {
     let (place, kind) = over.max_by_key(|(place, _)| place.components().count())?;
     if IN_MEMORY.contains(&kind.as_str()) {
         return Some(
-            "is in memory, and a restart of the host loses it: choose another directory with \
+            "is in memory, so a restart of the host deletes it; choose another directory with \
              --archive",
         );
     }
     (LAYERS.contains(&kind.as_str()) && place == Path::new("/")).then_some(
-        "is in the container and not on a volume, and a new container loses it: mount a volume \
-         there",
+        "is in the container and not on a volume, so a new container does not have it; mount a \
+         volume at this directory",
     )
 }
 

@@ -119,9 +119,9 @@ impl Writer {
         }
         self.archive.add(name, content, now).map_err(|error| {
             WriteFault::Archive(format!(
-                "{error:#}; until this works, nothing is archived and the files of ended \
-                 environments stay: let the registrar write to the archive, or choose another \
-                 directory with --archive; retrying"
+                "{error:#}; retrying. Until this works, nothing is archived and the files of ended \
+                 environments stay. Let the registrar write to the archive, or choose another \
+                 directory with --archive"
             ))
         })
     }
@@ -232,11 +232,12 @@ impl Writer {
         });
         match write_new(&self.directory.join(&place), &content.bytes, content.mode) {
             Ok(true) => Ok(Some(format!(
-                "environment {name} was kept by `mayfly keep`: restored its file {place}"
+                "`mayfly keep` has brought environment {name} back: wrote its file {place} again"
             ))),
             Ok(false) => Err(WriteFault::File(format!(
-                "environment {name} was kept by `mayfly keep`, but its file cannot be restored: \
-                 {place} exists and describes something else; describe {name} in another file"
+                "`mayfly keep` has brought environment {name} back, but its file cannot be written \
+                 again: {place} exists and describes something else; describe {name} in another \
+                 file"
             ))),
             Err(error) => Err(self.unwritable(&error)),
         }
@@ -244,7 +245,7 @@ impl Writer {
 
     fn unwritable(&self, error: &anyhow::Error) -> WriteFault {
         WriteFault::File(format!(
-            "{error:#}: let the registrar write to {}; retrying",
+            "{error:#}; retrying. Let the registrar write to {}",
             self.directory.display()
         ))
     }
@@ -291,7 +292,10 @@ impl Writer {
         self.archive(name, &unmarked(&kept), SystemTime::now())?;
         let deleted = self.delete(&self.directory.join(&file), &file, &kept.bytes)?;
         Ok(deleted.then(|| {
-            format!("no other program registers environment {name} any longer: deleted its copy {file}")
+            format!(
+                "deleted {file}, the copy of environment {name}: the environment has ended, or \
+                 another file describes it now"
+            )
         }))
     }
 }

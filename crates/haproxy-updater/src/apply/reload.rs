@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use mayfly_core::routing::{Routing, Touched};
-use mayfly_daemon::retry::Backoff;
+use mayfly_daemon::retry::{Advised, Backoff, retrying};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -25,6 +25,8 @@ const POLL: Duration = Duration::from_millis(20);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// and at most: where a port is taken HAProxy tries for about a second, and nothing changes then.
 const RETRY_CAP: Duration = Duration::from_secs(60);
+
+const NOT_RELOADED: &str = "HAProxy was not reloaded";
 
 /// The delays between tries of a configuration that HAProxy refuses.
 pub(super) fn retries() -> Backoff {
@@ -69,6 +71,8 @@ impl RefusedConfig {
 enum ReloadFailure {
     Faulty(anyhow::Error),
     NotReloaded(anyhow::Error),
+    /// HAProxy says that it was reloaded, and does not show it.
+    Lost(anyhow::Error),
 }
 
 impl Applier {
@@ -160,9 +164,9 @@ impl Applier {
         }
         let before = self.pool.clone();
         info!(
-            from = before.total(),
-            to = total,
-            "less than a quarter of the slots is free: reloading HAProxy with more slots"
+            "less than a quarter of the slots is free: reloading HAProxy with {total} slots instead \
+             of {}",
+            before.total()
         );
         self.pool.grow(total);
         self.allot(routing, &mut Touched::default(), false, true);
@@ -203,12 +207,13 @@ impl Applier {
                 info!("HAProxy was reloaded");
                 return Ok(());
             }
-            Err(ReloadFailure::Faulty(error)) => (error, true),
-            Err(ReloadFailure::NotReloaded(error)) => (error, false),
+            Err(ReloadFailure::Faulty(error)) => (error.context(NOT_RELOADED), true),
+            Err(ReloadFailure::NotReloaded(error)) => (error.context(NOT_RELOADED), false),
+            Err(ReloadFailure::Lost(error)) => (error, false),
         };
-        let reason = format!("HAProxy was not reloaded: {error:#}");
+        let reason = format!("{error:#}");
         if self.refusal() != Some(&reason) {
-            warn!("{reason}; retrying");
+            warn!("{}", retrying(&error));
         }
         self.distrust_files();
         self.parts.metrics.refused_reloads.inc();
@@ -258,12 +263,13 @@ impl Applier {
             }
             if Instant::now() > deadline {
                 let config = self.parts.files.config();
-                return Err(ReloadFailure::NotReloaded(match info {
-                    Ok(_) => anyhow!(
-                        "HAProxy runs another configuration after the reload: start HAProxy with \
-                         -f {config}"
-                    ),
-                    Err(trouble) => anyhow!(trouble).context("HAProxy does not answer after the reload"),
+                return Err(ReloadFailure::Lost(match info {
+                    Ok(_) => {
+                        let failure = "HAProxy was reloaded, but runs another configuration than \
+                             haproxy-updater's";
+                        Advised::new(failure, format!("Start HAProxy with -f {config}")).into()
+                    }
+                    Err(trouble) => anyhow!(trouble).context("HAProxy was reloaded, but does not answer"),
                 }));
             }
             sleep(POLL).await;

@@ -126,19 +126,17 @@ fn leave_out_shorter(choice: &mut CertificateChoice) {
             true => "for longer",
             false => "as long",
         };
-        let reason = format!("the certificate {best} has the same names and is valid {span}, until {end}");
+        let why = format!("has the same names and is valid {span}, until {end}");
+        let reason = match name.as_str() {
+            DEFAULT => format!("replaced by {best}, which {why}"),
+            _ => format!("not used, because {best} {why}"),
+        };
         left_out.push((name.clone(), better.clone(), reason));
     }
     for (name, better, reason) in left_out {
-        let reason = match name.as_str() {
-            DEFAULT => {
-                choice.certificates.insert(name.clone(), better);
-                format!("{reason}; that certificate is used in place of this one")
-            }
-            _ => {
-                choice.certificates.remove(&name);
-                format!("{reason}; {name} is not used")
-            }
+        match name.as_str() {
+            DEFAULT => choice.certificates.insert(name.clone(), better),
+            _ => choice.certificates.remove(&name),
         };
         choice.faults.insert(name.to_string(), reason);
     }
@@ -153,7 +151,7 @@ fn note(certificate: &Certificate, now: SystemTime, is_prefix: &dyn Fn(&str) -> 
             1 => "1 day".to_owned(),
             days => format!("{days} days"),
         };
-        return Some(format!("it expires at {end}, in {span}: renew it"));
+        return Some(format!("it expires at {end}, in {span}; renew it"));
     }
     let is_for_one = |name: &String| {
         let label = name.split('.').next().unwrap_or_default();

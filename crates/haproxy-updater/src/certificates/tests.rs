@@ -347,20 +347,20 @@ async fn what_is_served_of_what_the_files_hold() {
             "a.pem=*+90 b.pem=*+95",
             "a.pem=*+90",
             "b.pem=*+95",
-            &["a.pem: the certificate b.pem has the same names and is valid for longer"],
+            &["a.pem: not used, because b.pem has the same names and is valid for longer"],
         ),
         (
             "a.pem=*-5 b.pem=*+95",
             "a.pem=*-5",
             "b.pem=*+95",
-            &["a.pem: the certificate b.pem has the same names"],
+            &["a.pem: not used, because b.pem has the same names"],
         ),
         // One that is valid as long does not take the place of one that is in use.
         (
             "a.pem=*+90 b.pem=*+90#2",
             "a.pem=*+90",
             "a.pem=*+90",
-            &["b.pem: the certificate a.pem has the same names and is valid as long, until "],
+            &["b.pem: not used, because a.pem has the same names and is valid as long, until "],
         ),
         // A copy of another file, or a link to it.
         (
@@ -375,7 +375,7 @@ async fn what_is_served_of_what_the_files_hold() {
             "a.pem=*+90 b.pem=www+90 default.pem=www+90",
             "a.pem=*+90 b.pem=www+95 default.pem=www+95",
             &[
-                "default.pem: the certificate b.pem has the same names and is valid for longer, \
+                "default.pem: replaced by b.pem, which has the same names and is valid for longer, \
                  until ",
             ],
         ),
@@ -383,7 +383,7 @@ async fn what_is_served_of_what_the_files_hold() {
             "b.pem=www+90 default.pem=www+95",
             "",
             "default.pem=www+95",
-            &["b.pem: the certificate default.pem has the same names and is valid for longer"],
+            &["b.pem: not used, because default.pem has the same names and is valid for longer"],
         ),
         // What HAProxy has refused.
         ("a.pem=refused+90", "", "", &["a.pem: no"]),

@@ -88,10 +88,10 @@ pub fn map(answer: &str) -> anyhow::Result<MapRows> {
         let mut words = line.splitn(3, ' ');
         let (address, key, value) = (words.next(), words.next(), words.next());
         let (Some(address), Some(key)) = (address, key) else {
-            bail!("HAProxy does not show the map: {line}")
+            bail!("{line}")
         };
         if !address.starts_with("0x") {
-            bail!("HAProxy does not show the map: {line}");
+            bail!("{line}");
         }
         if is_word(key) {
             rows.push((

@@ -204,20 +204,14 @@ struct PlacedFiles {
 impl PlacedFiles {
     /// The files that another program has changed since, and how.
     fn damage(&self) -> BTreeMap<PathBuf, String> {
-        let changed = |(path, stamp): (&PathBuf, &Stamp)| {
-            let what = stamp.difference(Stamp::of(path).as_ref())?;
-            Some((path.clone(), what))
-        };
+        let changed = |(path, stamp): (&PathBuf, &Stamp)| Some((path.clone(), stamp.difference(path)?));
         self.stamps.iter().filter_map(changed).collect()
     }
 
     /// Notes the metadata of a file that is as it should be, and logs what was repaired.
     fn note(&mut self, path: &Path, repaired: Option<String>) {
         if let Some(what) = repaired {
-            warn!(
-                "`{}` was changed by another program: {what}; repaired it",
-                path.display()
-            );
+            warn!("{what}; wrote it again");
         }
         if let Some(stamp) = Stamp::of(path) {
             self.stamps.insert(path.to_owned(), stamp);
@@ -338,10 +332,9 @@ impl HaproxyFiles {
                         let path = PathBuf::from(map.path(&maps));
                         texts.maps.remove(&map);
                         if write_if_different(&path, b"", MODE)? {
-                            damage.insert(
-                                path,
-                                "it was emptied while the map `access` was missing".to_owned(),
-                            );
+                            let what =
+                                format!("emptied `{}` while the map `access` was missing", path.display());
+                            damage.insert(path, what);
                         }
                     }
                 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use mayfly_daemon::retry::Advised;
 use tokio::time::{Instant, sleep};
 
 use crate::haproxy::sockets::{Socket, Trouble};
@@ -97,9 +98,16 @@ async fn first_answer(master: &Socket) -> anyhow::Result<Processes> {
     loop {
         match processes(master).await {
             Err(_) if Instant::now() < deadline => sleep(POLL).await,
-            answer => {
-                return answer.context("cannot reach HAProxy's master process: start HAProxy with -W -S");
+            Err(error) => {
+                return Err(match error.downcast_ref() {
+                    Some(Trouble::Away(path)) => {
+                        let failure = format!("no master process of HAProxy listens at {path}");
+                        Advised::new(failure, "Start HAProxy with -W -S").into()
+                    }
+                    _ => error.context("cannot ask HAProxy's master process for its processes"),
+                });
             }
+            processes => return processes,
         }
     }
 }

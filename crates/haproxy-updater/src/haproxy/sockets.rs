@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use mayfly_core::names::EnvironmentName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -161,7 +162,7 @@ impl Runtime {
         let request = format!("show map {}\n", map.path(&self.maps));
         match answers::map(&self.socket.ask(&request).await?) {
             Err(_) if map.is_optional() => Ok(None),
-            rows => understand(rows).map(Some),
+            rows => understand(rows.context(request.trim().to_owned())).map(Some),
         }
     }
 
@@ -204,7 +205,7 @@ impl Runtime {
             .strip_prefix("New version created: ")
             .and_then(|number| number.parse::<u64>().ok());
         let Some(version) = version else {
-            return Err(Trouble::Refused(format!("prepare map: {}", answer.trim())));
+            return Err(refused(&format!("prepare map {path}"), &answer));
         };
         for payload in payloads {
             self.expect_taken(&format!("add map @{version} {path} <<\n{payload}\n"))
@@ -227,7 +228,7 @@ impl Runtime {
             .chars()
             .take(120)
             .collect();
-        Err(Trouble::Refused(format!("{complaint} ({first}...)")))
+        Err(refused(&format!("{first}..."), &complaint))
     }
 
     /// How many slots the process has.
@@ -245,11 +246,9 @@ impl Runtime {
     /// # Errors
     /// As above.
     pub async fn knows(&self, token: &Word) -> Result<bool, Trouble> {
-        let answer = self
-            .socket
-            .ask(&format!("show map {}\n", Map::Witness.path(&self.maps)))
-            .await?;
-        Ok(understand(answers::map(&answer))?
+        let request = format!("show map {}", Map::Witness.path(&self.maps));
+        let answer = self.socket.ask(&format!("{request}\n")).await?;
+        Ok(understand(answers::map(&answer).context(request))?
             .rows
             .contains_key(token.as_str()))
     }
@@ -415,10 +414,7 @@ impl Runtime {
         if answer.contains("still has") || answer.contains("not removable") {
             return Ok(false);
         }
-        Err(Trouble::Refused(format!(
-            "del server {slot}/{name}: {}",
-            answer.trim()
-        )))
+        Err(refused(&format!("del server {slot}/{name}"), &answer))
     }
 
     async fn answers(&self, commands: &[Command]) -> Result<String, Trouble> {
@@ -433,5 +429,14 @@ impl Runtime {
 }
 
 fn understand<T>(read: anyhow::Result<T>) -> Result<T, Trouble> {
-    read.map_err(|error| Trouble::Refused(format!("{error:#}")))
+    read.map_err(|error| Trouble::Refused(without_stop(&format!("{error:#}"))))
+}
+
+fn refused(command: &str, answer: &str) -> Trouble {
+    Trouble::Refused(format!("{command}: {}", without_stop(answer)))
+}
+
+/// Some of HAProxy's answers are sentences; messages are none.
+fn without_stop(answer: &str) -> String {
+    answer.trim().trim_end_matches('.').to_owned()
 }

@@ -26,20 +26,23 @@ impl Stamp {
         })
     }
 
-    /// What differs now, in words; `None` when nothing does.
-    pub fn difference(&self, now: Option<&Self>) -> Option<String> {
-        let Some(now) = now else {
-            return Some("it was missing".to_owned());
+    /// What another program has done to the file at a path since, in words; `None` when nothing.
+    pub fn difference(&self, path: &Path) -> Option<String> {
+        let file = path.display();
+        let Some(now) = Self::of(path) else {
+            return Some(format!("another program deleted `{file}`"));
         };
-        if now == self {
+        if now == *self {
             return None;
         }
         Some(if now.bytes != self.bytes {
-            format!("it had {} bytes instead of {}", now.bytes, self.bytes)
+            let (bytes, before) = (now.bytes, self.bytes);
+            format!("another program changed `{file}` ({bytes} bytes instead of {before})")
         } else if now.mode != self.mode {
-            format!("its mode was {:o} instead of {:o}", now.mode, self.mode)
+            let (mode, before) = (now.mode, self.mode);
+            format!("another program changed the mode of `{file}` from {before:o} to {mode:o}")
         } else {
-            "its content was different".to_owned()
+            format!("another program changed the content of `{file}`")
         })
     }
 }
@@ -64,23 +67,30 @@ mod tests {
             file.set_modified(std::time::UNIX_EPOCH).expect("a time");
             Stamp::of(&path).expect("a file")
         };
-        let difference = |stamp: Stamp| stamp.difference(Stamp::of(&path).as_ref());
+        let name = path.display().to_string();
+        let difference = |stamp: Stamp| stamp.difference(&path).map(|what| what.replace(&name, "F"));
         assert_eq!(difference(then()), None);
 
         let stamp = then();
         fs::write(&path, "").expect("emptied");
-        assert_eq!(difference(stamp).as_deref(), Some("it had 0 bytes instead of 9"));
+        assert_eq!(
+            difference(stamp).as_deref(),
+            Some("another program changed `F` (0 bytes instead of 9)")
+        );
         let stamp = then();
         fs::write(&path, "www evil\n").expect("written");
-        assert_eq!(difference(stamp).as_deref(), Some("its content was different"));
+        assert_eq!(
+            difference(stamp).as_deref(),
+            Some("another program changed the content of `F`")
+        );
         let stamp = then();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("a mode");
         assert_eq!(
             difference(stamp).as_deref(),
-            Some("its mode was 600 instead of 644")
+            Some("another program changed the mode of `F` from 644 to 600")
         );
         let stamp = then();
         fs::remove_file(&path).expect("removed");
-        assert_eq!(difference(stamp).as_deref(), Some("it was missing"));
+        assert_eq!(difference(stamp).as_deref(), Some("another program deleted `F`"));
     }
 }

@@ -75,8 +75,8 @@ impl LostReporter {
             Ok(None) => {
                 if !std::mem::replace(&mut self.blind, true) {
                     info!(
-                        "the template has no stick table in `frontend internal`, so services that drop the header are \
-                         not detected; copy `stick-table` and `track-sc0` from `haproxy-updater template`"
+                        "the template has no stick table in `frontend internal`, so services that forward neither `x-mayfly` nor \
+                         `baggage` are not detected; copy `stick-table` and `track-sc0` from `haproxy-updater template`"
                     );
                 }
             }

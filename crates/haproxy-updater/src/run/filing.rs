@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use mayfly_core::routing::Routing;
-use mayfly_daemon::retry::Backoff;
+use mayfly_daemon::retry::{Backoff, retrying};
 use mayfly_daemon::tasks::blocking;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -179,9 +179,10 @@ impl Filing {
                 None
             }
             Err(error) => {
-                let text = format!("cannot write HAProxy's files: {error:#}");
+                let error = error.context("cannot write HAProxy's files");
+                let text = format!("{error:#}");
                 if self.failure.as_ref() != Some(&text) {
-                    warn!("{text}; retrying");
+                    warn!("{}", retrying(&error));
                 }
                 applier.distrust_files();
                 self.mark_stale();

@@ -152,7 +152,7 @@ async fn without_authorities_only_servers_behind_tls_are_left_out() {
     assert_eq!(router.inside("legacy", "h-prod").await.status, 503);
     let reason = router.applier.distrust().unwrap();
     assert!(
-        reason.starts_with("1 servers behind TLS get no requests") && reason.contains("--ca-file"),
+        reason.starts_with("no requests go to 1 server behind TLS") && reason.contains("--ca-file"),
         "{reason}"
     );
     router.write().await;

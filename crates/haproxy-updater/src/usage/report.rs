@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use mayfly_core::shorten::counted;
 use mayfly_daemon::environments::touch;
 use mayfly_daemon::store::{Store, StoreError};
 use mayfly_daemon::tasks::blocking;
@@ -22,6 +23,9 @@ use crate::apply::Applier;
 const LONGEST: Duration = Duration::from_secs(30);
 /// How many environments are reported at the same time.
 const AT_ONCE: usize = 8;
+/// What follows from a report that failed.
+const FAILING: &str = "retrying. Until this works, environments with an idle time may expire \
+     although they are in use";
 
 /// A round on its way.
 struct UnderWay {
@@ -85,7 +89,7 @@ impl UsageReporter {
         // Nothing waits for it; the next one tries again.
         blocking(move || {
             if let Err(error) = last::save(&file, &kept) {
-                warn!("cannot save when each environment was last used: {error:#}");
+                warn!("cannot save the times of last use of environments: {error:#}; retrying");
             }
         });
         uses
@@ -123,9 +127,10 @@ impl UsageReporter {
             Ok(None) => {
                 if !std::mem::replace(&mut self.blind, true) {
                     warn!(
-                        "the template does not set {{{{ maps }}}}/uses.map, so the use of \
-                         environments is not noticed: environments with an idle time expire even \
-                         while they are in use; copy the line from `haproxy-updater template`"
+                        "the template does not write to the map {{{{ maps }}}}/uses.map, so \
+                         haproxy-updater does not notice the use of environments: environments \
+                         with an idle time expire even while they are in use. Copy the lines with \
+                         `uses.map` from `haproxy-updater template`"
                     );
                 }
             }
@@ -148,8 +153,8 @@ impl UsageReporter {
     async fn ended(&mut self) -> Result<u64, String> {
         match &mut self.under_way {
             Some(under_way) => match (&mut under_way.task).await {
-                Ok(done) => done.map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
+                Ok(done) => done.map_err(|error| error.and(FAILING)),
+                Err(error) => Err(format!("{error}; {FAILING}")),
             },
             None => std::future::pending().await,
         }
@@ -177,7 +182,7 @@ impl UsageReporter {
                     }
                 }
                 if std::mem::take(&mut self.failing) {
-                    info!("the use of environments is reported to etcd again");
+                    info!("reporting the use of environments to etcd works again");
                 }
             }
             Err(error) => {
@@ -185,9 +190,8 @@ impl UsageReporter {
                 self.next = self.next.min(Instant::now() + delay);
                 if !std::mem::replace(&mut self.failing, true) {
                     warn!(
-                        "cannot report to etcd that {} environments with an idle time are in use: \
-                         {error}; retrying",
-                        round.touch.len()
+                        "cannot report the use of {} to etcd: {error}",
+                        counted(round.touch.len(), "environment")
                     );
                 }
             }
@@ -233,7 +237,10 @@ async fn touch_all(store: &Store, touches: Vec<Idler>) -> Result<u64, StoreError
             // A touch that panicked, where that does not end the program: its environment is
             // touched with its next use.
             Some(Err(error)) => {
-                warn!("the task that reports the use of an environment to etcd has failed: {error}")
+                warn!(
+                    "the task that reports the use of an environment to etcd has failed: {error}; \
+                     the next use of the environment starts a new one"
+                );
             }
         }
     }

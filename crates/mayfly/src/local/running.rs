@@ -85,7 +85,7 @@ impl RunningSession {
                 Ok(()) => {}
                 Err(ClaimError::Store(error)) => {
                     if !std::mem::replace(&mut is_troubled, true) {
-                        complain(&format!("{error}; retrying"));
+                        complain(&error.retrying());
                     }
                     changed = self.news(Some(Instant::now() + RETRY)).await;
                     continue;

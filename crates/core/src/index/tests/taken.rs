@@ -30,7 +30,7 @@ fn servers(changes: &[TestChange], expected: &[&str]) {
     assert_eq!(all, expected);
 }
 
-const GONE: &str = "aside orders/1/10.0.0.1:80: 10.0.0.1:80 was registered later by billing@1, so no request for orders@1 is sent there";
+const GONE: &str = "aside orders/1/10.0.0.1:80: 10.0.0.1:80 was registered for billing@1 later, so it gets no requests for orders@1";
 
 #[test]
 fn who_registers_an_address_last_has_it() {
@@ -43,7 +43,7 @@ fn who_registers_an_address_last_has_it() {
     let view = index_after(&changes).view(&"dev".parse().unwrap()).unwrap();
     assert_eq!(
         view.reasons(),
-        ["no instance of orders@1 is live: 10.0.0.1:80 was registered later by billing@1"]
+        ["no instance of orders@1 is live: 10.0.0.1:80 was registered for billing@1 later"]
     );
     // Another of its instances answers for it.
     changes.push(instance("orders 1 10.0.0.2:80"));
@@ -65,7 +65,7 @@ fn who_says_it_again_has_it_back_though_its_key_is_older() {
         &changes,
         &[
             "orders@1: 10.0.0.1:80 Up",
-            "aside billing/1/10.0.0.1:80: 10.0.0.1:80 was registered later by orders@1, so no request for billing@1 is sent there",
+            "aside billing/1/10.0.0.1:80: 10.0.0.1:80 was registered for orders@1 later, so it gets no requests for billing@1",
         ],
     );
 }

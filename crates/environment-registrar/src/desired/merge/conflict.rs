@@ -35,7 +35,7 @@ impl Merge<'_> {
         let at_name = mark(|entry| entry.marks.name);
         let takes_over = entry.is_some_and(|entry| copies::takes_over(entry, self.actual));
         if let Some(owner) = self.actual.other(name).filter(|_| !takes_over) {
-            let reason = format!("environment {name} is registered by {owner}: give this one another name");
+            let reason = format!("environment {name} is registered by {owner}; give this one another name");
             conflicts.push(Conflict {
                 mark: at_name,
                 reason,
@@ -46,7 +46,7 @@ impl Merge<'_> {
         }
         if let Some(rival) = self.merged.accepted.get(name) {
             let file = file_of(rival).unwrap_or_default();
-            let reason = format!("environment {name} is registered from {file}: give this one another name");
+            let reason = format!("environment {name} is registered from {file}; give this one another name");
             conflicts.push(Conflict {
                 mark: at_name,
                 reason,
@@ -82,7 +82,7 @@ impl Merge<'_> {
                     let file = file_of(environment).unwrap_or_default();
                     format!(
                         "{claim} is taken by environment {name} of {file}, which was registered \
-                         first, so routers set environment {rival} aside: register {rival} with \
+                         first, so routers set environment {rival} aside; register {rival} with \
                          another {}, or run `mayfly delete {rival}`",
                         claim.field()
                     )
@@ -110,7 +110,7 @@ impl Merge<'_> {
 
 fn taken(claim: &Claim, rival: &EnvironmentName, place: &str) -> String {
     format!(
-        "{claim} is taken by environment {rival} of {place}: choose another {}",
+        "{claim} is taken by environment {rival} of {place}; choose another {}",
         claim.field()
     )
 }

@@ -125,8 +125,8 @@ impl<'a> Account<'a> {
         }
         if needed > had && self.bytes - had + needed > bytes {
             return Err(format!(
-                "there is no room for environment {name}: it takes {needed} bytes of etcd with \
-                 its history, and all environments of this registrar may take {bytes} \
+                "there is no room for environment {name}: with its history it needs {needed} \
+                 bytes of etcd, and less is left of the {bytes} bytes of this registrar \
                  (--max-bytes); delete what is not needed, or ask the operator to raise the limit"
             ));
         }

@@ -61,13 +61,13 @@ impl Refusal {
         let reason = if protected {
             format!(
                 "no file names environment {name}, but the environment stays because it is \
-                 protected: restore its file, or delete the environment with `mayfly delete {name} \
+                 protected; restore its file, or delete the environment with `mayfly delete {name} \
                  --force` or `watch --force`"
             )
         } else {
             format!(
                 "no file names environment {name}, but the environment stays because `mayfly keep` \
-                 brought it back: to delete it, run `mayfly delete {name}`"
+                 brought it back; to delete it, run `mayfly delete {name}`"
             )
         };
         Self {
@@ -106,7 +106,7 @@ fn line(file: &str, mark: Option<Mark>, reason: &str) -> String {
     let text = printable(&format!("{file}{}: {reason}", place.unwrap_or_default()));
     let text = shortened(&text, LONGEST);
     format!(
-        "the newest version of this environment was refused: {text}; the version in etcd stays in \
+        "the newest content of this environment was refused: {text}; the content in etcd stays in \
          force"
     )
 }
@@ -138,7 +138,7 @@ pub(super) fn barred(
     let end = with_life(environment, life).ends_at()?;
     let over = end.time() <= now;
     over.then(|| {
-        let reason = format!("environment {name} would have expired at {end}: give it a later `expires`");
+        let reason = format!("environment {name} would have expired at {end}; give it a later `expires`");
         (RefusalCause::Over, reason)
     })
 }

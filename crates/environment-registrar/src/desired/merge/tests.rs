@@ -321,7 +321,7 @@ fn what_is_kept_is_in_the_way_of_others_whatever_else_changes() {
     assert_eq!(case.merged.accepted[&"x".parse().unwrap()].header.as_str(), "new");
     assert_eq!(
         case.reason(),
-        "prefix p is taken by environment x of b: choose another prefix"
+        "prefix p is taken by environment x of b; choose another prefix"
     );
 }
 
@@ -333,7 +333,7 @@ fn of_new_rivals_the_first_file_gets_it() {
     case.check(&["x/www-x@b"], &["a:y"]);
     assert_eq!(
         case.reason(),
-        "prefix www-x is taken by environment x of b: choose another prefix"
+        "prefix www-x is taken by environment x of b; choose another prefix"
     );
     let mut case = Case::new();
     case.take("b", "name: x");
@@ -349,7 +349,7 @@ fn who_is_registered_stays_over_a_restart() {
         .check(&["x/www-x@b"], &["a:x"]);
     assert_eq!(
         case.reason(),
-        "environment x is registered from b: give this one another name"
+        "environment x is registered from b; give this one another name"
     );
     case.restart().check(&["x/www-x@b"], &["a:x"]);
     case.save("b", "").check(&["x/www-x@a"], &[]);
@@ -443,7 +443,7 @@ fn what_others_registered_is_left_alone() {
     case.check(&["z/www-z@a"], &["a:x", "a:y"]);
     assert_eq!(
         case.reason(),
-        "environment x is registered by the registrar of node them: give this one another name"
+        "environment x is registered by the registrar of node them; give this one another name"
     );
 }
 

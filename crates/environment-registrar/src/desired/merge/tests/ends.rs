@@ -41,7 +41,7 @@ fn what_would_be_over_is_refused() {
         .check(&[], &["a:x"]);
     assert_eq!(
         case.reason(),
-        "environment x would have expired at 2030-01-31T12:00:00Z: give it a later `expires`"
+        "environment x would have expired at 2030-01-31T12:00:00Z; give it a later `expires`"
     );
     case.save("a", "{name: x, expires: 2h}")
         .check(&["x/www-x@a"], &[]);

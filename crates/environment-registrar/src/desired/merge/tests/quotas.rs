@@ -82,7 +82,8 @@ fn one_that_grows_beyond_the_room_stays_as_it_was() {
     case.save("a", &text(100)).publish();
     case.check(&["x/www-x@a", "y/www-y@b"], &["a:x"]);
     assert!(
-        case.reason().contains("may take 6000 (--max-bytes)"),
+        case.reason()
+            .contains("less is left of the 6000 bytes of this registrar (--max-bytes)"),
         "{}",
         case.reason()
     );

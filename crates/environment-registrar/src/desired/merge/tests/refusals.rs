@@ -18,13 +18,13 @@ fn a_record_tells_why_its_newest_version_was_refused() {
         ("[", "refused: a:2:1: "),
         (
             "{name: x, prefix: q}",
-            "refused: a:1:19: prefix q is taken by environment y of b: choose another prefix; the \
-             version in etcd stays in force",
+            "refused: a:1:19: prefix q is taken by environment y of b; choose another prefix; the \
+             content in etcd stays in force",
         ),
         (
             "{name: x, expires: 10s}",
-            "environment x would have expired at 2030-01-31T12:00:10Z: give it a later `expires`; \
-             the version in etcd stays in force",
+            "environment x would have expired at 2030-01-31T12:00:10Z; give it a later `expires`; \
+             the content in etcd stays in force",
         ),
         ("- {name: x, owner: me}\n- {prefix: p}", "a:1:13: [0].owner"),
         ("- {prefix: p}", "a:1:3: [0].name: missing"),
@@ -130,11 +130,11 @@ fn what_is_reported_of_a_refusal_is_short_and_fit_to_print() {
     };
     let reported = refusal.of_version();
     assert!(
-        reported.starts_with("the newest version of this environment was refused: a\\u{1b}[31m.yaml: ü\\nü"),
+        reported.starts_with("the newest content of this environment was refused: a\\u{1b}[31m.yaml: ü\\nü"),
         "{reported}"
     );
     assert!(
-        reported.ends_with("...; the version in etcd stays in force") && reported.chars().count() < 400,
+        reported.ends_with("...; the content in etcd stays in force") && reported.chars().count() < 400,
         "{reported}"
     );
 }
