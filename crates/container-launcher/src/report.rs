@@ -258,7 +258,7 @@ fn farewell(phase: &Phase) -> &'static str {
             "the launcher does not manage this backend: another program runs it, or no environment \
              needs it"
         }
-        _ => "the launcher no longer manages this backend: its containers are gone",
+        _ => "no container of this backend is left, so the launcher no longer manages it",
     }
 }
 
@@ -302,7 +302,7 @@ mod tests {
         for phase in [Phase::Running, Phase::Retiring] {
             assert_eq!(
                 farewell(&phase),
-                "the launcher no longer manages this backend: its containers are gone",
+                "no container of this backend is left, so the launcher no longer manages it",
                 "{phase}"
             );
         }

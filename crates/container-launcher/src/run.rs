@@ -239,7 +239,7 @@ impl<E: Engine> Launcher<E> {
             }
             (Leadership::Leading, Some(_)) => {}
             (Leadership::Following(leader), _) => {
-                info!("this launcher stands by: the launcher of node `{leader}` leads")
+                info!("this launcher is on standby: the launcher of node `{leader}` is the leader")
             }
             (Leadership::Unknown, _) => {}
         }

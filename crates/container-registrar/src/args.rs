@@ -89,7 +89,7 @@ pub enum Command {
 /// One instance, in the order of arguments of the first Mayfly.
 #[derive(Debug, Clone, Args)]
 pub struct InstanceArguments {
-    /// The service: a DNS label such as `backend`; `backend.service` is the same
+    /// The name of the service: a DNS label such as `backend`. The ending `.service` may follow.
     pub service: ServiceName,
     /// The version of the service: letters, digits, `_`, `.`, `-`, such as 0.0.2
     pub version: Version,

@@ -216,7 +216,7 @@ impl Candidate {
         match self.store.get(&self.key).await? {
             Some(entry) if entry.lease.is_none() => {
                 warn!(
-                    "a tool or an attacker has overwritten the leader's key with a record without \
+                    "another program has overwritten the leader's key with a record without \
                      a lease; writing the leader's own record again"
                 );
                 let name = self.node.as_str().as_bytes().to_vec();

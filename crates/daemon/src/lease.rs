@@ -465,7 +465,7 @@ impl Keeper {
             }
         } else if is_unleased {
             warn!(
-                "a tool or an attacker has overwritten {text} with a record without a lease; \
+                "another program has overwritten {text} with a record without a lease; \
                  writing this daemon's record again"
             );
         } else if found.is_none() && was_held {

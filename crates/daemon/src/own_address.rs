@@ -99,7 +99,9 @@ fn instead_of(local: IpAddr, by_default: &[IpAddr]) -> Result<IpAddr, NoAddress>
     }
     let kind = |ip: IpAddr| kind(ip).unwrap_or("of no use to others");
     let why = match (usable.next(), by_default.first()) {
-        (Some(ip), _) => format!("{ip} (default route) is public, which `auto` never chooses"),
+        (Some(ip), _) => {
+            format!("{ip} (default route) is a public address, which Mayfly never chooses by itself")
+        }
         (None, Some(ip)) => format!("{ip} (default route) is {}", kind(*ip)),
         (None, None) => "this host has no default route".to_owned(),
     };
@@ -161,7 +163,7 @@ mod tests {
             (&["8.8.8.8", "fd00::5"], "fd00::5"),
             (
                 &["8.8.8.8"],
-                "and 8.8.8.8 (default route) is public, which `auto` never chooses",
+                "and 8.8.8.8 (default route) is a public address, which Mayfly never chooses by itself",
             ),
             (
                 &["169.254.7.7"],

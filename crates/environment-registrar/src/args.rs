@@ -91,7 +91,7 @@ pub struct ListOptions {
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 
-    /// Requires at least this many live instances of each service for an environment to be complete
+    /// Counts an environment as complete only if each service has at least this many live instances
     #[arg(long, env = "MAYFLY_MIN_INSTANCES", value_name = "N", default_value_t = 1)]
     pub min_instances: usize,
 }
@@ -106,7 +106,7 @@ pub struct DirectoryArguments {
     )]
     pub directory: PathBuf,
 
-    /// Reads service definitions from this directory, which need not exist [default: `services`
+    /// Reads service definitions from this directory; it need not exist [default: `services`
     /// beside DIRECTORY]
     ///
     /// A service definition describes how to start a service.

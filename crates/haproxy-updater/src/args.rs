@@ -213,7 +213,8 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_ALLOW_HEADER_AT_EDGE", global = true)]
     pub allow_header_at_edge: bool,
 
-    /// Accepts links on these hosts. A link such as `?mayfly=temp-1` chooses the environment.
+    /// Allows links on these hosts to choose the environment, such as
+    /// `https://www.example.com/?mayfly=temp-1`
     ///
     /// With `off`, no host accepts links. With `unprotected`, the hosts of unprotected environments
     /// accept links. With `all`, all hosts accept links. A cookie keeps the choice. The instance
@@ -355,7 +356,7 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_VERIFY", value_name = "TIME", default_value = "4s", value_parser = interval, global = true)]
     pub verify: Duration,
 
-    /// Requires at least this many live instances of each service for an environment to be complete
+    /// Counts an environment as complete only if each service has at least this many live instances
     #[arg(
         long,
         env = "MAYFLY_MIN_INSTANCES",

@@ -38,7 +38,7 @@ Exit codes: 0 an instance would answer; 1 no instance would answer; 2 wrong comm
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A URL or a host, or an environment followed by a service
+    /// What to explain: a URL, a host name, or an environment. After an environment, give a SERVICE.
     ///
     /// A host without a scheme counts as an https:// URL. The redirect to HTTPS applies only to a
     /// URL with http://.
@@ -53,11 +53,11 @@ pub struct Args {
     #[arg(long, value_name = "VALUE")]
     pub header: Option<String>,
 
-    /// Explains a request with these cookies, such as mayfly=temp-1
+    /// Explains a request that has these cookies, such as mayfly=temp-1
     #[arg(long, value_name = "COOKIES", default_value = "")]
     pub cookie: String,
 
-    /// Explains a request of this user with the right password
+    /// Explains a request with the right password of this user
     #[arg(long, value_name = "NAME")]
     pub user: Option<UserName>,
 

@@ -128,7 +128,7 @@ pub struct Args {
     #[arg(long, value_name = "tcp|PATH", default_value = "tcp")]
     pub check: Check,
 
-    /// Calls the process in this protocol: `http`, or `h2c` for HTTP/2 in clear text
+    /// Sends requests to your process in this protocol: `http`, or `h2c` for HTTP/2 in clear text
     #[arg(long, value_name = "NAME", default_value = "http")]
     pub protocol: Protocol,
 

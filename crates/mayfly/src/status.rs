@@ -70,7 +70,7 @@ pub struct Args {
     #[arg(long, short)]
     pub watch: bool,
 
-    /// Requires at least this many live instances of each service for an environment to be complete
+    /// Counts an environment as complete only if each service has at least this many live instances
     #[arg(long, env = "MAYFLY_MIN_INSTANCES", value_name = "N", default_value_t = 1)]
     pub min_instances: usize,
 

@@ -136,9 +136,8 @@ impl Queue {
                     Ok(outcome) => return self.take(outcome),
                     Err(error) => {
                         error!(
-                            "the task that writes environment files and the archive has failed: \
-                             {error}; retrying. Contents that were replaced meanwhile may be missing \
-                             in the archive"
+                            "cannot write environment files and the archive: {error}; retrying. The \
+                             archive may lack contents that were replaced meanwhile"
                         );
                         self.news = true;
                     }
