@@ -314,7 +314,7 @@ async fn ends_in_bounded_time_without_etcd_and_at_once_at_a_second_signal() {
     bench.until_registered("10.0.0.5:8080").await;
     patient.signal(Signal::Term).unwrap();
     eventually(SOON, "draining", async || {
-        patient.output().contains("is draining")
+        patient.output().contains("drains for")
     })
     .await;
     patient.signal(Signal::Term).unwrap();
