@@ -430,7 +430,7 @@ impl<E: Engine> Launcher<E> {
                 ),
                 (Ok(false), _) => {}
                 (Err(error), _) => {
-                    warn!("{error}; retrying");
+                    warn!("{}", error.retrying());
                     self.again = sooner(self.again, now.at + RETRY);
                 }
             }
@@ -476,7 +476,7 @@ impl<E: Engine> Launcher<E> {
             }
             Ok(false) => {}
             Err(error) => {
-                warn!("{error}; retrying");
+                warn!("{}", error.retrying());
                 self.again = sooner(self.again, now.at + RETRY);
             }
         }

@@ -313,10 +313,7 @@ async fn ends_in_bounded_time_without_etcd_and_at_once_at_a_second_signal() {
     let mut patient = bench.register("backend 0.0.2 10.0.0.5 8080 --drain 10min");
     bench.until_registered("10.0.0.5:8080").await;
     patient.signal(Signal::Term).unwrap();
-    eventually(SOON, "draining", async || {
-        patient.output().contains("drains for")
-    })
-    .await;
+    eventually(SOON, "draining", async || patient.output().contains("drains for")).await;
     patient.signal(Signal::Term).unwrap();
     assert_eq!(patient.wait(SOON).await.unwrap().code(), Some(143));
 

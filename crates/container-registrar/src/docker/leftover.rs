@@ -50,10 +50,11 @@ pub async fn correct(store: Store, origin: RecordOrigin, running: Running, limit
             Ok(()) => return,
             Err(error) if backoff.failures() == 0 => {
                 warn!(
-                    "cannot delete the outdated entries of an earlier registrar of this node: {error}; retrying"
+                    "cannot delete the outdated entries of an earlier registrar of this node: {}",
+                    error.retrying()
                 );
             }
-            Err(error) => debug!("{error}; retrying"),
+            Err(error) => debug!("{}", error.retrying()),
         }
         backoff.rest().await;
     }
