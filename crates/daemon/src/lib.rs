@@ -5,8 +5,8 @@
 //! The chain of a daemon: [`args`] -> [`run::main`] (which starts [`logs`] and [`shutdown`]) ->
 //! [`store::Store`] -> [`watch::Watch`] (batches of changes, through every doubt) -> the daemon's
 //! own work -> [`lease::Advertiser`] and [`status::StatusReporter`] (what it says of itself) ->
-//! [`admin`]. [`tasks`], [`retry`], [`file`], [`input`], [`lint`], [`output`] and [`own_address`]
-//! serve them all.
+//! [`admin`]. [`tasks`], [`retry`], [`advice`], [`failure`], [`file`], [`input`], [`lint`], [`output`]
+//! and [`own_address`] serve them all.
 //!
 //! ```no_run
 //! # use std::{process::ExitCode, time::Duration};
@@ -47,12 +47,14 @@
 #![deny(missing_docs)]
 
 pub mod admin;
+pub mod advice;
 pub mod args;
 mod clock;
 #[cfg(feature = "docker")]
 pub mod docker;
 pub mod election;
 pub mod environments;
+pub mod failure;
 pub mod file;
 pub mod input;
 pub mod lease;

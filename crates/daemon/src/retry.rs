@@ -4,48 +4,6 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use crate::store::StoreError;
-
-/// A failure with what an operator can do about it.
-///
-/// In a message the advice comes last: what failed, why, what this program does, what to do.
-#[derive(Debug, thiserror::Error)]
-#[error("{failure}. {advice}")]
-pub struct Advised {
-    failure: String,
-    advice: String,
-}
-
-impl Advised {
-    /// Both without a full stop at the end; the advice begins with a capital.
-    pub fn new(failure: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self {
-            failure: failure.into(),
-            advice: advice.into(),
-        }
-    }
-}
-
-/// The message about a failure of something that is tried again.
-pub fn retrying(error: &anyhow::Error) -> String {
-    let advice = error
-        .chain()
-        .find_map(|cause| match cause.downcast_ref::<Advised>() {
-            Some(advised) => Some(advised.advice.as_str()),
-            None => cause.downcast_ref::<StoreError>()?.cause().advice(),
-        });
-    before_advice(&format!("{error:#}"), advice, "retrying")
-}
-
-/// A text with what follows from it: after the failure, and before the advice at its end.
-pub(crate) fn before_advice(text: &str, advice: Option<&str>, follows: &str) -> String {
-    let failure = advice.and_then(|advice| text.strip_suffix(advice)?.strip_suffix(". "));
-    match (failure, advice) {
-        (Some(failure), Some(advice)) => format!("{failure}; {follows}. {advice}"),
-        _ => format!("{text}; {follows}"),
-    }
-}
-
 /// Delays between tries of something that keeps failing.
 ///
 /// The first delay after [`Backoff::reset`] is zero; then the delays double from `first` to `cap`.
@@ -118,22 +76,6 @@ pub(crate) fn between(least: f64, most: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn advice_comes_after_what_this_program_does() {
-        let advised = Advised::new("HAProxy is not running", "Start HAProxy");
-        let error = anyhow::Error::from(advised).context("cannot reload");
-        assert_eq!(
-            format!("{error:#}"),
-            "cannot reload: HAProxy is not running. Start HAProxy"
-        );
-        assert_eq!(
-            retrying(&error),
-            "cannot reload: HAProxy is not running; retrying. Start HAProxy"
-        );
-        let plain = anyhow::anyhow!("it said: no. Never").context("cannot ask");
-        assert_eq!(retrying(&plain), "cannot ask: it said: no. Never; retrying");
-    }
 
     #[test]
     fn first_try_again_is_at_once_and_later_delays_grow_to_the_cap() {

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use mayfly_core::keys::Key;
 use mayfly_core::names::Hostname;
-use mayfly_daemon::retry::{Advised, Backoff, retrying};
+use mayfly_daemon::advice::Advised;
+use mayfly_daemon::failure::retrying;
+use mayfly_daemon::retry::Backoff;
 use mayfly_daemon::shutdown::Shutdown;
 use mayfly_daemon::tasks::blocking;
 use mayfly_daemon::watch::Batch;

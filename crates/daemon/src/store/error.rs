@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Endpoint;
 use super::access::EtcdAccess;
-use crate::retry::before_advice;
+use crate::advice::before_advice;
 
 /// A call to etcd that failed.
 #[derive(Debug, thiserror::Error)]

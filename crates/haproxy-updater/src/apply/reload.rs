@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use mayfly_core::routing::{Routing, Touched};
-use mayfly_daemon::retry::{Advised, Backoff, retrying};
+use mayfly_daemon::advice::Advised;
+use mayfly_daemon::failure::retrying;
+use mayfly_daemon::retry::Backoff;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use mayfly_daemon::retry::Advised;
+use mayfly_daemon::advice::Advised;
 use tokio::time::{Instant, sleep};
 
 use crate::haproxy::sockets::{Socket, Trouble};

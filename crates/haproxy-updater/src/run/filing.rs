@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use mayfly_core::routing::Routing;
-use mayfly_daemon::retry::{Backoff, retrying};
+use mayfly_daemon::failure::retrying;
+use mayfly_daemon::retry::Backoff;
 use mayfly_daemon::tasks::blocking;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
