@@ -34,7 +34,7 @@ async fn a_misspelt_label_is_told_of_and_what_is_another_mayfly_s_is_not() {
         ("after", "\"Mayfly.Service\": did you mean mayfly.service?"),
         (
             "forgotten",
-            "only on other: connect it to `mayfly`, or, if it belongs to another Mayfly",
+            "only on other; connect it to `mayfly`, or, if it belongs to another Mayfly",
         ),
     ];
     until_aside(&mayfly, &told).await;

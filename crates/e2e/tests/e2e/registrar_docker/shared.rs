@@ -66,7 +66,7 @@ async fn what_shares_the_network_of_another_is_at_its_address() {
     .await;
     until(&mayfly, &[]).await;
     engine.docker(&["rm", "vpn"]).await.unwrap();
-    until_aside(&mayfly, &[("b-1", "which is gone: recreate this container")]).await;
+    until_aside(&mayfly, &[("b-1", "which is gone; recreate this container")]).await;
     // Another one of its name is not the one that it was created beside.
     run(&engine, "vpn", &[&QUIET]).await;
     engine.docker(&["rm", "--force", "b-1"]).await.unwrap();
