@@ -28,9 +28,9 @@ pub fn kind(ip: IpAddr) -> Option<&'static str> {
 /// As [`kind`], and why others cannot use it.
 pub fn only_here(ip: IpAddr) -> Option<&'static str> {
     kind(ip).map(|kind| match kind {
-        LOOPBACK => "a loopback address, which leads every host and container only to itself",
+        LOOPBACK => "a loopback address, at which every host and container reaches only itself",
         LINK_LOCAL => "a link-local address, which other networks cannot reach",
-        _ => "an address that leads every host only to itself",
+        _ => "an address at which every host reaches only itself",
     })
 }
 

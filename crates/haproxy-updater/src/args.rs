@@ -256,8 +256,8 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_ACCESS_LOG", global = true)]
     pub access_log: bool,
 
-    /// Accepts heads of requests and answers up to 32 kB. Without this flag, the limit is 14,800
-    /// bytes.
+    /// Accepts heads of up to 32 kB, in requests and in answers. Without this flag, the limit is
+    /// 14,800 bytes.
     ///
     /// A head is the first line and the headers. With and without the flag, a head may have 200
     /// headers. The flag costs 24 kB of memory for each busy connection, and some throughput.
@@ -332,10 +332,11 @@ pub struct Options {
     #[arg(long, env = "MAYFLY_RESOLVE", value_name = "TIME", default_value = "10s", value_parser = interval, global = true)]
     pub resolve: Duration,
 
-    /// Tells dns-updater this IP address or host name of HAProxy's internal side. `auto` finds an
+    /// Resolves the names of services to this IP address or host name of HAProxy. `auto` finds an
     /// address.
     ///
-    /// If --internal-bind names an address, `auto` is that address. Otherwise `auto` is the address
+    /// dns-updater makes the names resolve to this address, at which HAProxy's internal side must
+    /// answer. If --internal-bind names an address, `auto` is that address. Otherwise `auto` is the address
     /// from which this host reaches etcd or, if etcd is on loopback, the address of the default
     /// route.
     #[arg(

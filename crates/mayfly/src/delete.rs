@@ -44,7 +44,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The environments to end: names, or patterns such as 'pr-*'
+    /// The environments to delete: names, or patterns such as 'pr-*'
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<NamePattern>,
 

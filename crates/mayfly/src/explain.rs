@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long, value_name = "COOKIES", default_value = "")]
     pub cookie: String,
 
-    /// Explains a request with the right password of this user
+    /// Explains a request as if this user had sent it with the right password
     #[arg(long, value_name = "NAME")]
     pub user: Option<UserName>,
 

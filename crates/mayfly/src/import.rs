@@ -103,7 +103,7 @@ pub struct Args {
     #[arg(long, value_name = "SERVICE=PATH", value_parser = route)]
     pub route: Vec<(String, RoutePath)>,
 
-    /// Labels the services that stay in the compose file with this key prefix, such as /shop
+    /// Sets the key prefix, such as /shop, in the labels of services that stay in the compose file
     /// [default: no label, so every Mayfly on the engine registers them]
     ///
     /// Only the Mayfly with this key prefix then registers these services.

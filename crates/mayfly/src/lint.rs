@@ -64,8 +64,9 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     pub services_beside: Vec<PathBuf>,
 
-    /// Compares with this earlier copy of the directory of environments and its folder `services`
+    /// Compares the files with the files of this directory, an earlier copy of the environments
     ///
+    /// Its folder `services` is the earlier copy of the service definitions.
     /// A missing environment is then a fault if it is protected, or if other environments still
     /// extend it. If two environments claim a name, prefix or header, the earlier owner keeps it.
     #[arg(long, value_name = "DIRECTORY")]

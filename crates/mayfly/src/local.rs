@@ -115,11 +115,10 @@ pub struct Args {
     #[arg(long, value_name = "PORT", requires = "via", value_parser = clap::value_parser!(u16).range(1..))]
     pub proxy_port: Option<u16>,
 
-    /// Prints the URL of the new environment. Give the URL of any environment, such as
-    /// `https://www.example.com`.
+    /// Prints this URL with the prefix of the new environment in place of the first label
     ///
-    /// The printed URL has the new environment's prefix in place of the first label of the host
-    /// name.
+    /// Give the URL of any environment. `https://www.example.com` becomes
+    /// `https://www-temp-1.example.com` for an environment with the prefix `www-temp-1`.
     #[arg(long, env = "MAYFLY_URL", value_name = "URL")]
     pub url: Option<EdgeUrl>,
 

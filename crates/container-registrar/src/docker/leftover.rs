@@ -78,8 +78,8 @@ async fn take_out(store: &Store, origin: &RecordOrigin, running: &Running) -> Re
         };
         store.delete_if(&key, Guard::ModRevision(revision)).await?;
         info!(
-            "deregistered {}, which an earlier registrar left behind: its container is gone or has \
-             another address",
+            "deregistered {}, which an earlier registrar left behind: the container at this address is \
+             gone, or has another address now",
             store.keyspace().text(&key)
         );
     }

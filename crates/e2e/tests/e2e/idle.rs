@@ -163,7 +163,7 @@ async fn a_use_during_an_outage_of_etcd_is_reported_after_it() {
     mayfly.haproxy.restart().await.unwrap();
     mayfly.etcd.restart().await.unwrap();
     eventually(SOON, "it is reported after all", async || {
-        output(&mayfly).contains("reporting the use of environments to etcd works again")
+        output(&mayfly).contains("the use of environments is reported to etcd again")
     })
     .await;
     assert!(mayfly.etcd.left_of(&lease).await.unwrap() >= 9);

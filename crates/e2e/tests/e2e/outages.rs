@@ -165,7 +165,10 @@ async fn connections_to_etcd_last_while_nothing_happens() {
     ];
     for daemon in daemons.into_iter().flatten() {
         let output = daemon.output();
-        let troubles: Vec<&str> = output.lines().filter(|line| line.contains("etcd at 127.")).collect();
+        let troubles: Vec<&str> = output
+            .lines()
+            .filter(|line| line.contains("etcd at 127."))
+            .collect();
         assert!(troubles.is_empty(), "{}: {troubles:#?}", daemon.name());
     }
 }

@@ -309,7 +309,7 @@ impl Observer {
             Ok(watcher) => {
                 self.watcher = Some(watcher);
                 if self.retry.take().is_some() {
-                    info!("the kernel reports changes in {} again", self.directory.display());
+                    info!("events of {} work again", self.directory.display());
                 }
             }
             // The directory may have gone since; then the next check finds out.

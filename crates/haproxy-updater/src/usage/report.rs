@@ -182,7 +182,7 @@ impl UsageReporter {
                     }
                 }
                 if std::mem::take(&mut self.failing) {
-                    info!("reporting the use of environments to etcd works again");
+                    info!("the use of environments is reported to etcd again");
                 }
             }
             Err(error) => {
