@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mayfly_core::version::BackendId;
+use mayfly_daemon::output::printable;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
@@ -145,7 +146,7 @@ impl<E: Engine> Workers<E> {
                         // What may be left of it would count as another failure.
                         let (name, backend) = (&launch.name, &launch.backend);
                         if let Err(left) = engine.remove(name, backend, Duration::ZERO).await {
-                            debug!("{left:#}");
+                            debug!("{backend}: {}", not_removed(name, &left));
                         }
                         Outcome::Failed(format!("{error:#}"), output)
                     }
@@ -158,8 +159,11 @@ impl<E: Engine> Workers<E> {
             self.begin(backend, name.clone(), Doing::Clearing, async move {
                 let output = engine.output(&unit, LINES).await;
                 if let Err(error) = engine.remove(&unit, &of, grace).await {
-                    warn!("{of}: `{unit}` has failed: {reason}");
-                    warn!("{of}: {}", not_removed(&unit, &error));
+                    let reason = printable(&reason);
+                    warn!(
+                        "{of}: `{unit}` has failed ({reason}); {}",
+                        not_removed(&unit, &error)
+                    );
                     tokio::time::sleep(REST).await;
                     return Outcome::Stays;
                 }

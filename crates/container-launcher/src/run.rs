@@ -411,7 +411,7 @@ impl<E: Engine> Launcher<E> {
         // `mayfly relaunch --wait` finds the reason in the status record once the request is gone.
         if has_news || requests.iter().any(|(_, _, reason)| reason.is_some()) {
             if let Err(error) = self.advertiser.flush(REPORTING).await {
-                warn!("{error:#}; retrying");
+                warn!("cannot report relaunches to etcd: {error:#}; retrying");
                 self.again = sooner(self.again, now.at + RETRY);
                 return;
             }

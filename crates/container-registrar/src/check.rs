@@ -31,7 +31,7 @@ pub const SET_BY_LABEL: &str = "set the label mayfly.check-host, or check-host i
 #[derive(Debug, Clone)]
 pub struct CheckRequest {
     pub check: Check,
-    /// The Host that a check by path asks with.
+    /// The Host that an HTTP check asks with.
     pub host: String,
     /// What to do if the instance expects another Host.
     pub host_set_by: &'static str,

@@ -30,7 +30,7 @@ impl CheckPath {
     }
 }
 
-/// The Host that a check by path asks with: what callers ask with, unless another one is given. A
+/// The Host that an HTTP check asks with: what callers ask with, unless another one is given. A
 /// server that serves by host names (a virtual host, Django, Rails) refuses its own address.
 pub fn host(given: Option<&Hostname>, service: &ServiceName) -> String {
     given.map_or_else(|| format!("{service}.service"), ToString::to_string)

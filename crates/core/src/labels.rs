@@ -22,7 +22,7 @@ pub const VERSION: &str = "mayfly.version";
 pub const PORT: &str = "mayfly.port";
 /// How to check it: `tcp`, or a path.
 pub const CHECK: &str = "mayfly.check";
-/// The Host that a check by path asks with; by default `<service>.service`, as callers do.
+/// The Host that an HTTP check asks with; by default `<service>.service`, as callers do.
 pub const CHECK_HOST: &str = "mayfly.check-host";
 /// What it speaks: `http` or `h2c`.
 pub const PROTOCOL: &str = "mayfly.protocol";
@@ -60,7 +60,7 @@ pub struct Labelled {
     pub port: Port,
     /// How to check it; not at all, where it is absent.
     pub check: Option<Check>,
-    /// The Host that a check by path asks with, where it is another one than callers use.
+    /// The Host that an HTTP check asks with, where it is another one than callers use.
     pub check_host: Option<Hostname>,
     /// What it speaks.
     pub protocol: Protocol,

@@ -44,7 +44,9 @@ impl UnitOwner {
         match unit(labels) {
             Ok((found, _)) if found == *backend => None,
             Ok((found, _)) => Some(format!("it belongs to {found}, not to {backend}")),
-            Err(_) => Some(format!("its labels {SERVICE} and {VERSION} name no backend")),
+            Err(reason) => Some(format!(
+                "its labels {SERVICE} and {VERSION} name no backend ({reason})"
+            )),
         }
     }
 

@@ -30,6 +30,10 @@ const PAST: Duration = Duration::from_secs(60);
 /// one service makes several events for each of its tasks. A wrong label can be reported later.
 const SERVICES_REST: Duration = Duration::from_secs(5);
 
+/// How often what was found of a container is discarded because of an event meanwhile: events that
+/// never rest must not delay everything else.
+const MOST_DISCARDED: usize = 3;
+
 /// How long a chain of containers that share a network may be.
 const MOST_OWNERS: usize = 4;
 
@@ -145,6 +149,8 @@ struct EngineObserver {
     jobs: VecDeque<Job>,
     /// Whether an event has concerned the container that is being looked at.
     touched: bool,
+    /// How often in a row what was found of a container was discarded.
+    discarded: BTreeMap<String, usize>,
     sender: mpsc::Sender<Observation>,
 }
 
@@ -157,6 +163,7 @@ impl EngineObserver {
             services: ServiceSchedule::default(),
             jobs: VecDeque::new(),
             touched: false,
+            discarded: BTreeMap::new(),
             sender,
         }
     }
@@ -287,8 +294,13 @@ impl EngineObserver {
                 self.send(Observation::Signalled { id, signal, at }).await
             }
             ("die", _) => self.send(Observation::Ended { id, at }).await,
-            _ => {
+            _ if self.known.contains(&id) => {
                 self.queue(look);
+                true
+            }
+            // The list may be older than it.
+            _ => {
+                self.look_again(id);
                 true
             }
         }
@@ -351,11 +363,21 @@ impl EngineObserver {
                 return Ok(true);
             }
         };
+        let answer = match answer {
+            Err(gone @ EngineError::Gone(_)) => return Err(gone),
+            answer => answer,
+        };
         if self.touched {
             // The answer may be older than the event.
-            self.look_again(id);
-            return Ok(true);
+            let discarded = self.discarded.entry(id.clone()).or_default();
+            *discarded += 1;
+            if *discarded <= MOST_DISCARDED {
+                self.look_again(id);
+                return Ok(true);
+            }
+            self.queue(Job::Inspect(id.clone()));
         }
+        self.discarded.remove(&id);
         let observed = match answer {
             Ok(EngineAnswer::Inspected(Some(inspected))) => {
                 self.note_owners(&id, &inspected);
@@ -466,6 +488,24 @@ mod tests {
         assert!(observer.answered(look.clone(), found).await.unwrap());
         assert!(receiver.try_recv().is_err());
         for expected in [look, Job::InSync, Job::Services] {
+            assert_eq!(observer.next_job(now), Some(expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn events_that_never_rest_do_not_delay_the_list_for_ever() {
+        let (mut observer, mut receiver) = observer();
+        assert!(observer.answered(Job::List, list_with_a_task()).await.unwrap());
+        let (now, look) = (Instant::now(), Job::Inspect("0f".to_owned()));
+        for discarded in 0..=MOST_DISCARDED {
+            assert_eq!(observer.next_job(now).as_ref(), Some(&look), "{discarded}");
+            assert!(receiver.try_recv().is_err(), "{discarded}");
+            observer.touched = true;
+            let found = Ok(EngineAnswer::Inspected(None));
+            assert!(observer.answered(look.clone(), found).await.unwrap());
+        }
+        assert!(matches!(receiver.try_recv(), Ok(Observation::Gone(_))));
+        for expected in [Job::InSync, look] {
             assert_eq!(observer.next_job(now), Some(expected));
         }
     }
