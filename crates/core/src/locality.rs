@@ -30,7 +30,7 @@ pub fn only_here(ip: IpAddr) -> Option<&'static str> {
     kind(ip).map(|kind| match kind {
         LOOPBACK => "a loopback address, at which every host and container reaches only itself",
         LINK_LOCAL => "a link-local address, which other networks cannot reach",
-        _ => "an address at which every host reaches only itself",
+        _ => "an address that means the host itself, at which every host reaches only itself",
     })
 }
 
