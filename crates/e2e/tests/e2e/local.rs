@@ -36,7 +36,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// All of etcd that a session may touch: what daemons say of themselves changes all the time.
 async fn registered(mayfly: &Mayfly) -> Result<BTreeMap<String, String>> {
     let mut all = mayfly.etcd.list("/").await?;
-    all.retain(|key, _| !key.starts_with("/mayfly/status/") && !key.starts_with("/mayfly/traffic/"));
+    let of_daemons = ["/mayfly/status/", "/mayfly/traffic/", "/mayfly/routers/"];
+    all.retain(|key, _| !of_daemons.iter().any(|own| key.starts_with(own)));
     Ok(all)
 }
 
