@@ -16,7 +16,8 @@ use crate::probe::Probe;
 
 /// Limit for bringing a whole scale in, if the caller sets none.
 const POPULATE: Duration = Duration::from_secs(300);
-/// Pause between two questions for an environment that is not routed yet: short beside what a scale takes, and no load.
+/// Pause between two questions for an environment that is not routed yet: short beside what a scale
+/// takes, and no load.
 const PAUSE: Duration = Duration::from_millis(5);
 
 pub struct ScaledMayfly {

@@ -235,10 +235,7 @@ mod tests {
             ("dev.yaml:dev", "`dev` of dev.yaml"),
             ("services/a.yml:orders", "`orders` of services/a.yml"),
             ("dev.yaml", "dev.yaml"),
-            (
-                "/mayfly/backends/a/1/10.0.0.1:80",
-                "/mayfly/backends/a/1/10.0.0.1:80",
-            ),
+            ("/shop/backends/a/1/10.0.0.1:80", "/shop/backends/a/1/10.0.0.1:80"),
         ] {
             assert_eq!(subject(key), named);
         }

@@ -336,9 +336,9 @@ pub struct Options {
     /// address.
     ///
     /// dns-updater makes the names resolve to this address, at which HAProxy's internal side must
-    /// answer. If --internal-bind names an address, `auto` is that address. Otherwise `auto` is the address
-    /// from which this host reaches etcd or, if etcd is on loopback, the address of the default
-    /// route.
+    /// answer. If --internal-bind names an address, `auto` is that address. Otherwise `auto` is the
+    /// address from which this host reaches etcd or, if etcd is on loopback, the address of the
+    /// default route.
     #[arg(
         long,
         env = "MAYFLY_ADVERTISE",

@@ -50,8 +50,8 @@ pub async fn of_mayfly(scaled: &ScaledMayfly, rounds: &Rounds, results: &mut Res
     Ok(())
 }
 
-/// How much of the rate of another system one reaches on each side, where both were measured. The measure calls the other one
-/// by its second name.
+/// How much of the rate of another system one reaches on each side, where both were measured. The
+/// measure calls the other one by its second name.
 pub fn shares(
     system: &str,
     (other, named): (&str, &str),

@@ -69,7 +69,8 @@ impl Haproxy {
         Self::by_maps(scaled, "least", "")
     }
 
-    /// The same, and it tries again as Mayfly does: what a router can reach that keeps a request until it is answered.
+    /// The same, and it tries again as Mayfly does: what a router can reach that keeps a request
+    /// until it is answered.
     ///
     /// # Errors
     /// As [`Haproxy::least`].

@@ -178,6 +178,7 @@ impl EngineObserver {
         let events = engine.events(&format!("{}.{:09}", since.as_secs(), since.subsec_nanos()));
         tokio::pin!(events);
         self.jobs.clear();
+        self.discarded.clear();
         self.services = ServiceSchedule {
             asked: self.services.asked,
             ..ServiceSchedule::default()
