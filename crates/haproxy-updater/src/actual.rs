@@ -120,7 +120,7 @@ impl ActualRouting {
                     }
                 }
             }
-            Command::ShutdownSessions { .. } | Command::SetHealthy { .. } => {}
+            Command::ShutdownSessions { .. } | Command::SetHealth { .. } => {}
         }
     }
 

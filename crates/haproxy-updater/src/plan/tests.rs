@@ -486,3 +486,57 @@ fn servers_behind_tls_wait_for_the_authorities() {
     world.play(&plan, |_| ());
     world.assert_as_wanted();
 }
+
+#[test]
+fn of_many_new_servers_beside_others_those_after_the_fourth_wait_for_their_check() {
+    let mut world = World::new(4);
+    let put = |world: &mut World, hosts: std::ops::Range<u8>, state: &str| {
+        for host in hosts {
+            let record = json!({"address": format!("10.0.0.{host}:80"), "state": state});
+            world.put(&format!("backends/s/1/i{host}"), &record.to_string());
+        }
+    };
+    let unhealthy = |plan: &RuntimePlan| -> Vec<String> {
+        let downs = plan.commands.iter().filter_map(|command| match command {
+            Command::SetHealth {
+                name, healthy: false, ..
+            } => Some(name.to_string()),
+            _ => None,
+        });
+        downs.collect()
+    };
+    // Alone all of them have to take requests at once.
+    put(&mut world, 10..16, "up");
+    let plan = world.plan(false);
+    assert_eq!(unhealthy(&plan), Vec::<String>::new());
+    world.play(&plan, |_| ());
+
+    put(&mut world, 20..24, "up");
+    put(&mut world, 30..40, "draining");
+    let plan = world.plan(false);
+    assert_eq!(
+        unhealthy(&plan),
+        Vec::<String>::new(),
+        "four, and those without new requests"
+    );
+    world.play(&plan, |_| ());
+
+    put(&mut world, 50..56, "up");
+    let plan = world.plan(false);
+    assert_eq!(unhealthy(&plan), ["10.0.0.54:80", "10.0.0.55:80"]);
+    let end = plan.commands.len() - 1;
+    assert!(
+        matches!(&plan.commands[end - 1..], [Command::EnableHealth { name: first, .. }, Command::SetHealth { name: second, .. }] if first == second),
+        "last of the commands of its server: {:?}",
+        &plan.commands[end - 3..]
+    );
+    world.play(&plan, |_| ());
+    world.assert_as_wanted();
+
+    // All others leave: what replaces them takes requests at once.
+    for host in (10..16).chain(20..24).chain(50..56) {
+        world.delete(&format!("backends/s/1/i{host}"));
+    }
+    put(&mut world, 60..70, "up");
+    assert_eq!(unhealthy(&world.plan(false)), Vec::<String>::new());
+}
