@@ -464,7 +464,7 @@ impl<E: Engine> Launcher<E> {
             Ok(true) => {
                 match self.retiring.closed() {
                     Some(reason) => warn!(
-                        "an operator confirmed that {reason}, so the launcher retires unneeded \
+                        "an operator confirmed the loss ({reason}): the launcher retires unneeded \
                          containers as usual"
                     ),
                     None => info!(

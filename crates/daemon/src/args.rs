@@ -86,7 +86,7 @@ pub struct CommonArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct AddressArgs {
     /// Allows environments to name only these external addresses: host names and networks,
-    /// separated by commas [default: all addresses except those that always need an entry]
+    /// separated by commas [default: all, except special ones such as loopback addresses]
     ///
     /// An entry is a host name (billing.example), a wildcard (*.internal), an address (10.0.0.5) or
     /// a network (10.0.0.0/8, fd00::/8). Some addresses always need an entry, such as 127.0.0.0/8.

@@ -190,7 +190,7 @@ impl Log {
         self.logged = still;
         for SetAside { key, .. } in gone {
             if !entries.iter().any(|entry| entry.key == key) {
-                info!("{} is no longer set aside", printable(&subject(&key)));
+                info!("{} was set aside; the reason is gone", printable(&subject(&key)));
             }
         }
     }

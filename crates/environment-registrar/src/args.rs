@@ -174,7 +174,7 @@ pub struct DirectoryArguments {
     )]
     pub max_environments: usize,
 
-    /// Limits how many environments each source may have, such as a repository or a person;
+    /// Limits the number of environments of each source, such as a repository or a person;
     /// repeatable [default: no limit]
     ///
     /// PATTERN is a name in which `*` stands for any text. Environments that match PATTERN, and

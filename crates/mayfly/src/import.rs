@@ -104,7 +104,7 @@ pub struct Args {
     pub route: Vec<(String, RoutePath)>,
 
     /// Sets the key prefix, such as /shop, in the labels of services that stay in the compose file
-    /// [default: no label, so every Mayfly on the engine registers them]
+    /// [default: no label: every Mayfly on the engine registers the services]
     ///
     /// Only the Mayfly with this key prefix then registers these services.
     #[arg(long, value_name = "KEY")]

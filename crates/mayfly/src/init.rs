@@ -59,15 +59,17 @@ pub struct Args {
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
 
-    /// The name of the compose project. All keys in etcd begin with /NAME. [default: asked; mayfly]
+    /// The name of the compose project. All keys in etcd begin with /NAME. [default: asks, and
+    /// suggests mayfly]
     #[arg(long, value_name = "NAME")]
     pub project: Option<ProjectName>,
 
-    /// The domain of the environments: production is www.DOMAIN [default: asked; example.com]
+    /// The domain of the environments: production is www.DOMAIN [default: asks, and suggests
+    /// example.com]
     #[arg(long, value_name = "NAME")]
     pub domain: Option<Hostname>,
 
-    /// The port of this host for requests from outside [default: asked; 80]
+    /// The port of this host for requests from outside [default: asks, and suggests 80]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 
@@ -94,8 +96,14 @@ pub struct Args {
 
     /// Uses Mayfly's images from this registry and account, such as registry:5000/team
     ///
-    /// scripts/build.sh builds the images for the account in DOCKER_ACCOUNT_NAME.
-    #[arg(long, value_name = "NAME", default_value = "mayfly", value_parser = images)]
+    /// scripts/build.sh builds the images for the account in the same variable.
+    #[arg(
+        long,
+        env = "DOCKER_ACCOUNT_NAME",
+        value_name = "NAME",
+        default_value = "mayfly",
+        value_parser = images
+    )]
     pub images: String,
 
     /// Asks no questions, and uses the default of each value that is not given

@@ -11,15 +11,15 @@ use mayfly_daemon::output;
 
 const EXAMPLES: &str = "\
 Examples:
-  mayfly man | man -l -                     shows the page of the tool
+  mayfly man | man -l -                     shows the page of mayfly itself
   mayfly man /usr/local/share/man/man1      then: man mayfly, man mayfly-apply";
 
 /// Writes the manual pages: one for the tool and one for each command
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The directory for the pages, created if needed; without DIRECTORY, the command prints the
-    /// page of the tool
+    /// Writes the pages into this directory, and creates it if needed [default: prints the page of
+    /// mayfly itself]
     #[arg(value_name = "DIRECTORY")]
     pub directory: Option<PathBuf>,
 }

@@ -237,7 +237,7 @@ async fn without_inotify_it_looks_every_second_until_the_limit_is_raised() {
         mayfly.save("a.yaml", &one("a", "2"));
         becomes(&mayfly, "a", "2").await;
         fs::write(&raise, "").unwrap();
-        says(process, &["INFO", "events of ", "work again"]).await;
+        says(process, &["INFO", "receiving events of ", "again"]).await;
         mayfly.save("a.yaml", &one("a", "3"));
         becomes(&mayfly, "a", "3").await;
         let told = process.output().matches("cannot get events of").count();

@@ -276,11 +276,11 @@ impl Observer {
     pub fn is_believed(&mut self) -> bool {
         let doubt = git::lock(&self.directory).map(|lock| {
             format!(
-                "nothing from {} is deleted from etcd while {} exists, because git is changing files, \
-                 or was killed. If no git is running, delete index.lock and let git complete its work \
-                 (git status, git checkout)",
-                self.directory.display(),
-                lock.display()
+                "{} exists: git is changing files, or git was killed. While the file exists, nothing \
+                 from {} is deleted from etcd. If no git is running, delete index.lock and let git \
+                 complete its work (git status, git checkout)",
+                lock.display(),
+                self.directory.display()
             )
         });
         if let Some(doubt) = doubt.as_ref().filter(|_| self.doubt.is_none()) {
@@ -309,7 +309,7 @@ impl Observer {
             Ok(watcher) => {
                 self.watcher = Some(watcher);
                 if self.retry.take().is_some() {
-                    info!("events of {} work again", self.directory.display());
+                    info!("receiving events of {} again", self.directory.display());
                 }
             }
             // The directory may have gone since; then the next check finds out.

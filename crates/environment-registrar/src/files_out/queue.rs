@@ -117,8 +117,8 @@ impl Queue {
                     false => "",
                 };
                 warn!(
-                    "environment {name} was changed in {file} and, by {}, in etcd at the same time: \
-                     the file wins{archived}",
+                    "environment {name}: {file} changed, and {} changed the environment in etcd at \
+                     the same time. The file wins{archived}",
                     actual.other(name).unwrap_or_default()
                 );
             }
@@ -137,7 +137,7 @@ impl Queue {
                     Err(error) => {
                         error!(
                             "cannot write environment files and the archive: {error}; retrying. The \
-                             archive may lack contents that were replaced meanwhile"
+                             archive may miss the contents that this task had to write"
                         );
                         self.news = true;
                     }

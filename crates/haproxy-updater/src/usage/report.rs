@@ -238,8 +238,8 @@ async fn touch_all(store: &Store, touches: Vec<Idler>) -> Result<u64, StoreError
             // touched with its next use.
             Some(Err(error)) => {
                 warn!(
-                    "the task that reports the use of an environment to etcd has failed: {error}; \
-                     the next use of the environment starts a new one"
+                    "cannot report to etcd that an environment is in use: {error}; trying again at \
+                     the next use of the environment"
                 );
             }
         }
