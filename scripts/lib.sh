@@ -2,6 +2,9 @@
 # What the scripts of this repository share: messages, installing what is missing, and finding
 # Docker. It is sourced, never run; the caller has set `set -euo pipefail`.
 
+# The account in the names of the images that scripts/build.sh --quick builds.
+QUICK_ACCOUNT=mayfly-quick
+
 # Messages go to standard error, so that standard output stays usable in a pipe.
 if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then
     BOLD=$'\e[1m' RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'

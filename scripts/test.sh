@@ -10,7 +10,7 @@ OLDEST_RUST=1.85
 # The newest cargo-deny that this Rust can build.
 CARGO_DENY=0.18.3
 
-STEPS=(format lint deny build unit e2e versions demo)
+STEPS=(format deny build lint unit e2e versions demo)
 
 usage() {
     cat <<EOF
@@ -19,9 +19,9 @@ Usage: scripts/test.sh [STEP...]
 Runs every check, or only the steps that are named:
 
   format   rustfmt finds nothing to change
-  lint     clippy finds nothing, in any target; beside the tests, where unit is a step, too
   deny     licences, sources and bans of all dependencies (cargo-deny)
   build    every program, with which the end-to-end tests run, and every test
+  lint     clippy finds nothing, in any target
   unit     unit, golden, property and documentation tests, and the check of README.md and docs/
   e2e      end-to-end tests against real etcd, HAProxy, dnsmasq and Docker engines of their own
   versions the tests that touch HAProxy again, with HAProxy, etcd and dnsmasq of another Debian release (scripts/versions.sh)
@@ -117,9 +117,8 @@ ensure_deny() {
 
 run_format() { cargo fmt --all -- --check; }
 
-run_lint() {
-    CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/lint" cargo clippy --workspace --all-targets --locked -- -D warnings
-}
+# In the directory of the build, which has built the macros and build scripts that it needs.
+run_lint() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
 
 run_deny() {
     ensure_deny
@@ -179,12 +178,9 @@ start_images() {
     ensure_compose
     # Then those of the shop, which docs/adopt.md finds.
     # shellcheck disable=SC2016 # the inner shell expands it
-    beside 'the images of the demo' bash -c './scripts/build.sh && cd demo/shop && exec "$@" build' images \
+    beside 'the images of the demo' bash -c './scripts/build.sh --quick && cd demo/shop && exec "$@" build' images \
         "${COMPOSE[@]}"
 }
-
-# In a directory of its own: the tests would wait for the lock of theirs.
-start_lint() { beside clippy ./scripts/test.sh lint; }
 
 # The groups of end-to-end tests that depend most on what HAProxy, dnsmasq and etcd do.
 GROUPS_OF_VERSIONS=(access dns edge etcd_auth hostile internal links no_reload outside protocols tls updater)
@@ -226,11 +222,12 @@ run_demo() {
 run_adoption() {
     local code=0 name
     remove_adopted
-    # scripts/build.sh leaves none on a host whose C library is older than that of the images.
+    # Only scripts/build.sh without --quick leaves one.
     [ -x target/build/mayfly ] ||
         install -D -m 755 "${CARGO_TARGET_DIR:-target}/debug/mayfly" target/build/mayfly
     # Its last commands bring the shop back by its own compose file, at a port that nothing else has.
-    SHOP_PORT=18481 "${CARGO_TARGET_DIR:-target}/debug/e2e-blocks" docs/adopt.md || code=$?
+    SHOP_PORT=18481 DOCKER_ACCOUNT_NAME=${DOCKER_ACCOUNT_NAME:-$QUICK_ACCOUNT} \
+        "${CARGO_TARGET_DIR:-target}/debug/e2e-blocks" docs/adopt.md || code=$?
     if [ "$code" -ne 0 ]; then
         for name in $(adopted); do
             "${DOCKER[@]}" logs --tail 5 "$name" 2>&1 | sed "s/^/$name: /" >&2 || true
@@ -305,14 +302,12 @@ main() {
     for wanted in "${chosen[@]}"; do
         case $wanted in
             format) step 'format' run_format ;;
-            # Else beside the tests.
-            lint) [[ " ${chosen[*]} " == *' unit '* ]] || step 'lint' run_lint ;;
+            lint) step 'lint' run_lint ;;
             deny) step 'licences, sources, bans' run_deny ;;
             build) step 'build' run_build ;;
             unit)
                 # Tests of the store and of rendered files run etcd and `haproxy -c`.
                 step 'servers for the tests' ensure_servers
-                [[ " ${chosen[*]} " != *' lint '* ]] || start_lint
                 step 'unit, golden, property and documentation tests' run_tests unit
                 ;;
             e2e)
@@ -327,7 +322,6 @@ main() {
             demo) step 'demo' run_demo ;;
         esac
     done
-    [ -z "${BESIDE[clippy]:-}" ] || step 'lint: what the tests left of it' await clippy
 }
 
 main "$@"
