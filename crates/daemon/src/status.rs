@@ -190,7 +190,7 @@ impl Log {
         self.logged = still;
         for SetAside { key, .. } in gone {
             if !entries.iter().any(|entry| entry.key == key) {
-                info!("{} was set aside; the reason is gone", printable(&subject(&key)));
+                info!("the problem with {} is resolved", printable(&subject(&key)));
             }
         }
     }
