@@ -210,7 +210,6 @@ run_demo() {
     ensure_compose
     await 'the images of the demo'
     local code=0
-    cargo build --workspace --locked --bin e2e-blocks --bin mayfly
     ./demo/start.sh --yes </dev/null || code=$?
     [ "$code" -ne 0 ] || "${CARGO_TARGET_DIR:-target}/debug/e2e-blocks" docs/tutorial.md || code=$?
     ./demo/stop.sh </dev/null || die "demo/stop.sh failed"
@@ -295,8 +294,8 @@ main() {
         chosen+=("$wanted")
     done
     [ ${#chosen[@]} -gt 0 ] || chosen=("${STEPS[@]}")
-    # The end-to-end tests start the programs that were built.
-    [[ ! " ${chosen[*]} " =~ ' '(e2e|versions)' ' || " ${chosen[*]} " == *' build '* ]] || chosen=(build "${chosen[@]}")
+    # They start the programs that were built.
+    [[ ! " ${chosen[*]} " =~ ' '(e2e|versions|demo)' ' || " ${chosen[*]} " == *' build '* ]] || chosen=(build "${chosen[@]}")
 
     step 'what the checks need' ensure_tools
     for wanted in "${chosen[@]}"; do
