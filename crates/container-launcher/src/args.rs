@@ -125,7 +125,7 @@ pub struct Arguments {
     #[arg(long, env = "MAYFLY_MEMORY", value_name = "AMOUNT", default_value = "512m")]
     pub memory: Memory,
 
-    /// Limits the processors of a container, such as 0.5
+    /// Limits how many processors a container may use, such as 0.5
     ///
     /// A definition may ask for less. The launcher refuses a definition that asks for more.
     #[arg(long, env = "MAYFLY_CPUS", value_name = "N", default_value = "1")]

@@ -260,7 +260,7 @@ impl<E: Engine> Launcher<E> {
                 self.metrics.started.inc();
                 if let Some(reason) = &not_pulled {
                     warn!(
-                        "{backend}: `{name}` starts from the engine's own copy of its image: {}",
+                        "{backend}: {}; starting `{name}` from the image that the engine has",
                         printable(reason)
                     );
                 }

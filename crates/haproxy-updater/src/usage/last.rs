@@ -40,7 +40,7 @@ impl LastUses {
         };
         let at = serde_json::from_slice(&text).with_context(|| {
             format!(
-                "{} is not a list of the times at which environments were last used",
+                "cannot read the times of last use of environments from {}",
                 file.display()
             )
         })?;

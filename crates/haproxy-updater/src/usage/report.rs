@@ -59,10 +59,7 @@ impl UsageReporter {
     /// `file` keeps when environments were last used, for the next start.
     pub fn new(store: Store, file: &Path) -> Self {
         let last = LastUses::load(file).unwrap_or_else(|error| {
-            warn!(
-                "{error:#}; until an environment is used again, the router does not know when it \
-                 was last used"
-            );
+            warn!("{error:#}. The times of earlier uses are lost; the router notes each use from now on");
             LastUses::default()
         });
         Self {
