@@ -468,8 +468,8 @@ impl<E: Engine> Launcher<E> {
                          containers as usual"
                     ),
                     None => info!(
-                        "an operator ran `mayfly confirm container-launcher`: the launcher \
-                         withholds no deletions now"
+                        "an operator ran `mayfly confirm container-launcher`, but there was \
+                         nothing to confirm"
                     ),
                 }
                 self.retiring.confirm();

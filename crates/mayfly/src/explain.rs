@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(value_name = "URL|HOST|ENV")]
     pub target: String,
 
-    /// The service that is called inside the environment
+    /// The service that gets the request inside the environment
     #[arg(value_name = "SERVICE")]
     pub service: Option<ServiceName>,
 

@@ -104,9 +104,10 @@ pub struct Args {
     pub route: Vec<(String, RoutePath)>,
 
     /// Sets the key prefix, such as /shop, in the labels of services that stay in the compose file
-    /// [default: no label: every Mayfly on the engine registers the services]
+    /// [default: no label]
     ///
-    /// Only the Mayfly with this key prefix then registers these services.
+    /// Only the Mayfly with this key prefix then registers these services. Without the label, every
+    /// Mayfly on the engine registers them.
     #[arg(long, value_name = "KEY")]
     pub prefix: Option<KeySpace>,
 

@@ -77,7 +77,7 @@ impl BackendDraft<'_> {
             (None, Some(true)) => return Some(Err(format!("service {service} has no definition"))),
             (_, Some(false) | None) => {
                 return Some(Err(format!(
-                    "no environment uses version {version} of {service} by its exact name"
+                    "no environment names exactly version {version} of {service}"
                 )));
             }
         };
