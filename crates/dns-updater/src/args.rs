@@ -71,7 +71,7 @@ pub struct WatchArguments {
     )]
     pub hosts_file: PathBuf,
 
-    /// Appends this ending to service names: with `service`, `backend` becomes `backend.service`
+    /// Appends this domain to service names: the default makes `backend.service` of `backend`
     #[arg(long, env = "MAYFLY_DOMAIN", value_name = "NAME", default_value = "service")]
     pub domain: Hostname,
 

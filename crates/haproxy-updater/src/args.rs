@@ -188,7 +188,7 @@ pub struct Options {
     )]
     pub slots: u32,
 
-    /// Appends this ending to service names: with `service`, `backend` becomes `backend.service`
+    /// Appends this domain to service names: the default makes `backend.service` of `backend`
     #[arg(
         long,
         env = "MAYFLY_DOMAIN",

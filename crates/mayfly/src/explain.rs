@@ -38,7 +38,7 @@ Exit codes: 0 an instance would answer; 1 no instance would answer; 2 wrong comm
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// What to explain: a URL, a host name, or an environment. After an environment, give a SERVICE.
+    /// What to explain: a URL, a host name, or an environment with a SERVICE
     ///
     /// A host without a scheme counts as an https:// URL. The redirect to HTTPS applies only to a
     /// URL with http://.

@@ -99,9 +99,8 @@ pub struct Args {
     #[arg(long, env = "MAYFLY_SSH_CONFIG", value_name = "FILE", requires = "via")]
     pub ssh_config: Option<PathBuf>,
 
-    /// Registers the process at this IP address of this machine. With --via, it is an address of
-    /// HOST. [default: the address from which this machine reaches the routers; with --via,
-    /// 127.0.0.1]
+    /// Registers the process at this IP address of this machine (with --via: of HOST) [default: the
+    /// address from which this machine reaches the routers; with --via: 127.0.0.1]
     #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
 

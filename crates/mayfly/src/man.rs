@@ -18,8 +18,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Writes the pages into this directory, and creates it if needed [default: prints the page of
-    /// mayfly itself]
+    /// Writes the pages into this directory, and creates it if needed [default: prints only the page
+    /// mayfly(1)]
     #[arg(value_name = "DIRECTORY")]
     pub directory: Option<PathBuf>,
 }
