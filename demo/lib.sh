@@ -45,7 +45,7 @@ remove_launched() {
 settle() {
     export COMPOSE_PROJECT_NAME MAYFLY_HTTP_PORT MAYFLY_WEB_PORT MAYFLY_SUBNET MAYFLY_DNS DOCKER_ACCOUNT_NAME
     export MAYFLY_DOCKER_SOCKET MAYFLY_DOCKER_GROUP
-    DOCKER_ACCOUNT_NAME=${DOCKER_ACCOUNT_NAME:-$QUICK_ACCOUNT}
+    DOCKER_ACCOUNT_NAME=$(quick_account)
     choose_project
     choose_port
     choose_page_port

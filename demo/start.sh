@@ -32,7 +32,7 @@ environment:
   MAYFLY_WEB_PORT       the port of 127.0.0.1 for the page (default 8620; if that is taken, another one, which is printed)
   MAYFLY_SUBNET         the network of the containers, a /24 such as 172.31.250.0/24 (default: the first free one of some)
   MAYFLY_PROJECT        the name of the compose project (default mayfly-demo)
-  DOCKER_ACCOUNT_NAME   the prefix of the images' names (default mayfly-quick)
+  DOCKER_ACCOUNT_NAME   the images' names begin with this and -quick (default mayfly)
 
 Docker, compose, curl and git are installed from Debian if they are missing.
 TEXT

@@ -6,9 +6,9 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# Set by the arguments.
+# Both set by the arguments.
 PROFILE=release
-ACCOUNT=${DOCKER_ACCOUNT_NAME:-mayfly}
+ACCOUNT=$(account)
 OS_IMAGE=debian:trixie-slim
 SUITE=trixie
 STAGING=$ROOT/target/docker
@@ -38,8 +38,8 @@ Builds the images of Mayfly and of its demo and tags them \$DOCKER_ACCOUNT_NAME/
 programs are compiled in a container. The program mayfly is left in target/build/mayfly, for
 \`mayfly init\` on this host, if the host's C library is as new as that of Debian's $SUITE.
 
-  --quick   compiles without optimisation, in a third of the time: for the demo and for tests. The
-            images get names of their own (mayfly-quick/<name>), and target/build/mayfly stays as it is
+  --quick   compiles without optimisation, in a third of the time: for the demo and for tests.
+            Tags the images $(quick_account)/<name>, and leaves target/build/mayfly as it is
   --clean   first removes the build cache of this checkout (the volumes $CARGO_VOLUME, $TARGET_VOLUME)
   --help    prints this text
 
@@ -47,7 +47,7 @@ The base image $OS_IMAGE comes from the local engine; if it is not there, it is 
 The build gets the host's CA bundle and proxy variables, so it works behind a proxy that inspects TLS.
 SSL_CERT_FILE names the bundle if it is not in one of the usual places.
 
-environment: DOCKER_ACCOUNT_NAME (default: mayfly, with --quick mayfly-quick), SSL_CERT_FILE, http_proxy, https_proxy, no_proxy
+environment: DOCKER_ACCOUNT_NAME (default: mayfly), SSL_CERT_FILE, http_proxy, https_proxy, no_proxy
 TEXT
 }
 
@@ -58,7 +58,7 @@ main() {
         --clean) clean=yes ;;
         --quick)
             PROFILE=quick
-            ACCOUNT=${DOCKER_ACCOUNT_NAME:-$QUICK_ACCOUNT}
+            ACCOUNT=$(quick_account)
             ;;
         -h | --help)
             usage

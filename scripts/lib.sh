@@ -2,8 +2,10 @@
 # What the scripts of this repository share: messages, installing what is missing, and finding
 # Docker. It is sourced, never run; the caller has set `set -euo pipefail`.
 
-# The account in the names of the images that scripts/build.sh --quick builds.
-QUICK_ACCOUNT=mayfly-quick
+# The account in the names of the images that scripts/build.sh builds with --quick and without. Only those without are for
+# real use, so neither ever has the other's names.
+account() { printf '%s\n' "${DOCKER_ACCOUNT_NAME:-mayfly}"; }
+quick_account() { printf '%s-quick\n' "$(account)"; }
 
 # Messages go to standard error, so that standard output stays usable in a pipe.
 if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then

@@ -219,14 +219,15 @@ run_demo() {
 
 # The shop of demo/shop is adopted by the commands of docs/adopt.md, with the images of the demo.
 run_adoption() {
-    local code=0 name
+    local code=0 name program=target/build/mayfly
     remove_adopted
-    # Only scripts/build.sh without --quick leaves one.
-    [ -x target/build/mayfly ] ||
-        install -D -m 755 "${CARGO_TARGET_DIR:-target}/debug/mayfly" target/build/mayfly
+    # The page takes the program from where scripts/build.sh leaves one for real use, which comes back afterwards.
+    [ ! -e $program ] || [ -e $program.kept ] || mv $program $program.kept
+    install -D -m 755 "${CARGO_TARGET_DIR:-target}/debug/mayfly" $program
     # Its last commands bring the shop back by its own compose file, at a port that nothing else has.
-    SHOP_PORT=18481 DOCKER_ACCOUNT_NAME=${DOCKER_ACCOUNT_NAME:-$QUICK_ACCOUNT} \
-        "${CARGO_TARGET_DIR:-target}/debug/e2e-blocks" docs/adopt.md || code=$?
+    SHOP_PORT=18481 MAYFLY_IMAGES=$(quick_account) "${CARGO_TARGET_DIR:-target}/debug/e2e-blocks" docs/adopt.md || code=$?
+    rm $program
+    [ ! -e $program.kept ] || mv $program.kept $program
     if [ "$code" -ne 0 ]; then
         for name in $(adopted); do
             "${DOCKER[@]}" logs --tail 5 "$name" 2>&1 | sed "s/^/$name: /" >&2 || true

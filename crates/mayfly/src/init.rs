@@ -96,10 +96,10 @@ pub struct Args {
 
     /// Uses Mayfly's images from this registry and account, such as registry:5000/team
     ///
-    /// scripts/build.sh builds the images for the account in the same variable.
+    /// scripts/build.sh builds the images for the account in DOCKER_ACCOUNT_NAME.
     #[arg(
         long,
-        env = "DOCKER_ACCOUNT_NAME",
+        env = "MAYFLY_IMAGES",
         value_name = "NAME",
         default_value = "mayfly",
         value_parser = images

@@ -35,7 +35,8 @@ impl Run {
     pub fn here(page: &Page, inside: &Path, directory: &Path) -> Result<Self> {
         let mut command = Command::new("bash");
         command.arg(script(page, directory)?).current_dir(inside);
-        for name in ["HOME", "DOCKER_HOST"] {
+        // What the pages take from the person's environment; the others are for scripts/test.sh.
+        for name in ["HOME", "DOCKER_HOST", "SHOP_PORT", "MAYFLY_IMAGES"] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
