@@ -47,7 +47,8 @@ The base image $OS_IMAGE comes from the local engine; if it is not there, it is 
 The build gets the host's CA bundle and proxy variables, so it works behind a proxy that inspects TLS.
 SSL_CERT_FILE names the bundle if it is not in one of the usual places.
 
-environment: DOCKER_ACCOUNT_NAME (default: mayfly), SSL_CERT_FILE, http_proxy, https_proxy, no_proxy
+environment: DOCKER_ACCOUNT_NAME (default: mayfly), SSL_CERT_FILE, http_proxy, https_proxy,
+no_proxy
 TEXT
 }
 

@@ -27,6 +27,8 @@ Runs every check, or only the steps that are named:
   versions the tests that touch HAProxy again, with HAProxy, etcd and dnsmasq of another Debian release (scripts/versions.sh)
   demo     ./demo/start.sh --yes, the commands of docs/tutorial.md, ./demo/stop.sh, and those of docs/adopt.md, in Docker
 
+e2e, versions and demo start the programs of the build, and run it first if it is not named.
+
 Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, etcd-client, docker-registry, openssl, git,
 libfaketime, systemd, docker.io, iproute2, shellcheck, curl, prometheus (for promtool), chromium, chromium-driver,
 redis-server, python3-redis, protobuf-compiler and libprotobuf-dev (none of their services is started), a C linker, Rust

@@ -468,8 +468,8 @@ impl<E: Engine> Launcher<E> {
                          containers as usual"
                     ),
                     None => info!(
-                        "an operator ran `mayfly confirm container-launcher`, but there was \
-                         nothing to confirm"
+                        "an operator ran `mayfly confirm container-launcher`: deletions go on \
+                         as usual"
                     ),
                 }
                 self.retiring.confirm();

@@ -120,7 +120,7 @@ impl ActualRouting {
                     }
                 }
             }
-            Command::ShutdownSessions { .. } | Command::SetHealth { .. } => {}
+            Command::ShutdownSessions { .. } | Command::SetHealthy { .. } => {}
         }
     }
 

@@ -49,11 +49,6 @@ pub struct RuntimePlan {
 /// searches the map.
 const SWAP_ABOVE: usize = 1_000;
 
-/// This many servers that one plan adds beside servers in rotation get requests at once; the others
-/// after their first passed check. HAProxy counts a new server as up until its first check, and a
-/// request that meets this many dead servers still has tries left for one that lives (`retries`).
-const TRUSTED_AT_ONCE: usize = 4;
-
 /// Plans how `actual` becomes what is wanted.
 pub fn plan(scope: PlanScope<'_>, wanted: &Wanted<'_>, actual: &ActualRouting) -> RuntimePlan {
     let mut plan = RuntimePlan::default();
@@ -138,16 +133,6 @@ fn plan_slot(
     plan: &mut RuntimePlan,
 ) {
     let present = actual.servers.get(&slot);
-    // Only beside them may a new server wait for its check: it may replace one that leaves.
-    let mut stays = servers.into_iter().flatten().filter(|(id, state)| {
-        let server = present.and_then(|servers| servers.get(&ServerName::from(*id)));
-        state.state == InstanceState::Up && server.is_some_and(|server| server.admin == Admin::Ready)
-    });
-    let mut trusted = if stays.next().is_some() {
-        TRUSTED_AT_ONCE
-    } else {
-        usize::MAX
-    };
     let mut wanted = BTreeSet::new();
     for (id, state) in servers.into_iter().flatten() {
         let name = ServerName::from(id);
@@ -168,28 +153,17 @@ fn plan_slot(
             None if id.tls.is_some() && !actual.ca_files.contains(ca_file.as_str()) => {
                 plan.untrusted.insert((slot, name.clone()));
             }
-            None => {
-                early.extend([
-                    Command::AddServer {
-                        slot,
-                        name: name.clone(),
-                        id: id.clone(),
-                        ca_file: ca_file.clone(),
-                        weight: state.weight,
-                    },
-                    set_state,
-                    enable_health,
-                ]);
-                if admin == Admin::Ready {
-                    // After `state ready`, with which HAProxy takes a server for healthy.
-                    early.extend((trusted == 0).then(|| Command::SetHealth {
-                        slot,
-                        name: name.clone(),
-                        healthy: false,
-                    }));
-                    trusted = trusted.saturating_sub(1);
-                }
-            }
+            None => early.extend([
+                Command::AddServer {
+                    slot,
+                    name: name.clone(),
+                    id: id.clone(),
+                    ca_file: ca_file.clone(),
+                    weight: state.weight,
+                },
+                set_state,
+                enable_health,
+            ]),
             Some(server) => {
                 if server.address != id.address.to_string() {
                     early.push(Command::SetAddress {
@@ -210,10 +184,9 @@ fn plan_slot(
                     if server.admin == Admin::Maint && admin == Admin::Ready {
                         // Out of maintenance the first failed check takes a server out, and one
                         // that began before another instance was there may still fail.
-                        turn.push(Command::SetHealth {
+                        turn.push(Command::SetHealthy {
                             slot,
                             name: name.clone(),
-                            healthy: true,
                         });
                     }
                 }

@@ -20,7 +20,7 @@ const WRITTEN: Duration = Duration::from_secs(60);
 /// The second tries of Mayfly's template. Because of `empty-response`, HAProxy copies the buffer of
 /// each request before it sends it on; for a failed connection alone it would keep no copy.
 const RETRIES: &str = "  option redispatch 1
-  retries 6
+  retries 20
   retry-on conn-failure empty-response
   http-request disable-l7-retry unless { method GET HEAD OPTIONS }
 ";

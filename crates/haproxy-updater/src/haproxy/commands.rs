@@ -39,13 +39,8 @@ pub enum Command {
     },
     /// Starts the checks of a server.
     EnableHealth { slot: Slot, name: ServerName },
-    /// Calls a server healthy until its checks have failed as often as those of a healthy one may,
-    /// or unhealthy until one has passed.
-    SetHealth {
-        slot: Slot,
-        name: ServerName,
-        healthy: bool,
-    },
+    /// Calls a server healthy until its checks have failed as often as those of a healthy one may.
+    SetHealthy { slot: Slot, name: ServerName },
     /// Says whether a server takes requests.
     SetState {
         slot: Slot,
@@ -225,10 +220,7 @@ fn text(command: &Command, maps: &ConfigPath) -> String {
             format!("add server {slot}/{name} {} {options}", id.address)
         }
         Command::EnableHealth { slot, name } => format!("enable health {slot}/{name}"),
-        Command::SetHealth { slot, name, healthy } => {
-            let word = if *healthy { "up" } else { "down" };
-            format!("set server {slot}/{name} health {word}")
-        }
+        Command::SetHealthy { slot, name } => format!("set server {slot}/{name} health up"),
         Command::SetState { slot, name, admin } => {
             format!("set server {slot}/{name} state {}", admin.as_str())
         }

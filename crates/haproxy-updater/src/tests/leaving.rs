@@ -1,5 +1,5 @@
-//! Servers that go: drained, killed, or still in use when their record ends; dead ones that come; and what requests
-//! notice of it.
+//! Servers that go (drained, killed, or still in use when their record ends), dead ones that come,
+//! and what requests notice of it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -137,41 +137,33 @@ async fn a_dead_server_is_taken_away_with_its_connections() {
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 50"), "{answer}");
 }
 
-/// HAProxy counts a new server as up until its first check, and a request has seven tries.
+/// HAProxy counts a new server as up until its first check.
 #[tokio::test]
-async fn many_dead_servers_that_come_at_once_fail_no_request() {
+async fn a_dozen_dead_servers_that_come_at_once_fail_no_request() {
     let mut router = Router::new(&["--slots", "4"]);
-    let first = Service::start("a", "1").await.unwrap();
-    router.instance("a@1", first.address());
+    let mut live = Vec::new();
+    for _ in 0..3 {
+        let service = Service::start("a", "1").await.unwrap();
+        router.instance("a@1", service.address());
+        live.push(service);
+    }
     router.environment("prod", None, &["a@1/"]);
     router.run().await;
     let load = Load::start(router.edge, Request::get("www-prod.x", "/"));
     for _ in 0..3 {
-        let dead: Vec<SocketAddr> = (0..24).map(|_| port::free()).collect();
+        let dead: Vec<SocketAddr> = (0..12).map(|_| port::free()).collect();
         for address in &dead {
             router.instance("a@1", *address);
         }
-        let before = first.requests();
+        let before = live[0].requests();
         router.apply().await;
-        eventually(LIMIT, "requests go on", async || first.requests() > before + 300).await;
+        eventually(LIMIT, "requests go on", async || live[0].requests() > before + 200).await;
         for address in &dead {
             router.no_instance("a@1", *address);
         }
         router.apply().await;
     }
-    // Those that live all get requests, also those after the fourth.
-    let mut more = Vec::new();
-    for _ in 0..8 {
-        let service = Service::start("a", "1").await.unwrap();
-        router.instance("a@1", service.address());
-        more.push(service);
-    }
-    router.apply().await;
-    eventually(LIMIT, "requests reach all new instances", async || {
-        more.iter().all(|service| service.requests() > 0)
-    })
-    .await;
-    load.stop().await.assert_flawless(100);
+    load.stop().await.assert_flawless(1_000);
 }
 
 /// A request whose connection to a server does not open is tried at another one. It must not be ended
