@@ -69,7 +69,7 @@ main() {
         esac
         shift
     done
-    [[ $ACCOUNT =~ ^[a-z0-9][a-z0-9._/-]*$ ]] || usage_error "DOCKER_ACCOUNT_NAME='$ACCOUNT' cannot begin an image's name"
+    [[ $ACCOUNT =~ ^[a-z0-9][a-z0-9._/:-]*$ ]] || usage_error "DOCKER_ACCOUNT_NAME='$ACCOUNT' cannot begin an image's name"
 
     SECONDS=0
     ensure_docker

@@ -34,6 +34,7 @@ fn run(directory: &Path, program: &str, arguments: &str) -> (bool, String) {
         .args(arguments.split_whitespace())
         .current_dir(directory)
         .env("HOME", directory)
+        .env_remove("MAYFLY_IMAGES")
         .env_remove("DB");
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
@@ -228,4 +229,24 @@ fn the_program_of_a_project_says_which_files_it_does_not_see() {
     let inside = clone.join("x.yaml").display().to_string();
     fs::write(&inside, "").unwrap();
     assert_eq!(lint(&["lint", &inside]), "");
+}
+
+#[test]
+fn the_account_of_the_images_comes_from_the_variable_that_the_project_has() {
+    let directory = directory(SHOP);
+    let status = Command::new(env!("CARGO_BIN_EXE_mayfly"))
+        .args(INIT.split_whitespace())
+        .current_dir(directory.path())
+        .env("MAYFLY_IMAGES", "registry:5000/team")
+        .output()
+        .unwrap()
+        .status;
+    assert!(status.success());
+    let settings = fs::read_to_string(directory.path().join("m/.env")).unwrap();
+    assert!(
+        settings
+            .lines()
+            .any(|line| line == "MAYFLY_IMAGES=registry:5000/team"),
+        "{settings}"
+    );
 }

@@ -157,7 +157,10 @@ async fn a_dozen_dead_servers_that_come_at_once_fail_no_request() {
         }
         let before = live[0].requests();
         router.apply().await;
-        eventually(LIMIT, "requests go on", async || live[0].requests() > before + 200).await;
+        eventually(LIMIT, "requests go on", async || {
+            live[0].requests() > before + 200
+        })
+        .await;
         for address in &dead {
             router.no_instance("a@1", *address);
         }
