@@ -163,8 +163,8 @@ fn a_word_that_nothing_comes_of_is_given_up_and_not_done() {
     ]
     .into_iter()
     .zip([
-        "no environment uses version",
-        "no environment uses version",
+        "no environment names exactly",
+        "no environment names exactly",
         "service x has no definition",
         "--allow-image",
         "versions",
@@ -222,7 +222,7 @@ fn why_a_word_was_given_up_is_told_until_the_next_one_comes_or_the_units_are_gon
     stage.keys.remove(WORD);
     stage.gone(1);
     // Whoever waits may come a little later.
-    assert!(given_up(&stage.after(599)).contains("no environment uses version"));
+    assert!(given_up(&stage.after(599)).contains("no environment names exactly"));
     assert_eq!(given_up(&stage.after(1)), "");
 }
 
