@@ -53,7 +53,7 @@ step() {
 
 # What the runners printed; the tests are counted from it.
 LOG=$(mktemp)
-# What runs beside the tests, which wait more than they work: process and output, by name.
+# What runs beside the tests, and takes the time in which they wait: process and output, by name.
 declare -A BESIDE=() BESIDE_LOG=()
 
 finish() {
