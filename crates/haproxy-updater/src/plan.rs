@@ -45,8 +45,8 @@ pub struct RuntimePlan {
     pub refused: Vec<String>,
 }
 
-/// Above this many changed or removed rows of one map, the whole map is swapped: each such command
-/// searches the map.
+/// Above this many changed rows of one map, or removed ones, the whole map is swapped: each such
+/// command searches the map.
 const SWAP_ABOVE: usize = 1_000;
 
 /// Plans how `actual` becomes what is wanted.
@@ -270,6 +270,7 @@ fn plan_map(
     removals: &mut Vec<Vec<Command>>,
 ) {
     let (mut adds, mut sets, mut removes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut going = Vec::new();
     for (key, (present, value)) in differences {
         if present == value {
             continue;
@@ -279,6 +280,8 @@ fn plan_map(
             continue;
         };
         let Some(value) = value else {
+            let present = present.and_then(|present| present.parse().ok());
+            going.extend(present.map(|present| (word.clone(), present)));
             removes.push(Command::DeleteRow { map, key: word });
             continue;
         };
@@ -296,16 +299,24 @@ fn plan_map(
             (Err(_), _) => plan.refused.push(value),
         }
     }
-    if actual.foreign.contains(&map) || sets.len() + removes.len() > SWAP_ABOVE {
+    let all = || {
         let mut rows = Vec::new();
         each_row(map, wanted, |key, value| {
             rows.extend(key.parse().ok().zip(value.parse().ok()));
         });
+        rows
+    };
+    if actual.foreign.contains(&map) || sets.len() > SWAP_ABOVE {
+        // What goes stays until its turn: rows of other maps still refer to it, or are restricted by it.
+        let rows = all().into_iter().chain(going).collect();
         plan.commands.push(Command::ReplaceMap { map, rows });
-        return;
+    } else {
+        plan.commands.append(&mut adds);
+        plan.commands.append(&mut sets);
     }
-    plan.commands.append(&mut adds);
-    plan.commands.append(&mut sets);
+    if removes.len() > SWAP_ABOVE {
+        removes = vec![Command::ReplaceMap { map, rows: all() }];
+    }
     removals.push(removes);
 }
 

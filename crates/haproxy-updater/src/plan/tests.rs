@@ -216,6 +216,58 @@ fn a_restricted_environment_has_no_parents_or_versions_without_its_access() {
     }
 }
 
+/// So many that maps are swapped in place of a command for each row.
+#[test]
+fn very_many_that_end_at_once_are_routed_whole_and_restricted_to_their_end() {
+    const COUNT: usize = SWAP_ABOVE + 10;
+    for everything in [false, true] {
+        let mut world = World::new(2_000);
+        for number in 0..COUNT {
+            let instance = format!(r#"{{"address":"10.{}.{}.1:80"}}"#, number / 250, number % 250);
+            world.put(&format!("backends/s/0.0.{number}/a"), &instance);
+            let (name, version) = (format!("e{number}"), format!("0.0.{number}"));
+            let record = json!({
+                "name": name, "prefix": name, "header": name,
+                "services": [{"name": "s", "version": version, "routes": ["/"]}],
+                "access": {"from": ["10.0.0.0/8"]},
+            });
+            world.put(&format!("environments/{name}"), &record.to_string());
+        }
+        let plan = world.plan(everything);
+        world.play(&plan, |_| ());
+        // Others take their places.
+        for number in 0..COUNT {
+            world.delete(&format!("environments/e{number}"));
+            world.delete(&format!("backends/s/0.0.{number}/a"));
+        }
+        world.put("backends/s/9.0.0/a", r#"{"address":"10.200.0.1:80"}"#);
+        let new = json!({
+            "name": "new", "prefix": "new", "header": "new",
+            "services": [{"name": "s", "version": "9.0.0", "routes": ["/"]}],
+        });
+        world.put("environments/new", &new.to_string());
+        let plan = world.plan(everything);
+        let swaps = plan.commands.iter();
+        let swaps = swaps.filter(|command| matches!(command, Command::ReplaceMap { .. }));
+        assert!(swaps.count() >= 5, "{}", plan.commands.len());
+        world.play(&plan, |world| {
+            let rows = |table| world.actual.rows.get(&Map::Table(table)).into_iter().flatten();
+            for (key, backend) in rows(Table::Versions) {
+                let name = key.split('/').next().unwrap();
+                let is_restricted = world.actual.row(Map::Table(Table::Access), name).is_some();
+                assert!(name == "new" || is_restricted, "{name} is open");
+                assert!(
+                    world.actual.row(Map::Slots, backend).is_some(),
+                    "{backend} has no slot"
+                );
+            }
+            world.assert_whole();
+        });
+        world.see_off(&plan);
+        world.assert_as_wanted();
+    }
+}
+
 #[derive(Debug, Clone)]
 enum HistoryStep {
     Environment {
