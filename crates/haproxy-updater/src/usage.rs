@@ -54,6 +54,8 @@ pub struct Uses {
     /// Every environment, with the one that it extends.
     parents: BTreeMap<EnvironmentName, Option<EnvironmentName>>,
     idlers: BTreeMap<EnvironmentName, Idler>,
+    /// How many of them have each idle time.
+    spans: BTreeMap<Duration, usize>,
     /// Used, and not reported yet.
     pending: BTreeSet<EnvironmentName>,
     /// When the next use may be reported.
@@ -70,6 +72,7 @@ impl Uses {
             longest,
             parents: BTreeMap::new(),
             idlers: BTreeMap::new(),
+            spans: BTreeMap::new(),
             pending: BTreeSet::new(),
             not_before: BTreeMap::new(),
             backoff: Backoff::default(),
@@ -87,18 +90,19 @@ impl Uses {
             }) => {
                 let name = &environment.name;
                 self.parents.insert(name.clone(), environment.extends.clone());
-                self.idlers.remove(name);
-                if environment.idle.is_some() {
+                self.is_no_idler(name);
+                if let Some(idle) = environment.idle {
                     let idler = Idler {
                         environment: environment.clone(),
                         mod_revision: revision.changed,
                         lease: *lease,
                     };
                     self.idlers.insert(name.clone(), idler);
+                    *self.spans.entry(idle.span()).or_default() += 1;
                 }
             }
             Change::Gone(Key::Environment(name)) => {
-                self.idlers.remove(name);
+                self.is_no_idler(name);
                 self.parents.remove(name);
                 self.pending.remove(name);
                 self.not_before.remove(name);
@@ -108,12 +112,23 @@ impl Uses {
         }
     }
 
+    fn is_no_idler(&mut self, name: &EnvironmentName) {
+        let Some(idle) = self.idle(name) else { return };
+        self.idlers.remove(name);
+        if let Some(count) = self.spans.get_mut(&idle) {
+            *count -= 1;
+            if *count == 0 {
+                self.spans.remove(&idle);
+            }
+        }
+    }
+
     /// How long to wait until HAProxy is to be asked again.
     pub fn pause(&self) -> Duration {
-        let shortest = self.idlers.keys().filter_map(|name| self.idle(name)).min();
+        let shortest = self.spans.keys().next();
         // Without idle times there is nothing to read, but for rows of environments that are gone.
         shortest.map_or(self.longest, |idle| {
-            (idle / SHARE / 2).clamp(SHORTEST / 2, READ).min(self.longest)
+            (*idle / SHARE / 2).clamp(SHORTEST / 2, READ).min(self.longest)
         })
     }
 

@@ -103,6 +103,22 @@ fn short_idle_times_are_reported_and_read_more_often() {
     );
     put(&mut uses, "c", None, Some("1s"));
     assert_eq!(uses.pause(), Duration::from_millis(250));
+    // The shortest counts that is still there.
+    put(&mut uses, "d", None, Some("4s"));
+    for (change, pause) in [
+        (("c", None), 500),
+        (("b", Some("8h")), 500),
+        (("d", Some("5s")), 625),
+        (("d", None), 1000),
+    ] {
+        put(&mut uses, change.0, None, change.1);
+        assert_eq!(uses.pause(), Duration::from_millis(pause), "{change:?}");
+    }
+    for name in ["a", "b", "c", "d", "d"] {
+        let key = Key::Environment(name.parse().unwrap());
+        uses.take(&Change::Gone(key));
+    }
+    assert_eq!(uses.pause(), Duration::from_secs(30));
 }
 
 #[test]
