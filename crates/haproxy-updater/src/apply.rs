@@ -77,6 +77,8 @@ pub struct Applier {
     actual: ActualRouting,
     /// Backends that wait for a slot.
     waiting: BTreeSet<BackendId>,
+    /// Those of them that the log has named.
+    logged_waiting: BTreeSet<BackendId>,
     /// Servers that wait for the end of their connections.
     leaving: leaving::LeavingServers,
     /// Servers behind TLS that HAProxy cannot have, since it has not loaded the authorities.
@@ -109,6 +111,7 @@ impl Applier {
             sync: SyncState::Unknown,
             actual: ActualRouting::default(),
             waiting: BTreeSet::new(),
+            logged_waiting: BTreeSet::new(),
             leaving: leaving::LeavingServers::new(),
             untrusted: BTreeSet::new(),
             surplus: BTreeMap::new(),

@@ -4,10 +4,13 @@
 //! something has changed, and from time to time: the cause may lie outside it, such as a port that
 //! another program has, and go away without a sign.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use mayfly_core::routing::{Routing, Touched};
+use mayfly_core::shorten::first_of;
+use mayfly_core::version::BackendId;
 use mayfly_daemon::advice::Advised;
 use mayfly_daemon::failure::retrying;
 use mayfly_daemon::retry::Backoff;
@@ -27,6 +30,9 @@ const POLL: Duration = Duration::from_millis(20);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// and at most: where a port is taken HAProxy tries for about a second, and nothing changes then.
 const RETRY_CAP: Duration = Duration::from_secs(60);
+
+/// How many backends that wait a line of the log names.
+const MOST_NAMES: usize = 3;
 
 const NOT_RELOADED: &str = "HAProxy was not reloaded";
 
@@ -67,6 +73,12 @@ impl RefusedConfig {
     pub(super) fn forbids(&self, fingerprint: &Fingerprint) -> bool {
         self.faulty && self.is_of(fingerprint)
     }
+}
+
+/// Why the pool should grow for backends that wait.
+fn no_slot_is_empty(waiting: &BTreeSet<BackendId>) -> String {
+    let names = waiting.iter().map(BackendId::to_string);
+    format!("no slot is empty for {}", first_of(names, MOST_NAMES))
 }
 
 /// Why a reload did not come about.
@@ -148,12 +160,15 @@ impl Applier {
         Ok(())
     }
 
-    /// Grows the pool when less than a quarter of it is free.
+    /// Grows the pool when less than a quarter of it is free, or when backends wait for a slot that
+    /// is empty.
     pub(super) async fn grow_if_needed(&mut self, routing: &Routing) -> anyhow::Result<()> {
+        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         let total = self
             .pool
-            .wanted_total(u32::try_from(self.waiting.len()).unwrap_or(u32::MAX));
+            .wanted_total(waiting, |slot| !self.actual.servers.contains_key(&slot));
         if total == self.pool.total() {
+            self.note_waiting();
             return self.forget_what_is_not_wanted(total);
         }
         let fingerprint = self.parts.renderer.fingerprint(total)?;
@@ -162,12 +177,17 @@ impl Applier {
             .as_ref()
             .is_some_and(|refusal| refusal.rests(&fingerprint))
         {
+            self.note_waiting();
             return Ok(());
         }
         let before = self.pool.clone();
+        let reason = if self.waiting.is_empty() {
+            "less than a quarter of the slots is free".to_owned()
+        } else {
+            no_slot_is_empty(&self.waiting)
+        };
         info!(
-            "less than a quarter of the slots is free: reloading HAProxy with {total} slots instead \
-             of {}",
+            "{reason}: reloading HAProxy with {total} slots instead of {}",
             before.total()
         );
         self.pool.grow(total);
@@ -180,6 +200,21 @@ impl Applier {
             return Err(error);
         }
         self.read_and_repair(routing, false).await
+    }
+
+    /// Takes over which backends have to wait on for a slot, and logs those that have just begun to.
+    fn note_waiting(&mut self) {
+        if self.waiting == self.logged_waiting {
+            return;
+        }
+        let new: BTreeSet<_> = self.waiting.difference(&self.logged_waiting).cloned().collect();
+        if !new.is_empty() {
+            warn!(
+                "{}: requests get 503 until a slot is empty",
+                no_slot_is_empty(&new)
+            );
+        }
+        self.logged_waiting = self.waiting.clone();
     }
 
     /// A refused configuration that is wanted no more hinders nothing: the pool needs not grow any

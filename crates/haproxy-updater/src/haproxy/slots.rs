@@ -108,9 +108,14 @@ impl Pool {
     }
 
     /// How many slots there should be when `waiting` more backends ask for one: doubled until at
-    /// least a quarter is free, which keeps growing rare.
-    pub fn wanted_total(&self, waiting: u32) -> u32 {
-        let needed = self.used().saturating_add(waiting);
+    /// least a quarter is free, which keeps growing rare. While backends wait, a slot that still
+    /// holds servers is as good as used: their connections may last for long.
+    pub fn wanted_total(&self, waiting: u32, is_empty: impl Fn(Slot) -> bool) -> u32 {
+        let held = match waiting {
+            0 => 0,
+            _ => self.free.iter().filter(|slot| !is_empty(**slot)).count() as u32,
+        };
+        let needed = self.used().saturating_add(held).saturating_add(waiting);
         let mut total = self.total.max(1);
         while total < MOST_SLOTS && needed.saturating_mul(4) > total.saturating_mul(3) {
             total = (total * 2).min(MOST_SLOTS);
@@ -199,12 +204,29 @@ mod tests {
         for name in ["a@1", "b@1", "c@1"] {
             pool.assign(&backend(name), |_| true);
         }
-        assert_eq!(pool.wanted_total(0), 4);
-        assert_eq!(pool.wanted_total(1), 8);
-        assert_eq!(pool.wanted_total(20), 32);
+        let all = |_| true;
+        assert_eq!(pool.wanted_total(0, all), 4);
+        assert_eq!(pool.wanted_total(1, all), 8);
+        assert_eq!(pool.wanted_total(20, all), 32);
         pool.grow(8);
         assert_eq!((pool.total(), pool.used(), pool.free()), (8, 3, 5));
-        assert_eq!(Pool::new(4).wanted_total(u32::MAX), MOST_SLOTS);
+        assert_eq!(Pool::new(4).wanted_total(u32::MAX, all), MOST_SLOTS);
+    }
+
+    /// A long request would else keep a new version waiting for as long as it lasts.
+    #[test]
+    fn the_pool_grows_for_a_backend_that_waits_while_no_free_slot_is_empty() {
+        let mut pool = Pool::new(8);
+        for number in 1..=5 {
+            pool.assign(&backend(&format!("s{number}@1")), |_| true);
+        }
+        let is_empty = |slot: Slot| slot.0 < 6;
+        assert_eq!(pool.assign(&backend("s1@2"), is_empty), None);
+        assert_eq!(pool.wanted_total(1, is_empty), 16);
+        assert_eq!(pool.wanted_total(0, is_empty), 8, "nothing waits");
+        pool.grow(16);
+        assert_eq!(pool.assign(&backend("s1@2"), |slot| slot.0 > 8), Some(Slot(9)));
+        assert_eq!(pool.wanted_total(0, is_empty), 16);
     }
 
     #[test]

@@ -352,6 +352,47 @@ async fn instances_come_and_go_under_load_without_a_failed_request() {
     load.stop().await.assert_flawless(30);
 }
 
+/// The slots that no backend has any more all hold connections then.
+#[tokio::test]
+async fn a_new_version_gets_a_slot_while_every_free_slot_has_connections() {
+    let mut router = Router::new(&["--slots", "8"]);
+    let mut instances = Vec::new();
+    for name in ["a", "b", "c", "d", "e"] {
+        let instance = Service::start(name, "1").await.unwrap();
+        router.instance(&format!("{name}@1"), instance.address());
+        instances.push(instance);
+    }
+    router.environment("prod", None, &["a@1/", "b@1", "c@1", "d@1", "e@1"]);
+    router.run().await;
+    let load = Load::start(router.edge, Request::get("www-prod.x", "/"));
+    let (mut old, mut sockets) = (instances[0].address(), Vec::new());
+    for version in 1..8 {
+        sockets.push(open_websocket(router.edge).await);
+        let next = format!("a@{}", version + 1);
+        let instance = Service::start("a", &(version + 1).to_string()).await.unwrap();
+        router.instance(&next, instance.address());
+        router.apply().await;
+        router.environment("prod", None, &[&format!("{next}/"), "b@1", "c@1", "d@1", "e@1"]);
+        router.apply().await;
+        let answer = router.outside("www-prod.x", "/").await;
+        assert_eq!(answer.backend().unwrap(), next);
+        let former = format!("a@{version}");
+        router.instance_with(&former, old, json!({"state": "draining"}));
+        router.apply().await;
+        router.no_instance(&former, old);
+        router.apply().await;
+        router.applier.remove_leaving(Instant::now()).await.unwrap();
+        old = instance.address();
+        instances.push(instance);
+    }
+    assert_eq!(router.applier.waiting(), 0);
+    assert_eq!((router.applier.pool().total(), router.reloads()), (16, 1));
+    for socket in &mut sockets {
+        assert_eq!(echo(socket, b"still").await, b"still");
+    }
+    load.stop().await.assert_flawless(30);
+}
+
 /// A listener whose queue is full, the connections in it, and its address: further ones do not open.
 async fn listens_and_is_full() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
     let socket = TcpSocket::new_v4().unwrap();
