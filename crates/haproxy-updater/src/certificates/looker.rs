@@ -174,7 +174,7 @@ impl Looker {
         }
         let unread = looked
             .err()
-            .map(|reason| format!("the directory cannot be read: {reason}"));
+            .map(|reason| format!("not all of the directory can be read: {reason}"));
         let looked = Looked {
             choice,
             served: self.served.clone(),
@@ -266,14 +266,15 @@ impl Looker {
     }
 }
 
-/// What the directory holds; nothing if it does not answer in time.
+/// What the directory holds, as far as it can be read; nothing if it does not answer in time.
 async fn first(directory: &Path) -> Certificates {
     let mut scanner = Scanner::new(directory);
-    let look = spawn_blocking(move || scanner.look().map(|()| scanner.files));
-    let files = match timeout(FIRST_LOOK_LIMIT, look).await {
-        Ok(Ok(Ok(files))) => files,
-        // The next look finds the reason, and says it.
-        _ => BTreeMap::new(),
-    };
+    let look = spawn_blocking(move || {
+        // The next look finds the reason of a failure, and says it.
+        let _ = scanner.look();
+        scanner.files
+    });
+    let looked = timeout(FIRST_LOOK_LIMIT, look).await;
+    let files = looked.ok().and_then(Result::ok).unwrap_or_default();
     choose(&files, &Certificates::new(), SystemTime::now(), &|_| None).certificates
 }

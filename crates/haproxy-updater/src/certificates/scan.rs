@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,9 +48,11 @@ impl Scanner {
     /// may be half written. One that is missed at two looks is gone. Blocks.
     ///
     /// # Errors
-    /// When the directory cannot be read; what was known of its files stays.
+    /// When the directory, or a file in it, cannot be looked at; what was known of those stays.
     pub fn look(&mut self) -> Result<(), String> {
         let mut now = BTreeMap::new();
+        // Whether these are there is not known, as in a directory that may be listed and not entered.
+        let mut unknown = BTreeMap::new();
         let entries = std::fs::read_dir(&self.directory).map_err(|error| error.to_string())?;
         for entry in entries {
             let entry = entry.map_err(|error| error.to_string())?;
@@ -60,8 +62,15 @@ impl Scanner {
             }
             // Through links. What is no file cannot be read to an end.
             let path = entry.path();
-            if let Some(stamp) = Stamp::of(&path).filter(|_| path.is_file()) {
-                now.insert(name, (path, stamp));
+            match std::fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => {
+                    now.insert(name, (path, Stamp::of_metadata(&metadata)));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    unknown.insert(name, error);
+                }
             }
         }
         for (name, (path, stamp)) in &now {
@@ -78,12 +87,16 @@ impl Scanner {
                 self.files.insert(name.clone(), content);
             }
         }
-        let gone = |name: &String| !now.contains_key(name) && !self.seen.contains_key(name);
+        let is_there = |name: &String| now.contains_key(name) || unknown.contains_key(name);
+        let gone = |name: &String| !is_there(name) && !self.seen.contains_key(name);
         self.files.retain(|name, _| !gone(name));
         self.read.retain(|name, _| !gone(name));
         self.seen = now.into_iter().map(|(name, (_, stamp))| (name, stamp)).collect();
         self.has_looked = true;
-        Ok(())
+        match unknown.pop_first() {
+            Some((name, error)) => Err(format!("{name}: {error}")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -146,6 +159,23 @@ mod tests {
 
         fs::rename(path("a.pem"), path("away")).unwrap();
         assert_eq!(states(&mut scanner), "a.pem: it is not PEM", "it may come back");
+        assert_eq!(states(&mut scanner), "");
+
+        // What cannot be looked at is not gone.
+        fs::rename(path("away"), path("a.pem")).unwrap();
+        states(&mut scanner);
+        states(&mut scanner);
+        fs::rename(path("a.pem"), path("away")).unwrap();
+        std::os::unix::fs::symlink("a.pem", path("a.pem")).unwrap();
+        for _ in 0..3 {
+            let states = states(&mut scanner);
+            assert!(
+                states.starts_with("a.pem: it is not PEM; a.pem: Too many levels"),
+                "{states}"
+            );
+        }
+        fs::remove_file(path("a.pem")).unwrap();
+        states(&mut scanner);
         assert_eq!(states(&mut scanner), "");
 
         fs::rename(path("away"), path("a.pem")).unwrap();

@@ -2,6 +2,8 @@
 //! has changed the file since, without reading it: the maps of a large router have tens of
 //! megabytes.
 
+use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -17,20 +19,28 @@ pub struct Stamp {
 impl Stamp {
     /// Of the file at a path; `None` where there is none that can be looked at.
     pub fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
+        std::fs::metadata(path).ok().as_ref().map(Self::of_metadata)
+    }
+
+    /// Of a file with this metadata.
+    pub fn of_metadata(metadata: &Metadata) -> Self {
+        Self {
             inode: metadata.ino(),
             bytes: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             mode: metadata.mode() & 0o7777,
-        })
+        }
     }
 
     /// What another program has done to the file at a path since, in words; `None` when nothing.
     pub fn difference(&self, path: &Path) -> Option<String> {
         let file = path.display();
-        let Some(now) = Self::of(path) else {
-            return Some(format!("another program deleted `{file}`"));
+        let now = match std::fs::metadata(path) {
+            Ok(metadata) => Self::of_metadata(&metadata),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Some(format!("another program deleted `{file}`"));
+            }
+            Err(error) => return Some(format!("cannot look at `{file}`: {error}")),
         };
         if now == *self {
             return None;
