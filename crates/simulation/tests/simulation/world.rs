@@ -480,6 +480,10 @@ impl World {
             &self.template().display().to_string(),
             "--internal-bind",
             &format!("{address}:80"),
+            // Binds that name no address would take those of this machine, which come and go with
+            // its networks: no seed would replay for certain.
+            "--edge-bind",
+            &format!("{address}:8080"),
             "--advertise",
             &address,
             "--slots",
