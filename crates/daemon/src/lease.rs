@@ -1,6 +1,7 @@
 //! Keeps a set of keys alive in etcd under one lease, whatever happens to the lease, the keys or
-//! etcd: grants again when the lease is lost, and looks with every keep-alive whether its keys are
-//! still there. The latest value of a key wins; values in between may never be written.
+//! etcd: renews the lease also while many keys are written, grants again when it is lost, and looks
+//! as often as it renews whether its keys are still there. The latest value of a key wins; values
+//! in between may never be written.
 //!
 //! A record of a running daemon always has a lease. So a key of ours with a record of another lease
 //! belongs to a second daemon of the same name: the newer one has it, and the older one waits until
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anyhow::{anyhow, bail};
 use mayfly_core::keys::Key;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::retry::Backoff;
@@ -72,6 +73,7 @@ impl Advertiser {
             held: BTreeMap::new(),
             foreign,
             unleased: BTreeSet::new(),
+            losses: 0,
         };
         tasks.spawn("advertiser", keeper.run());
         Self {
@@ -191,6 +193,8 @@ struct Keeper {
     foreign: watch::Sender<BTreeSet<Key>>,
     /// Those of them that had a record without a lease when they were looked at last.
     unleased: BTreeSet<Key>,
+    /// How many leases were lost since everything was in etcd.
+    losses: u32,
 }
 
 /// Why one step of the keeper did not work out.
@@ -220,10 +224,7 @@ impl Keeper {
             match self.keep(&mut lease, &mut backoff).await {
                 Ok(()) => return std::future::pending().await,
                 Err(LeaseTrouble::LeaseLost) => {
-                    info!(
-                        "etcd no longer has this daemon's lease: registering all of its records \
-                         again"
-                    );
+                    self.report_loss();
                     lease = None;
                     self.held.clear();
                     self.written.send_replace(0);
@@ -241,51 +242,93 @@ impl Keeper {
         }
     }
 
+    /// Of several losses without a complete sync between, the cause is mostly the same.
+    fn report_loss(&mut self) {
+        self.losses = self.losses.saturating_add(1);
+        match self.losses {
+            1 => info!("etcd no longer has this daemon's lease: registering all of its records again"),
+            losses => warn!(
+                "etcd has dropped {losses} leases of this daemon before all of its records were \
+                 registered: etcd is slow, and a lease lasts only {:?}; registering all records \
+                 again. Raise --ttl if this daemon has that flag, or give etcd a faster disk",
+                self.ttl
+            ),
+        }
+    }
+
     /// Keeps everything as wanted until there is trouble, or returns when it has been shut down.
     async fn keep(&mut self, lease: &mut Option<Lease>, backoff: &mut Backoff) -> Result<(), LeaseTrouble> {
-        if let Some(lease) = *lease {
-            // After trouble nothing is taken for granted.
-            self.store.keep_alive(lease.id).await?;
-            self.verify(lease.id).await?;
-        }
-        let mut keep_alive_at = Instant::now() + period(lease.map_or(self.ttl, |lease| lease.ttl));
-        // Whether there may be something to write, and when that may happen at the earliest.
-        let (mut changed, mut write_at) = (true, Instant::now());
+        let store = self.store.clone();
         loop {
-            if !self.has_work() && lease.is_none() && (!self.eager || lock(&self.wanted).ending) {
-                // Nothing to advertise: leave etcd alone.
-                self.written.send_replace(*self.changes.borrow());
-                if lock(&self.wanted).ending {
-                    return Ok(());
-                }
-                self.wait_for_change().await;
-                changed = true;
-                continue;
+            let is_new = lease.is_none();
+            if is_new && !self.needs_lease().await {
+                return Ok(());
             }
             let granted = match *lease {
-                Some(granted) => granted,
+                Some(granted) => {
+                    // After trouble nothing is taken for granted.
+                    store.keep_alive(granted.id).await?;
+                    granted
+                }
                 None => {
-                    let granted = self.store.grant(self.ttl).await?;
+                    let granted = store.grant(self.ttl).await?;
                     debug!("granted lease {} for {:?}", granted.id, granted.ttl);
-                    keep_alive_at = Instant::now() + period(granted.ttl);
                     *lease.insert(granted)
                 }
             };
             tokio::select! {
                 biased;
-                // First, so that no stream of changes can starve the lease.
-                () = sleep_until(keep_alive_at) => {
-                    self.store.keep_alive(granted.id).await?;
-                    self.verify(granted.id).await?;
-                    keep_alive_at = Instant::now() + period(granted.ttl);
+                trouble = renew(&store, granted) => return Err(trouble),
+                ended = self.sync(granted, is_new, backoff) => ended?,
+            }
+            store.revoke(granted.id).await?;
+            *lease = None;
+            self.held.clear();
+        }
+    }
+
+    /// Waits until a lease is needed; says whether one is, or everything is to end.
+    async fn needs_lease(&mut self) -> bool {
+        loop {
+            let change = *self.changes.borrow();
+            let (has_work, ending) = {
+                let wanted = lock(&self.wanted);
+                (!wanted.values.is_empty(), wanted.ending)
+            };
+            if has_work || (self.eager && !ending) {
+                return true;
+            }
+            // Nothing to advertise: leave etcd alone.
+            self.written.send_replace(change);
+            if ending {
+                return false;
+            }
+            self.wait_for_change().await;
+        }
+    }
+
+    /// Keeps etcd in sync with what is wanted, under a lease that is renewed meanwhile; returns
+    /// when everything is to end.
+    async fn sync(&mut self, lease: Lease, is_new: bool, backoff: &mut Backoff) -> Result<(), LeaseTrouble> {
+        if !is_new {
+            self.verify(lease.id).await?;
+        }
+        let mut verify_at = Instant::now() + period(lease.ttl);
+        // Whether there may be something to write, and when that may happen at the earliest.
+        let (mut changed, mut write_at) = (true, Instant::now());
+        loop {
+            tokio::select! {
+                biased;
+                // First, so that no stream of changes can starve it.
+                () = sleep_until(verify_at) => {
+                    self.verify(lease.id).await?;
+                    verify_at = Instant::now() + period(lease.ttl);
                     changed = true;
                 }
                 () = sleep_until(write_at), if changed => {
                     changed = false;
-                    if self.reconcile(granted.id).await? {
-                        self.store.revoke(granted.id).await?;
-                        *lease = None;
-                        self.held.clear();
+                    if self.reconcile(lease.id).await? {
+                        return Ok(());
                     }
                     backoff.reset();
                     write_at = Instant::now() + if self.eager { Duration::ZERO } else { WRITE_GAP };
@@ -308,10 +351,6 @@ impl Keeper {
                 keys.remove(key)
             }
         })
-    }
-
-    fn has_work(&self) -> bool {
-        !lock(&self.wanted).values.is_empty()
     }
 
     async fn wait_for_change(&mut self) {
@@ -375,6 +414,7 @@ impl Keeper {
             }
             self.held.insert(key, value);
         }
+        self.losses = 0;
         self.written.send_replace(change);
         Ok(false)
     }
@@ -431,8 +471,8 @@ impl Keeper {
     /// has a record without a lease, is forgotten, so that it is put again; one that another writer
     /// took over is left to it.
     ///
-    /// Two writers cannot loop here without a pause: this runs with a keep-alive, or with a changed
-    /// value of ours.
+    /// Two writers cannot loop here without a pause: this runs as often as a keep-alive, or with a
+    /// changed value of ours.
     async fn look_after(&mut self, key: &Key, lease: LeaseId) -> Result<(), LeaseTrouble> {
         let found = self.store.get(key).await?.map(|entry| entry.lease);
         if found == Some(Some(lease)) {
@@ -475,7 +515,21 @@ impl Keeper {
     }
 }
 
+/// Renews a lease again and again until that fails, however long it takes meanwhile to bring etcd
+/// in sync.
+async fn renew(store: &Store, lease: Lease) -> LeaseTrouble {
+    loop {
+        sleep(period(lease.ttl)).await;
+        if let Err(error) = store.keep_alive(lease.id).await {
+            return error.into();
+        }
+    }
+}
+
 /// Three tries in the life of a lease.
 fn period(ttl: Duration) -> Duration {
     ttl / 3
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,7 @@ impl StatusReporter {
     pub fn remind(&self) {
         let mut log = self.log();
         if !log.waiting.is_empty() {
-            log.report(&self.lock().set_aside, Instant::now());
+            log.warn(&self.lock().set_aside, Instant::now());
         }
     }
 
@@ -91,9 +91,9 @@ impl StatusReporter {
     /// Says that everything up to a revision is applied, ready from now on, with these entries set
     /// aside.
     pub fn applied(&self, revision: i64, set_aside: Vec<SetAside>) {
-        let (listed, more) = self.note(set_aside);
+        let set_aside = self.note(set_aside);
         self.update(|status| {
-            put(status, listed, more);
+            put(status, set_aside);
             if status.applied_revision != revision || status.applied_at.is_none() {
                 status.applied_at = Some(format!("{:.3}", jiff::Timestamp::now()));
             }
@@ -106,18 +106,16 @@ impl StatusReporter {
     /// Says which entries are set aside. Those that are newly so are logged, and so is their
     /// return; a record holds the first hundred of them.
     pub fn set_aside(&self, set_aside: Vec<SetAside>) {
-        let (listed, more) = self.note(set_aside);
-        self.update(|status| put(status, listed, more));
+        let set_aside = self.note(set_aside);
+        self.update(|status| put(status, set_aside));
     }
 
-    /// Counts and logs the entries set aside: those for the record, and how many it leaves out.
-    fn note(&self, set_aside: Vec<SetAside>) -> (Vec<SetAside>, usize) {
-        let total = set_aside.len();
-        show(&self.metrics.set_aside, total);
-        let listed = shortened(set_aside);
-        self.log().report(&listed, Instant::now());
-        let more = total - listed.len();
-        (listed, more)
+    /// Counts and logs the entries set aside; gives all of them, as they can be shown.
+    fn note(&self, set_aside: Vec<SetAside>) -> Vec<SetAside> {
+        show(&self.metrics.set_aside, set_aside.len());
+        let set_aside = shortened(set_aside);
+        self.log().report(&set_aside, Instant::now());
+        set_aside
     }
 
     /// Says why the newest state is not in force.
@@ -139,24 +137,25 @@ impl StatusReporter {
     }
 }
 
-/// Puts the entries set aside, and how many more there are.
-fn put(status: &mut Status, listed: Vec<SetAside>, more: usize) {
+/// Puts the first entries set aside, and how many more there are.
+fn put(status: &mut Status, mut set_aside: Vec<SetAside>) {
+    let more = set_aside.len().saturating_sub(MOST_SET_ASIDE);
     match more {
         0 => status.detail.remove(MORE),
         more => status.detail.insert(MORE.to_owned(), more.into()),
     };
-    status.set_aside = listed;
+    set_aside.truncate(MOST_SET_ASIDE);
+    status.set_aside = set_aside;
 }
 
-/// Sorted by key, not too many and none too long.
+/// With no text that is too long, and sorted by key.
 fn shortened(mut set_aside: Vec<SetAside>) -> Vec<SetAside> {
-    set_aside.sort();
-    set_aside.truncate(MOST_SET_ASIDE);
     for SetAside { key, reason } in &mut set_aside {
         for text in [key, reason] {
             *text = shorten::shortened(text, LONGEST_TEXT);
         }
     }
+    set_aside.sort();
     set_aside
 }
 
@@ -178,21 +177,35 @@ struct Log {
 }
 
 impl Log {
+    /// Takes note of all entries, sorted. Of too many, only the first are logged; but none of the
+    /// others is resolved.
     fn report(&mut self, entries: &[SetAside], now: Instant) {
+        self.warn(&entries[..entries.len().min(MOST_SET_ASIDE)], now);
+        for key in self.resolved(entries) {
+            info!("the problem with {} is resolved", printable(&subject(&key)));
+        }
+    }
+
+    /// Logs those of these entries that are due.
+    fn warn(&mut self, entries: &[SetAside], now: Instant) {
         for entry in self.due(entries, now) {
             let SetAside { key, reason } = &entry;
             warn!("{} is set aside: {}", printable(&subject(key)), printable(reason));
             self.logged.insert(entry);
         }
+    }
+
+    /// Forgets the logged entries that are not among all of these, which are sorted; gives the keys
+    /// that no entry has any more.
+    fn resolved(&mut self, entries: &[SetAside]) -> Vec<String> {
         let logged = std::mem::take(&mut self.logged);
-        let (still, gone): (BTreeSet<_>, BTreeSet<_>) =
-            logged.into_iter().partition(|entry| entries.contains(entry));
+        let (still, gone): (BTreeSet<_>, BTreeSet<_>) = logged
+            .into_iter()
+            .partition(|entry| entries.binary_search(entry).is_ok());
         self.logged = still;
-        for SetAside { key, .. } in gone {
-            if !entries.iter().any(|entry| entry.key == key) {
-                info!("the problem with {} is resolved", printable(&subject(&key)));
-            }
-        }
+        let is_there = |key: &String| entries.binary_search_by(|entry| entry.key.cmp(key)).is_ok();
+        let keys = gone.into_iter().map(|entry| entry.key);
+        keys.filter(|key| !is_there(key)).collect()
     }
 
     /// The entries to tell of now.
@@ -212,7 +225,13 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
+    use mayfly_core::keys::KeySpace;
+
     use super::*;
+    use crate::store::Store;
+    use crate::tasks::Tasks;
 
     #[test]
     fn long_lists_and_texts_are_shortened() {
@@ -220,13 +239,67 @@ mod tests {
             key: format!("k{n:04}"),
             reason: "ü".repeat(1_000_000),
         };
-        let short = shortened((0..500).rev().map(entry).collect());
+        let mut status = Status::default();
+        put(&mut status, shortened((0..500).rev().map(entry).collect()));
+        let short = status.set_aside;
         assert_eq!(
             (short.len(), short[0].key.as_str(), short[99].key.as_str()),
             (100, "k0000", "k0099")
         );
+        assert_eq!(status.detail[MORE], 400);
         assert_eq!(short[0].reason.chars().count(), LONGEST_TEXT + 3);
         assert!(serde_json::to_vec(&short).unwrap().len() < 200_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_long_list_leaves_out_is_not_resolved() {
+        let (tasks, store) = (Tasks::new(), Store::new(vec![], KeySpace::default()));
+        let advertiser = Advertiser::start(&tasks, &store, Duration::from_secs(15));
+        let (node, metrics) = ("node-1".parse().unwrap(), CommonMetrics::default());
+        let status = StatusReporter::new(&advertiser, Daemon::HaproxyUpdater, node, &metrics)
+            .with_patience(Duration::from_secs(5));
+        let report = |keys: Range<usize>| {
+            let entry = |n: usize| SetAside {
+                key: format!("k{n:04}"),
+                reason: "no".to_owned(),
+            };
+            status.set_aside(keys.map(entry).collect());
+        };
+        // How many entries the log has told of, and whether the last is one of them.
+        let logged = || {
+            let logged = status.log().logged.clone();
+            let has_last = logged.iter().any(|entry| entry.key == "k0100");
+            (logged.len(), has_last)
+        };
+        report(1..101);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        status.remind();
+        assert_eq!(logged(), (100, true));
+        // With a smaller key before them, the record has no place for the last.
+        report(0..101);
+        assert_eq!(status.current().set_aside.len(), 100);
+        assert_eq!(logged(), (100, true), "it is not resolved");
+        tokio::time::advance(Duration::from_secs(6)).await;
+        status.remind();
+        assert_eq!(logged(), (101, true), "nor with a reminder");
+        report(0..100);
+        assert_eq!(logged(), (100, false), "now it is");
+    }
+
+    #[test]
+    fn a_problem_is_resolved_when_its_key_has_none_any_more() {
+        let entries = |entries: &[(&str, &str)]| -> Vec<SetAside> {
+            let entry = |(key, reason): &(&str, &str)| SetAside {
+                key: (*key).to_owned(),
+                reason: (*reason).to_owned(),
+            };
+            entries.iter().map(entry).collect()
+        };
+        let mut log = Log::default();
+        log.report(&entries(&[("a", "no"), ("b", "no"), ("c", "no")]), Instant::now());
+        let left = entries(&[("a", "no"), ("b", "nor this")]);
+        assert_eq!(log.resolved(&left), ["c"]);
+        assert_eq!(log.logged, BTreeSet::from_iter(entries(&[("a", "no")])));
     }
 
     #[test]
