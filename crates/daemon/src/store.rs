@@ -1,11 +1,12 @@
 //! The etcd store, typed: keys go in as [`Key`], every call has a limit, and every failure says
 //! which action on what failed. Only this module and those below it know etcd-client, and only
-//! [`calls`] and [`connection`] of these talk to it: a store stands on an [`Etcd`], which may be
-//! another one.
+//! [`calls`], [`connection`] and [`connect`] of these talk to it: a store stands on an [`Etcd`],
+//! which may be another one.
 
 mod access;
 mod calls;
 mod certificate;
+mod connect;
 mod connection;
 mod endpoint;
 mod error;

@@ -195,7 +195,9 @@ impl EventStream for ConnectedStream {
                 },
                 Err(error) => self.connection.cause(&error, &self.endpoint),
             };
-            self.connection.note(Some(self.generation), Some(&cause)).await;
+            // Nothing is awaited from here on: the end of the stream comes once, and `select!` may
+            // drop this at each await.
+            self.connection.note(Some(self.generation), Some(&cause));
             Err(cause)
         })
     }
@@ -214,7 +216,7 @@ impl EventStream for ConnectedStream {
                 at: self.endpoint.host_and_port().to_owned(),
                 limit,
             };
-            self.connection.note(Some(self.generation), Some(&cause)).await;
+            self.connection.note(Some(self.generation), Some(&cause));
             cause
         })
     }

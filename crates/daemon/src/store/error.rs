@@ -42,7 +42,7 @@ impl StoreError {
     /// What it is about: while somebody tries again and again, people want to hear of each once.
     pub(crate) fn topic(&self) -> Topic {
         match self.cause {
-            Cause::Late { .. } | Cause::Unreachable { .. } => Topic::Away,
+            Cause::Late { .. } | Cause::LoginLate { .. } | Cause::Unreachable { .. } => Topic::Away,
             Cause::Untrusted { .. }
             | Cause::Unprepared(_)
             | Cause::LoginRefused { .. }
@@ -118,6 +118,17 @@ pub enum Cause {
         /// The limit of the call.
         limit: Duration,
     },
+    /// The login was not answered in time. It goes on, for the calls to come.
+    #[error(
+        "etcd at {at} has not answered the login of user {user} yet; etcd may be busy with other \
+         logins"
+    )]
+    LoginLate {
+        /// Where.
+        at: String,
+        /// The user.
+        user: String,
+    },
     /// The connection failed.
     #[error("etcd at {at} does not answer: {reason}")]
     Unreachable {
@@ -187,7 +198,11 @@ impl Cause {
     pub(super) fn doubts_connection(&self) -> bool {
         matches!(
             self,
-            Self::Late { .. } | Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Unprepared(_)
+            Self::Late { .. }
+                | Self::LoginLate { .. }
+                | Self::Unreachable { .. }
+                | Self::Untrusted { .. }
+                | Self::Unprepared(_)
         )
     }
 
