@@ -1,7 +1,9 @@
 //! Notices when the clock of the system is set, and logs what that means. Pauses, limits and leases
 //! use the monotonic clock and do not mind; only moments that people write down, such as the end of
-//! an environment, do.
+//! an environment, do. While a machine sleeps, the monotonic clock stands still: that looks like a
+//! step forward. But for etcd the time has passed, so it has ended leases.
 
+use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::warn;
@@ -19,26 +21,37 @@ enum Jump {
     Back(Duration),
 }
 
+impl fmt::Display for Jump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (way, span) = match self {
+            Self::Forward(span) => ("forward", span),
+            Self::Back(span) => ("back", span),
+        };
+        write!(
+            f,
+            "the clock of this machine went {way} by {} s: expiry dates are now compared with the new time. ",
+            span.as_secs()
+        )?;
+        f.write_str(match self {
+            Self::Forward(_) => {
+                "If the clock was set, no lease and no waiting time changes. If the machine slept, leases \
+                 that ended meanwhile are registered again, and waiting times become longer by the sleep"
+            }
+            Self::Back(_) => "It was set: no lease and no waiting time changes",
+        })
+    }
+}
+
 /// Watches the clock, for ever.
 pub(crate) async fn watch() {
     let mut before = (Instant::now(), SystemTime::now());
     loop {
         tokio::time::sleep(LOOK).await;
         let now = (Instant::now(), SystemTime::now());
-        let (way, why, span) = match jump(now.0 - before.0, before.1, now.1) {
-            None => {
-                before = now;
-                continue;
-            }
-            Some(Jump::Forward(span)) => ("forward", "it was set, or the machine slept", span),
-            Some(Jump::Back(span)) => ("back", "it was set", span),
-        };
+        if let Some(jump) = jump(now.0 - before.0, before.1, now.1) {
+            warn!("{jump}");
+        }
         before = now;
-        warn!(
-            "the clock of this machine went {way} by {} s ({why}): this changes no lease and no \
-             waiting time, but expiry dates are now compared with the new time",
-            span.as_secs()
-        );
     }
 }
 
@@ -69,5 +82,22 @@ mod tests {
         ] {
             assert_eq!(jump(second, before, now), found);
         }
+    }
+
+    #[test]
+    fn only_a_sleep_changes_leases_and_waiting_times() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!(
+            Jump::Forward(hour).to_string(),
+            "the clock of this machine went forward by 3600 s: expiry dates are now compared with the \
+             new time. If the clock was set, no lease and no waiting time changes. If the machine \
+             slept, leases that ended meanwhile are registered again, and waiting times become longer \
+             by the sleep"
+        );
+        assert_eq!(
+            Jump::Back(hour).to_string(),
+            "the clock of this machine went back by 3600 s: expiry dates are now compared with the new \
+             time. It was set: no lease and no waiting time changes"
+        );
     }
 }
