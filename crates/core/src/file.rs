@@ -105,7 +105,9 @@ pub(crate) fn parse<Name: Ord, Found>(
         Ok(text) => text,
         Err((mark, message)) => return Parsed::unreadable(mark, message),
     };
-    if text.trim().is_empty() {
+    // An editor that saves with a byte order mark writes it alone into an empty file.
+    let is_blank = |letter: char| letter.is_whitespace() || letter == '\u{feff}';
+    if text.chars().all(is_blank) {
         let message = "the file is empty, perhaps because it was not written completely: to end \
              what it described, delete the file";
         return Parsed::unreadable(Mark::START, message);
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn a_file_without_anything_may_hold_anything_and_one_with_a_comment_holds_nothing() {
         let parse = |text: &str| parse::<String, ()>(text.as_bytes(), |_, _, _| Taken::Nameless);
-        for empty in ["", "\n", " \n\n"] {
+        for empty in ["", "\n", " \n\n", "\u{feff}", "\u{feff}\r\n"] {
             let parsed = parse(empty);
             assert!(parsed.may_hold(&"a".to_owned()), "{empty:?}");
             assert_eq!(parsed.faults.len(), 1, "{empty:?}");

@@ -2,7 +2,7 @@
 //! in it, or `-` for standard input. A file that cannot be read is a fault of that file alone.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use mayfly_core::file::{Parsed, SIZE_LIMIT, is_yaml_file, too_long};
@@ -11,7 +11,7 @@ use mayfly_core::yaml::Mark;
 
 mod aside;
 
-pub use aside::{Aside, aside};
+pub use aside::{Aside, OUTSIDE, aside, target};
 
 /// How the content of a file of a kind is read.
 type Parse<Name, Found> = fn(&[u8]) -> Parsed<Name, Found>;
@@ -30,7 +30,7 @@ pub fn read<Name: Ord, Found>(
         } else if argument.is_dir() {
             match inside(argument) {
                 Ok((paths, asides)) => {
-                    files.extend(paths.iter().map(|path| named(path, parse)));
+                    files.extend(paths.iter().map(|path| entry(argument, path, parse)));
                     // What the registrar would not read is no good file; a directory in it may be
                     // meant.
                     let asides = asides.into_iter().filter(|aside| !aside.is_folder);
@@ -96,6 +96,18 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
+/// An entry of a directory, as the registrar would take it.
+fn entry<Name: Ord, Found>(
+    directory: &Path,
+    path: &Path,
+    parse: Parse<Name, Found>,
+) -> (String, Parsed<Name, Found>) {
+    if path.is_symlink() && matches!(target(directory, path), Ok(None)) {
+        return (shown(path), Parsed::unreadable(Mark::START, OUTSIDE));
+    }
+    named(path, parse)
+}
+
 fn named<Name: Ord, Found>(path: &Path, parse: Parse<Name, Found>) -> (String, Parsed<Name, Found>) {
     // The length is looked at before the content, so that a huge file costs nothing. A pipe has
     // none.
@@ -104,10 +116,13 @@ fn named<Name: Ord, Found>(path: &Path, parse: Parse<Name, Found>) -> (String, P
             Parsed::unreadable(Mark::START, too_long(metadata.len()))
         }
         Ok(_) => File::open(path).map_or_else(|error| unreadable(&error), |file| content(file, parse)),
-        Err(_) if fs::symlink_metadata(path).is_err() => {
-            Parsed::unreadable(Mark::START, "there is no such file")
-        }
-        Err(error) => unreadable(&error),
+        Err(error) => match fs::symlink_metadata(path) {
+            Err(own) if own.kind() == ErrorKind::NotFound => {
+                Parsed::unreadable(Mark::START, "there is no such file")
+            }
+            // A link that leads nowhere, or a place that nobody can look at.
+            _ => unreadable(&error),
+        },
     };
     (shown(path), parsed)
 }
@@ -147,7 +162,12 @@ mod tests {
             .unwrap()
             .set_len(100 << 20)
             .unwrap();
-        let arguments = [path.to_owned(), path.join("notes.txt"), path.join("gone.yaml")];
+        let arguments = [
+            path.to_owned(),
+            path.join("notes.txt"),
+            path.join("gone.yaml"),
+            path.join("a.yaml/below.yaml"),
+        ];
         let files = read(&arguments, environment_file::parse);
         let outcome: Vec<_> = files
             .iter()
@@ -168,6 +188,8 @@ mod tests {
             ("sub.yaml", "neither a file nor a link"),
             ("notes.txt", "not YAML"),
             ("gone.yaml", "there is no such file"),
+            // It cannot be told whether it is there.
+            ("below.yaml", "cannot be read: Not a directory"),
         ]) {
             assert_eq!(*found, name);
             assert!(
@@ -175,7 +197,7 @@ mod tests {
                 "{name}: {fault}"
             );
         }
-        assert_eq!(outcome.len(), 8);
+        assert_eq!(outcome.len(), 9);
         let notes_of = |arguments: &[&[PathBuf]]| notes(arguments, &[]).len();
         assert_eq!(notes_of(&[&arguments]), 1);
         assert_eq!(
@@ -184,5 +206,30 @@ mod tests {
             "it is looked into"
         );
         assert_eq!(notes(&[&arguments], &[path.join("team")]).len(), 0);
+    }
+
+    #[test]
+    fn a_link_out_of_its_directory_is_refused_as_the_registrar_refuses_it() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("envs");
+        fs::create_dir_all(directory.join("..data")).unwrap();
+        fs::write(root.path().join("x"), "name: x").unwrap();
+        fs::write(directory.join("..data/y"), "name: y").unwrap();
+        symlink("../x", directory.join("out.yaml")).unwrap();
+        symlink("..data/y", directory.join("within.yaml")).unwrap();
+        // The directory itself may be reached by a link.
+        symlink("envs", root.path().join("current")).unwrap();
+        let faults_of = |argument: &str| -> Vec<Vec<String>> {
+            let files = read(&[root.path().join(argument)], environment_file::parse);
+            let faults = files.into_iter().map(|(_, parsed)| parsed.faults);
+            faults
+                .map(|faults| faults.into_iter().map(|fault| fault.message).collect())
+                .collect()
+        };
+        let expected = [vec![OUTSIDE.to_owned()], vec![]];
+        assert_eq!(faults_of("envs"), expected);
+        assert_eq!(faults_of("current"), expected);
+        // Who names a link means the file at its end.
+        assert_eq!(faults_of("envs/out.yaml"), [Vec::<String>::new()]);
     }
 }

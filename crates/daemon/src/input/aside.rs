@@ -2,13 +2,17 @@
 //! lint` report them in the same words.
 
 use std::fs::DirEntry;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mayfly_core::file::{FOLDER, LINK, NO_FILE, is_hidden, is_like_yaml, shown, why_not_taken};
 
 /// Entries of a directory within the directory that are looked at for one that looks like a file.
 const MOST: usize = 1000;
+/// What to say of a link that leads out of its directory.
+pub const OUTSIDE: &str = "a link to a file outside this directory is not followed: put the file itself \
+    into the directory";
 
 /// An entry that is not read, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,12 +61,21 @@ pub fn aside(directory: &Path, entry: &DirEntry) -> Option<Aside> {
     })
 }
 
+/// Where a link of a directory ends; `None` if that is not in the directory. Such a link is not
+/// followed: else whoever may push one into a work tree could make the registrar read, and report,
+/// any file that its account may read.
+///
+/// # Errors
+/// When the link leads nowhere, or cannot be followed to its end.
+pub fn target(directory: &Path, link: &Path) -> io::Result<Option<PathBuf>> {
+    let target = link.canonicalize()?;
+    let is_within = target.starts_with(directory.canonicalize()?);
+    Ok(is_within.then_some(target))
+}
+
 /// Whether a link ends in the directory: nothing else is looked at.
 fn is_within(directory: &Path, link: &Path) -> bool {
-    let real = |path: &Path| path.canonicalize().ok();
-    real(link)
-        .zip(real(directory))
-        .is_some_and(|(target, directory)| target.starts_with(directory))
+    target(directory, link).is_ok_and(|target| target.is_some())
 }
 
 fn holds_files(directory: &Path) -> bool {

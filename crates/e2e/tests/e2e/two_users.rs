@@ -1,14 +1,17 @@
 //! haproxy-updater and HAProxy as two users that share one group, as their units of deploy/systemd are: they route, reload and
-//! repair, and HAProxy, which faces the world, changes nothing but its two sockets. Needs root.
+//! repair, and HAProxy, which faces the world, changes nothing but its two sockets. And a registrar that is not root. Needs
+//! root.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mayfly_e2e::eventually;
 use mayfly_e2e::http::Request;
 use mayfly_e2e::mayfly::{Mayfly, SOON};
+use mayfly_e2e::poll::throughout;
 use mayfly_e2e::port;
 use mayfly_e2e::tls::Authority;
 use mayfly_e2e::user::User;
@@ -22,6 +25,10 @@ const UPDATER: User = User {
 const HAPROXY: User = User {
     id: 64_902,
     group: ROUTER,
+};
+const REGISTRAR: User = User {
+    id: 64_903,
+    group: 64_903,
 };
 
 /// Owner, group and permissions.
@@ -115,4 +122,93 @@ async fn two_users_of_one_group_route_reload_and_repair() {
     for directory in [&shared, &shared.join("maps")] {
         assert_eq!(rights(directory), (UPDATER.id, ROUTER, 0o755));
     }
+}
+
+/// The keys of etcd that come from files, by the ends of their names.
+async fn registered(mayfly: &Mayfly) -> Result<Vec<String>> {
+    let mut all = mayfly.etcd.list("/mayfly/environments/").await?;
+    all.extend(mayfly.etcd.list("/mayfly/services/").await?);
+    Ok(all
+        .keys()
+        .filter_map(|key| key.rsplit('/').next())
+        .map(str::to_owned)
+        .collect())
+}
+
+/// How many files the registrar reports because it may not look at them.
+async fn denied(mayfly: &Mayfly) -> Result<usize> {
+    let all = mayfly.set_aside("environment-registrar").await?;
+    Ok(all
+        .iter()
+        .filter(|(_, reason)| reason.contains("Permission denied"))
+        .count())
+}
+
+/// As `chmod -R 644` leaves a directory: its names can be listed, and no file can be looked at.
+#[tokio::test]
+async fn what_a_registrar_may_list_and_not_enter_deletes_nothing() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test starts programs as other users: run it as root"
+    );
+    let mut mayfly = Mayfly::bare(&[]).unwrap();
+    let (environments, services) = (mayfly.environments(), mayfly.directory().join("services"));
+    fs::create_dir(&services).unwrap();
+    let set = |mode: u32| {
+        for directory in [&environments, &services] {
+            fs::set_permissions(directory, Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    fs::set_permissions(mayfly.directory(), Permissions::from_mode(0o755)).unwrap();
+    set(0o755);
+    let files = [
+        (environments.join("dev.yaml"), "name: dev"),
+        (environments.join("qa.yaml"), "name: qa"),
+        (
+            services.join("web.yaml"),
+            "{name: web, image: 'team/web:{{ version }}', port: 80}",
+        ),
+    ];
+    for (path, text) in files {
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    }
+    mayfly.etcd.restart().await.unwrap();
+    let mut command = mayfly.command("environment-registrar").unwrap();
+    command
+        .arg("watch")
+        .arg(&environments)
+        .args(["--grace", "300ms", "--archive-keep", "0"]);
+    let command = REGISTRAR.wrap(&command, mayfly.directory()).unwrap();
+    mayfly.registrar = Some(mayfly.spawn("environment-registrar", &command).unwrap());
+    let becomes = async |mayfly: &Mayfly, expected: &[&str], denials: usize| {
+        let what = format!("{expected:?} are registered, and {denials} files cannot be looked at");
+        eventually(SOON, &what, async || -> Result<()> {
+            let (found, denied) = (registered(mayfly).await?, denied(mayfly).await?);
+            ensure!(
+                found == expected && denied == denials,
+                "{found:?}, {denied} files cannot be looked at"
+            );
+            Ok(())
+        })
+        .await;
+    };
+    becomes(&mayfly, &["dev", "qa", "web"], 0).await;
+
+    set(0o644);
+    becomes(&mayfly, &["dev", "qa", "web"], 3).await;
+    // Longer than the grace.
+    let what = "nothing is deleted while no file can be looked at";
+    throughout(Duration::from_millis(1500), what, async || -> Result<()> {
+        let found = registered(&mayfly).await?;
+        ensure!(found == ["dev", "qa", "web"], "{found:?} are registered");
+        Ok(())
+    })
+    .await;
+
+    set(0o755);
+    becomes(&mayfly, &["dev", "qa", "web"], 0).await;
+    // What is gone is gone.
+    mayfly.remove("qa.yaml");
+    becomes(&mayfly, &["dev", "web"], 0).await;
 }

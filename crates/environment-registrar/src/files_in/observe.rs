@@ -274,15 +274,20 @@ impl Observer {
     /// one, nor while git is at work in it, which is reported once. The first time after that it is
     /// not either: the files may have to be looked at again.
     pub fn is_believed(&mut self) -> bool {
-        let doubt = git::lock(&self.directory).map(|lock| {
-            format!(
+        let directory = self.directory.display();
+        let doubt = match git::lock(&self.directory) {
+            Ok(None) => None,
+            Ok(Some(lock)) => Some(format!(
                 "{} exists: git is changing files, or git was killed. While the file exists, nothing \
-                 from {} is deleted from etcd. If no git is running, delete index.lock and let git \
-                 complete its work (git status, git checkout)",
-                lock.display(),
-                self.directory.display()
-            )
-        });
+                 from {directory} is deleted from etcd. If no git is running, delete index.lock and \
+                 let git complete its work (git status, git checkout)",
+                lock.display()
+            )),
+            Err(reason) => Some(format!(
+                "cannot tell whether git is changing files: {reason}. Until that can be told, nothing \
+                 from {directory} is deleted from etcd; the registrar retries by itself"
+            )),
+        };
         if let Some(doubt) = doubt.as_ref().filter(|_| self.doubt.is_none()) {
             warn!("{doubt}");
         }

@@ -7,8 +7,8 @@
 //! report, any file that its account may read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub use mayfly_core::file::is_yaml_file;
 use mayfly_core::file::{SIZE_LIMIT, too_long};
 use mayfly_daemon::file::FileFingerprint;
-use mayfly_daemon::input::{Aside, aside};
+use mayfly_daemon::input::{Aside, OUTSIDE, aside, target};
 
 /// A file that has not changed for this long is whole. Not less: the clock of a file server may be
 /// another one.
@@ -50,51 +50,55 @@ pub struct FoundFile {
     pub content: Content,
 }
 
+impl FoundFile {
+    /// One whose content nobody knows.
+    fn unread(content: Content) -> Self {
+        Self {
+            fingerprint: None,
+            content,
+        }
+    }
+}
+
 /// Reads one entry of the directory; `None` when it is not there or no file.
 pub fn look(directory: &Path, name: &str) -> Option<FoundFile> {
     let entry = directory.join(name);
-    let path = match followed(directory, &entry) {
-        Ok(path) => path,
-        Err(content) => {
-            return Some(FoundFile {
-                fingerprint: None,
-                content,
-            });
-        }
+    let itself = fs::symlink_metadata(&entry);
+    judge(directory, entry, itself)
+}
+
+/// The same of an entry whose own metadata, not those of a link's target, are these. Only an entry
+/// that is not there is gone: of one that cannot be looked at (a directory that may be listed and
+/// not entered, a file server in trouble) nobody can tell what it says, and its records stay.
+fn judge(directory: &Path, entry: PathBuf, itself: io::Result<Metadata>) -> Option<FoundFile> {
+    let (path, metadata) = match itself {
+        Ok(metadata) if metadata.is_symlink() => match followed(directory, &entry) {
+            Ok(path) => {
+                let metadata = fs::metadata(&path);
+                (path, metadata)
+            }
+            Err(content) => return Some(FoundFile::unread(content)),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        metadata => (entry, metadata),
     };
-    match fs::metadata(&path) {
+    match metadata {
         Ok(metadata) if metadata.is_file() => Some(FoundFile {
             fingerprint: Some(FileFingerprint::of(&metadata)),
             content: read(&path, metadata.len()),
         }),
         Ok(_) => None,
-        Err(error) if fs::symlink_metadata(&path).is_ok() => {
-            let content = unreadable(&error);
-            Some(FoundFile {
-                fingerprint: None,
-                content,
-            })
-        }
-        Err(_) => None,
+        Err(error) => Some(FoundFile::unread(unreadable(&error))),
     }
 }
 
-/// Where an entry of the directory really lies: itself, or what a link leads to, if that is in the
-/// directory. Else why it is not read.
-fn followed(directory: &Path, entry: &Path) -> Result<PathBuf, Content> {
-    if !entry.is_symlink() {
-        return Ok(entry.to_path_buf());
+/// Where a link of the directory leads, if that is in the directory. Else why it is not read.
+fn followed(directory: &Path, link: &Path) -> Result<PathBuf, Content> {
+    match target(directory, link) {
+        Ok(Some(target)) => Ok(target),
+        Ok(None) => Err(Content::Unreadable(OUTSIDE.to_owned())),
+        Err(error) => Err(unreadable(&error)),
     }
-    let real = |path: &Path| path.canonicalize().map_err(|error| unreadable(&error));
-    let target = real(entry)?;
-    if target.starts_with(real(directory)?) {
-        return Ok(target);
-    }
-    Err(Content::Unreadable(
-        "a link to a file outside this directory is not followed: put the file itself into the \
-         directory"
-            .to_owned(),
-    ))
 }
 
 /// Reads a file that has `bytes` bytes.
@@ -114,7 +118,7 @@ fn read(path: &Path, bytes: u64) -> Content {
 
 fn unreadable(error: &io::Error) -> Content {
     let advice = match error.kind() {
-        io::ErrorKind::PermissionDenied => {
+        ErrorKind::PermissionDenied => {
             "; let the user of environment-registrar read it and the directories on the way to it \
              (chmod, chown); the registrar retries by itself"
         }
@@ -175,8 +179,7 @@ pub fn all(directory: &Path, known: &KnownFiles, quiet: Duration) -> io::Result<
             match followed(directory, &entry.path()) {
                 Ok(target) => scan.targets.extend(target.parent().map(Path::to_path_buf)),
                 Err(content) => {
-                    let fingerprint = None;
-                    scan.files.insert(name, Some(FoundFile { fingerprint, content }));
+                    scan.files.insert(name, Some(FoundFile::unread(content)));
                     continue;
                 }
             }
@@ -347,6 +350,32 @@ mod tests {
         assert_eq!(look(path, "gone.yaml"), None);
         let scan = all(path, &KnownFiles::default(), AT_ONCE).unwrap();
         assert!(scan.files["dangling.yaml"].is_some());
+    }
+
+    #[test]
+    fn only_an_entry_that_is_not_there_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        fs::write(path.join("a.yaml"), "name: a").unwrap();
+        let judged = |code: i32| {
+            let itself = Err(io::Error::from_raw_os_error(code));
+            judge(path, path.join("a.yaml"), itself)
+        };
+        // EACCES of a directory without `x`, ESTALE and EIO of a file server.
+        for (code, part) in [(13, "Permission denied"), (116, "Stale"), (5, "Input/output")] {
+            let Some(FoundFile {
+                fingerprint: None,
+                content: Content::Unreadable(reason),
+            }) = judged(code)
+            else {
+                panic!("{part}: the file is taken for gone, or for read")
+            };
+            assert!(reason.contains(part), "{reason}");
+        }
+        assert_eq!(judged(2), None);
+        // The same with an error of the system itself, for whoever runs this.
+        assert!(look(path, "a.yaml/b.yaml").is_some());
+        assert_eq!(look(path, "b.yaml"), None);
     }
 
     #[test]
