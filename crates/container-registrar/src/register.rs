@@ -75,6 +75,7 @@ pub async fn run(common: &CommonArgs, arguments: Register, shutdown: Shutdown) -
         complained: None,
         readiness,
         registered,
+        unresolved: false,
         address: None,
         advertised: None,
     };
@@ -94,6 +95,8 @@ struct Registration {
     complained: Option<Key>,
     readiness: Readiness,
     registered: Gauge,
+    /// Whether its address was not found at the last search.
+    unresolved: bool,
     /// Where the instance was found last.
     address: Option<Address>,
     /// What is advertised at present.
@@ -186,6 +189,7 @@ impl Registration {
                 .await
             {
                 Ok(address) => {
+                    self.unresolved = false;
                     if self.address.replace(address) != Some(address) {
                         let backend = instance.backend();
                         if let Some(doubt) = location::doubt(&backend, &address.into(), HOST) {
@@ -195,7 +199,10 @@ impl Registration {
                     return;
                 }
                 Err(error) if self.address.is_some() => {
-                    warn!("{error:#}; the instance stays registered at its last address");
+                    match self.lost_sight(&error) {
+                        Some(warning) => warn!("{warning}"),
+                        None => debug!("{error:#}; retrying"),
+                    }
                     return;
                 }
                 Err(error) if backoff.failures() == 0 => {
@@ -205,6 +212,19 @@ impl Registration {
             }
             backoff.rest().await;
         }
+    }
+
+    /// What to warn of when the instance, which had an address, is not found: once, until it is
+    /// found again.
+    fn lost_sight(&mut self, error: &anyhow::Error) -> Option<String> {
+        if std::mem::replace(&mut self.unresolved, true) {
+            return None;
+        }
+        let consequence = match self.advertised {
+            Some(_) => "the instance stays registered at its last address",
+            None => "the instance is not registered; it is checked at its last address",
+        };
+        Some(format!("{error:#}; {consequence}; retrying"))
     }
 
     /// Advertises the instance at its present address, and no longer at another. The complaint
@@ -294,4 +314,68 @@ fn status_node(node: &NodeName, Failing { backend, address, .. }: &Failing) -> N
     // Its end distinguishes it from others.
     let start = own.len().saturating_sub(NodeName::LIMIT);
     own[start..].parse().unwrap_or_else(|_| node.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use mayfly_core::keys::KeySpace;
+    use mayfly_daemon::store::Store;
+
+    use super::*;
+    use crate::args::{Arguments, Command};
+
+    /// A registration of an instance at the host of this name, which had an address.
+    fn registration(host: &str) -> (Registration, Tasks) {
+        let words = ["container-registrar", "register", "backend", "1", host, "80"];
+        let Command::Register(arguments) = Arguments::try_parse_from(words).unwrap().command else {
+            panic!("{words:?}")
+        };
+        let tasks = Tasks::new();
+        let store = Store::new(vec!["127.0.0.1:1".parse().unwrap()], KeySpace::default());
+        let address = Some("10.0.0.5:80".parse().unwrap());
+        let registration = Registration {
+            advertiser: Advertiser::start(&tasks, &store, arguments.keeping.ttl),
+            arguments: *arguments,
+            node: None,
+            notes: BTreeMap::new(),
+            endpoints: Vec::new(),
+            complained: None,
+            readiness: Readiness::new(),
+            registered: Gauge::default(),
+            unresolved: false,
+            address,
+            advertised: address,
+        };
+        (registration, tasks)
+    }
+
+    #[tokio::test]
+    async fn a_host_name_that_stops_resolving_is_warned_of_once_and_truly() {
+        let (mut registration, _tasks) = registration("localhost");
+        let error = anyhow::anyhow!("cannot resolve host name `localhost`");
+        let registered = "cannot resolve host name `localhost`; the instance stays registered at its last \
+                          address; retrying";
+        assert_eq!(registration.lost_sight(&error).as_deref(), Some(registered));
+        for _ in 0..3 {
+            assert_eq!(registration.lost_sight(&error), None);
+        }
+        registration.find().await;
+        registration.withdraw();
+        let not_registered = "cannot resolve host name `localhost`; the instance is not registered; it is \
+                              checked at its last address; retrying";
+        assert_eq!(registration.lost_sight(&error).as_deref(), Some(not_registered));
+        assert_eq!(registration.lost_sight(&error), None);
+    }
+
+    #[tokio::test]
+    async fn a_search_that_fails_keeps_the_last_address() {
+        let (mut registration, _tasks) = registration("no-such-host.invalid");
+        let address = registration.address;
+        for _ in 0..2 {
+            registration.find().await;
+            assert!(registration.unresolved);
+            assert_eq!(registration.address, address);
+        }
+    }
 }

@@ -12,6 +12,8 @@ use crate::records::definition::{ImageReference, Port};
 use crate::records::{Protocol, Weight};
 use crate::version::{BackendId, Version};
 
+/// What compose puts on the containers of `compose run`, which have all labels of their service.
+const ONE_OFF: &str = "com.docker.compose.oneoff";
 /// What every label of Mayfly begins with.
 pub const PREFIX: &str = "mayfly.";
 /// The service; it makes a container one of Mayfly's.
@@ -138,8 +140,9 @@ pub fn fault(name: &str) -> Option<String> {
     }
 }
 
-/// Reads the labels of a container; `None` for one that has nothing to do with Mayfly. `image` is
-/// its image as it was asked for, `exposed` the TCP ports that the image exposes.
+/// Reads the labels of a container; `None` for one that has nothing to do with Mayfly, or that
+/// `compose run` started for a single command. `image` is its image as it was asked for, `exposed`
+/// the TCP ports that the image exposes.
 ///
 /// # Errors
 /// What is wrong, with the label and what would be right.
@@ -149,7 +152,8 @@ pub fn read<'a>(
     exposed: &[u16],
 ) -> Result<Option<Labelled>, String> {
     let ours: BTreeMap<&str, &str> = labels.into_iter().collect();
-    if !concern(ours.keys().copied()) {
+    let one_off = ours.get(ONE_OFF);
+    if !concern(ours.keys().copied()) || one_off.is_some_and(|text| text.eq_ignore_ascii_case("true")) {
         return Ok(None);
     }
     if let Some(fault) = ours.keys().find_map(|name| fault(name)) {
@@ -279,6 +283,11 @@ mod tests {
             &[8080],
             "backend@0.0.1:8080 none Http 100",
         );
+        // A command of `compose run`, and a container of `compose up`.
+        for (one_off, expected) in [("True", "not ours"), ("False", "backend@1:80")] {
+            let labels = format!("mayfly.service=backend com.docker.compose.oneoff={one_off}");
+            check(&labels, "backend:1", &[80], expected);
+        }
         check(
             "mayfly.service=backend.service mayfly.version=2 mayfly.port=81 mayfly.check=/health mayfly.protocol=h2c mayfly.weight=7",
             "sha256:0f0f",

@@ -30,6 +30,10 @@ const PAST: Duration = Duration::from_secs(60);
 /// one service makes several events for each of its tasks. A wrong label can be reported later.
 const SERVICES_REST: Duration = Duration::from_secs(5);
 
+/// How long to wait before a container is asked for again that the engine did not describe; at last
+/// as long as between two pings, since an engine logs each refusal.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
 /// How often what was found of a container is discarded because of an event meanwhile: events that
 /// never rest must not delay everything else.
 const MOST_DISCARDED: usize = 3;
@@ -138,6 +142,13 @@ impl ServiceSchedule {
     }
 }
 
+/// A container that the engine did not describe although it has it.
+struct UndescribedContainer {
+    backoff: Backoff,
+    /// When to look at it again; `None` while that look is queued or on its way.
+    again_at: Option<Instant>,
+}
+
 struct EngineObserver {
     /// From when on events are asked for.
     since: SystemTime,
@@ -151,6 +162,8 @@ struct EngineObserver {
     touched: bool,
     /// How often in a row what was found of a container was discarded.
     discarded: BTreeMap<String, usize>,
+    /// The containers that the engine did not describe, by id.
+    undescribed: BTreeMap<String, UndescribedContainer>,
     sender: mpsc::Sender<Observation>,
 }
 
@@ -164,6 +177,7 @@ impl EngineObserver {
             jobs: VecDeque::new(),
             touched: false,
             discarded: BTreeMap::new(),
+            undescribed: BTreeMap::new(),
             sender,
         }
     }
@@ -179,6 +193,7 @@ impl EngineObserver {
         tokio::pin!(events);
         self.jobs.clear();
         self.discarded.clear();
+        self.undescribed.clear();
         self.services = ServiceSchedule {
             asked: self.services.asked,
             ..ServiceSchedule::default()
@@ -204,7 +219,9 @@ impl EngineObserver {
                     None => {}
                 }
             }
-            let services_at = self.services.due(Instant::now()).filter(|_| at_work.is_none());
+            let dues = self.services.due(Instant::now()).into_iter();
+            let due = dues.chain(self.undescribed_at()).min();
+            let due = due.filter(|_| at_work.is_none());
             let answered = async {
                 match &mut at_work {
                     Some((job, work)) => (job.clone(), work.as_mut().await),
@@ -231,13 +248,14 @@ impl EngineObserver {
                 _ = again.tick() => self.queue(Job::List),
                 _ = ping.tick() => self.queue(Job::Ping),
                 // The next turn of the loop asks.
-                () = sleep_until(services_at.unwrap_or_else(Instant::now)), if services_at.is_some() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
         }
     }
 
     /// What to ask next: of services only when there is nothing else.
     fn next_job(&mut self, now: Instant) -> Option<Job> {
+        self.queue_undescribed(now);
         let job = self.jobs.pop_front();
         self.services.in_sync |= job == Some(Job::InSync);
         job.or_else(|| self.services.take_due(now).then_some(Job::Services))
@@ -256,6 +274,35 @@ impl EngineObserver {
         self.jobs.retain(|job| *job != look);
         let last = self.jobs.iter().position(|job| *job == Job::InSync);
         self.jobs.insert(last.unwrap_or(self.jobs.len()), look);
+    }
+
+    /// Queues a look at each container that the engine did not describe, where it is time for it.
+    fn queue_undescribed(&mut self, now: Instant) {
+        let all = self.undescribed.iter_mut();
+        let due = all.filter_map(|(id, undescribed)| {
+            let at = undescribed.again_at.take_if(|at| *at <= now);
+            at.map(|_| id.clone())
+        });
+        let due: Vec<String> = due.collect();
+        for id in due {
+            self.look_again(id);
+        }
+    }
+
+    /// When to look at the next one of them.
+    fn undescribed_at(&self) -> Option<Instant> {
+        let all = self.undescribed.values();
+        all.filter_map(|undescribed| undescribed.again_at).min()
+    }
+
+    /// Notes that the engine did not describe a container: it is looked at again soon.
+    fn note_undescribed(&mut self, id: &str) {
+        let found = self.undescribed.entry(id.to_owned());
+        let undescribed = found.or_insert_with(|| UndescribedContainer {
+            backoff: Backoff::new(ASK_AGAIN, PING),
+            again_at: None,
+        });
+        undescribed.again_at = Some(Instant::now() + undescribed.backoff.next_delay());
     }
 
     /// Sends an observation; whether there still is a receiver.
@@ -381,11 +428,16 @@ impl EngineObserver {
         self.discarded.remove(&id);
         let observed = match answer {
             Ok(EngineAnswer::Inspected(Some(inspected))) => {
+                self.undescribed.remove(&id);
                 self.note_owners(&id, &inspected);
                 Observation::Container(id.clone(), Ok(inspected))
             }
-            Err(EngineError::Refused(reason)) => Observation::Container(id.clone(), Err(reason)),
+            Err(EngineError::Refused(reason)) => {
+                self.note_undescribed(&id);
+                Observation::Container(id.clone(), Err(reason))
+            }
             Ok(_) => {
+                self.undescribed.remove(&id);
                 self.known.remove(&id);
                 self.owners.remove(&id);
                 return Ok(self.send(Observation::Gone(id)).await);
@@ -436,130 +488,4 @@ async fn inspect(engine: &EngineClient, id: &str) -> Result<Option<Box<Inspected
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bollard::models::EventActor;
-
-    fn observer() -> (EngineObserver, mpsc::Receiver<Observation>) {
-        let (sender, receiver) = mpsc::channel(9);
-        (EngineObserver::new(UNIX_EPOCH, sender), receiver)
-    }
-
-    fn list_with_a_task() -> Result<EngineAnswer, EngineError> {
-        Ok(EngineAnswer::Listed(ListedContainers {
-            ids: vec!["0f".to_owned()],
-            tasks: true,
-        }))
-    }
-
-    #[tokio::test]
-    async fn services_are_asked_for_after_all_containers_are_known() {
-        let (mut observer, _receiver) = observer();
-        assert!(observer.answered(Job::List, list_with_a_task()).await.unwrap());
-        let now = Instant::now();
-        for expected in [
-            Some(Job::Inspect("0f".to_owned())),
-            Some(Job::InSync),
-            Some(Job::Services),
-            None,
-        ] {
-            assert_eq!(observer.next_job(now), expected);
-        }
-    }
-
-    #[tokio::test]
-    async fn an_event_during_a_look_lets_the_list_wait_for_another_look() {
-        let (mut observer, mut receiver) = observer();
-        observer.known.insert("0f".to_owned());
-        assert!(observer.answered(Job::List, list_with_a_task()).await.unwrap());
-        let now = Instant::now();
-        let look = Job::Inspect("0f".to_owned());
-        assert_eq!(observer.next_job(now).as_ref(), Some(&look));
-        let event = EventMessage {
-            typ: Some(EventMessageTypeEnum::CONTAINER),
-            actor: Some(EventActor {
-                id: Some("0f".to_owned()),
-                attributes: None,
-            }),
-            ..EventMessage::default()
-        };
-        assert!(observer.take(event, Some(&look)).await);
-        // What was found may be older than the event.
-        let found = Ok(EngineAnswer::Inspected(None));
-        assert!(observer.answered(look.clone(), found).await.unwrap());
-        assert!(receiver.try_recv().is_err());
-        for expected in [look, Job::InSync, Job::Services] {
-            assert_eq!(observer.next_job(now), Some(expected));
-        }
-    }
-
-    #[tokio::test]
-    async fn events_that_never_rest_do_not_delay_the_list_for_ever() {
-        let (mut observer, mut receiver) = observer();
-        assert!(observer.answered(Job::List, list_with_a_task()).await.unwrap());
-        let (now, look) = (Instant::now(), Job::Inspect("0f".to_owned()));
-        for discarded in 0..=MOST_DISCARDED {
-            assert_eq!(observer.next_job(now).as_ref(), Some(&look), "{discarded}");
-            assert!(receiver.try_recv().is_err(), "{discarded}");
-            observer.touched = true;
-            let found = Ok(EngineAnswer::Inspected(None));
-            assert!(observer.answered(look.clone(), found).await.unwrap());
-        }
-        assert!(matches!(receiver.try_recv(), Ok(Observation::Gone(_))));
-        for expected in [Job::InSync, look] {
-            assert_eq!(observer.next_job(now), Some(expected));
-        }
-    }
-
-    #[tokio::test]
-    async fn services_that_the_engine_does_not_list_are_no_trouble() {
-        for answer in [
-            Err(EngineError::Gone("no answer within 5s".to_owned())),
-            Err(EngineError::Refused("no JSON".to_owned())),
-            Ok(EngineAnswer::Services(None)),
-        ] {
-            let (mut observer, mut receiver) = observer();
-            assert!(observer.answered(Job::Services, answer).await.unwrap());
-            let observed = receiver.try_recv().unwrap();
-            assert!(
-                matches!(&observed, Observation::Services(none) if none.is_empty()),
-                "{observed:?}"
-            );
-            (observer.services.wanted, observer.services.in_sync) = (true, true);
-            assert_eq!(observer.next_job(Instant::now()), None);
-        }
-    }
-
-    #[tokio::test]
-    async fn any_number_of_events_asks_for_the_services_once_in_a_while() {
-        let (mut observer, _receiver) = observer();
-        let event = EventMessage {
-            typ: Some(EventMessageTypeEnum::CONTAINER),
-            actor: Some(EventActor {
-                id: Some("0f".to_owned()),
-                attributes: Some(
-                    [("com.docker.swarm.service.id".to_owned(), "s".to_owned())]
-                        .into_iter()
-                        .collect(),
-                ),
-            }),
-            ..EventMessage::default()
-        };
-        let begun = Instant::now();
-        // Before the first list.
-        assert!(observer.take(event.clone(), None).await);
-        assert_eq!(observer.next_job(begun), None);
-        observer.services.in_sync = true;
-        for (after, expected) in [
-            (Duration::ZERO, Some(Job::Services)),
-            (Duration::from_secs(1), None),
-            (SERVICES_REST, Some(Job::Services)),
-        ] {
-            for _ in 0..3 {
-                assert!(observer.take(event.clone(), None).await);
-            }
-            assert_eq!(observer.next_job(begun + after), expected, "{after:?}");
-            assert_eq!(observer.next_job(begun + after), None, "{after:?}");
-        }
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use bollard::models::{
@@ -13,10 +14,8 @@ use mayfly_core::labels::{self, Labelled};
 use mayfly_core::locality::only_here;
 use mayfly_core::records::lifetime;
 
-/// How long the engine waits after the stop signal where a container says nothing else.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The names of signals that may stop a container, with their numbers on Linux.
-const SIGNALS: [(&str, u32); 14] = [
+const SIGNALS: [(&str, u32); 11] = [
     ("HUP", 1),
     ("INT", 2),
     ("QUIT", 3),
@@ -28,10 +27,9 @@ const SIGNALS: [(&str, u32); 14] = [
     ("TERM", 15),
     ("WINCH", 28),
     ("PWR", 30),
-    ("RTMIN", 34),
-    ("RTMIN+3", 37),
-    ("RTMIN+4", 38),
 ];
+/// The real-time signals, the first and the last as RTMIN and RTMAX.
+const REAL_TIME: RangeInclusive<u32> = 34..=64;
 const KILL: u32 = 9;
 const TERM: u32 = 15;
 
@@ -154,8 +152,8 @@ pub struct Container {
     pub started: SystemTime,
     /// The number of the signal that asks it to end.
     pub stop_signal: u32,
-    /// How long the engine usually waits before it kills it.
-    pub stop_timeout: Duration,
+    /// How long the engine usually waits before it kills it, where the container says that.
+    pub stop_timeout: Option<Duration>,
 }
 
 /// Reads what the engine says of a container.
@@ -200,7 +198,7 @@ pub fn read(inspected: &Inspected, reached: &Reached, prefix: &KeySpace) -> Cont
         unwell: unwell(state),
         started: started(container),
         stop_signal: config.stop_signal.as_deref().and_then(signal).unwrap_or(TERM),
-        stop_timeout: seconds.map_or(STOP_TIMEOUT, Duration::from_secs),
+        stop_timeout: seconds.map(Duration::from_secs),
     }))
 }
 
@@ -230,10 +228,29 @@ fn place(
     }
 }
 
+/// The number of a signal; an engine knows names in any case, with and without `SIG`.
 fn signal(text: &str) -> Option<u32> {
-    let name = text.trim_start_matches("SIG");
+    let text = text.to_ascii_uppercase();
+    let name = text.strip_prefix("SIG").unwrap_or(&text);
     let known = SIGNALS.iter().find(|(known, _)| *known == name);
-    known.map(|(_, number)| *number).or_else(|| text.parse().ok())
+    known
+        .map(|(_, number)| *number)
+        .or_else(|| real_time(name))
+        .or_else(|| text.parse().ok())
+}
+
+/// The number of `RTMIN`, `RTMIN+n`, `RTMAX` or `RTMAX-n`.
+fn real_time(name: &str) -> Option<u32> {
+    let distance = |text: &str, sign: char| match text {
+        "" => Some(0),
+        text => text.strip_prefix(sign)?.parse::<u32>().ok(),
+    };
+    let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(rest), _) => REAL_TIME.start().checked_add(distance(rest, '+')?),
+        (_, Some(rest)) => REAL_TIME.end().checked_sub(distance(rest, '-')?),
+        (None, None) => None,
+    };
+    number.filter(|number| REAL_TIME.contains(number))
 }
 
 fn runs(state: &ContainerState) -> bool {

@@ -21,9 +21,14 @@ use crate::args::Keeping;
 use crate::check::{CheckRequest, SET_BY_LABEL};
 use crate::probe::{Liveness, Probe};
 
-/// A container that was sent its stop signal and still runs is up again after three times its stop
-/// timeout and this.
-const LONG_AFTER: Duration = Duration::from_secs(30);
+/// A container with a stop timeout that was sent its stop signal and still runs is up again after
+/// three times its stop timeout and this.
+const AFTER_TIMEOUT: Duration = Duration::from_secs(30);
+/// One without is up again after this. The engine does not say how long it waits before it kills a
+/// container, and `docker stop -t` may let it wait for minutes. One that gets requests while it ends
+/// fails them; one that is left out though it ignores its stop signal is rare, and its siblings
+/// answer.
+const LONG_AFTER: Duration = Duration::from_secs(300);
 
 /// The result of a container's own check.
 #[derive(Debug)]
@@ -149,9 +154,9 @@ impl CheckedContainer {
         let ending = signals
             .iter()
             .filter(|signal| signal.at >= container.started && container.ends_by(&signal.number));
-        ending
-            .map(|signal| signal.seen + 3 * container.stop_timeout + LONG_AFTER)
-            .max()
+        let timeout = container.stop_timeout;
+        let patience = timeout.map_or(LONG_AFTER, |timeout| 3 * timeout + AFTER_TIMEOUT);
+        ending.map(|signal| signal.seen + patience).max()
     }
 
     /// The state to register, if any. `ending`: it was sent its stop signal. `blind`: the engine
@@ -286,7 +291,7 @@ mod tests {
             unwell: None,
             started: started(),
             stop_signal: 15,
-            stop_timeout: Duration::from_secs(4),
+            stop_timeout: Some(Duration::from_secs(4)),
         };
         let keeping = Keeping {
             ttl: Duration::from_secs(15),
@@ -300,7 +305,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_signal_counts_until_the_container_restarts_and_not_forever() {
-        let (checked, started) = (checked(), started());
+        let (mut checked, started) = (checked(), started());
         let seen = Instant::now();
         let signal = |number: &str, at: SystemTime| Signal {
             number: number.to_owned(),
@@ -317,6 +322,10 @@ mod tests {
             None
         );
         assert_eq!(checked.ending(&[]), None);
+        // Without a timeout of its own, it may be stopped by `docker stop -t 90`.
+        checked.container.stop_timeout = None;
+        let until = Some(seen + Duration::from_secs(300));
+        assert_eq!(checked.ending(&[signal("15", later)]), until);
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use mayfly_core::records::{Instance, Record};
 use mayfly_daemon::retry::Backoff;
 use mayfly_daemon::store::{Guard, Store, StoreError};
 use mayfly_daemon::watch;
+use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -42,8 +43,9 @@ impl RecordOrigin {
 pub type Running = BTreeMap<String, Option<Key>>;
 
 /// Deregisters what is no longer true. After `limit` there is nothing left to do: the leases have
-/// expired.
-pub async fn correct(store: Store, origin: RecordOrigin, running: Running, limit: Duration) {
+/// expired. `running` is always what runs now: while etcd is away, containers start, and what this
+/// registrar then registers is nothing that another one left.
+pub async fn correct(store: Store, origin: RecordOrigin, running: Receiver<Running>, limit: Duration) {
     let (begun, mut backoff) = (Instant::now(), Backoff::default());
     while begun.elapsed() < limit {
         match take_out(&store, &origin, &running).await {
@@ -60,14 +62,19 @@ pub async fn correct(store: Store, origin: RecordOrigin, running: Running, limit
     }
 }
 
-async fn take_out(store: &Store, origin: &RecordOrigin, running: &Running) -> Result<(), StoreError> {
+async fn take_out(
+    store: &Store,
+    origin: &RecordOrigin,
+    running: &Receiver<Running>,
+) -> Result<(), StoreError> {
     let batch = watch::look(store, &store.keyspace().instances(None)).await?;
     for stored in batch.records() {
         let Record::Instance(backend, id, instance) = stored.record else {
             continue;
         };
         let key = Key::Instance(backend, id);
-        if !is_stale(&key, &instance, origin, running) {
+        // What runs is looked at after etcd: whatever this registrar has put there is in it.
+        if !is_stale(&key, &instance, origin, &running.borrow()) {
             continue;
         }
         // Not if it was put again meanwhile.

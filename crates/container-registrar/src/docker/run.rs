@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 use super::actual::{self, Observation};
 use super::container::{self, ContainerReading, Inspected, Reached};
 use super::desired::{CheckedContainer, Signal, Verdict};
-use super::leftover::{self, RecordOrigin};
+use super::leftover::{self, RecordOrigin, Running};
 use super::{host, swarm};
 use crate::args::{DockerArguments, Keeping};
 
@@ -99,6 +99,7 @@ pub async fn run(
         origin,
         prefix: store.keyspace().clone(),
         leftover: Some(store),
+        running: watch::Sender::new(Running::new()),
         reached,
         keeping: arguments.keeping,
         advertiser,
@@ -111,6 +112,7 @@ pub async fn run(
         probes: 0,
         containers: BTreeMap::new(),
         set_aside: BTreeMap::new(),
+        undescribed: BTreeMap::new(),
         misplaced: Vec::new(),
         signals: BTreeMap::new(),
         advertised: BTreeMap::new(),
@@ -127,6 +129,8 @@ pub(super) struct DockerRegistrar {
     pub(super) origin: RecordOrigin,
     /// Where to correct what an earlier registrar left, until that has begun.
     leftover: Option<Store>,
+    /// What runs now, for that correction.
+    running: watch::Sender<Running>,
     prefix: KeySpace,
     reached: Reached,
     keeping: Keeping,
@@ -143,6 +147,8 @@ pub(super) struct DockerRegistrar {
     pub(super) containers: BTreeMap<String, CheckedContainer>,
     /// Those that are set aside, by id: name and reason.
     pub(super) set_aside: BTreeMap<String, (String, String)>,
+    /// Those that the engine does not describe at present, by id, and since when.
+    undescribed: BTreeMap<String, Instant>,
     /// The services of a swarm whose labels are in the wrong place.
     pub(super) misplaced: Vec<SetAside>,
     pub(super) signals: BTreeMap<String, Vec<Signal>>,
@@ -216,15 +222,15 @@ impl DockerRegistrar {
                     "connected to the engine at {}, version {version} of its API",
                     self.origin.engine
                 );
+                // Nobody could ask it before.
+                let now = Instant::now();
+                self.undescribed.values_mut().for_each(|since| *since = now);
                 let version = version.into();
                 self.status
                     .update(|status| drop(status.detail.insert("api_version".to_owned(), version)));
             }
             Observation::Container(id, Ok(inspected)) => self.found(id, &inspected),
-            Observation::Container(id, Err(reason)) => {
-                let reason = format!("the engine cannot describe this container: {reason}");
-                self.put_aside(id.clone(), id, reason);
-            }
+            Observation::Container(id, Err(reason)) => self.not_described(id, &reason),
             Observation::Gone(id) => self.forget(&id),
             Observation::Services(services) => self.misplaced = swarm::misplaced(&services, &self.prefix),
             Observation::Signalled { id, signal, at } => self.signalled(id, signal, at),
@@ -252,6 +258,7 @@ impl DockerRegistrar {
             }
             Observation::Lost(reason) => self.lost(&reason),
         }
+        self.note_running();
         self.report();
     }
 
@@ -264,14 +271,26 @@ impl DockerRegistrar {
         let Some(store) = self.leftover.take() else {
             return;
         };
-        let checked = self.containers.iter();
-        let checked = checked.map(|(id, checked)| (id.clone(), checked.key()));
-        let aside = self.set_aside.keys().map(|id| (id.clone(), None));
-        let (running, limit) = (checked.chain(aside).collect(), 2 * self.keeping.ttl);
+        let (running, limit) = (self.running.subscribe(), 2 * self.keeping.ttl);
+        self.note_running();
         tokio::spawn(leftover::correct(store, self.origin.clone(), running, limit));
     }
 
+    /// Lets the correction know what runs now, while there is one. A container is noted before its
+    /// entry is put, so that the entry is never taken for one that was left.
+    fn note_running(&self) {
+        if self.running.is_closed() {
+            return;
+        }
+        let aside = self.set_aside.keys().chain(self.undescribed.keys());
+        let aside = aside.map(|id| (id.clone(), None));
+        let checked = self.containers.iter();
+        let checked = checked.map(|(id, checked)| (id.clone(), checked.key()));
+        self.running.send_replace(aside.chain(checked).collect());
+    }
+
     fn found(&mut self, id: String, inspected: &Inspected) {
+        self.undescribed.remove(&id);
         match container::read(inspected, &self.reached, &self.prefix) {
             ContainerReading::Nothing => self.forget(&id),
             ContainerReading::Faulty { name, reason } => self.put_aside(id, name, reason),
@@ -290,6 +309,21 @@ impl DockerRegistrar {
         }
     }
 
+    /// The engine has a container and does not describe it; it is asked again soon. What is known
+    /// of the container counts as long as with an engine that is silent.
+    fn not_described(&mut self, id: String, reason: &str) {
+        let since = *self.undescribed.entry(id.clone()).or_insert_with(Instant::now);
+        if since.elapsed() < self.keeping.ttl {
+            debug!("the engine cannot describe container {id}: {reason}; retrying");
+            return;
+        }
+        let name = self.containers.get(&id).map(|checked| &checked.container.name);
+        let name = name.or_else(|| self.set_aside.get(&id).map(|(name, _)| name));
+        let name = name.unwrap_or(&id).clone();
+        let reason = format!("the engine cannot describe this container: {reason}");
+        self.put_aside(id, name, reason);
+    }
+
     fn put_aside(&mut self, id: String, name: String, reason: String) {
         self.containers.remove(&id);
         self.set_aside.insert(id, (name, reason));
@@ -298,6 +332,7 @@ impl DockerRegistrar {
     fn forget(&mut self, id: &str) {
         self.containers.remove(id);
         self.set_aside.remove(id);
+        self.undescribed.remove(id);
         self.signals.remove(id);
     }
 
@@ -340,6 +375,7 @@ impl DockerRegistrar {
                 *checked = CheckedContainer::new(container, host, &self.keeping, self.probes, &self.verdicts);
             }
         }
+        self.note_running();
         if self.connected.get() == 1 {
             self.correct_leftover();
         }
@@ -360,3 +396,6 @@ impl DockerRegistrar {
         endings.chain(self.blind_at()).filter(|at| *at > now).min()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,11 @@ async fn ours_others_and_strangers() {
                 "mayfly.unit=mayfly-search-1",
             ],
         ),
+        // A single command, with all labels of its service.
+        (
+            "compose-run",
+            &["mayfly.service=backend", "com.docker.compose.oneoff=True"],
+        ),
         ("faulty", &["mayfly.service=Back_End"]),
         ("unknown-label", &["mayfly.service=backend", "mayfly.prot=h2c"]),
         (

@@ -329,6 +329,20 @@ fn signals() {
         (json!("3"), "3", true),
         (json!("SIGRTMIN+3"), "37", true),
         (json!("SIGNONE"), "15", true),
+        (json!("sigint"), "2", true),
+        (json!("sigint"), "15", false),
+        (json!("Quit"), "3", true),
+        (json!(null), "sigterm", true),
+        (json!("SIGRTMIN"), "34", true),
+        (json!("SIGRTMIN+7"), "41", true),
+        (json!("sigrtmin+7"), "15", false),
+        (json!("RTMAX"), "64", true),
+        (json!("SIGRTMAX-2"), "62", true),
+        // There are no such signals.
+        (json!("SIGRTMIN+31"), "15", true),
+        (json!("SIGRTMAX-31"), "15", true),
+        (json!("SIGRTMAX-65"), "15", true),
+        (json!("SIGRTMIN3"), "15", true),
     ] {
         let found = read(
             &inspected(|v| v["Config"]["StopSignal"] = configured.clone()),
