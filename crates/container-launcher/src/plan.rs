@@ -210,8 +210,8 @@ impl Planner {
                 unused.into_iter().chain(above).collect()
             }
             (Some(true), Some(Ok(recipe))) => {
-                let has_answered = |unit: &Unit| memory.has_answered(&unit.name);
-                let surplus = surplus(&units.good, recipe, *others, &is_live, has_answered, number);
+                let may_be_in_use = |unit: &Unit| memory.may_be_in_use(&unit.name);
+                let surplus = surplus(&units.good, recipe, *others, &is_live, may_be_in_use, number);
                 // A unit and the one that replaces it have one place.
                 let is_fresh = |unit: &&Unit| recipe.made(unit);
                 let fresh = above(all().filter(is_fresh), places, is_live, number);
@@ -302,7 +302,7 @@ fn surplus<'a>(
     recipe: &Recipe,
     others: usize,
     is_live: &impl Fn(&Unit) -> bool,
-    has_answered: impl Fn(&Unit) -> bool,
+    may_be_in_use: impl Fn(&Unit) -> bool,
     number: impl Fn(&str) -> usize,
 ) -> Vec<&'a Unit> {
     let is_fresh = |unit: &&&Unit| recipe.made(unit);
@@ -312,7 +312,7 @@ fn surplus<'a>(
     let enough = recipe.instances.saturating_sub(others).max(1);
     if answering < enough {
         // Of an earlier definition, and it never answered.
-        let useless = |unit: &&&Unit| !is_fresh(unit) && !has_answered(unit);
+        let useless = |unit: &&&Unit| !is_fresh(unit) && !may_be_in_use(unit);
         return good.iter().filter(useless).copied().collect();
     }
     fresh.sort_by_key(|unit| (!is_live(unit), number(&unit.name)));

@@ -16,6 +16,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tracing::{info, warn};
 
+use crate::plan::Doing;
+
 /// Backends that the status record holds at most: etcd takes 1.5 MB, each backend up to ten lines
 /// of output.
 const MOST: usize = 300;
@@ -250,6 +252,16 @@ fn log(backend: &BackendId, state: &Backend) {
     }
 }
 
+/// The log line about a unit that has failed, by what was being done with it. The phase of its
+/// backend need not show the failure: the first new try follows at once.
+pub fn failure(name: &str, doing: Option<&Doing>, reason: &str) -> String {
+    let what = match doing {
+        Some(Doing::Clearing) => "removed",
+        _ => "cannot start",
+    };
+    format!("{what} `{name}`: {}", printable(reason))
+}
+
 /// The last log line about a backend that the launcher no longer manages, by its last phase.
 fn farewell(phase: &Phase) -> &'static str {
     match phase {
@@ -293,6 +305,7 @@ fn label(phase: &Phase) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Progress;
 
     #[test]
     fn only_a_backend_that_was_managed_is_no_longer_managed() {
@@ -305,6 +318,19 @@ mod tests {
                 "no container of this backend is left, so the launcher no longer manages it",
                 "{phase}"
             );
+        }
+    }
+
+    #[test]
+    fn a_failure_names_the_unit_and_the_reason() {
+        for (doing, expected) in [
+            (Some(Doing::Clearing), "removed `x-1`: exited with 3\\n"),
+            (
+                Some(Doing::Starting(Progress::Starting)),
+                "cannot start `x-1`: exited with 3\\n",
+            ),
+        ] {
+            assert_eq!(failure("x-1", doing.as_ref(), "exited with 3\n"), expected);
         }
     }
 

@@ -32,7 +32,7 @@ use crate::args::Arguments;
 use crate::desired::View;
 use crate::engine::{Engine, Inventory};
 use crate::plan::{ClockReading, Planner, Situation, sooner};
-use crate::report::{LauncherReport, Metrics};
+use crate::report::{self, LauncherReport, Metrics};
 
 /// How long the shutdown may wait for etcd, and for work on units.
 const LAST_WAIT: Duration = Duration::from_secs(2);
@@ -268,6 +268,8 @@ impl<E: Engine> Launcher<E> {
             }
             Outcome::Failed(reason, output) => {
                 self.metrics.failed.inc();
+                let doing = self.workers.busy().get(&name).map(|(_, doing)| doing);
+                warn!("{backend}: {}", report::failure(&name, doing, &reason));
                 self.planner.failed(&backend, reason, output, ClockReading::now());
             }
             Outcome::Removed => {

@@ -223,7 +223,10 @@ impl Planner {
         let mut sorted = Units::default();
         let all = situation.inventory.units.iter();
         let all: Vec<&Unit> = all.filter(|unit| unit.backend == **backend).collect();
-        memory.keep_units(|name| all.iter().any(|unit| unit.name == name));
+        memory.keep_units(|name| {
+            let is_starting = matches!(situation.busy.get(name), Some((_, Doing::Starting(_))));
+            is_starting || all.iter().any(|unit| unit.name == name)
+        });
         for (name, (_, doing)) in situation.busy.iter().filter(|(_, (of, _))| of == *backend) {
             sorted.names.insert(name);
             match doing {
@@ -259,8 +262,8 @@ impl Planner {
                     remembered.has_answered |= unit.containers.iter().any(|id| live.containers.contains(id));
                     let limit = since + self.terms.start_timeout;
                     // While deletions are withheld, a missing entry says nothing about a container.
-                    if remembered.has_answered || now.at < limit || situation.guard.is_some() {
-                        if !remembered.has_answered && now.at < limit {
+                    if remembered.may_be_in_use() || now.at < limit || situation.guard.is_some() {
+                        if !remembered.may_be_in_use() && now.at < limit {
                             plan.look_again(limit);
                         }
                         sorted.good.push(unit);

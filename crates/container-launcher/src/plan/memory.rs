@@ -45,6 +45,16 @@ pub(super) struct UnitMemory {
     pub(super) has_answered: bool,
     /// Since when it has got no new requests.
     pub(super) draining_since: Option<Instant>,
+    /// Whether this planner has started it: of others, nobody remembers whether they have answered.
+    started_here: bool,
+}
+
+impl UnitMemory {
+    /// Whether it may be in use even if it is not registered: HAProxy routes on to what vanished
+    /// from etcd.
+    pub(super) fn may_be_in_use(&self) -> bool {
+        self.has_answered || !self.started_here
+    }
 }
 
 #[derive(Debug)]
@@ -62,9 +72,19 @@ impl BackendMemory {
         self.units.entry(name.to_owned()).or_default()
     }
 
-    /// Whether a unit has ever answered since it runs.
-    pub(super) fn has_answered(&self, name: &str) -> bool {
-        self.units.get(name).is_some_and(|unit| unit.has_answered)
+    /// Notes that a unit is started now.
+    pub(super) fn starts(&mut self, name: &str) {
+        self.has_started = true;
+        let unit = UnitMemory {
+            started_here: true,
+            ..UnitMemory::default()
+        };
+        self.units.insert(name.to_owned(), unit);
+    }
+
+    /// Whether a unit may be in use even if it is not registered.
+    pub(super) fn may_be_in_use(&self, name: &str) -> bool {
+        self.units.get(name).is_none_or(UnitMemory::may_be_in_use)
     }
 
     /// Forgets the units that are gone.

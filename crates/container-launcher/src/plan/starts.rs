@@ -40,7 +40,7 @@ impl Planner {
             };
             there.insert(name.clone());
             under_way += 1;
-            draft.memory.has_started = true;
+            draft.memory.starts(&name);
             plan.starts.push((backend.clone(), recipe.unit(name.clone())));
             draft.started.push(name);
         }

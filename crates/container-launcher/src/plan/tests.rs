@@ -10,6 +10,7 @@ use crate::recipe::tests::terms;
 
 mod again;
 mod patience;
+mod silence;
 mod turns;
 
 /// All that a plan goes by, to be changed step by step.
@@ -291,30 +292,6 @@ fn a_stranger_that_is_not_registered_is_told() {
 }
 
 #[test]
-fn silence_says_nothing_while_the_registry_is_in_doubt() {
-    let mut stage = Stage::new();
-    stage.unit(1, UnitState::Running);
-    stage.guard = Some("etcd has no environment at all");
-    stage.after(0);
-    assert!(stage.after(1000).clears.is_empty());
-    stage.guard = None;
-    assert_eq!(stage.after(0).clears.len(), 1);
-}
-
-#[test]
-fn definitions_that_follow_each_other_pile_nothing_up() {
-    let mut stage = Stage::new();
-    stage.unit(1, UnitState::Running);
-    stage.after(0);
-    stage.definition("x", r#", "env": {"A": "1"}"#);
-    let plan = stage.after(0);
-    assert_eq!(
-        (removed(&plan), started(&plan)),
-        (vec![name(1).as_str()], vec![name(2).as_str()])
-    );
-}
-
-#[test]
 fn what_the_engine_is_removing_is_neither_a_failure_nor_there() {
     let mut stage = Stage::new();
     stage.unit(1, UnitState::Leaving);
@@ -343,28 +320,6 @@ fn a_container_that_ends_is_cleared_and_its_failures_are_forgotten_only_once_it_
         ("running", 1)
     );
     assert_eq!(stage.after(61).backends[&x1()].failures, 0);
-}
-
-#[test]
-fn what_never_answers_is_cleared_and_what_has_answered_once_is_not() {
-    let mut stage = Stage::new();
-    stage.unit(1, UnitState::Running);
-    let plan = stage.after(0);
-    assert!(plan.clears.is_empty() && plan.again.is_some());
-    let plan = stage.after(120);
-    assert!(
-        plan.clears[0].2.contains("was not registered within 2m"),
-        "{:?}",
-        plan.clears
-    );
-
-    let mut stage = Stage::new();
-    stage.live_unit(1);
-    stage.after(0);
-    stage.keys.remove("backends/x/1/10.0.0.1:80");
-    let plan = stage.after(1000);
-    assert!(plan.clears.is_empty() && plan.starts.is_empty());
-    assert_eq!(phase(&plan), "checking");
 }
 
 #[test]

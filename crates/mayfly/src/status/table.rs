@@ -1,14 +1,14 @@
 //! The report as tables.
 
+mod backends;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use mayfly_core::index::ServiceView;
 use mayfly_core::keys::Daemon;
-use mayfly_core::launching::{Backend, Launching, Phase};
 use mayfly_core::lost::LostHeader;
 use mayfly_core::records::SetAside;
-use mayfly_core::records::lifetime::Moment;
 use mayfly_daemon::output::{Look, TextTable, Tone, printable};
 
 use mayfly_state::attention::{self, trouble};
@@ -40,7 +40,7 @@ pub(super) fn text(report: &Report, one: bool, now: SystemTime, look: Look) -> S
     let aside = set_aside(report);
     if !one {
         let launching = report.launching.as_ref();
-        parts.extend(launching.and_then(|launching| backends(launching, now, look)));
+        parts.extend(launching.and_then(|launching| backends::table(launching, now, look)));
         parts.extend(failing(&report.failing, look));
         parts.extend(set_aside_table(&aside, look));
     }
@@ -167,48 +167,6 @@ fn services(environment: &EnvironmentReport, now: SystemTime, look: Look) -> Str
         text += &format!("no candidates for {name} {selector}: {}\n", live.join("; "));
     }
     text
-}
-
-/// What a launcher looks after.
-fn backends(launching: &Launching, now: SystemTime, look: Look) -> Option<String> {
-    if launching.backends.is_empty() {
-        return None;
-    }
-    let mut table = TextTable::new(["BACKEND", "LIVE", "FAILURES", "NEXT TRY", "IMAGE", "STATE"]);
-    for (name, backend) in &launching.backends {
-        let next_try = backend.next_try.as_ref().map(|text| match text.parse() {
-            Ok::<Moment, _>(moment) => format!("in {}", span(moment.left(now))),
-            Err(_) => text.clone(),
-        });
-        let tone = match &backend.phase {
-            Phase::Running => Tone::Good,
-            Phase::Failed { .. } | Phase::NoDefinition => Tone::Bad,
-            Phase::Unused { .. } | Phase::Retiring => Tone::Plain,
-            Phase::Waiting | Phase::Pulling { .. } | Phase::Starting | Phase::Checking | Phase::Foreign => {
-                Tone::Pending
-            }
-        };
-        let cells = [
-            name.clone(),
-            format!("{}/{}", backend.live, backend.wanted),
-            match backend.failures {
-                0 => dash(),
-                failures => failures.to_string(),
-            },
-            next_try.unwrap_or_else(dash),
-            images(backend),
-            backend.phase.to_string(),
-        ];
-        table.toned_row(tone, cells);
-    }
-    Some(table.render_as(look) + &and_more(launching.more))
-}
-
-fn images(backend: &Backend) -> String {
-    let images: Vec<&str> = backend.images.iter().map(String::as_str).collect();
-    Some(images.join(" "))
-        .filter(|images| !images.is_empty())
-        .unwrap_or_else(dash)
 }
 
 fn and_more(more: usize) -> String {

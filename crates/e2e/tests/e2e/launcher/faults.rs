@@ -111,6 +111,16 @@ async fn a_container_that_never_answers_its_check_is_replaced() {
         let failure = said["failure"].as_str().unwrap_or_default();
         ensure!(failure.contains("was not registered within 3s"), "{said}");
         ensure!(said["output"].to_string().contains("waiting for godot"), "{said}");
+        let log = whole.launchers[0].output();
+        let removed = log
+            .lines()
+            .find(|line| line.contains("removed `mayfly-backend-1-"));
+        ensure!(
+            removed.is_some_and(|line| line.contains("was not registered within 3s")),
+            "{log}"
+        );
+        let status = whole.mayfly.run("mayfly", &["status"]).await?.stdout;
+        ensure!(status.contains("was not registered within 3s"), "{status}");
         Ok(())
     })
     .await;

@@ -63,6 +63,41 @@ async fn of_two_launchers_one_works_and_the_other_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_keeps_what_was_registered_by_a_registrar_that_is_down() {
+    let mut whole = MayflyWithEngine::start(&["team/backend:1"]).await;
+    whole.define("backend", "");
+    whole.environment("a", &["backend=1"]);
+    whole.launch(&[]);
+    whole.answers("a", "backend@1").await;
+    let before = whole.containers().await;
+    whole.registrar.kill9().await.unwrap();
+    eventually(LATER, "its lease expires", async || -> Result<()> {
+        let instances = whole.mayfly.etcd.list("/mayfly/backends/").await?;
+        ensure!(instances.is_empty(), "{instances:?}");
+        Ok(())
+    })
+    .await;
+    whole.launchers.remove(0).kill9().await.unwrap();
+    whole.launch_as("second", &["--start-timeout", "1s"]);
+    eventually(LATER, "the second leads", async || -> Result<()> {
+        let leader = whole
+            .mayfly
+            .etcd
+            .get("/mayfly/leaders/container-launcher")
+            .await?;
+        ensure!(leader.as_deref() == Some("second"), "{leader:?}");
+        Ok(())
+    })
+    .await;
+    whole.says("backend@1", "checking", "").await;
+    throughout(Duration::from_secs(5), "the container stays", async || {
+        whole.containers().await == before
+    })
+    .await;
+    whole.answers("a", "backend@1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_etcd_that_lost_its_data_and_gets_half_of_it_back_retires_nothing() {
     let mut whole = MayflyWithEngine::start(&["team/backend:1", "team/backend:2"]).await;
     whole.define("backend", "");

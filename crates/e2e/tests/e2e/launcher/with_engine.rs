@@ -20,7 +20,7 @@ pub struct MayflyWithEngine {
     /// The launchers by their nodes' order.
     pub launchers: Vec<Process>,
     /// The registrar of the engine's containers.
-    pub _registrar: Process,
+    pub registrar: Process,
     pub mayfly: Mayfly,
     pub engine: DockerEngine,
 }
@@ -40,7 +40,7 @@ impl MayflyWithEngine {
         let registrar = launching::registrar(&mayfly, &engine, network).unwrap();
         Self {
             launchers: Vec::new(),
-            _registrar: registrar,
+            registrar,
             mayfly,
             engine,
         }
