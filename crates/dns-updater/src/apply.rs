@@ -1,9 +1,12 @@
 //! The hosts file on disk: replaced as a whole, only when its bytes differ, and repaired when
-//! another program changed or removed it.
+//! another program changed or removed it. Notices when its directory is another one than before.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use mayfly_daemon::file::write_if_different;
@@ -18,6 +21,11 @@ const MODE: u32 = 0o644;
 pub struct HostsFile {
     path: PathBuf,
     wanted: Option<String>,
+    /// The directory that the file was last written to. It is held open, so that no directory that
+    /// takes its place gets its inode.
+    directory: Option<Arc<File>>,
+    /// Whether the directory was replaced, which [`HostsFile::take_replaced`] is yet to say.
+    replaced: bool,
 }
 
 impl HostsFile {
@@ -28,7 +36,13 @@ impl HostsFile {
     /// When the directory cannot be created.
     pub fn new(path: PathBuf) -> anyhow::Result<Self> {
         make_directory_of(&path)?;
-        Ok(Self { path, wanted: None })
+        let directory = open_directory_of(&path).map(Arc::new);
+        Ok(Self {
+            path,
+            wanted: None,
+            directory,
+            replaced: false,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -59,38 +73,72 @@ impl HostsFile {
     ///
     /// # Errors
     /// As [`HostsFile::set`].
-    pub async fn repair(&self) -> anyhow::Result<bool> {
+    pub async fn repair(&mut self) -> anyhow::Result<bool> {
         self.write().await
     }
 
-    async fn write(&self) -> anyhow::Result<bool> {
+    /// The directory of the file, if it was replaced since the start or the last call. dnsmasq
+    /// watches a directory itself, not its path: it notices nothing in another one.
+    pub fn take_replaced(&mut self) -> Option<&Path> {
+        let replaced = std::mem::take(&mut self.replaced);
+        directory_of(&self.path).filter(|_| replaced)
+    }
+
+    async fn write(&mut self) -> anyhow::Result<bool> {
         let Some(text) = self.wanted.clone() else {
             return Ok(false);
         };
-        let path = self.path.clone();
+        let (path, before) = (self.path.clone(), self.directory.clone());
         // Syncing to disk takes milliseconds, on a bad day seconds.
-        let written = mayfly_daemon::tasks::blocking(move || {
+        let written = mayfly_daemon::tasks::blocking(move || -> anyhow::Result<(bool, Option<File>)> {
             // It may have been removed together with the file.
             make_directory_of(&path)?;
-            write_if_different(&path, text.as_bytes(), MODE)
+            let wrote = write_if_different(&path, text.as_bytes(), MODE)?;
+            Ok((wrote, another_directory(&path, before.as_deref())))
         });
-        written
+        let (wrote, another) = written
             .await
-            .context("the task that writes the hosts file failed")?
+            .context("the task that writes the hosts file failed")??;
+        if let Some(another) = another {
+            self.replaced |= self.directory.replace(Arc::new(another)).is_some();
+        }
+        Ok(wrote)
     }
 }
 
+/// The directory of a path that names one: others are in the working directory.
+fn directory_of(path: &Path) -> Option<&Path> {
+    path.parent()
+        .filter(|directory| !directory.as_os_str().is_empty())
+}
+
 fn make_directory_of(path: &Path) -> anyhow::Result<()> {
-    match path.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot create the directory `{}`", directory.display())),
-        _ => Ok(()),
-    }
+    let Some(directory) = directory_of(path) else {
+        return Ok(());
+    };
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create the directory `{}`", directory.display()))
+}
+
+fn open_directory_of(path: &Path) -> Option<File> {
+    File::open(directory_of(path)?).ok()
+}
+
+/// The directory of a path, if it is another one than `before`.
+fn another_directory(path: &Path, before: Option<&File>) -> Option<File> {
+    let now = open_directory_of(path)?;
+    (before.and_then(identity) != identity(&now)).then_some(now)
+}
+
+/// The device and the inode.
+fn identity(file: &File) -> Option<(u64, u64)> {
+    let metadata = file.metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -121,6 +169,50 @@ mod tests {
         assert!(file.repair().await.unwrap());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "10.0.0.1 a\n");
         assert!(!file.repair().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn says_once_that_its_directory_was_replaced() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("hosts");
+        let path = directory.join("mayfly.hosts");
+        let mut file = HostsFile::new(path.clone()).unwrap();
+        assert!(file.set("10.0.0.1 a\n".to_owned()).await.unwrap());
+        assert_eq!(file.take_replaced(), None, "the first start makes it");
+        std::fs::remove_file(&path).unwrap();
+        assert!(file.repair().await.unwrap());
+        assert_eq!(file.take_replaced(), None, "only the file was removed");
+
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(file.repair().await.unwrap());
+        assert_eq!(file.take_replaced(), Some(directory.as_path()));
+        assert!(!file.repair().await.unwrap());
+        assert_eq!(file.take_replaced(), None, "it was said");
+
+        // Another program makes it again, here with the same file.
+        std::fs::rename(&directory, parent.path().join("before")).unwrap();
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::copy(parent.path().join("before/mayfly.hosts"), &path).unwrap();
+        assert!(!file.repair().await.unwrap());
+        assert_eq!(file.take_replaced(), Some(directory.as_path()));
+
+        // As long as nobody can write there, it is not said.
+        std::fs::remove_dir_all(&directory).unwrap();
+        std::fs::write(&directory, "").unwrap();
+        assert!(file.repair().await.is_err());
+        assert_eq!(file.take_replaced(), None);
+        std::fs::remove_file(&directory).unwrap();
+        std::fs::create_dir(&directory).unwrap();
+        assert!(file.repair().await.unwrap());
+        assert_eq!(file.take_replaced(), Some(directory.as_path()));
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_was_there_at_the_start_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = HostsFile::new(directory.path().join("mayfly.hosts")).unwrap();
+        assert!(file.set("10.0.0.1 a\n".to_owned()).await.unwrap());
+        assert_eq!(file.take_replaced(), None);
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::lease::Advertiser;
 use mayfly_daemon::metrics::metric;
 use mayfly_daemon::shutdown::Shutdown;
-use mayfly_daemon::status::StatusReporter;
+use mayfly_daemon::status::{NOTES, StatusReporter};
 use mayfly_daemon::tasks::Tasks;
 use mayfly_daemon::watch::{self, Batch, Watch, WatchOptions};
 use prometheus_client::metrics::counter::Counter;
@@ -28,8 +28,8 @@ use crate::render::render;
 
 /// The life of the status record without its daemon.
 const STATUS_TTL: Duration = Duration::from_secs(15);
-/// How often to look whether another program changed or removed the file: it is one stat, and no
-/// client waits long for a name.
+/// How often to look whether another program changed or removed the file or its directory: it costs
+/// little, and no client waits long for a name.
 const REPAIR: Duration = Duration::from_secs(2);
 /// How long deleting the status record may hold up the shutdown.
 const LAST_WRITE: Duration = Duration::from_secs(2);
@@ -68,6 +68,7 @@ pub async fn run(
         writes,
         revision: 0,
         failing: false,
+        note: None,
         begun: Instant::now(),
         lacks: Lacks::default(),
         held: 0,
@@ -105,6 +106,8 @@ struct Updater {
     revision: i64,
     /// Whether the last write failed, which is logged once.
     failing: bool,
+    /// What the status record says of a directory that was replaced.
+    note: Option<String>,
     begun: Instant,
     lacks: Lacks,
     /// How many deletions of keys are withheld, and what is kept because of that.
@@ -119,6 +122,7 @@ impl Updater {
         self.view.take(batch);
         let text = render(&self.view);
         let outcome = self.file.set(text).await;
+        self.warn_if_replaced();
         self.report(outcome, "etcd changed");
     }
 
@@ -128,7 +132,8 @@ impl Updater {
             return;
         }
         let outcome = self.file.repair().await;
-        let unchanged = matches!(outcome, Ok(false)) && !self.failing;
+        let replaced = self.warn_if_replaced();
+        let unchanged = matches!(outcome, Ok(false)) && !self.failing && !replaced;
         if !unchanged {
             self.report(
                 outcome,
@@ -136,6 +141,22 @@ impl Updater {
             );
         }
         self.log_lacks();
+    }
+
+    /// Logs if the directory of the file was replaced, and notes it for the status record. Returns
+    /// whether it was.
+    fn warn_if_replaced(&mut self) -> bool {
+        let Some(directory) = self.file.take_replaced() else {
+            return false;
+        };
+        let warning = format!(
+            "the directory `{}` was replaced: dnsmasq no longer notices changes in it. Restart dnsmasq",
+            directory.display()
+        );
+        warn!("{warning}");
+        // Nothing shows that dnsmasq was restarted.
+        self.note = Some(format!("{warning}. This note stays until dns-updater restarts"));
+        true
     }
 
     fn report(&mut self, outcome: anyhow::Result<bool>, why: &str) {
@@ -167,6 +188,9 @@ impl Updater {
             status.detail.insert("routers".to_owned(), routers.into());
             status.detail.insert("routers_live".to_owned(), (!without).into());
             status.detail.insert("held".to_owned(), self.held.into());
+            if let Some(note) = &self.note {
+                status.detail.insert(NOTES.to_owned(), vec![note.clone()].into());
+            }
             self.kept.put(status);
         });
     }

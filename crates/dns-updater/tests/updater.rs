@@ -293,7 +293,7 @@ async fn a_file_that_somebody_changed_or_removed_is_mended() {
     bench.router("host-1", "10.0.0.1").await;
     bench.instance("backend").await;
     let admin = port::free();
-    let _updater = bench.watch(&format!("--admin {admin}"));
+    let updater = bench.watch(&format!("--admin {admin}"));
     bench.until_hosts("10.0.0.1 backend.service").await;
     std::fs::write(bench.hosts_file(), "10.6.6.6 backend.service\n").unwrap();
     bench.until_hosts("10.0.0.1 backend.service").await;
@@ -319,6 +319,24 @@ async fn a_file_that_somebody_changed_or_removed_is_mended() {
     bench.until_hosts("10.0.0.1 backend.service").await;
     eventually(SOON, "no reason any more", async || {
         bench.status().await["error"].is_null()
+    })
+    .await;
+
+    // dnsmasq would notice nothing in a directory that takes the place of the one that it watches.
+    let notes = async || bench.status().await["detail"]["notes"].clone();
+    assert!(notes().await.is_null(), "the first start makes the directory");
+    let moved = bench.directory.path().join("moved");
+    std::fs::rename(bench.hosts_file().parent().unwrap(), moved).unwrap();
+    bench.until_hosts("10.0.0.1 backend.service").await;
+    eventually(SOON, "a note in the status, logged once", async || {
+        let notes = notes().await;
+        let note = notes[0].as_str().unwrap_or_default();
+        let logged = updater.output().matches("was replaced: dnsmasq").count();
+        if note.contains("hosts` was replaced: dnsmasq no longer notices changes") && logged == 1 {
+            Ok(())
+        } else {
+            Err(notes)
+        }
     })
     .await;
 

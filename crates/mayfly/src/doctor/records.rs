@@ -197,7 +197,7 @@ fn versions(all: &[DaemonView], found: &mut Examination) {
     }
 }
 
-/// What daemons note about HAProxy, certificates and the archive.
+/// What daemons note about HAProxy, dnsmasq, certificates and the archive.
 fn notes(all: &[DaemonView], found: &mut Examination) {
     for daemon in all {
         for note in &daemon.notes {
@@ -206,6 +206,9 @@ fn notes(all: &[DaemonView], found: &mut Examination) {
                     DoctorCheck::Archive,
                     "give --archive (MAYFLY_ARCHIVE) a directory on a volume or disk",
                 ),
+                _ if daemon.daemon == Daemon::DnsUpdater.as_str() => {
+                    (DoctorCheck::Daemons, "restart dnsmasq, then dns-updater")
+                }
                 note if haproxy_faults::is_one(note) => (
                     DoctorCheck::Haproxy,
                     "upgrade HAProxy; Debian 13 has a version without known faults",
