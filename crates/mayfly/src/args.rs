@@ -106,6 +106,29 @@ mod tests {
     }
 
     #[test]
+    fn an_import_has_a_key_prefix_only_if_one_was_given() {
+        for (line, expected) in [
+            ("mayfly import compose c.yml", None),
+            ("mayfly import compose c.yml --prefix /shop", Some("/shop")),
+            ("mayfly --prefix /shop import compose c.yml", Some("/shop")),
+            ("mayfly import --prefix=/mayfly compose c.yml", Some("/mayfly")),
+            ("mayfly --prefix /mayfly import compose c.yml", Some("/mayfly")),
+        ] {
+            let arguments = Arguments::parse_from(line.split(' '));
+            let Command::Import(args) = arguments.command else {
+                panic!("{line}");
+            };
+            let found = args.prefix.0.as_ref().map(ToString::to_string);
+            assert_eq!(found.as_deref(), expected, "{line}");
+            assert_eq!(
+                arguments.common.prefix.to_string(),
+                expected.unwrap_or("/mayfly"),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
     fn every_command_shows_examples() {
         for mut command in command().get_subcommands().cloned() {
             let help = command.render_long_help().to_string();

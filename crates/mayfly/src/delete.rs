@@ -35,8 +35,8 @@ Examples:
 /// Ends environments, wherever they were registered
 ///
 /// If the environment's file is still in the directory of a registrar, the registrar archives the
-/// file. The environment stays ended until the content of its file changes. A protected environment
-/// comes back from its file: delete the file as well.
+/// file. The environment stays ended until the content of its file changes, or `mayfly keep` brings
+/// it back. A protected environment comes back from its file: delete the file as well.
 ///
 /// In a pattern `*` stands for any text; quote it, so that the shell does not replace it. The
 /// command shows which environments a pattern matches, and asks before it ends them. A pattern
@@ -210,7 +210,10 @@ fn report(name: &EnvironmentName, environment: Option<&Environment>) -> String {
                  {name} comes back\n"
             )
         } else {
-            format!("  {name} was registered {origin}: {name} comes back only when that file changes\n")
+            format!(
+                "  {name} was registered {origin}: `mayfly keep {name} 8h` brings it back, and so does a change of \
+                 that file\n"
+            )
         };
     }
     text
@@ -269,7 +272,9 @@ mod tests {
         let file = "was registered by the registrar of host-1 from its file a.yaml";
         assert_eq!(
             report("host-1", false),
-            format!("a deleted\n  a {file}: a comes back only when that file changes\n")
+            format!(
+                "a deleted\n  a {file}: `mayfly keep a 8h` brings it back, and so does a change of that file\n"
+            )
         );
         assert_eq!(
             report("host-1", true),

@@ -3,13 +3,15 @@
 //!
 //! The chain: `tree` (YAML with places), `variables` (`.env`, `${A:-b}`), `project` (several files,
 //! `include`, `extends`; `merge`), `service` (checked fields; `ports`, `words`, `keys`,
-//! `host_paths`), `decide`
-//! (what each service is; `kind`, `calls`), `plan` (the texts, of `outcome`; `texts`, `overlay`, `report`): all
-//! of it pure. [`mod@write`] writes all files or none. [`compose`] is the whole as a function.
+//! `host_paths`, `env_files`, `amounts`), `decide` (what each service is; `kind`, `calls`), `plan`
+//! (the texts, of `outcome`; `resolving`, `texts`, `overlay`, `report`): all of it pure. [`mod@write`]
+//! writes all files or none. [`compose`] is the whole as a function.
 
+mod amounts;
 pub mod around;
 mod calls;
 mod decide;
+mod env_files;
 mod faults;
 pub mod host_paths;
 mod image;
@@ -22,7 +24,9 @@ mod overlay;
 pub mod plan;
 mod ports;
 mod project;
+mod reading;
 mod report;
+mod resolving;
 mod service;
 mod texts;
 mod tree;
@@ -37,6 +41,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
+use clap::parser::ValueSource;
 use mayfly_core::file::{SIZE_LIMIT, too_long};
 use mayfly_core::keys::KeySpace;
 use mayfly_core::lint::{Around, check_among};
@@ -51,6 +56,8 @@ use around::{ImportCommand, ProjectAround};
 use outcome::{HeldValues, ImportWishes};
 use plan::{ImportFaults, ImportPlan};
 use write::{NewFile, WriteOutcome};
+
+use crate::quoting::quoted_path;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -103,13 +110,9 @@ pub struct Args {
     #[arg(long, value_name = "SERVICE=PATH", value_parser = route)]
     pub route: Vec<(String, RoutePath)>,
 
-    /// Sets the key prefix, such as /shop, in the labels of services that stay in the compose file
-    /// [default: no label]
-    ///
-    /// Only the Mayfly with this key prefix then registers these services. Without the label, every
-    /// Mayfly on the engine registers them.
-    #[arg(long, value_name = "KEY")]
-    pub prefix: Option<KeySpace>,
+    /// The key prefix of the labels.
+    #[command(flatten)]
+    pub prefix: LabelPrefix,
 
     /// The engine's network for routed services
     #[arg(long, value_name = "NAME", default_value = "mayfly")]
@@ -131,6 +134,56 @@ pub struct Args {
     /// Prints what would be written, and writes nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// The key prefix in labels, if one was given. It is the one of all commands, but for its default,
+/// which stands for no label here.
+#[derive(Debug, Clone, Default)]
+pub struct LabelPrefix(pub Option<KeySpace>);
+
+impl LabelPrefix {
+    /// The id of the argument of all commands. clap gives the value of that one to this one.
+    const ID: &str = "prefix";
+}
+
+impl clap::Args for LabelPrefix {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.arg(
+            clap::Arg::new(Self::ID)
+                .long(Self::ID)
+                .value_name("KEY")
+                .value_parser(clap::value_parser!(KeySpace))
+                .help(
+                    "Sets the key prefix, such as /shop, in the labels of services that stay in the compose file \
+                     [default: no label]",
+                )
+                .long_help(
+                    "Sets the key prefix, such as /shop, in the labels of services that stay in the compose file \
+                     [default: no label]\n\nOnly the Mayfly with this key prefix then registers these services. \
+                     Without the label, every Mayfly on the engine registers them. Without this flag, the command \
+                     uses the variable MAYFLY_PREFIX if it is set.",
+                ),
+        )
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for LabelPrefix {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        let is_given = matches
+            .value_source(Self::ID)
+            .is_some_and(|source| source != ValueSource::DefaultValue);
+        let prefix = matches.get_one(Self::ID).filter(|_| is_given).cloned();
+        Ok(Self(prefix))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// The kinds of files that can be imported.
@@ -366,7 +419,7 @@ pub fn run(args: &Args, find: fn(&Path) -> Option<Box<dyn ProjectAround>>) -> an
         environment: name,
         prefix: args.host_prefix.clone(),
         routes: args.route.clone(),
-        key_prefix: args.prefix.clone(),
+        key_prefix: args.prefix.0.clone(),
         network: args.network.clone(),
         dns: args.dns.map(|dns| dns.to_string()),
         root: std::env::current_dir().context("cannot find the working directory")?,
@@ -448,8 +501,8 @@ pub fn run(args: &Args, find: fn(&Path) -> Option<Box<dyn ProjectAround>>) -> an
     }
     text += &format!(
         "next: mayfly lint {} --services {}\n",
-        args.environment.display(),
-        args.services.display()
+        quoted_path(&args.environment),
+        quoted_path(&args.services)
     );
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -30,6 +30,7 @@ use host::HostFacts;
 pub use later::project_around;
 
 use crate::import;
+use crate::quoting::{quoted, quoted_path};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -266,11 +267,11 @@ async fn complete(args: &Args, directory: &Path) -> anyhow::Result<ExitCode> {
 /// How to import for a project that is there: beside its files, which differ if the compose file has
 /// changed.
 fn import_again(args: &Args, directory: &Path, settings: &ProjectSettings) -> String {
-    let place = quoted(&directory.display().to_string());
+    let place = quoted_path(directory);
     let files: String = args
         .compose
         .iter()
-        .map(|file| format!(" {}", quoted(&file.display().to_string())))
+        .map(|file| format!(" {}", quoted_path(file)))
         .collect();
     let profiles = args
         .profile
@@ -290,15 +291,6 @@ fn import_again(args: &Args, directory: &Path, settings: &ProjectSettings) -> St
         settings.get("COMPOSE_PROJECT_NAME"),
         settings.get("MAYFLY_DNS"),
     )
-}
-
-/// A text as a shell takes it for one word.
-fn quoted(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@=".contains(c);
-    match !text.is_empty() && text.chars().all(is_plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
 }
 
 /// What to do about the password of etcd's user root, which is missing.
@@ -332,16 +324,19 @@ fn next(args: &Args, directory: &Path, settings: &ProjectSettings, compose: &str
             "look at MAYFLY_VOLUME_ROOT in {place}/.env: everyone who can write a definition can read {roots}"
         ));
     }
-    commands.push(format!("(cd {place} && {compose} up -d)"));
+    commands.push(format!("(cd {} && {compose} up -d)", quoted_path(directory)));
     let own = match args.compose.as_slice() {
         [file] => with_override(file),
         files => files.to_vec(),
     };
     if !own.is_empty() {
-        let files: String = own.iter().map(|file| format!(" -f {}", file.display())).collect();
-        commands.push(format!("{compose}{files} -f {place}/{} up -d", imported::OVERLAY));
+        let overlay = directory.join(imported::OVERLAY);
+        let all = own.iter().chain([&overlay]);
+        let files: String = all.map(|file| format!(" -f {}", quoted_path(file))).collect();
+        commands.push(format!("{compose}{files} up -d"));
     }
-    commands.push(format!("{place}/mayfly wait prod --timeout 2min"));
+    let program = quoted_path(&directory.join("mayfly"));
+    commands.push(format!("{program} wait prod --timeout 2min"));
     commands.push(format!("curl {}", settings.curl_of(&settings.url_of("www"))));
     // Compose reads the names in .env from the directory of the first file.
     let name_of = |file: &PathBuf| match file.file_name() {
@@ -398,8 +393,12 @@ mod tests {
     use crate::args::{Arguments, Command};
 
     fn next_of(line: &str) -> String {
-        let Command::Init(args) = Arguments::parse_from(line.split(' ')).command else {
-            panic!("{line}");
+        next_in("/srv/m", line.split(' '))
+    }
+
+    fn next_in<'a>(directory: &str, words: impl Iterator<Item = &'a str>) -> String {
+        let Command::Init(args) = Arguments::parse_from(words).command else {
+            panic!("no init");
         };
         let answers = InitAnswers::given(&args).or_defaults();
         let limits = LauncherLimits {
@@ -407,20 +406,7 @@ mod tests {
             ..LauncherLimits::default()
         };
         let settings = ProjectSettings::new(&answers, &HostFacts::unknown(None), "mayfly", &limits);
-        next(&args, Path::new("/srv/m"), &settings, "docker compose")
-    }
-
-    #[test]
-    fn a_shell_takes_what_is_quoted_for_one_word() {
-        for (text, expected) in [
-            ("web=/api", "web=/api"),
-            ("*", "'*'"),
-            ("a b", "'a b'"),
-            ("it's", r"'it'\''s'"),
-            ("", "''"),
-        ] {
-            assert_eq!(quoted(text), expected);
-        }
+        next(&args, Path::new(directory), &settings, "docker compose")
     }
 
     #[test]
@@ -446,6 +432,52 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("can read /srv/texts\n"), "{text}");
+    }
+
+    /// The words of each command as a shell runs it, by stand-ins of the programs.
+    fn words_of(commands: &str, directory: &Path) -> Vec<String> {
+        let script = "say() { for word; do printf '<%s>' \"$word\"; done; echo; }
+            docker() { say \"$PWD\" docker \"$@\"; }\n"
+            .to_owned();
+        let mut shell = std::process::Command::new("sh");
+        let shell = shell.args(["-euc", &(script + commands)]).current_dir(directory);
+        let output = shell.output().unwrap();
+        assert!(output.status.success(), "{commands}: {output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn the_commands_that_are_next_work_with_blanks_in_paths() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        for name in ["a b", "it's $HOME"] {
+            let project = top.join(name);
+            std::fs::create_dir(&project).unwrap();
+            let program = project.join("mayfly");
+            std::fs::write(&program, "#!/bin/sh\nprintf '<%s>' \"$0\" \"$@\"; echo\n").unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            let place = project.display().to_string();
+            let words = ["mayfly", "init", "m", "--compose", "my app.yml"];
+            let text = next_in(&place, words.into_iter());
+            let commands: Vec<&str> = text
+                .lines()
+                .map(str::trim)
+                .filter(|line| line.contains(" up -d") || line.contains(" wait "))
+                .filter(|line| !line.starts_with("Always"))
+                .collect();
+            let top = top.display();
+            assert_eq!(
+                words_of(&commands.join("\n"), dir.path()),
+                [
+                    format!("<{place}><docker><compose><up><-d>"),
+                    format!("<{top}><docker><compose><-f><my app.yml><-f><{place}/overlay.yml><up><-d>"),
+                    format!("<{place}/mayfly><wait><prod><--timeout><2min>"),
+                ],
+                "{text}"
+            );
+        }
     }
 
     #[test]

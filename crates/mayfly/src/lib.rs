@@ -29,6 +29,7 @@ mod lint;
 mod local;
 mod man;
 mod mcp;
+mod quoting;
 mod registry;
 mod relaunch;
 mod restore;

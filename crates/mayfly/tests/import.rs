@@ -194,3 +194,50 @@ fn a_file_that_cannot_be_read_is_named() {
     }
     assert_eq!(files(path).len(), 3);
 }
+
+#[test]
+fn an_import_labels_services_with_a_key_prefix_only_if_one_was_given() {
+    let compose = "services: {web: {image: acme/web, ports: ['80:8080']}}\n";
+    for (variable, flag, expected) in [
+        (None, None, None),
+        (Some(""), None, None),
+        (Some("/other"), None, Some("/other")),
+        (Some("/other"), Some("/shop"), Some("/shop")),
+    ] {
+        let directory = directory(compose);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mayfly"));
+        command.args(["import", "compose", "c.yml", "--overlay", "so.yml"]);
+        command.args(flag.into_iter().flat_map(|prefix| ["--prefix", prefix]));
+        match variable {
+            Some(prefix) => command.env("MAYFLY_PREFIX", prefix),
+            None => command.env_remove("MAYFLY_PREFIX"),
+        };
+        let output = command.current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let overlay = fs::read_to_string(directory.path().join("so.yml")).unwrap();
+        let label = overlay
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("mayfly.prefix: "));
+        assert_eq!(label, expected, "{variable:?} {flag:?}: {overlay}");
+    }
+}
+
+#[test]
+fn the_command_that_is_next_works_with_blanks_in_paths() {
+    let directory = directory(SHOP);
+    let path = directory.path();
+    let (code, text) = import(
+        path,
+        &["--services", "my services", "--environment", "it's/prod.yaml"],
+    );
+    assert_eq!(code, Some(0), "{text}");
+    let next = text.lines().find_map(|line| line.strip_prefix("next: ")).unwrap();
+    // The shell's own `mayfly` is the program.
+    let script = format!("mayfly() {{ \"$PROGRAM\" \"$@\"; }}; {next}");
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &script])
+        .env("PROGRAM", env!("CARGO_BIN_EXE_mayfly"));
+    let output = shell.current_dir(path).output().unwrap();
+    assert!(output.status.success(), "{next}: {output:?}");
+}

@@ -1,4 +1,5 @@
-//! An environment variable means the same in every program that has it.
+//! An environment variable means the same in every program that has it, and a name of an argument
+//! in every subcommand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,4 +74,41 @@ fn a_variable_means_the_same_everywhere() {
     for (variable, _) in DIFFERING {
         assert!(found.contains_key(variable), "{variable} is gone");
     }
+}
+
+/// Arguments of subcommands that share their value with one for all subcommands, and mean to.
+const SHARED: [(&str, &str); 1] = [("mayfly import", "prefix")];
+
+/// The arguments of subcommands that have the id of one for all subcommands: clap gives both the
+/// same value, also the default of the other.
+fn sharing(
+    command: &Command,
+    program: &str,
+    above: &BTreeSet<String>,
+    found: &mut BTreeSet<(String, String)>,
+) {
+    let mut global = above.clone();
+    for argument in command.get_arguments() {
+        let id = argument.get_id().to_string();
+        if above.contains(&id) {
+            found.insert((program.to_owned(), id.clone()));
+        }
+        if argument.is_global_set() {
+            global.insert(id);
+        }
+    }
+    for subcommand in command.get_subcommands() {
+        let program = format!("{program} {}", subcommand.get_name());
+        sharing(subcommand, &program, &global, found);
+    }
+}
+
+#[test]
+fn no_argument_gets_the_value_of_one_for_all_subcommands() {
+    let mut found = BTreeSet::new();
+    for command in programs() {
+        sharing(&command, command.get_name(), &BTreeSet::new(), &mut found);
+    }
+    let shared = SHARED.map(|(program, id)| (program.to_owned(), id.to_owned()));
+    assert_eq!(found, BTreeSet::from(shared));
 }

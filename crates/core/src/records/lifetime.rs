@@ -230,7 +230,7 @@ pub enum End {
     /// Nobody used it for this long. An operator may have removed it too, where it had lived for as
     /// long.
     Unused(Idle),
-    /// An operator removed it from etcd.
+    /// An operator removed it, with `mayfly delete` or from etcd: its last record does not tell.
     Removed,
 }
 
@@ -239,7 +239,7 @@ impl fmt::Display for End {
         match self {
             Self::Expired(moment) => write!(f, "it expired at {moment}"),
             Self::Unused(idle) => write!(f, "it was not used for {idle}"),
-            Self::Removed => f.write_str("it was removed through etcd"),
+            Self::Removed => f.write_str("it was deleted with `mayfly delete` or through etcd"),
         }
     }
 }

@@ -230,9 +230,19 @@ async fn what_is_removed_through_etcd_stays_away_until_it_is_kept_or_all_is_lost
     lives(&mayfly.etcd, "b").await;
     lives(&mayfly.etcd, "a").await;
     mayfly.etcd.delete(&key("a")).await.unwrap();
-    ended(&mayfly, "a.yaml:a", "it was removed through etcd").await;
+    ended(
+        &mayfly,
+        "a.yaml:a",
+        "it was deleted with `mayfly delete` or through etcd",
+    )
+    .await;
     restart_registrar(&mut mayfly).await;
-    ended(&mayfly, "a.yaml:a", "it was removed through etcd").await;
+    ended(
+        &mayfly,
+        "a.yaml:a",
+        "it was deleted with `mayfly delete` or through etcd",
+    )
+    .await;
     assert_eq!(mayfly.etcd.get(&key("a")).await.unwrap(), None);
     // Kept, it is an ordinary environment again, since its file is there.
     keep(&mayfly, "a").await;
@@ -249,7 +259,12 @@ async fn what_is_removed_through_etcd_stays_away_until_it_is_kept_or_all_is_lost
     nothing_aside(&mayfly).await;
     // What etcd has lost is registered from the files, ended or not.
     mayfly.etcd.delete(&key("b")).await.unwrap();
-    ended(&mayfly, "b.yaml:b", "it was removed through etcd").await;
+    ended(
+        &mayfly,
+        "b.yaml:b",
+        "it was deleted with `mayfly delete` or through etcd",
+    )
+    .await;
     mayfly.etcd.restart_emptied().await.unwrap();
     lives(&mayfly.etcd, "a").await;
     lives(&mayfly.etcd, "b").await;
@@ -264,7 +279,12 @@ async fn what_was_kept_after_its_file_went_stays() {
     mayfly.save("a.yaml", &one("a", "1.0.0", ""));
     lives(&mayfly.etcd, "a").await;
     mayfly.etcd.delete(&key("a")).await.unwrap();
-    ended(&mayfly, "a.yaml:a", "it was removed through etcd").await;
+    ended(
+        &mayfly,
+        "a.yaml:a",
+        "it was deleted with `mayfly delete` or through etcd",
+    )
+    .await;
     mayfly.remove("a.yaml");
     nothing_aside(&mayfly).await;
     keep(&mayfly, "a").await;

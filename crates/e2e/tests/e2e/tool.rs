@@ -343,7 +343,7 @@ async fn what_belongs_to_a_registrar_or_is_protected_needs_force() {
     );
     said(
         &tool(&mayfly, "delete dev").await,
-        "dev deleted\n  dev was registered by the registrar of test from its file dev.yaml: dev comes back only when that file changes\n",
+        "dev deleted\n  dev was registered by the registrar of test from its file dev.yaml: `mayfly keep dev 8h` brings it back, and so does a change of that file\n",
     );
     // The registrar lets both be, although their files are there.
     throughout(

@@ -415,19 +415,23 @@ fn why_it_ended() {
         (
             r#""expires":"1h","#,
             "2030-01-31T12:59:59Z",
-            "it was removed through etcd",
+            "it was deleted with `mayfly delete` or through etcd",
         ),
         (
             r#""idle":"1h","#,
             "2030-01-31T12:59:59Z",
-            "it was removed through etcd",
+            "it was deleted with `mayfly delete` or through etcd",
         ),
         (
             r#""idle":"1h","expires":"3h","#,
             "2030-01-31T13:00:00Z",
             "it was not used for 1h",
         ),
-        ("", "2031-01-31T12:00:00Z", "it was removed through etcd"),
+        (
+            "",
+            "2031-01-31T12:00:00Z",
+            "it was deleted with `mayfly delete` or through etcd",
+        ),
     ] {
         let mut actual = actual();
         actual.update(batch(9, vec![history("a", &lived("a", fields), 2)]));

@@ -25,7 +25,9 @@ pub(super) struct Decided {
     pub(super) spot: Spot,
     pub(super) service: ComposeService,
     pub(super) role: Role,
-    /// Whether another service uses its network: both are then in Mayfly's, or neither is.
+    /// The position of the service whose network it uses.
+    pub(super) lender: Option<usize>,
+    /// Whether a service that uses its network needs Mayfly's: both are then in it, or neither is.
     pub(super) lends_network: bool,
 }
 
@@ -133,6 +135,7 @@ pub(super) fn decide(
             spot,
             service,
             role: Role::Worker,
+            lender: None,
             lends_network: false,
         };
         it.role = role(&mut it, &called, profiles, faults);
@@ -179,35 +182,37 @@ fn checked_labels(it: &mut Decided, prefix: Option<&KeySpace>, faults: &mut Comp
 
 /// Which services are in the network of another one, and what becomes of both.
 fn networks(decided: &mut [Decided]) {
+    let is_off = |it: &Decided| matches!(it.role, Role::Off(_));
     for at in 0..decided.len() {
-        let it = &decided[at];
-        let mode = it.service.network_mode.clone();
-        let Some(mode) = mode.filter(|_| !matches!(it.role, Role::Off(_))) else {
+        let mode = decided[at].service.network_mode.clone().unwrap_or_default();
+        let Some(name) = mode.strip_prefix("service:").filter(|_| !is_off(&decided[at])) else {
             continue;
         };
-        let lends = |other: &Decided, name: &str| {
-            other.name == name && other.service.network_mode.is_none() && !matches!(other.role, Role::Off(_))
+        let lends = |other: &Decided| other.name == name && !is_off(other);
+        let lender = decided.iter().position(lends).filter(|lender| *lender != at);
+        decided[at].lender = lender;
+        let Some(lender) = lender else { continue };
+        let message = format!(
+            "`{}` uses the network of this service, so this service stays in your compose file",
+            decided[at].name
+        );
+        let lender = &mut decided[lender];
+        let field = format!("services.{}", lender.name);
+        lender.service.keep(lender.spot, field, message);
+    }
+    for at in 0..decided.len() {
+        let it = &decided[at];
+        let Some(mode) = it.service.network_mode.clone() else {
+            continue;
         };
-        let lender = mode
-            .strip_prefix("service:")
-            .and_then(|name| decided.iter().position(|other| lends(other, name)));
-        if let Some(lender) = lender {
-            let name = decided[at].name.clone();
-            let is_routed = decided[at].routed().is_some();
-            let lender = &mut decided[lender];
-            let message = format!(
-                "`{name}` uses the network of this service, so this service stays in your compose file"
-            );
-            let field = format!("services.{}", lender.name);
-            lender.service.keep(lender.spot, field, message);
-            lender.lends_network |= is_routed;
-        } else if decided[at].routed().is_some() {
-            // The launcher gives what it starts a network of its own.
-            if mode != "bridge" || !decided[at].service.keeps.is_empty() {
-                decided[at].role = Role::Apart(format!(
-                    "`network_mode: {mode}` keeps the service out of Mayfly's network"
-                ));
-            }
+        let lender = it.lender.map(|lender| &decided[lender]);
+        let joins = lender.is_some_and(|lender| lender.service.network_mode.is_none());
+        // The launcher gives what it starts a network of its own.
+        let is_launched = mode == "bridge" && it.service.keeps.is_empty();
+        if it.routed().is_some() && !joins && !is_launched {
+            decided[at].role = Role::Apart(format!(
+                "`network_mode: {mode}` keeps the service out of Mayfly's network"
+            ));
         }
     }
 }

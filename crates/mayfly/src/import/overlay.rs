@@ -64,11 +64,9 @@ fn service(
     let routed = match &outcome.it.role {
         Role::Off(_) => return None,
         Role::Routed(routed) => Some(routed),
-        Role::Worker | Role::Apart(_) if outcome.calls.is_empty() && !outcome.it.lends_network => {
-            return None;
-        }
+        Role::Worker | Role::Apart(_) if !outcome.resolves() => return None,
         // What compose starts finds it as before.
-        Role::Shared(_) if !has_launched && !outcome.it.lends_network => return None,
+        Role::Shared(_) if !has_launched && !outcome.resolves() => return None,
         Role::Worker | Role::Apart(_) | Role::Shared(_) => None,
     };
     if service.network_mode.is_none() {
@@ -80,9 +78,7 @@ fn service(
         networks.push(NETWORK.to_owned());
         changes.insert("networks".to_owned(), json!(networks));
     }
-    // The code of a routed service may call others by addresses that no compose file shows.
-    let resolves = routed.is_some() || !outcome.calls.is_empty();
-    if let (Some(dns), true) = (&wishes.dns, resolves) {
+    if let Some(dns) = outcome.dns(wishes) {
         changes.insert("dns".to_owned(), json!([dns]));
     }
     let mut all = BTreeMap::new();

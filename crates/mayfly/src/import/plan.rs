@@ -18,8 +18,10 @@ use super::kind;
 use super::outcome::{HeldValues, ImportWishes, ImportedService};
 use super::overlay::{self, Secrets};
 use super::project::{self, ReadText};
+use super::reading::ReadWith;
 use super::report;
-use super::service::{ComposeService, ReadWith, service};
+use super::resolving::resolving;
+use super::service::{ComposeService, service};
 use super::texts;
 use super::variables::Variables;
 
@@ -66,7 +68,7 @@ pub fn plan(
     let mut services = Vec::new();
     for raw in &project.services {
         let mut around = ReadWith {
-            paths: &project.files,
+            bases: &project.bases,
             read,
             command: wishes.command,
             root: &wishes.root,
@@ -123,6 +125,7 @@ pub fn plan(
     if faults.count() > 0 {
         return Err(ImportFaults(faults.lines(&project.files)));
     }
+    resolving(&mut outcomes, wishes);
     published_twice(&mut outcomes);
     let environment = environment(&outcomes, wishes);
     let parsed = environment_file::parse(environment.as_bytes());

@@ -45,6 +45,8 @@ pub(super) struct Project {
     pub(super) services: Vec<RawService>,
     /// The paths of the files, as they are shown.
     pub(super) files: Vec<String>,
+    /// The directories that relative paths are seen from, by the position of the file.
+    pub(super) bases: BTreeMap<usize, PathBuf>,
     pub(super) notes: Vec<SpotMessage>,
     /// The variables that apply, with those of `.env`.
     pub(super) variables: Variables,
@@ -58,13 +60,22 @@ struct ComposeFile {
     includes: Vec<ComposeNode>,
 }
 
+/// A file to read, and the directory that relative paths in it are seen from. All given files have
+/// that of the first one; a file that is included or extended has its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct BasedFile {
+    path: PathBuf,
+    base: PathBuf,
+}
+
 struct Loader<'r> {
     read: &'r ReadText<'r>,
     shell: &'r Variables,
     /// The variables of the project, of which those of a directory's own `.env` are the last.
     variables: Variables,
     files: Vec<String>,
-    loaded: BTreeMap<PathBuf, Rc<ComposeFile>>,
+    bases: BTreeMap<usize, PathBuf>,
+    loaded: BTreeMap<BasedFile, Rc<ComposeFile>>,
     /// The files whose services are in.
     included: BTreeSet<PathBuf>,
     notes: Vec<SpotMessage>,
@@ -88,6 +99,7 @@ pub(super) fn load(
         shell,
         variables: shell.clone(),
         files: Vec::new(),
+        bases: BTreeMap::new(),
         loaded: BTreeMap::new(),
         included: BTreeSet::new(),
         notes: Vec::new(),
@@ -98,7 +110,11 @@ pub(super) fn load(
     loader.dotenv(env_file, &directory, faults);
     let mut services: Vec<RawService> = Vec::new();
     for path in paths {
-        let more = loader.file_and_includes(path, &mut Vec::new(), faults);
+        let file = BasedFile {
+            path: path.clone(),
+            base: directory.clone(),
+        };
+        let more = loader.file_and_includes(&file, &mut Vec::new(), faults);
         for service in more {
             if !loader.pay(size(&service), service.spot, faults) {
                 break;
@@ -128,6 +144,7 @@ pub(super) fn load(
     Project {
         services,
         files: loader.files,
+        bases: loader.bases,
         notes: loader.notes,
         variables: loader.variables,
         interpolation: loader.interpolation,
@@ -194,17 +211,17 @@ impl Loader<'_> {
     /// The services of a file and of those that it includes, each with what it extends.
     fn file_and_includes(
         &mut self,
-        path: &Path,
+        at: &BasedFile,
         line: &mut Vec<PathBuf>,
         faults: &mut ComposeFaults,
     ) -> Vec<RawService> {
-        let Some(file) = self.file(path, None, faults) else {
+        let Some(file) = self.file(at, None, faults) else {
             return Vec::new();
         };
-        line.push(path.to_owned());
+        line.push(at.path.clone());
         let mut services = Vec::new();
         for include in &file.includes {
-            for more in self.included(include, path, line, faults) {
+            for more in self.included(include, &at.base, line, faults) {
                 if !services.iter().any(|it: &RawService| it.name == more.name) {
                     services.push(more);
                 }
@@ -213,7 +230,7 @@ impl Loader<'_> {
         line.pop();
         for service in &file.services {
             let name = service.name.clone();
-            let Some(own) = self.extended(path, &name, &mut Vec::new(), service.spot, faults) else {
+            let Some(own) = self.extended(at, &name, &mut Vec::new(), service.spot, faults) else {
                 continue;
             };
             // What includes a file may say more of its services.
@@ -250,6 +267,9 @@ impl Loader<'_> {
             faults.add(include.spot, "include", "the path of a compose file is missing");
         }
         let mut services: Vec<RawService> = Vec::new();
+        // The first path decides for all of them.
+        let first = paths.first().and_then(ComposeNode::text).unwrap_or_default();
+        let base = directory(&join(from, first));
         for node in paths {
             let Some(text) = node.text() else {
                 faults.add(
@@ -259,15 +279,20 @@ impl Loader<'_> {
                 );
                 continue;
             };
-            let path = join(&directory(from), text);
+            let path = join(from, text);
             if line.contains(&path) {
                 faults.add(node.spot, "include", format!("`{text}` includes itself"));
                 continue;
             }
-            if self.file(&path, Some(node.spot), faults).is_none() || !self.included.insert(path.clone()) {
+            let file = BasedFile {
+                path,
+                base: base.clone(),
+            };
+            let is_read = self.file(&file, Some(node.spot), faults).is_some();
+            if !is_read || !self.included.insert(file.path.clone()) {
                 continue;
             }
-            for service in self.file_and_includes(&path, line, faults) {
+            for service in self.file_and_includes(&file, line, faults) {
                 if !self.pay(size(&service), service.spot, faults) {
                     break;
                 }
@@ -285,18 +310,18 @@ impl Loader<'_> {
     /// A service with what it extends.
     fn extended(
         &mut self,
-        path: &Path,
+        at: &BasedFile,
         name: &str,
-        line: &mut Vec<(PathBuf, String)>,
+        line: &mut Vec<(BasedFile, String)>,
         from: Spot,
         faults: &mut ComposeFaults,
     ) -> Option<RawService> {
         if self.copies == 0 {
             return None;
         }
-        let file = self.file(path, Some(from), faults)?;
+        let file = self.file(at, Some(from), faults)?;
         let Some(service) = file.services.iter().find(|service| service.name == name) else {
-            let shown = shown(path);
+            let shown = shown(&at.path);
             faults.add(
                 from,
                 "extends",
@@ -305,11 +330,11 @@ impl Loader<'_> {
             return None;
         };
         let mut service = service.clone();
-        let Some(at) = service.keys.iter().position(|pair| pair.key == "extends") else {
+        let Some(position) = service.keys.iter().position(|pair| pair.key == "extends") else {
             return Some(service);
         };
-        let extends = service.keys.remove(at);
-        let id = (path.to_owned(), name.to_owned());
+        let extends = service.keys.remove(position);
+        let id = (at.clone(), name.to_owned());
         let field = format!("services.{name}.extends");
         if line.contains(&id) || line.len() >= LINE {
             let message = if line.contains(&id) {
@@ -321,14 +346,18 @@ impl Loader<'_> {
             return None;
         }
         let base = match &extends.node.value {
-            ComposeValue::Text(base) => Some((path.to_owned(), base.clone())),
+            ComposeValue::Text(base) => Some((at.clone(), base.clone())),
             _ => extends
                 .node
                 .get("service")
                 .and_then(ComposeNode::text)
                 .map(|base| {
                     let file = extends.node.get("file").and_then(ComposeNode::text);
-                    let file = file.map_or_else(|| path.to_owned(), |file| join(&directory(path), file));
+                    let file = file.map(|file| join(&at.base, file)).map(|path| BasedFile {
+                        base: directory(&path),
+                        path,
+                    });
+                    let file = file.unwrap_or_else(|| at.clone());
                     (file, base.to_owned())
                 }),
         };
@@ -351,11 +380,12 @@ impl Loader<'_> {
     /// A file, read once.
     fn file(
         &mut self,
-        path: &Path,
+        at: &BasedFile,
         from: Option<Spot>,
         faults: &mut ComposeFaults,
     ) -> Option<Rc<ComposeFile>> {
-        if let Some(file) = self.loaded.get(path) {
+        let path = &at.path;
+        if let Some(file) = self.loaded.get(at) {
             return Some(Rc::clone(file));
         }
         let file = self.files.len();
@@ -393,9 +423,10 @@ impl Loader<'_> {
             }
         };
         self.files.push(shown(path));
+        self.bases.insert(file, at.base.clone());
         let pairs = tree::read(&text, file, faults)?;
         let read = Rc::new(self.content(pairs, file, faults)?);
-        self.loaded.insert(path.to_owned(), Rc::clone(&read));
+        self.loaded.insert(at.clone(), Rc::clone(&read));
         Some(read)
     }
 
@@ -539,7 +570,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// The directory of a file.
-pub(super) fn directory(path: &Path) -> PathBuf {
+fn directory(path: &Path) -> PathBuf {
     path.parent().map_or_else(PathBuf::new, Path::to_owned)
 }
 

@@ -2,21 +2,24 @@
 //! its place: a remark, or a reason to keep the service in its compose file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use mayfly_core::records::definition::{Argument, Cpus, Instances, Memory, VariableName, Volume};
 
+use super::amounts;
 use super::around::ImportCommand;
+use super::env_files::entries_of_files;
 use super::faults::{ComposeFaults, Spot, SpotMessage};
 use super::host_paths::closed;
 use super::image::split;
 use super::keys::{KeyFate, fate, meant};
 use super::nodes::{assignments, text, texts};
 use super::ports::{PublishedPort, expose, ports};
-use super::project::{RawService, directory, join};
-use super::tree::{ComposeNode, ComposeValue, KeyedNode};
-use super::variables::{Interpolation, Variables, dotenv};
-use super::{project, words};
+use super::project::{RawService, join};
+use super::reading::ReadWith;
+use super::tree::{ComposeNode, ComposeValue, KeyedNode, find};
+use super::variables::Interpolation;
+use super::words;
 
 /// A text and its place.
 pub(super) type Placed<T> = (T, Spot);
@@ -63,6 +66,10 @@ pub(super) struct ComposeService {
     pub(super) networks: Vec<String>,
     /// Whether it has a network of its own that it can leave.
     pub(super) network_mode: Option<String>,
+    /// Its own servers of names, in the order in which they are asked.
+    pub(super) dns: Vec<String>,
+    /// The places of its keys.
+    pub(super) places: BTreeMap<String, Spot>,
     pub(super) has_replicas: bool,
     pub(super) is_off: bool,
     /// Whether it writes to a volume: it keeps state.
@@ -80,29 +87,22 @@ pub(super) struct ComposeService {
     pub(super) keeps: Vec<SpotMessage>,
 }
 
-/// What a service is read with.
-pub(super) struct ReadWith<'a> {
-    pub(super) paths: &'a [String],
-    pub(super) read: &'a project::ReadText<'a>,
-    pub(super) command: ImportCommand,
-    /// The directory that relative paths on the host are seen from, as an absolute path.
-    pub(super) root: &'a Path,
-    /// Paths of the host that no launched container may have.
-    pub(super) closed: &'a [PathBuf],
-    pub(super) variables: &'a Variables,
-    pub(super) interpolation: &'a mut Interpolation,
-    pub(super) faults: &'a mut ComposeFaults,
-}
-
 /// Reads the keys of a service.
 pub(super) fn service(raw: &RawService, around: &mut ReadWith<'_>) -> ComposeService {
     let mut service = ComposeService::default();
     let field = format!("services.{}", raw.name);
+    let dns = find(&raw.keys, "dns").map_or(&[][..], |pair| pair.node.items());
+    service.dns = dns
+        .iter()
+        .filter_map(ComposeNode::text)
+        .map(str::to_owned)
+        .collect();
     for pair in &raw.keys {
         if super::tree::is_extension(&pair.key) {
             continue;
         }
         let place = format!("{field}.{}", pair.key);
+        service.places.insert(pair.key.clone(), pair.spot);
         match fate(&pair.key) {
             KeyFate::Read => key(&mut service, pair, &place, around),
             KeyFate::Dropped => service.dropped.push((pair.key.clone(), pair.spot)),
@@ -259,63 +259,9 @@ fn environment(node: &ComposeNode, place: &str, service: &mut ComposeService, ar
     }
 }
 
-fn variable(service: &mut ComposeService, name: &str, value: &str, spot: Spot, field: &str) {
-    let name_fault = name.parse::<VariableName>().err().map(|fault| fault.to_string());
-    // The value may be a secret.
-    let value_fault = || {
-        let fault = value.parse::<Argument>().err()?;
-        Some(format!("the value has to be {}", fault.rule()))
-    };
-    if let Some(fault) = name_fault.or_else(value_fault) {
-        let message = format!("{fault}; so the service stays in your compose file");
-        service.keep(spot, field, message);
-    }
-    service.env.insert(name.to_owned(), (value.to_owned(), spot));
-}
-
 /// What `env_file` names comes before `environment`, whatever their order is.
 fn env_files(node: &ComposeNode, place: &str, service: &mut ComposeService, around: &mut ReadWith<'_>) {
-    let items = match &node.value {
-        ComposeValue::Map(_) => std::slice::from_ref(node),
-        _ => node.items(),
-    };
-    let mut all = BTreeMap::new();
-    for item in items {
-        let path = item.text().or_else(|| item.get("path")?.text());
-        let Some(path) = path else {
-            around
-                .faults
-                .add(item.spot, place, "the path of a file is missing");
-            continue;
-        };
-        let is_required = item.get("required").and_then(ComposeNode::text) != Some("false");
-        let beside = around.paths.get(item.spot.file).map(Path::new);
-        let full = join(&beside.map(directory).unwrap_or_default(), path);
-        let text = match (around.read)(&full) {
-            Ok(Some(text)) => text,
-            Ok(None) if !is_required => continue,
-            found => {
-                let reason = found.err().unwrap_or_else(|| "there is no such file".to_owned());
-                around
-                    .faults
-                    .add(item.spot, place, format!("{}: {reason}", full.display()));
-                continue;
-            }
-        };
-        around.interpolation.is_setting = true;
-        match dotenv(&text, around.variables, around.interpolation) {
-            Ok(entries) => all.extend(
-                entries
-                    .into_iter()
-                    .map(|(name, value)| (name, (value, item.spot))),
-            ),
-            Err((line, reason)) => {
-                let message = format!("{}:{line}: {reason}", full.display());
-                around.faults.add(item.spot, place, message);
-            }
-        }
-    }
-    for (name, (value, spot)) in all {
+    for (name, (value, spot)) in entries_of_files(node, place, around) {
         let value = value.or_else(|| around.variables.get(&name).cloned());
         // `environment` was read before, or is read after and replaces it.
         if let (false, Some(value)) = (service.env.contains_key(&name), value) {
@@ -328,6 +274,20 @@ fn env_files(node: &ComposeNode, place: &str, service: &mut ComposeService, arou
         place,
         "a definition has no such field: the variables of the file become `env`",
     );
+}
+
+fn variable(service: &mut ComposeService, name: &str, value: &str, spot: Spot, field: &str) {
+    let name_fault = name.parse::<VariableName>().err().map(|fault| fault.to_string());
+    // The value may be a secret.
+    let value_fault = || {
+        let fault = value.parse::<Argument>().err()?;
+        Some(format!("the value has to be {}", fault.rule()))
+    };
+    if let Some(fault) = name_fault.or_else(value_fault) {
+        let message = format!("{fault}; so the service stays in your compose file");
+        service.keep(spot, field, message);
+    }
+    service.env.insert(name.to_owned(), (value.to_owned(), spot));
 }
 
 fn command(node: &ComposeNode, place: &str, service: &mut ComposeService, faults: &mut ComposeFaults) {
@@ -356,7 +316,10 @@ fn command(node: &ComposeNode, place: &str, service: &mut ComposeService, faults
 }
 
 fn health(node: &ComposeNode, service: &mut ComposeService) {
-    let Some(test) = node.get("test") else { return };
+    let is_off = node.get("disable").and_then(ComposeNode::text) == Some("true");
+    let Some(test) = node.get("test").filter(|_| !is_off) else {
+        return;
+    };
     let texts = test
         .items()
         .iter()
@@ -400,11 +363,7 @@ fn volumes(node: &ComposeNode, place: &str, service: &mut ComposeService, around
             service.keep(item.spot, field, message);
             continue;
         }
-        let beside = around.paths.get(item.spot.file).map(Path::new);
-        let full = join(
-            &around.root.join(beside.map(directory).unwrap_or_default()),
-            &source,
-        );
+        let full = join(&around.root.join(around.base(item.spot)), &source);
         if let Some(reason) = closed(&full, around.closed) {
             let message = format!("{reason}; so the service stays in your compose file");
             service.keep(item.spot, field, message);
@@ -523,10 +482,7 @@ fn instances(node: &ComposeNode, place: &str, service: &mut ComposeService) {
 }
 
 fn memory(node: &ComposeNode, place: &str, service: &mut ComposeService) {
-    // Compose writes the unit with or without a `b`: 512m, 512MB, 512mb.
-    let text = node.text().unwrap_or_default().trim().to_ascii_lowercase();
-    let bare = text.strip_suffix('b').unwrap_or(&text);
-    match bare.parse::<Memory>() {
+    match amounts::memory(node.text().unwrap_or_default()) {
         Ok(memory) => service.memory = Some(memory),
         Err(fault) => {
             service.remark(
@@ -539,7 +495,7 @@ fn memory(node: &ComposeNode, place: &str, service: &mut ComposeService) {
 }
 
 fn cpus(node: &ComposeNode, place: &str, service: &mut ComposeService) {
-    match node.text().unwrap_or_default().parse::<Cpus>() {
+    match amounts::cpus(node.text().unwrap_or_default()) {
         Ok(cpus) => service.cpus = Some(cpus),
         Err(fault) => {
             service.remark(

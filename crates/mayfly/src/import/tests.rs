@@ -3,6 +3,7 @@
 mod addresses;
 mod forms;
 mod hostile;
+mod networks;
 mod promises;
 
 use std::collections::BTreeMap;

@@ -281,6 +281,26 @@ pub(super) fn dotenv(
     Ok(entries)
 }
 
+/// The entries of a file whose values have neither quotes nor variables. Blanks at the end of a line
+/// belong to the value.
+pub(super) fn raw_entries(text: &str) -> Result<Vec<FileEntry>, (usize, String)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut entries = Vec::new();
+    for (at, line) in text.split('\n').enumerate() {
+        let line = line.strip_suffix('\r').unwrap_or(line).trim_start();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, value) = match line.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (line, None),
+        };
+        check_name(name).map_err(|message| (at + 1, message))?;
+        entries.push((name.to_owned(), value));
+    }
+    Ok(entries)
+}
+
 fn check_name(name: &str) -> Result<(), String> {
     let is_good = !name.is_empty()
         && !name

@@ -188,7 +188,10 @@ fn what_has_ended_is_reported_with_when_and_why() {
             "environment old has ended: it expired at 2020-01-01T08:00:00Z; `mayfly keep old 8h` brings it back",
         ),
         ("idle", "environment idle has ended: it was not used for 2h"),
-        ("gone", "environment gone has ended: it was removed through etcd"),
+        (
+            "gone",
+            "environment gone has ended: it was deleted with `mayfly delete` or through etcd",
+        ),
     ] {
         let reported = state.unknown(&name.parse().unwrap());
         assert!(reported.starts_with(part), "{reported}");

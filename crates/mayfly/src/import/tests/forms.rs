@@ -166,3 +166,133 @@ fn what_a_short_file_can_cost_is_limited() {
         &["more than the limit", "so the service stays in your compose file"],
     );
 }
+
+#[test]
+fn paths_in_later_files_are_seen_from_the_first_file() {
+    let mut wishes = wishes();
+    wishes.files = vec!["shop/c.yml".into(), "shop/deploy/prod.yml".into()];
+    let over = "include: [inc/i.yml]\nservices:\n  a: {volumes: ['./v:/v:ro'], env_file: a.env}\n  \
+                b: {extends: {file: base/b.yml, service: b}}\n  d: {extends: {file: deploy/prod.yml, service: a}, image: 'd:1', expose: [80]}\n";
+    let own = "{image: 'x:1', expose: [80], volumes: ['./v:/v:ro'], env_file: x.env}";
+    let (base, included) = (
+        format!("services: {{b: {own}}}"),
+        format!("services: {{i: {own}}}"),
+    );
+    let files = [
+        ("shop/c.yml", "services: {a: {image: 'a:1', ports: [80]}}"),
+        ("shop/deploy/prod.yml", over),
+        ("shop/base/b.yml", &base),
+        ("shop/inc/i.yml", &included),
+        ("shop/a.env", "OF=first\n"),
+        ("shop/deploy/a.env", "OF=deploy\n"),
+        ("shop/base/x.env", "OF=base\n"),
+        ("shop/inc/x.env", "OF=inc\n"),
+    ];
+    let plan = import_of(&files, &wishes).unwrap();
+    for (name, directory, of) in [
+        ("a", "", "first"),
+        ("b", "base/", "base"),
+        ("i", "inc/", "inc"),
+        // A file that is extended has its own directory, also if it is one of the given files.
+        ("d", "deploy/", "deploy"),
+    ] {
+        let text = plan.definitions.iter().find(|(it, _)| it.as_str() == name);
+        let (_, text) = text.unwrap_or_else(|| panic!("{name}: {}", plan.report));
+        let volume = format!("- /srv/shop/shop/{directory}v:/v\n");
+        assert!(
+            text.contains(&volume) && text.contains(&format!("OF: {of}\n")),
+            "{text}"
+        );
+    }
+    // Several paths of one `include` are seen from the first one, too.
+    wishes.files = vec!["c.yml".into()];
+    let files = [
+        (
+            "c.yml",
+            "include: [{path: [x/i.yml, y/j.yml]}]\nservices: {w: {image: w}}",
+        ),
+        ("x/i.yml", "services: {i: {image: 'i:1', ports: [80]}}"),
+        ("y/j.yml", "services: {i: {volumes: ['./v:/v:ro']}}"),
+    ];
+    let plan = import_of(&files, &wishes).unwrap();
+    assert!(
+        plan.definitions[0].1.contains("- /srv/shop/x/v:/v\n"),
+        "{}",
+        plan.definitions[0].1
+    );
+}
+
+#[test]
+fn files_of_variables_may_be_raw() {
+    let text = |format| {
+        format!(
+            "services: {{a: {{image: 'a:1', ports: [80], env_file: [{{path: x.env, format: {format}}}]}}}}"
+        )
+    };
+    let raw = "\u{feff}  # comment\r\n\r\n A=\"x\" $B ${C:?no} # all \nD\nE=x=y\nHOME\nF='\n";
+    let (text, wrong) = (text("raw"), text("shell"));
+    assert_eq!(
+        definition(&[("c.yml", &text), ("x.env", raw), (".env", "HOME=/root\n")], "a"),
+        "name: a\nimage: a:{{ version }}\nport: 80\ncheck: tcp\nenv:\n  A: '\"x\" $B ${C:?no} # all '\n  E: x=y\n  \
+         F: ''''\n  HOME: /root"
+    );
+    fails(
+        &[("c.yml", &text), ("x.env", "A=1\nexport B=1\n")],
+        &["c.yml:1:54: services.a.env_file: x.env:2: a line is NAME=VALUE"],
+    );
+    fails(
+        &[("c.yml", &wrong), ("x.env", "A=1\n")],
+        &[
+            "c.yml:1:76: services.a.env_file.format: `shell` is no format of such a file: write `format: raw`, or leave \
+             `format` out",
+        ],
+    );
+}
+
+#[test]
+fn a_health_check_may_be_off() {
+    let text = |check| {
+        format!(
+            "services: {{a: {{image: 'a:1', ports: [80], healthcheck: {{test: 'curl http://localhost/up', disable: {check}}}}}}}"
+        )
+    };
+    for (disable, check) in [("true", "tcp"), ("false", "/up")] {
+        assert_eq!(
+            definition(&[("c.yml", &text(disable))], "a"),
+            format!("name: a\nimage: a:{{{{ version }}}}\nport: 80\ncheck: {check}")
+        );
+    }
+}
+
+#[test]
+fn amounts_may_have_every_form_of_compose() {
+    for (limits, expected) in [
+        ("mem_limit: 0.5g, cpus: .5", "memory: 512m\ncpus: '0.5'"),
+        ("mem_limit: 512MiB, cpus: 2", "memory: 512m\ncpus: '2'"),
+        (
+            "deploy: {resources: {limits: {memory: 1.5G, cpus: '.25'}}}",
+            "memory: 1536m\ncpus: '0.25'",
+        ),
+        ("mem_limit: 1t", "memory: 1024g"),
+    ] {
+        let text = format!("services: {{a: {{image: 'a:1', ports: [80], {limits}}}}}");
+        assert_eq!(
+            definition(&[("c.yml", &text)], "a"),
+            format!("name: a\nimage: a:{{{{ version }}}}\nport: 80\ncheck: tcp\n{expected}")
+        );
+    }
+    for (limits, remark) in [
+        (
+            "mem_limit: 2T",
+            "services.a.mem_limit: \"2T\" is not an amount of memory",
+        ),
+        (
+            "mem_limit: 1.5x",
+            "services.a.mem_limit: \"1.5x\" is not an amount of memory",
+        ),
+        ("cpus: .", "services.a.cpus: \".\" is not a number of processors"),
+    ] {
+        let text = format!("services: {{a: {{image: 'a:1', ports: [80], {limits}}}}}");
+        says(&[("c.yml", &text)], &[remark]);
+    }
+}

@@ -32,15 +32,25 @@ fn service() -> impl Strategy<Value = String> {
         "expose: [8080]",
         "environment: {PORT: 8000}",
         "healthcheck: {test: 'curl http://localhost:81/a$$b'}",
+        "environment: {CALL: 'http://s1'}",
+        "expose: [80], environment: {CALL: 'http://s2'}",
     ];
     let modes = [
         "",
         "network_mode: host",
         "network_mode: bridge",
+        "network_mode: none",
         "network_mode: 'service:s0'",
+        "network_mode: 'container:x'",
         "networks: [own]",
     ];
-    let kept = ["", "user: x", "volumes: ['v:/v']", "labels: {mayfly.role: x}"];
+    let kept = [
+        "",
+        "user: x",
+        "volumes: ['v:/v']",
+        "labels: {mayfly.role: x}",
+        "dns: 9.9.9.9",
+    ];
     let own = [
         "",
         "mayfly.service: other",
@@ -79,6 +89,7 @@ proptest! {
         let mut wishes = wishes();
         let prefix: KeySpace = "/shop".parse().unwrap();
         wishes.key_prefix = has_prefix.then(|| prefix.clone());
+        wishes.dns = Some("172.31.250.53".to_owned());
         let Ok(plan) = import_of(&[("c.yml", &text)], &wishes) else { return Ok(()) };
         let given: Value = serde_yaml::from_str(&text).unwrap();
         let overlay: Value = serde_yaml::from_str(&plan.overlay).unwrap_or_default();
@@ -88,6 +99,20 @@ proptest! {
             let networks = overlay["services"][name]["networks"].as_sequence();
             networks.is_some_and(|names| names.iter().any(|name| name.as_str() == Some("mayfly")))
         };
+        for at in 0..all.len() {
+            let name = format!("s{at}");
+            let mode = given["services"][&*name]["network_mode"].as_str().unwrap_or_default();
+            if !mode.starts_with("service:") && !mode.starts_with("container:") {
+                continue;
+            }
+            // Docker refuses both together.
+            prop_assert!(overlay["services"][&*name]["dns"].is_null(), "{}", plan.overlay);
+            let calls = plan.report.lines().any(|line| line.starts_with(&format!("{name}: ")) && line.contains("it calls"));
+            let lends = given["services"]["s0"]["network_mode"].is_null() && !plan.report.contains("s0: not imported");
+            if mode == "service:s0" && calls && lends {
+                prop_assert!(joined("s0") && !overlay["services"]["s0"]["dns"].is_null(), "{}", plan.overlay);
+            }
+        }
         let mut registered = BTreeMap::new();
         for at in 0..all.len() {
             let name = format!("s{at}");

@@ -11,7 +11,7 @@ fn what_has_ended_claims_nothing_until_its_file_asks_for_something_else() {
     assert_eq!(case.merged.refused[0].cause, RefusalCause::Ended);
     assert_eq!(
         case.reason(),
-        "environment x has ended: it was removed through etcd; to bring it back, change the file or run `mayfly keep x 8h`"
+        "environment x has ended: it was deleted with `mayfly delete` or through etcd; to bring it back, change the file or run `mayfly keep x 8h`"
     );
     // Neither a restart nor another file that says the same brings it back.
     case.restart().check(&["y/p@b"], &["a:x"]);
