@@ -30,11 +30,11 @@ Runs every check, or only the steps that are named:
 e2e, versions and demo start the programs of the build, and run it first if it is not named.
 
 Installs what is missing and says so: Debian's haproxy, dnsmasq-base, etcd-server, etcd-client, docker-registry, openssl, git,
-libfaketime, systemd, docker.io, iproute2, shellcheck, curl, prometheus (for promtool), chromium, chromium-driver,
-redis-server, python3-redis, protobuf-compiler and libprotobuf-dev (none of their services is started), a C linker, Rust
-$OLDEST_RUST where Debian has it, cargo-deny by cargo, and a running Docker for the demo. Tests with a Docker engine
-of their own need root. Tests run with cargo-nextest where it is installed, else with cargo test. Ends with the time
-of each step and the number of tests.
+libfaketime, systemd, docker.io (on Debian 13 also docker-cli), iproute2, shellcheck, curl, prometheus (for promtool),
+chromium, chromium-driver, openssh-client, openssh-server, redis-server, python3-redis, protobuf-compiler and
+libprotobuf-dev (none of their services is started), a C linker, Rust $OLDEST_RUST where Debian has it, cargo-deny by
+cargo, and a running Docker with compose for the demo. Tests with a Docker engine of their own need root. Tests run with
+cargo-nextest where it is installed, else with cargo test. Ends with the time of each step and the number of tests.
 EOF
 }
 
