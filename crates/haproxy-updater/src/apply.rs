@@ -77,7 +77,7 @@ pub struct Applier {
     actual: ActualRouting,
     /// Backends that wait for a slot.
     waiting: BTreeSet<BackendId>,
-    /// Those of them that the log has named.
+    /// Those of them that the log has counted.
     logged_waiting: BTreeSet<BackendId>,
     /// Servers that wait for the end of their connections.
     leaving: leaving::LeavingServers,

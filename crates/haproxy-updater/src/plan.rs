@@ -308,6 +308,12 @@ fn plan_map(
     };
     if actual.foreign.contains(&map) || sets.len() > SWAP_ABOVE {
         // What goes stays until its turn: rows of other maps still refer to it, or are restricted by it.
+        // A row whose value no command can carry goes at once.
+        let delete = |(key, _): &(Word, Word)| Command::DeleteRow {
+            map,
+            key: key.clone(),
+        };
+        removes = going.iter().map(delete).collect();
         let rows = all().into_iter().chain(going).collect();
         plan.commands.push(Command::ReplaceMap { map, rows });
     } else {

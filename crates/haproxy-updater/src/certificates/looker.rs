@@ -172,15 +172,13 @@ impl Looker {
             };
             self.unkept = written.err().map(cannot);
         }
-        let unread = looked
-            .err()
-            .map(|reason| format!("not all of the directory can be read: {reason}"));
+        let unread = looked.err();
+        let problems = [unread, self.trouble.clone(), self.unkept.clone()];
+        let problems: Vec<String> = problems.into_iter().flatten().collect();
         let looked = Looked {
             choice,
             served: self.served.clone(),
-            problem: unread
-                .or_else(|| self.trouble.clone())
-                .or_else(|| self.unkept.clone()),
+            problem: (!problems.is_empty()).then(|| problems.join("; ")),
             is_empty: self.scanner.files.is_empty(),
             is_kept: self.is_kept,
             has_more,

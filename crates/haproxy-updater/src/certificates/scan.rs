@@ -25,8 +25,8 @@ pub type CertificateContent = Result<Arc<Certificate>, String>;
 #[derive(Debug, Default)]
 pub struct Scanner {
     directory: PathBuf,
-    /// What each was like at the last look.
-    seen: BTreeMap<String, Stamp>,
+    /// What each was like at the last look; nothing of one that could not be looked at.
+    seen: BTreeMap<String, Option<Stamp>>,
     /// What each was like when it was read; nothing of one that could not be read, so that it is
     /// tried again.
     read: BTreeMap<String, Option<Stamp>>,
@@ -53,9 +53,9 @@ impl Scanner {
         let mut now = BTreeMap::new();
         // Whether these are there is not known, as in a directory that may be listed and not entered.
         let mut unknown = BTreeMap::new();
-        let entries = std::fs::read_dir(&self.directory).map_err(|error| error.to_string())?;
-        for entry in entries {
-            let entry = entry.map_err(|error| error.to_string())?;
+        let cannot = |error: std::io::Error| format!("the directory cannot be read: {error}");
+        for entry in std::fs::read_dir(&self.directory).map_err(cannot)? {
+            let entry = entry.map_err(cannot)?;
             let name = printable(&entry.file_name().to_string_lossy());
             if name.starts_with('.') || !name.ends_with(".pem") {
                 continue;
@@ -78,7 +78,7 @@ impl Scanner {
                 .read
                 .get(name)
                 .is_some_and(|read| read.as_ref() == Some(stamp));
-            let settled = !self.has_looked || self.seen.get(name) == Some(stamp);
+            let settled = !self.has_looked || self.seen.get(name) == Some(&Some(*stamp));
             if !known && settled {
                 let content = read(path);
                 let stamp = content.is_ok().then_some(*stamp);
@@ -87,14 +87,21 @@ impl Scanner {
                 self.files.insert(name.clone(), content);
             }
         }
+        // One that is served already stays so, also after a restart of this program.
+        for (name, error) in &unknown {
+            let unread = || Err(format!("it cannot be read: {error}"));
+            self.files.entry(name.clone()).or_insert_with(unread);
+        }
         let is_there = |name: &String| now.contains_key(name) || unknown.contains_key(name);
         let gone = |name: &String| !is_there(name) && !self.seen.contains_key(name);
         self.files.retain(|name, _| !gone(name));
         self.read.retain(|name, _| !gone(name));
-        self.seen = now.into_iter().map(|(name, (_, stamp))| (name, stamp)).collect();
+        let there = now.into_iter().map(|(name, (_, stamp))| (name, Some(stamp)));
+        let unseen = unknown.keys().map(|name| (name.clone(), None));
+        self.seen = there.chain(unseen).collect();
         self.has_looked = true;
         match unknown.pop_first() {
-            Some((name, error)) => Err(format!("{name}: {error}")),
+            Some((name, error)) => Err(format!("{name} cannot be read: {error}")),
             None => Ok(()),
         }
     }
@@ -168,15 +175,23 @@ mod tests {
         fs::rename(path("a.pem"), path("away")).unwrap();
         std::os::unix::fs::symlink("a.pem", path("a.pem")).unwrap();
         for _ in 0..3 {
-            let states = states(&mut scanner);
+            let looked = states(&mut scanner);
             assert!(
-                states.starts_with("a.pem: it is not PEM; a.pem: Too many levels"),
-                "{states}"
+                looked.starts_with("a.pem: it is not PEM; a.pem cannot be read: Too many levels"),
+                "{looked}"
             );
         }
         fs::remove_file(path("a.pem")).unwrap();
-        states(&mut scanner);
+        assert_eq!(states(&mut scanner), "a.pem: it is not PEM", "missed once");
         assert_eq!(states(&mut scanner), "");
+        // After a restart, nobody has read it.
+        std::os::unix::fs::symlink("a.pem", path("a.pem")).unwrap();
+        let looked = states(&mut Scanner::new(directory.path()));
+        assert!(
+            looked.starts_with("a.pem: it cannot be read: Too many levels"),
+            "{looked}"
+        );
+        fs::remove_file(path("a.pem")).unwrap();
 
         fs::rename(path("away"), path("a.pem")).unwrap();
         assert_eq!(
@@ -186,7 +201,10 @@ mod tests {
         fs::rename(directory.path(), directory.path().with_extension("away")).unwrap();
         let found = (states(&mut scanner), states(&mut scanner));
         assert!(
-            found.0.starts_with("a.pem: it is not PEM; No such file") && found.0 == found.1,
+            found
+                .0
+                .starts_with("a.pem: it is not PEM; the directory cannot be read: No such file")
+                && found.0 == found.1,
             "{found:?}"
         );
         fs::rename(directory.path().with_extension("away"), directory.path()).unwrap();

@@ -96,6 +96,10 @@ impl World {
     /// Plays a plan, with a look at every state in between.
     fn play(&mut self, plan: &RuntimePlan, look: impl Fn(&World)) {
         for command in &plan.commands {
+            if let Command::DeleteRow { map, key } = command {
+                let is_there = self.actual.row(*map, key.as_str()).is_some();
+                assert!(is_there, "HAProxy has no {key} in {map}");
+            }
             self.actual.play(command);
             look(self);
         }
