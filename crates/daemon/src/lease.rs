@@ -379,6 +379,8 @@ impl Keeper {
         for key in leaving.into_iter().chain(others) {
             let guard = Guard::OwnedBy(lease);
             if let Some(farewell) = farewells.remove(&key) {
+                // Until the answer, nobody knows which value etcd has.
+                self.held.insert(key.clone(), Vec::new());
                 self.store.put_if(&key, farewell, Some(lease), guard).await?;
             }
             self.store.delete_if(&key, guard).await?;
@@ -396,6 +398,7 @@ impl Keeper {
             // back from a successor.
             let mut missing = !self.held.contains_key(&key);
             if !missing {
+                self.held.insert(key.clone(), Vec::new());
                 let guard = Guard::OwnedBy(lease);
                 missing = self
                     .store

@@ -38,7 +38,7 @@ const LOGIN_LIMIT: Duration = Duration::from_secs(60);
 pub(super) enum Progress {
     /// It has been started.
     Started,
-    /// etcd has this user's login to answer.
+    /// It is being opened, and this user logged in.
     LoggingIn(String),
     /// It is made.
     Connected,
@@ -71,9 +71,9 @@ impl Connector {
     }
 
     /// Connects to the first endpoint, from number `first` on, that answers and knows a leader, and
-    /// says which one that is. A single endpoint without a login is taken without asking: there is
-    /// no choice. The next endpoint is asked when one has failed, and beside one that takes its
-    /// time.
+    /// says which one that is. A single endpoint without login and TLS is taken without asking:
+    /// there is no choice. The next endpoint is asked when one has failed, and beside one that
+    /// takes its time.
     pub(super) async fn connect(
         self: Arc<Self>,
         first: usize,
