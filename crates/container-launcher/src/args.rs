@@ -72,7 +72,8 @@ pub struct Arguments {
 
     /// Removes a container that does not answer within this time after its start
     ///
-    /// The launcher then tries again. --retry-most limits the pause before this.
+    /// The launcher then tries again. --retry-most limits the pause before this. The limit applies
+    /// only to containers that were started while this launcher leads: earlier ones may be in use.
     #[arg(long, env = "MAYFLY_START_TIMEOUT", value_name = "TIME", default_value = "2min", value_parser = duration)]
     pub start_timeout: Duration,
 

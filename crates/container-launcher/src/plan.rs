@@ -136,6 +136,11 @@ impl Planner {
         memory.failed(reason, output, pauses, now);
     }
 
+    /// How often starting a backend has failed since it answered last.
+    pub fn failures(&self, backend: &BackendId) -> usize {
+        self.memory.get(backend).map_or(0, BackendMemory::failures)
+    }
+
     /// Notes that a unit of a backend was started, and why its image could not be pulled, if the
     /// engine's was taken instead.
     pub fn started(&mut self, backend: &BackendId, not_pulled: Option<String>) {

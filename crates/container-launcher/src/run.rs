@@ -31,7 +31,7 @@ use crate::apply::{Message, Outcome, Workers};
 use crate::args::Arguments;
 use crate::desired::View;
 use crate::engine::{Engine, Inventory};
-use crate::plan::{ClockReading, Planner, Situation, sooner};
+use crate::plan::{ClockReading, Doing, Planner, Situation, sooner};
 use crate::report::{self, LauncherReport, Metrics};
 
 /// How long the shutdown may wait for etcd, and for work on units.
@@ -269,7 +269,10 @@ impl<E: Engine> Launcher<E> {
             Outcome::Failed(reason, output) => {
                 self.metrics.failed.inc();
                 let doing = self.workers.busy().get(&name).map(|(_, doing)| doing);
-                warn!("{backend}: {}", report::failure(&name, doing, &reason));
+                // From the second failure of a start on, the phase says the same, with the next try.
+                if self.planner.failures(&backend) == 0 || matches!(doing, Some(Doing::Clearing)) {
+                    warn!("{backend}: {}", report::failure(&name, doing, &reason));
+                }
                 self.planner.failed(&backend, reason, output, ClockReading::now());
             }
             Outcome::Removed => {

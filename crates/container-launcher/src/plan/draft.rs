@@ -260,6 +260,7 @@ impl Planner {
                 UnitState::Starting | UnitState::Running => {
                     let since = *remembered.running_since.get_or_insert(now.at);
                     remembered.has_answered |= unit.containers.iter().any(|id| live.containers.contains(id));
+                    remembered.has_run |= unit.state == UnitState::Running;
                     let limit = since + self.terms.start_timeout;
                     // While deletions are withheld, a missing entry says nothing about a container.
                     if remembered.may_be_in_use() || now.at < limit || situation.guard.is_some() {

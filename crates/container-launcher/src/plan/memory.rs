@@ -41,6 +41,8 @@ pub(super) struct BackendMemory {
 pub(super) struct UnitMemory {
     /// Since when it has been seen running.
     pub(super) running_since: Option<Instant>,
+    /// Whether its process has been seen running: Swarm also shows what waits for a node.
+    pub(super) has_run: bool,
     /// Whether it has ever answered since.
     pub(super) has_answered: bool,
     /// Since when it has got no new requests.
@@ -53,7 +55,7 @@ impl UnitMemory {
     /// Whether it may be in use even if it is not registered: HAProxy routes on to what vanished
     /// from etcd.
     pub(super) fn may_be_in_use(&self) -> bool {
-        self.has_answered || !self.started_here
+        self.has_answered || (self.has_run && !self.started_here)
     }
 }
 

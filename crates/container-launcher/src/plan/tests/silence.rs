@@ -30,12 +30,21 @@ fn what_never_answers_is_cleared_and_what_has_answered_once_is_not() {
     );
 
     let mut stage = Stage::new();
-    stage.live_unit(1);
+    stage.start_one();
+    stage.instance(1, "c1");
     stage.after(0);
     stage.keys.remove("backends/x/1/10.0.0.1:80");
     let plan = stage.after(1000);
     assert!(plan.clears.is_empty() && plan.starts.is_empty());
     assert_eq!(phase(&plan), "checking");
+}
+
+#[test]
+fn what_never_ran_is_not_in_use_whoever_has_started_it() {
+    let mut stage = Stage::new();
+    stage.unit(1, UnitState::Starting);
+    stage.after(0);
+    assert_eq!(stage.after(1000).clears.len(), 1);
 }
 
 #[test]
