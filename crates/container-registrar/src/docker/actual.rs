@@ -25,7 +25,7 @@ const LIST_AGAIN: Duration = Duration::from_secs(60);
 const PING: Duration = Duration::from_secs(5);
 /// How far back the events of a new observer begin: a container that got its stop signal then may
 /// still be ending.
-const PAST: Duration = Duration::from_secs(60);
+const PAST: Duration = super::desired::LONG_AFTER;
 /// How long the services of a swarm are not asked for again: the answer is long, and an update of
 /// one service makes several events for each of its tasks. A wrong label can be reported later.
 const SERVICES_REST: Duration = Duration::from_secs(5);

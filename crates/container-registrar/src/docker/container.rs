@@ -29,6 +29,8 @@ const SIGNALS: [(&str, u32); 11] = [
     ("PWR", 30),
 ];
 /// The real-time signals, the first and the last as RTMIN and RTMAX.
+/// The longest stop timeout that counts, in seconds. Below 0, an engine waits for ever.
+const MOST_STOP_TIMEOUT: u64 = 24 * 60 * 60;
 const REAL_TIME: RangeInclusive<u32> = 34..=64;
 const KILL: u32 = 9;
 const TERM: u32 = 15;
@@ -187,7 +189,7 @@ pub fn read(inspected: &Inspected, reached: &Reached, prefix: &KeySpace) -> Cont
     };
     let seconds = config
         .stop_timeout
-        .and_then(|seconds| u64::try_from(seconds).ok());
+        .map(|seconds| u64::try_from(seconds).map_or(MOST_STOP_TIMEOUT, |it| it.min(MOST_STOP_TIMEOUT)));
     ContainerReading::Running(Box::new(Container {
         id: id.clone(),
         name,

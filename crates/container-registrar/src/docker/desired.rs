@@ -28,7 +28,7 @@ const AFTER_TIMEOUT: Duration = Duration::from_secs(30);
 /// container, and `docker stop -t` may let it wait for minutes. One that gets requests while it ends
 /// fails them; one that is left out though it ignores its stop signal is rare, and its siblings
 /// answer.
-const LONG_AFTER: Duration = Duration::from_secs(300);
+pub(super) const LONG_AFTER: Duration = Duration::from_secs(300);
 
 /// The result of a container's own check.
 #[derive(Debug)]
