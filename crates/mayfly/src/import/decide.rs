@@ -205,8 +205,9 @@ fn networks(decided: &mut [Decided]) {
         let Some(mode) = it.service.network_mode.clone() else {
             continue;
         };
-        let lender = it.lender.map(|lender| &decided[lender]);
-        let joins = lender.is_some_and(|lender| lender.service.network_mode.is_none());
+        // At the end of a circle is a service that has a mode.
+        let end = (0..decided.len()).fold(at, |end, _| decided[end].lender.unwrap_or(end));
+        let joins = end != at && decided[end].service.network_mode.is_none();
         // The launcher gives what it starts a network of its own.
         let is_launched = mode == "bridge" && it.service.keeps.is_empty();
         if it.routed().is_some() && !joins && !is_launched {

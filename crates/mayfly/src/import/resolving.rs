@@ -16,16 +16,20 @@ impl ImportedService {
     /// The server of names that the overlay gives it.
     pub(super) fn dns<'w>(&self, wishes: &'w ImportWishes) -> Option<&'w String> {
         let service = &self.it.service;
-        // The engine refuses `dns` in the network of another container; and in a network that does
-        // not reach Mayfly's dnsmasq no name would be resolved any more.
-        let takes = matches!(service.network_mode.as_deref(), None | Some("host"));
         let is_new = |dns: &&String| !service.dns.contains(dns);
         wishes
             .dns
             .as_ref()
             .filter(is_new)
-            .filter(|_| takes && self.resolves())
+            .filter(|_| takes(&self.it) && self.resolves())
     }
+}
+
+/// Whether the overlay may give it `dns`. The engine refuses that in the network of another
+/// container; and in a network that does not reach Mayfly's dnsmasq, no name would be resolved any
+/// more.
+fn takes(it: &Decided) -> bool {
+    matches!(it.service.network_mode.as_deref(), None | Some("host"))
 }
 
 /// Whether a network mode is the network of another container.
@@ -59,13 +63,13 @@ pub(super) fn resolving(outcomes: &mut [ImportedService], wishes: &ImportWishes)
             None => {
                 let mode = outcome.it.service.network_mode.as_deref().unwrap_or_default();
                 let (kind, name) = mode.split_once(':').unwrap_or_default();
-                let cannot = match kind {
-                    "service" => "does not",
-                    _ => "cannot",
+                let why = match kind {
+                    "service" => "is not imported",
+                    _ => "is not in the compose file",
                 };
                 let message = format!(
-                    "the overlay {cannot} change the {kind} `{name}`, whose network this service uses: connect the \
-                     {kind} to the network `{network}`, and set its `dns` to Mayfly's dnsmasq"
+                    "this service uses the network of the {kind} `{name}`, which {why}: connect `{name}` to the network \
+                     `{network}`, and set the `dns` of `{name}` to Mayfly's dnsmasq"
                 );
                 remark(&mut outcomes[at], "network_mode", message);
             }
@@ -92,9 +96,9 @@ pub(super) fn resolving(outcomes: &mut [ImportedService], wishes: &ImportWishes)
         }
         let own = &outcome.it.service.dns;
         let is_asked_later = wishes.dns.is_some() && !own.is_empty() && own.first() != wishes.dns.as_ref();
-        if is_asked_later && !is_borrowed(&outcome.it) {
-            let message = "the overlay adds Mayfly's dnsmasq behind these servers, which are asked first, so `*.service` \
-                           does not resolve: remove `dns` here, and give Mayfly's dnsmasq these servers as upstream";
+        if is_asked_later && takes(&outcome.it) {
+            let message = "the engine asks the first of these servers before Mayfly's dnsmasq, so `*.service` does not \
+                           resolve: remove `dns` here, and give Mayfly's dnsmasq the other servers as upstream";
             remark(outcome, "dns", message);
         }
     }

@@ -50,14 +50,14 @@ fn the_report_says_where_the_overlay_cannot_help() {
         (
             "container:gate",
             false,
-            "services.job.network_mode: the overlay cannot change the container `gate`, whose network this service \
-             uses: connect the container to the network `mayfly`, and set its `dns` to Mayfly's dnsmasq",
+            "services.job.network_mode: this service uses the network of the container `gate`, which is not in the \
+             compose file: connect `gate` to the network `mayfly`, and set the `dns` of `gate` to Mayfly's dnsmasq",
         ),
         (
             "service:off",
             false,
-            "services.job.network_mode: the overlay does not change the service `off`, whose network this service \
-             uses: connect the service to the network `mayfly`, and set its `dns` to Mayfly's dnsmasq",
+            "services.job.network_mode: this service uses the network of the service `off`, which is not imported: \
+             connect `off` to the network `mayfly`, and set the `dns` of `off` to Mayfly's dnsmasq",
         ),
         (
             "none",
@@ -109,8 +109,8 @@ fn a_lender_with_a_mode_of_its_own() {
 
 #[test]
 fn own_servers_of_names_are_asked_first() {
-    let place = ".dns: the overlay adds Mayfly's dnsmasq behind these servers, which are asked first, so `*.service` does \
-                 not resolve: remove `dns` here, and give Mayfly's dnsmasq these servers as upstream";
+    let place = ".dns: the engine asks the first of these servers before Mayfly's dnsmasq, so `*.service` does not \
+                 resolve: remove `dns` here, and give Mayfly's dnsmasq the other servers as upstream";
     let services = format!(
         "  api: {{image: 'a:1', expose: [80], dns: 10.0.0.1}}\n  job: {{{CALLS}, dns: [10.0.0.1, 172.31.250.53]}}\n  \
          good: {{{CALLS}, dns: [172.31.250.53, 10.0.0.1]}}\n  idle: {{image: 'i:1', dns: 10.0.0.1}}\n  \
