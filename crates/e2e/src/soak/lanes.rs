@@ -102,6 +102,8 @@ async fn router(stage: &Stage, mut chance: Chance) -> Result<()> {
                 stage.event("HAProxy reloaded");
                 stage.mayfly.lock().await.haproxy.reload().await?;
                 in_order(stage, "HAProxy reloaded").await;
+                // A change that takes effect now is not known to the process that ends.
+                stage.mayfly.lock().await.haproxy.old_workers_end().await;
             }
             3 => {
                 let _changing = stage.changing.write().await;
