@@ -2,9 +2,11 @@
 //! HAProxy in sync: a slow etcd holds up no change. HAProxy's row is deleted only after etcd has
 //! the report.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use mayfly_core::names::EnvironmentName;
 use mayfly_core::shorten::counted;
 use mayfly_daemon::environments::touch;
 use mayfly_daemon::store::{Store, StoreError};
@@ -23,6 +25,13 @@ use crate::apply::Applier;
 const LONGEST: Duration = Duration::from_secs(30);
 /// How many environments are reported at the same time.
 const AT_ONCE: usize = 8;
+/// How long a turn may delete rows before changes get theirs: HAProxy 2.6 searches the whole map for
+/// each row, some milliseconds at 100,000 rows.
+const FORGETTING: Duration = Duration::from_millis(50);
+/// Rows that are deleted before a look at the clock.
+const FORGOTTEN_AT_ONCE: usize = 20;
+/// When the rest of the rows is deleted.
+const FORGET_AGAIN: Duration = Duration::from_secs(1);
 /// What follows from a report that failed.
 const FAILING: &str = "retrying. Until this works, environments with an idle time may expire \
      although they are in use";
@@ -115,10 +124,7 @@ impl UsageReporter {
             Ok(Some(noted)) => {
                 self.blind = false;
                 let old = self.uses.note(&noted, Instant::now(), SystemTime::now());
-                match applier.forget_uses(&old).await {
-                    Ok(()) => self.uses.forgotten(&old),
-                    Err(trouble) => debug!("{trouble}"),
-                }
+                self.forget(&old, applier).await;
             }
             Ok(None) if self.uses.idlers.is_empty() => {}
             Ok(None) => {
@@ -145,6 +151,23 @@ impl UsageReporter {
         }
     }
 
+    /// Takes rows of HAProxy's map away, as many as a moment allows. Those that stay are read again.
+    async fn forget(&mut self, names: &BTreeSet<EnvironmentName>, applier: &mut Applier) {
+        let begun = Instant::now();
+        let mut names = names.iter().cloned().peekable();
+        while names.peek().is_some() {
+            if begun.elapsed() >= FORGETTING {
+                self.next = self.next.min(Instant::now() + FORGET_AGAIN);
+                return;
+            }
+            let part: BTreeSet<EnvironmentName> = names.by_ref().take(FORGOTTEN_AT_ONCE).collect();
+            match applier.forget_uses(&part).await {
+                Ok(()) => self.uses.forgotten(&part),
+                Err(trouble) => return debug!("{trouble}"),
+            }
+        }
+    }
+
     /// Waits for the end of the round that is on its way, forever if there is none. Safe in
     /// `select!`.
     async fn ended(&mut self) -> Result<u64, String> {
@@ -167,17 +190,8 @@ impl UsageReporter {
                 applier.metrics().uses_reported.inc_by(count);
                 // A use between the report and this is as old as the report: nothing is lost but
                 // that moment.
-                match applier.forget_uses(&round.used).await {
-                    Ok(()) => {
-                        self.uses.forgotten(&round.used);
-                        self.uses.reported(&round, begun);
-                    }
-                    // The rows are still there, and are read again.
-                    Err(trouble) => {
-                        debug!("{trouble}");
-                        self.uses.reported(&round, begun);
-                    }
-                }
+                self.forget(&round.used, applier).await;
+                self.uses.reported(&round, begun);
                 if std::mem::take(&mut self.failing) {
                     info!("the use of environments is reported to etcd again");
                 }
