@@ -151,20 +151,17 @@ impl UsageReporter {
         }
     }
 
-    /// Takes rows of HAProxy's map away, as many as a moment allows. Those that stay are read again.
-    async fn forget(&mut self, names: &BTreeSet<EnvironmentName>, applier: &mut Applier) {
-        let begun = Instant::now();
-        let mut names = names.iter().cloned().peekable();
-        while names.peek().is_some() {
-            if begun.elapsed() >= FORGETTING {
-                self.next = self.next.min(Instant::now() + FORGET_AGAIN);
-                return;
-            }
-            let part: BTreeSet<EnvironmentName> = names.by_ref().take(FORGOTTEN_AT_ONCE).collect();
+    /// Deletes rows of HAProxy's map, as many as a moment allows. Those that stay are read again.
+    async fn forget(&mut self, names: &BTreeSet<EnvironmentName>, applier: &Applier) {
+        let mut turn = Turn::of(names);
+        while let Some(part) = turn.next() {
             match applier.forget_uses(&part).await {
                 Ok(()) => self.uses.forgotten(&part),
                 Err(trouble) => return debug!("{trouble}"),
             }
+        }
+        if turn.has_more() {
+            self.next = self.next.min(Instant::now() + FORGET_AGAIN);
         }
     }
 
@@ -207,6 +204,30 @@ impl UsageReporter {
                 }
             }
         }
+    }
+}
+
+/// Names in parts, as many as come in a moment.
+struct Turn<'a> {
+    end: Instant,
+    rest: std::iter::Peekable<std::collections::btree_set::Iter<'a, EnvironmentName>>,
+}
+
+impl<'a> Turn<'a> {
+    fn of(names: &'a BTreeSet<EnvironmentName>) -> Self {
+        Self {
+            end: Instant::now() + FORGETTING,
+            rest: names.iter().peekable(),
+        }
+    }
+
+    fn next(&mut self) -> Option<BTreeSet<EnvironmentName>> {
+        let goes_on = self.has_more() && Instant::now() < self.end;
+        goes_on.then(|| self.rest.by_ref().take(FORGOTTEN_AT_ONCE).cloned().collect())
+    }
+
+    fn has_more(&mut self) -> bool {
+        self.rest.peek().is_some()
     }
 }
 
@@ -254,5 +275,37 @@ async fn touch_all(store: &Store, touches: Vec<Idler>) -> Result<u64, StoreError
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_are_deleted_for_a_moment_at_a_time() {
+        let names = |count: usize| -> BTreeSet<EnvironmentName> {
+            (0..count)
+                .map(|number| format!("e{number}").parse().unwrap())
+                .collect()
+        };
+        // How many rows are deleted in a moment, and whether some are left.
+        let deleted = async |count, pause| {
+            let names = names(count);
+            let (mut turn, mut deleted) = (Turn::of(&names), 0);
+            while let Some(part) = turn.next() {
+                deleted += part.len();
+                tokio::time::sleep(pause).await;
+            }
+            (deleted, turn.has_more())
+        };
+        assert_eq!(
+            deleted(1_000, Duration::ZERO).await,
+            (1_000, false),
+            "HAProxy is fast"
+        );
+        assert_eq!(deleted(1_000, Duration::from_millis(20)).await, (60, true));
+        assert_eq!(deleted(50, Duration::from_millis(20)).await, (50, false));
+        assert_eq!(deleted(0, Duration::ZERO).await, (0, false));
     }
 }
