@@ -113,21 +113,6 @@ impl Haproxy {
         Ok(())
     }
 
-    /// Waits until the processes that reloads have replaced have ended: until then they answer the
-    /// requests that have reached them, without the changes since.
-    pub async fn old_workers_end(&self) {
-        eventually(LIMIT, "the old workers have ended", async || {
-            let processes = self.ask_master("show proc").await?;
-            let after = processes
-                .split_once("# old workers")
-                .map_or("", |(_, after)| after);
-            let old = after.lines().nth(1).filter(|line| !line.starts_with('#'));
-            ensure!(old.is_none_or(str::is_empty), "{processes}");
-            Ok(())
-        })
-        .await;
-    }
-
     fn running(&mut self) -> Result<&mut Process> {
         self.process.as_mut().context("HAProxy was never started")
     }

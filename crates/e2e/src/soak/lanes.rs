@@ -100,10 +100,19 @@ async fn router(stage: &Stage, mut chance: Chance) -> Result<()> {
                 let _changing = stage.changing.write().await;
                 on_disk(stage).await;
                 stage.event("HAProxy reloaded");
-                stage.mayfly.lock().await.haproxy.reload().await?;
+                let old = {
+                    let mut mayfly = stage.mayfly.lock().await;
+                    let old = mayfly.haproxy.worker().await?;
+                    mayfly.haproxy.reload().await?;
+                    PathBuf::from(format!("/proc/{old}"))
+                };
                 in_order(stage, "HAProxy reloaded").await;
-                // A change that takes effect now is not known to the process that ends.
-                stage.mayfly.lock().await.haproxy.old_workers_end().await;
+                // Until it has ended, it answers what has reached it, and knows no change from now on.
+                eventually(AT_LAST, "the old process of HAProxy has ended", async || {
+                    ensure!(!old.exists(), "{} is there", old.display());
+                    Ok(())
+                })
+                .await;
             }
             3 => {
                 let _changing = stage.changing.write().await;
