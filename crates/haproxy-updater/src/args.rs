@@ -176,8 +176,8 @@ pub struct Options {
     /// Reserves slots in HAProxy for this many backends at the start, 1 to 65536
     ///
     /// A slot is a backend section that haproxy.cfg provides in advance, so that a new version
-    /// needs no reload. When less than a quarter of the slots is free, haproxy-updater doubles
-    /// their number. This needs a reload of HAProxy.
+    /// needs no reload. When less than a quarter of the slots is free, or when a new version finds
+    /// no empty slot, haproxy-updater doubles their number. This needs a reload of HAProxy.
     #[arg(
         long,
         env = "MAYFLY_SLOTS",

@@ -58,6 +58,8 @@ pub struct UsageReporter {
     under_way: Option<UnderWay>,
     /// When HAProxy is to be asked next.
     next: Instant,
+    /// The last row that was deleted, if some had to stay.
+    forgotten_to: Option<EnvironmentName>,
     /// Whether the last round failed, which is logged once.
     failing: bool,
     /// Whether it was logged that the template notes no uses.
@@ -77,6 +79,7 @@ impl UsageReporter {
             store,
             under_way: None,
             next: Instant::now(),
+            forgotten_to: None,
             failing: false,
             blind: false,
         }
@@ -124,7 +127,7 @@ impl UsageReporter {
             Ok(Some(noted)) => {
                 self.blind = false;
                 let old = self.uses.note(&noted, Instant::now(), SystemTime::now());
-                self.forget(&old, applier).await;
+                self.forget_old(&old, applier).await;
             }
             Ok(None) if self.uses.idlers.is_empty() => {}
             Ok(None) => {
@@ -151,16 +154,18 @@ impl UsageReporter {
         }
     }
 
-    /// Deletes rows of HAProxy's map, as many as a moment allows. Those that stay are read again.
-    async fn forget(&mut self, names: &BTreeSet<EnvironmentName>, applier: &Applier) {
-        let mut turn = Turn::of(names);
-        while let Some(part) = turn.next() {
+    /// Deletes rows that wait for no report, as many as a moment allows. Those that stay are read
+    /// again, and come first then: no row waits for ever.
+    async fn forget_old(&mut self, names: &BTreeSet<EnvironmentName>, applier: &Applier) {
+        let mut parts = Parts::of(names, self.forgotten_to.as_ref());
+        while let Some(part) = parts.next() {
             match applier.forget_uses(&part).await {
                 Ok(()) => self.uses.forgotten(&part),
                 Err(trouble) => return debug!("{trouble}"),
             }
         }
-        if turn.has_more() {
+        self.forgotten_to = parts.last.cloned();
+        if self.forgotten_to.is_some() {
             self.next = self.next.min(Instant::now() + FORGET_AGAIN);
         }
     }
@@ -187,7 +192,12 @@ impl UsageReporter {
                 applier.metrics().uses_reported.inc_by(count);
                 // A use between the report and this is as old as the report: nothing is lost but
                 // that moment.
-                self.forget(&round.used, applier).await;
+                // All at once: a row that stayed would count as a new use of an idle environment.
+                match applier.forget_uses(&round.used).await {
+                    Ok(()) => self.uses.forgotten(&round.used),
+                    // The rows are still there, and are read again.
+                    Err(trouble) => debug!("{trouble}"),
+                }
                 self.uses.reported(&round, begun);
                 if std::mem::take(&mut self.failing) {
                     info!("the use of environments is reported to etcd again");
@@ -208,26 +218,40 @@ impl UsageReporter {
 }
 
 /// Names in parts, as many as come in a moment.
-struct Turn<'a> {
+struct Parts<'a> {
     end: Instant,
-    rest: std::iter::Peekable<std::collections::btree_set::Iter<'a, EnvironmentName>>,
+    rest: std::iter::Peekable<std::vec::IntoIter<&'a EnvironmentName>>,
+    /// The last one that came, if some did not.
+    last: Option<&'a EnvironmentName>,
 }
 
-impl<'a> Turn<'a> {
-    fn of(names: &'a BTreeSet<EnvironmentName>) -> Self {
+impl<'a> Parts<'a> {
+    /// All names, from the first one after `last` on.
+    fn of(names: &'a BTreeSet<EnvironmentName>, last: Option<&EnvironmentName>) -> Self {
+        let (before, after): (Vec<_>, Vec<_>) = names
+            .iter()
+            .partition(|name| last.is_some_and(|last| *name <= last));
+        let rest: Vec<_> = after.into_iter().chain(before).collect();
         Self {
             end: Instant::now() + FORGETTING,
-            rest: names.iter().peekable(),
+            rest: rest.into_iter().peekable(),
+            last: None,
         }
     }
 
     fn next(&mut self) -> Option<BTreeSet<EnvironmentName>> {
-        let goes_on = self.has_more() && Instant::now() < self.end;
-        goes_on.then(|| self.rest.by_ref().take(FORGOTTEN_AT_ONCE).cloned().collect())
-    }
-
-    fn has_more(&mut self) -> bool {
-        self.rest.peek().is_some()
+        if self.rest.peek().is_none() {
+            self.last = None;
+            return None;
+        }
+        let is_over = Instant::now() >= self.end;
+        let part: Vec<_> = self
+            .rest
+            .by_ref()
+            .take(FORGOTTEN_AT_ONCE * usize::from(!is_over))
+            .collect();
+        self.last = part.last().copied().or(self.last);
+        (!is_over).then(|| part.into_iter().cloned().collect())
     }
 }
 
@@ -289,23 +313,28 @@ mod tests {
                 .map(|number| format!("e{number}").parse().unwrap())
                 .collect()
         };
-        // How many rows are deleted in a moment, and whether some are left.
-        let deleted = async |count, pause| {
-            let names = names(count);
-            let (mut turn, mut deleted) = (Turn::of(&names), 0);
-            while let Some(part) = turn.next() {
-                deleted += part.len();
+        // How many rows are deleted in a moment, and the last one if some are left.
+        let deleted = async |names: &BTreeSet<EnvironmentName>, last: Option<&str>, pause| {
+            let last = last.map(|last| last.parse().unwrap());
+            let (mut parts, mut deleted) = (Parts::of(names, last.as_ref()), BTreeSet::new());
+            while let Some(part) = parts.next() {
+                deleted.extend(part);
                 tokio::time::sleep(pause).await;
             }
-            (deleted, turn.has_more())
+            (deleted, parts.last.map(ToString::to_string))
         };
+        let (all, slow) = (names(1_000), Duration::from_millis(20));
+        let (fast, last) = deleted(&all, None, Duration::ZERO).await;
+        assert_eq!((fast, last), (all.clone(), None));
+        let (first, last) = deleted(&all, None, slow).await;
+        assert_eq!((first.len(), last.is_some()), (60, true));
+        let (second, _) = deleted(&all, last.as_deref(), slow).await;
         assert_eq!(
-            deleted(1_000, Duration::ZERO).await,
-            (1_000, false),
-            "HAProxy is fast"
+            (second.len(), first.is_disjoint(&second)),
+            (60, true),
+            "those that stayed come first"
         );
-        assert_eq!(deleted(1_000, Duration::from_millis(20)).await, (60, true));
-        assert_eq!(deleted(50, Duration::from_millis(20)).await, (50, false));
-        assert_eq!(deleted(0, Duration::ZERO).await, (0, false));
+        let (few, last) = deleted(&names(50), last.as_deref(), slow).await;
+        assert_eq!((few, last), (names(50), None));
     }
 }

@@ -111,7 +111,7 @@ async fn a_container_stays_registered_unless_the_engine_refuses_to_describe_it_f
     check(refused("0a"), 1, None);
     advance(TTL - second).await;
     check(refused("0a"), 1, None);
-    // An answer begins it anew, and so does a new connection.
+    // It begins again with an answer, and with a new connection.
     check(described(), 1, None);
     advance(second).await;
     check(refused("0a"), 1, None);

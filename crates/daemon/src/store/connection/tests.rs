@@ -34,7 +34,7 @@ struct FakeEtcd {
 struct Logins {
     /// How many were asked for.
     begun: AtomicUsize,
-    /// How many of them wait for their answer, and somebody for them.
+    /// How many of them wait for their answer while a client waits for them.
     pending: AtomicUsize,
     answered: watch::Sender<bool>,
 }
