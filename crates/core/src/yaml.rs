@@ -7,6 +7,7 @@
 //! not enough: it stops at the first fault, and the untagged forms that the schema needs would turn
 //! `1.10` into a number.
 
+mod mistakes;
 mod reader;
 
 use reader::{Budget, ReadFailure, Reader};

@@ -27,10 +27,10 @@ fn cases(folder: &str) -> Vec<PathBuf> {
     cases
 }
 
-/// Compares with the expected text beside the case; `UPDATE_GOLDEN=1` writes it instead.
+/// Compares with the expected text beside the case; `MAYFLY_UPDATE_GOLDEN=1` writes it instead.
 fn check(case: &Path, extension: &str, found: &str) {
     let expected = case.with_extension(extension);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if std::env::var_os("MAYFLY_UPDATE_GOLDEN").is_some() {
         fs::write(&expected, found).unwrap();
     }
     let expected =

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
+use super::mistakes::explain;
 use super::{Limits, Mark, Node, Value, YamlError};
 
 /// What a text may still cost.
@@ -66,17 +67,24 @@ impl Budget {
 /// Reads documents from the events of the parser.
 pub(super) struct Reader<'text> {
     parser: Parser<'text, StrInput<'text>>,
+    text: &'text str,
     lines_before: usize,
     /// The finished subtrees that an alias may stand for.
     anchors: HashMap<usize, (Node, Size)>,
+    /// The newest anchor, and the newest of the documents before: the parser counts them through.
+    newest_anchor: usize,
+    newest_before: usize,
 }
 
 impl<'text> Reader<'text> {
     pub(super) fn new(text: &'text str, lines_before: usize) -> Self {
         Self {
             parser: Parser::new_from_str(text),
+            text,
             lines_before,
             anchors: HashMap::new(),
+            newest_anchor: 0,
+            newest_before: 0,
         }
     }
 
@@ -91,6 +99,7 @@ impl<'text> Reader<'text> {
                 (Event::StreamEnd, _) => return Ok(()),
                 (Event::DocumentStart(_), _) => {
                     self.anchors.clear();
+                    self.newest_before = self.newest_anchor;
                     let (event, mark) = self.next()?;
                     let (node, _) = self.node(event, mark, 0, budget)?;
                     // Only once its end is seen is a document whole.
@@ -120,19 +129,22 @@ impl<'text> Reader<'text> {
     }
 
     fn error(&self, error: &ScanError) -> YamlError {
-        let mark = self.mark(&Span::empty(*error.marker()));
-        let info = error.info();
-        let message = match info {
-            // The parser looks ahead and has a limit of its own, above ours.
-            _ if info.contains("recursion limit") => "too many levels of nesting".to_owned(),
-            _ if info.starts_with("tabs") => format!("not YAML: {info}: indent with spaces"),
-            _ if info.contains("unprintable") => format!(
-                "not YAML: {info}: only text is allowed \
-                 here"
-            ),
-            _ => format!("not YAML: {info}"),
+        let (marker, reason) = (error.marker(), error.info());
+        let mark = Mark {
+            line: marker.line().max(1),
+            column: marker.col() + 1,
         };
-        YamlError { mark, message }
+        // The parser looks ahead and has a limit of its own, above ours.
+        let (mark, message) = if reason.contains("recursion limit") {
+            (mark, "too many levels of nesting".to_owned())
+        } else {
+            explain(self.text, mark, reason)
+        };
+        let line = mark.line + self.lines_before;
+        YamlError {
+            mark: Mark { line, ..mark },
+            message,
+        }
     }
 
     fn node(
@@ -215,6 +227,7 @@ impl<'text> Reader<'text> {
             // An anchor costs one copy of what it names, aliased or not.
             budget.pay(size, mark)?;
             self.anchors.insert(anchor, (node.clone(), size));
+            self.newest_anchor = self.newest_anchor.max(anchor);
         }
         Ok((node, size))
     }
@@ -229,11 +242,15 @@ impl<'text> Reader<'text> {
         budget: &mut Budget,
     ) -> Result<(Node, Size), ReadFailure> {
         let Some((node, size)) = self.anchors.get(&anchor) else {
-            let reason = "an alias inside the value that it stands for: write the value out".to_owned();
+            let reason = if anchor <= self.newest_before {
+                "an alias of an earlier document: write the value out, or put both in one document"
+            } else {
+                "an alias inside the value that it stands for: write the value out"
+            };
             return Ok((
                 Node {
                     mark,
-                    value: Value::Refused(reason),
+                    value: Value::Refused(reason.to_owned()),
                 },
                 (1, 0, 0),
             ));

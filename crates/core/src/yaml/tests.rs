@@ -111,6 +111,15 @@ fn aliases_are_copies_and_tags_are_refused() {
         &[],
     );
     check(
+        "a: &x 1\n---\nb: *x\nc: &y [*y]\n",
+        &[
+            "{a: 1}",
+            "{b: !an alias of an earlier document: write the value out, or put both in one document, \
+             c: [!an alias inside the value that it stands for: write the value out]}",
+        ],
+        &[],
+    );
+    check(
         "a: *nobody\nb: 1\n---\nc: 1\n",
         &["{c: 1}"],
         &["line 1, column 4: not YAML: "],

@@ -96,7 +96,7 @@ fn files_that_are_no_compose_files() {
             "services:\n  a: {image: [x], build: .}\n",
             "c.yml:2:14: services.a.image: a list where",
         ),
-        ("services:\n\ta: b\n", "c.yml:2:2: not YAML"),
+        ("services:\n\ta: b\n", "c.yml:2:1: not YAML"),
         ("a: 1\n---\nb: 1\n", "c.yml:3:1: a second YAML document"),
         (
             "services: &a {b: *a}\n",
