@@ -17,6 +17,7 @@ use mayfly_core::labels::{self, Labelled};
 use mayfly_core::records::definition::{Cpus, Definition, Memory, NetworkName, VariableName, Volume};
 use mayfly_core::records::{self, Weight};
 use mayfly_core::version::BackendId;
+use mayfly_daemon::file::real_path;
 
 use crate::engine::{Launch, Pull, Unit};
 use crate::naming;
@@ -218,19 +219,23 @@ fn volumes(definition: &Definition, roots: &[String]) -> Result<(), String> {
         roots => format!("--volume-root allows only paths below {}", roots.join(", ")),
     };
     // Beside the engine both see the same files; in a container, or for an engine elsewhere,
-    // nothing is found.
-    let real = |path: &str| std::fs::canonicalize(path).ok();
-    for source in definition.volumes.iter().map(Volume::source) {
-        if !roots.iter().any(|root| Path::new(source).starts_with(root)) {
-            return Err(format!("volume `{source}` is not allowed: {}", allowed()));
-        }
-        let Some(target) = real(source) else {
-            continue;
-        };
-        let is_below = |root: &String| target.starts_with(real(root).unwrap_or_else(|| root.into()));
-        if !roots.iter().any(is_below) {
+    // nothing is found, and paths stay as they are written.
+    for source in definition.volumes.iter().map(Volume::source).map(Path::new) {
+        if !roots.iter().any(|root| source.starts_with(root)) {
             return Err(format!(
-                "volume `{source}` is not allowed: a link in its path leads to another place, and {}",
+                "volume `{}` is not allowed: {}",
+                source.display(),
+                allowed()
+            ));
+        }
+        let target = real_path(source);
+        if !roots
+            .iter()
+            .any(|root| target.starts_with(real_path(Path::new(root))))
+        {
+            return Err(format!(
+                "volume `{}` is not allowed: a link in its path leads to another place, and {}",
+                source.display(),
                 allowed()
             ));
         }
@@ -406,17 +411,21 @@ pub(crate) mod tests {
             ("root", "in"),
             ("root", "not-there"),
             ("alias", "in"),
+            ("alias", "not-there"),
             ("root", "out"),
+            ("root", "out/not-there"),
         ];
         let outcomes = all.map(|(root, below)| asked(root, below));
         std::fs::remove_dir_all(&directory).unwrap();
-        let [fine @ .., refused] = outcomes;
-        assert_eq!(fine, [const { Ok(()) }; 4]);
-        assert!(
-            refused
-                .unwrap_err()
-                .contains("a link in its path leads to another place")
-        );
+        let [fine @ .., to_what_exists, to_what_will_be_made] = outcomes;
+        assert_eq!(fine, [const { Ok(()) }; 5]);
+        for refused in [to_what_exists, to_what_will_be_made] {
+            let reason = refused.unwrap_err();
+            assert!(
+                reason.contains("a link in its path leads to another place"),
+                "{reason}"
+            );
+        }
     }
 
     #[test]

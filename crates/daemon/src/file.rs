@@ -5,7 +5,7 @@
 use std::fs::{File, Metadata, Permissions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -114,6 +114,19 @@ pub fn write_if_different(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Resul
         return Ok(false);
     }
     write_atomically(path, bytes, mode).map(|()| true)
+}
+
+/// The path without links and `..`, as far as it exists and may be looked into.
+pub fn real_path(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let mut missing = Vec::new();
+    for ancestor in path.ancestors() {
+        if let Ok(real) = ancestor.canonicalize() {
+            return missing.iter().rev().fold(real, |path, part| path.join(part));
+        }
+        missing.extend(ancestor.file_name());
+    }
+    path
 }
 
 /// Whether a file has exactly these bytes and this mode.

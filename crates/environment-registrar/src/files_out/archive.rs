@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::lifetime::Moment;
-use mayfly_daemon::file::write_atomically;
+use mayfly_daemon::file::{real_path, write_atomically};
 
 use crate::files_in::scan::KeptFile;
 
@@ -90,9 +90,9 @@ impl Archive {
     /// When it would lie in that directory, or that in it: an environment may have the name of the
     /// directory.
     pub fn new(root: Option<&Path>, watched: &Path, keep: usize) -> anyhow::Result<Self> {
-        let watched = real(watched);
+        let watched = real_path(watched);
         let root = match root {
-            Some(root) => real(root),
+            Some(root) => real_path(root),
             None => watched.parent().unwrap_or(&watched).join("archive"),
         };
         anyhow::ensure!(
@@ -197,19 +197,6 @@ fn stamps(directory: &Path) -> anyhow::Result<Vec<ArchiveStamp>> {
         stamps.extend(entry.file_name().to_str().and_then(ArchiveStamp::parse));
     }
     Ok(stamps)
-}
-
-/// The path without links and `..`, as far as it exists.
-fn real(path: &Path) -> PathBuf {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    let mut missing = Vec::new();
-    for ancestor in path.ancestors() {
-        if let Ok(real) = ancestor.canonicalize() {
-            return missing.iter().rev().fold(real, |path, part| path.join(part));
-        }
-        missing.extend(ancestor.file_name());
-    }
-    path
 }
 
 #[cfg(test)]
