@@ -42,8 +42,7 @@ ensure_programs() {
     [ ${#missing[@]} -eq 0 ] || install_without_services "${missing[@]}"
     # Where a user who is not root runs this, Debian's PATH lacks sbin.
     export PATH="$PATH:/usr/sbin"
-    have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough"
-    install_missing protobuf-compiler libprotobuf-dev
+    ensure_tools
 }
 
 ensure_peers() {
@@ -70,7 +69,7 @@ main() {
     detail "$(etcd --version | head -n 1)"
     # A thousand instances and their registrars are many files.
     ulimit -n "$(ulimit -Hn)"
-    exec target/release/mayfly-bench "$@"
+    exec "${CARGO_TARGET_DIR:-target}/release/mayfly-bench" "$@"
 }
 
 main "$@"

@@ -32,7 +32,7 @@ END
 for argument in "$@"; do
     case $argument in -h | --help) usage && exit 0 ;; esac
 done
-have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough"
+ensure_tools
 ensure_servers
 say "building the load"
 cargo build --profile faults --locked --quiet --package mayfly-e2e --bin mayfly-del-server

@@ -31,7 +31,7 @@ ensure_mdbook() {
 }
 
 cargo_install() {
-    have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough"
+    ensure_rust
     detail "installing $1 $2 with cargo (some minutes, once)"
     # Both need the same crates, so they are built in one place.
     CARGO_TARGET_DIR=target/docs-tools cargo install "$1" --version "$2" --locked --debug --quiet

@@ -26,9 +26,8 @@ for argument in "$@"; do
     case $argument in -h | --help) usage && exit 0 ;; esac
 done
 [ "$(id -u)" -eq 0 ] || die "the faults need networks, disks and engines of their own: run this as root"
-have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough"
+ensure_tools
 ensure_servers
-install_missing protobuf-compiler libprotobuf-dev
 say "building release binaries (that unwind: one fault that panics does not end the others)"
 cargo build --profile faults --locked --quiet --workspace
 ulimit -n "$(ulimit -Hn)"

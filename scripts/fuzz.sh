@@ -22,7 +22,7 @@ one of them has failed, and then says what failed. A whole run takes at most 10 
 
 proptest writes what it finds beside the test, to *.proptest-regressions. Keep that file: its cases are tried first from
 then on.
-Needs what scripts/test.sh installs.
+Installs what is missing and says so.
 END
 }
 
@@ -73,9 +73,8 @@ main() {
     for number in "$CASES" "$REQUESTS" "$SEED"; do
         [[ $number =~ ^[0-9]+$ ]] || usage_error "'$number' is not a number"
     done
-    have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough"
-    # Where a user who is not root runs this, Debian's PATH lacks sbin.
-    export PATH="$PATH:/usr/sbin"
+    ensure_tools
+    ensure_servers
     LOGS=$(mktemp -d)
     trap 'rm -rf "$LOGS"' EXIT
 

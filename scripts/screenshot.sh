@@ -30,7 +30,7 @@ esac
 
 say 'what the tests need'
 ensure_servers
-have cargo || die 'cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough'
+ensure_tools
 
 say 'build'
 cargo build --workspace --all-targets --locked

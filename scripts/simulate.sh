@@ -29,7 +29,7 @@ each seed that fails, with the command that replays it; exits with 1 if there is
 Examples:
   scripts/simulate.sh --seeds 10000 --seed 100001
   scripts/simulate.sh --replay 42
-Needs what scripts/test.sh installs.
+Installs what is missing and says so.
 END
 }
 
@@ -87,7 +87,7 @@ main() {
         esac
         shift
     done
-    have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough"
+    ensure_tools
     if [ -n "$all_mutants" ]; then
         mutants "${names[@]}"
         return

@@ -28,9 +28,8 @@ END
 for argument in "$@"; do
     case $argument in -h | --help) usage && exit 0 ;; esac
 done
-have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough"
+ensure_tools
 ensure_servers
-install_missing protobuf-compiler libprotobuf-dev
 say "building release binaries"
 cargo build --profile faults --locked --quiet --workspace
 # Above the tables, so that tables that were kept say what they are of.

@@ -5,8 +5,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-# The oldest Rust that Mayfly promises to work with; Cargo.toml says the same to cargo.
-OLDEST_RUST=1.85
 # The newest cargo-deny that this Rust can build.
 CARGO_DENY=0.18.3
 
@@ -74,38 +72,6 @@ finish() {
 trap finish EXIT
 
 # --- What is missing -----------------------------------------------------------------------------
-
-# Whether version $1 is at least version $2.
-at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
-
-rust_version() { rustc --version 2>/dev/null | awk '{print $2}'; }
-
-ensure_rust() {
-    local found offered
-    if have cargo && have rustc; then
-        found=$(rust_version)
-        at_least "$found" "$OLDEST_RUST" && have cargo-clippy && have cargo-fmt && return 0
-    fi
-    have apt-cache || die "Rust $OLDEST_RUST or newer with clippy and rustfmt is needed (found: ${found:-none})"
-    as_root apt-get update >/dev/null 2>&1 || true
-    offered=$(apt-cache policy rustc | awk '/Candidate:/ && $2 != "(none)" {print $2}')
-    if [ -n "${found:-}" ] && at_least "$found" "$OLDEST_RUST"; then
-        die "Rust $found is installed without clippy or rustfmt: add them ('rustup component add clippy rustfmt')"
-    fi
-    at_least "${offered:-0}" "$OLDEST_RUST" ||
-        die "Rust $OLDEST_RUST or newer is needed (found: ${found:-none}, Debian here offers: ${offered:-none}): install it by rustup"
-    install_missing cargo rustc rustfmt rust-clippy
-    hash -r
-    found=$(rust_version)
-    at_least "$found" "$OLDEST_RUST" || die "$(command -v rustc) is Rust $found and hides the one that was installed"
-}
-
-ensure_tools() {
-    ensure_rust
-    # etcd-client's build needs protoc and the well-known .proto files.
-    install_missing protobuf-compiler libprotobuf-dev
-    have cc || install_missing gcc libc6-dev
-}
 
 ensure_deny() {
     cargo deny --version >/dev/null 2>&1 && return 0

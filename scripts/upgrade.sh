@@ -48,9 +48,8 @@ main() {
         case $argument in -h | --help) usage && exit 0 ;; esac
     done
     [ $# -gt 0 ] || usage_error "the earlier version is missing"
-    have cargo || die "cargo is missing: scripts/test.sh installs Rust where Debian has a version that is new enough"
+    ensure_tools
     ensure_servers
-    install_missing protobuf-compiler libprotobuf-dev
     before=$(programs "$1")
     say "building the programs of this checkout"
     cargo build --locked --quiet --workspace --bins
