@@ -54,7 +54,7 @@ pub async fn run(common: &CommonArgs, arguments: Register, shutdown: Shutdown) -
     let registered = metric(
         &mut registry,
         "mayfly_registered",
-        "1 while the instance is advertised",
+        "1 while this registrar keeps the instance in etcd",
     );
     admin::start(&tasks, common.admin, &readiness, registry).await?;
 

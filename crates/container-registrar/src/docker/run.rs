@@ -59,7 +59,7 @@ pub async fn run(
     let registered = metric(
         &mut registry,
         "mayfly_registered",
-        "How many instances are registered",
+        "How many instances this registrar keeps in etcd",
     );
     let engine = "1 while the Docker engine is followed";
     let connected = metric(&mut registry, "mayfly_engine_connected", engine);

@@ -1,5 +1,5 @@
 //! Golden files: what etcd holds, beside the hosts file that follows from it; in `fails/`, beside the reasons for what
-//! is left out. `MAYFLY_GOLDEN=write cargo test -p dns-updater golden` writes the expectations anew.
+//! is left out. `MAYFLY_UPDATE_GOLDEN=1 cargo test -p dns-updater golden` writes the expectations anew.
 
 // The lint's exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used)]
@@ -61,7 +61,7 @@ fn cases(directory: &str) -> Vec<PathBuf> {
 }
 
 fn check(expected: &Path, found: &str) {
-    if std::env::var_os("MAYFLY_GOLDEN").is_some_and(|value| value == "write") {
+    if std::env::var_os("MAYFLY_UPDATE_GOLDEN").is_some() {
         std::fs::write(expected, found).unwrap();
     }
     let wanted = std::fs::read_to_string(expected).unwrap_or_default();
