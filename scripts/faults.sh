@@ -31,6 +31,5 @@ ensure_servers
 say "building release binaries (that unwind: one fault that panics does not end the others)"
 cargo build --profile faults --locked --quiet --workspace
 ulimit -n "$(ulimit -Hn)"
-# Above the table, so that a table that was kept says what it is of.
-printf '%s, %s, commit %s\n\n' "$(date +%F)" "$(server_versions)" "$(git describe --always --dirty 2>/dev/null || echo unknown)"
+heading
 exec "${CARGO_TARGET_DIR:-target}/faults/mayfly-faults" "$@"

@@ -65,10 +65,6 @@ clean() {
     rm -rf "$WORK"
 }
 
-free_port() {
-    "$PYTHON" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
 # start NAME COMMAND...: runs it in the background; its output goes to a file.
 start() {
     local name=$1

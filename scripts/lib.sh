@@ -98,6 +98,18 @@ install_without_services() {
     detail "their services were not started"
 }
 
+# free_port: a port of loopback on which nothing listens; it needs PYTHON.
+free_port() {
+    "$PYTHON" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# heading: the day and what the run that follows is of. It stands above the tables, so that tables that were
+# kept say it.
+heading() {
+    printf '%s, %s, commit %s\n\n' "$(date +%F)" "$(server_versions)" \
+        "$(git describe --always --dirty 2>/dev/null || echo unknown)"
+}
+
 # DOCKER is how this user runs the docker client; find_docker changes it to `sudo docker` where
 # needed.
 DOCKER=(docker)

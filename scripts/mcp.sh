@@ -33,10 +33,6 @@ clean() {
     rm -rf "$WORK"
 }
 
-free_port() {
-    "$PYTHON" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
 main() {
     case ${1:-} in
     --help | -h) usage && exit 0 ;;

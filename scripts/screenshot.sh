@@ -18,7 +18,7 @@ end-to-end test of the page, which takes the picture on its way. Further picture
 small screen) are left in target/screenshots.
 
 Installs what scripts/test.sh installs for its end-to-end tests, Debian's chromium and
-chromium-driver among it. Rust must be there.
+chromium-driver among it.
 END
 }
 

@@ -32,6 +32,5 @@ ensure_tools
 ensure_servers
 say "building release binaries"
 cargo build --profile faults --locked --quiet --workspace
-# Above the tables, so that tables that were kept say what they are of.
-printf '%s, %s, commit %s\n\n' "$(date +%F)" "$(server_versions)" "$(git describe --always --dirty 2>/dev/null || echo unknown)"
+heading
 exec "${CARGO_TARGET_DIR:-target}/faults/mayfly-soak" "$@"
