@@ -41,7 +41,7 @@ pub struct RuntimePlan {
     /// Servers behind TLS that this process cannot have: it has not loaded the file with the
     /// authorities.
     pub untrusted: BTreeSet<(Slot, ServerName)>,
-    /// RowText that no command may carry. Core makes none.
+    /// Texts that no command may carry. Core makes none.
     pub refused: Vec<String>,
 }
 

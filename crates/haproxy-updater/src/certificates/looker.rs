@@ -16,6 +16,7 @@ use crate::certificates::certificate::Certificate;
 use crate::certificates::choice::{CertificateChoice, Certificates, choose, default_of};
 use crate::certificates::kept;
 use crate::certificates::scan::Scanner;
+use crate::haproxy::answers::Process;
 use crate::haproxy::sockets::Trouble;
 use crate::haproxy::tls::{CertificatePlace, TlsStore};
 use crate::haproxy::tokens::ConfigPath;
@@ -34,7 +35,7 @@ const FIRST_LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// What a process of HAProxy was given.
 #[derive(Debug, Default)]
 struct Given {
-    process: String,
+    process: Option<Process>,
     /// Whether no change can be begun and not ended.
     is_clean: bool,
     /// The digest of what it has in each place.
@@ -206,9 +207,9 @@ impl Looker {
             self.served.clone_from(wanted);
             return Ok(false);
         };
-        if self.given.process != process {
+        if self.given.process != Some(process) {
             self.given = Given {
-                process,
+                process: Some(process),
                 ..Given::default()
             };
         }

@@ -69,6 +69,14 @@ pub fn process(answer: &str) -> anyhow::Result<Process> {
     })
 }
 
+/// What HAProxy says in a log of its start that failed: the alerts, or everything if there is none.
+pub fn alerts(log: &str) -> String {
+    let alerts = log.lines().filter(|line| line.contains("[ALERT]")).map(str::trim);
+    let alerts = alerts.collect::<Vec<_>>().join("; ");
+    let reason = if alerts.is_empty() { log.trim() } else { &alerts };
+    reason.chars().take(1000).collect()
+}
+
 /// The rows of one map.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MapRows {

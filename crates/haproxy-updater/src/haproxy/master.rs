@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use mayfly_daemon::advice::Advised;
 use tokio::time::{Instant, sleep};
 
+use crate::haproxy::answers;
 use crate::haproxy::sockets::{Socket, Trouble};
 use crate::haproxy::tokens::ConfigPath;
 
@@ -119,17 +120,7 @@ fn outcome(answer: &str) -> Option<Reload> {
         return Some(Reload::Done);
     }
     let log = answer.strip_prefix("Success=0")?;
-    let alerts: Vec<&str> = log
-        .lines()
-        .filter(|line| line.contains("[ALERT]"))
-        .map(str::trim)
-        .collect();
-    let reason = if alerts.is_empty() {
-        log.trim().to_owned()
-    } else {
-        alerts.join("; ")
-    };
-    Some(Reload::Refused(reason.chars().take(1000).collect()))
+    Some(Reload::Refused(answers::alerts(log)))
 }
 
 /// What `show proc` says: how often the master reloaded, how many of its last tries failed, and

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
+use crate::haproxy::answers::{self, Process};
 use crate::haproxy::sockets::{Socket, Trouble};
 use crate::haproxy::tokens::{ConfigPath, shown_as_they_are};
 
@@ -83,7 +84,7 @@ pub const CRT_LIST: &str = "crt-list";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
     /// Another one after every start and reload.
-    pub process: String,
+    pub process: Process,
     /// The certificates with their lines in the list; `None` of a process that serves no TLS.
     pub lines: Option<BTreeMap<CertificatePlace, u32>>,
 }
@@ -226,11 +227,7 @@ fn words(answer: &str) -> String {
 /// Reads the answers to `show info` and `show ssl crt-list -n`. `None` where the first is not
 /// there.
 fn served(answer: &str, directory: &ConfigPath) -> Option<Served> {
-    let field = |name: &str| {
-        let mut lines = answer.lines();
-        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-    };
-    let process = format!("{} {}", field("Pid")?, field("Start_time_sec")?);
+    let process = answers::process(answer).ok()?;
     let list = format!("# {directory}/{CRT_LIST}");
     let prefix = format!("{directory}/");
     let line = |line: &str| -> Option<(CertificatePlace, u32)> {
@@ -288,7 +285,7 @@ mod tests {
         let read = |rest: &str| served(&format!("{info}\n{rest}"), &directory);
         // As HAProxy 2.6.12 and 3.0.11 answer.
         let found = read("# /d/tls/crt-list\n/d/tls/default:1\n/d/tls/a.pem:3\n/other/b.pem:4\n\n").unwrap();
-        assert_eq!(found.process, "7 1795941790");
+        assert_eq!((found.process.pid, found.process.started), (7, 1795941790));
         let lines = found.lines.unwrap().into_iter();
         let lines: Vec<_> = lines.map(|(place, line)| (place.to_string(), line)).collect();
         assert_eq!(lines, [("default".to_owned(), 1), ("a.pem".to_owned(), 3)]);

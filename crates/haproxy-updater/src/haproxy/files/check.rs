@@ -8,6 +8,8 @@ use anyhow::{Context as _, bail};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::haproxy::answers;
+
 const CHECK_LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs `haproxy -c` on a file.
@@ -32,13 +34,10 @@ pub async fn run_check(haproxy: &Path, config: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let alerts: Vec<&str> = said
-        .lines()
-        .filter(|line| line.contains("[ALERT]"))
-        .map(str::trim)
-        .collect();
-    let reason: String = alerts.join("; ").chars().take(1000).collect();
-    bail!("`haproxy -c` rejects the configuration: {reason}")
+    bail!(
+        "`haproxy -c` rejects the configuration: {}",
+        answers::alerts(&said)
+    )
 }
 
 /// The program at a path, or of a name in PATH.
