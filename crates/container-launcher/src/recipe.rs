@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use globset::GlobMatcher;
 use mayfly_core::keys::KeySpace;
-use mayfly_core::labels::{self, Labelled};
+use mayfly_core::labels::Labelled;
 use mayfly_core::records::definition::{Cpus, Definition, Memory, NetworkName, VariableName, Volume};
 use mayfly_core::records::{self, Weight};
 use mayfly_core::version::BackendId;
@@ -120,15 +120,12 @@ impl Recipe {
             protocol: definition.protocol,
             weight: Weight::default(),
         };
-        let mut labels = labelled.labels();
-        labels.insert(labels::LAUNCHER.to_owned(), terms.prefix.to_string());
-        labels.insert(labels::DEFINITION.to_owned(), digest.clone());
         Ok(Self {
             instances: definition.instances.count(),
             launch: Launch {
                 name: String::new(),
                 backend: backend.clone(),
-                labels,
+                labels: labelled.labels(),
                 digest,
                 image,
                 pull: terms.pull,
@@ -146,9 +143,6 @@ impl Recipe {
     pub fn again(mut self, revision: i64) -> Self {
         let launch = &mut self.launch;
         launch.digest = format!("{}{AGAIN}{revision}", launch.digest);
-        launch
-            .labels
-            .insert(labels::DEFINITION.to_owned(), launch.digest.clone());
         if launch.pull == Pull::Missing {
             launch.pull = Pull::Newest;
         }
@@ -320,10 +314,9 @@ pub(crate) mod tests {
             .labels
             .iter()
             .map(|(name, text)| (name.as_str(), text.as_str()));
-        let labelled = labels::read(pairs, "", &[]).unwrap().unwrap();
+        let labelled = mayfly_core::labels::read(pairs, "", &[]).unwrap().unwrap();
         assert_eq!(labelled.backend.to_string(), "x@1");
         assert_eq!(labelled.check_host.unwrap().as_str(), "shop.example");
-        assert_eq!(launch.labels[labels::LAUNCHER], "/mayfly");
         assert_eq!(launch.image.as_str(), "registry.example/team/x:1");
     }
 

@@ -66,7 +66,7 @@ impl Events {
 
     /// Waits for the next event, at most for `limit`, and some times after an event for less.
     /// Returns also when the stream breaks; an engine that is gone makes it wait a growing while,
-    /// up to 5 s, so that it is no busy loop. May be dropped at any moment.
+    /// up to 1 s, so that it is no busy loop. May be dropped at any moment.
     pub(super) async fn next(&self, connection: &EngineConnection, limit: Duration) {
         let open = &mut *self.open.lock().await;
         let messages = match &mut open.messages {

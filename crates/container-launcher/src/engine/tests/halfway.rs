@@ -32,6 +32,7 @@ fn networks(container: &Value) -> Vec<&String> {
 /// What a launcher leaves that dies after the creation, with labels as given.
 async fn create(engine: &DockerEngine, launch: &Launch, digest: &str) -> String {
     let mut labels = launch.labels.clone();
+    labels.insert("mayfly.launcher".to_owned(), "/mayfly".to_owned());
     labels.insert("mayfly.definition".to_owned(), digest.to_owned());
     labels.insert("mayfly.unit".to_owned(), launch.name.clone());
     let pairs: Vec<String> = labels
