@@ -68,6 +68,6 @@ pub mod run;
 pub mod shutdown;
 pub mod status;
 pub mod store;
-pub mod systemd;
+mod systemd;
 pub mod tasks;
 pub mod watch;

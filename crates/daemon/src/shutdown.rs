@@ -72,11 +72,6 @@ impl Shutdown {
     pub async fn begun(&self) {
         self.token.cancelled().await;
     }
-
-    /// The token underneath, for libraries that take one.
-    pub fn token(&self) -> &CancellationToken {
-        &self.token
-    }
 }
 
 /// Whether whoever started this process wants it to outlive its terminal.

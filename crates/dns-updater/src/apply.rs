@@ -62,11 +62,8 @@ impl HostsFile {
     /// # Errors
     /// When the file cannot be written; [`HostsFile::repair`] retries.
     pub async fn set(&mut self, text: String) -> anyhow::Result<bool> {
-        if self.wanted.as_ref() == Some(&text) {
-            return self.repair().await;
-        }
         self.wanted = Some(text);
-        self.write().await
+        self.repair().await
     }
 
     /// Writes the file again if it is not as wanted. Returns whether it wrote.
@@ -74,17 +71,6 @@ impl HostsFile {
     /// # Errors
     /// As [`HostsFile::set`].
     pub async fn repair(&mut self) -> anyhow::Result<bool> {
-        self.write().await
-    }
-
-    /// The directory of the file, if it was replaced since the start or the last call. dnsmasq
-    /// watches a directory itself, not its path: it notices nothing in another one.
-    pub fn take_replaced(&mut self) -> Option<&Path> {
-        let replaced = std::mem::take(&mut self.replaced);
-        directory_of(&self.path).filter(|_| replaced)
-    }
-
-    async fn write(&mut self) -> anyhow::Result<bool> {
         let Some(text) = self.wanted.clone() else {
             return Ok(false);
         };
@@ -103,6 +89,13 @@ impl HostsFile {
             self.replaced |= self.directory.replace(Arc::new(another)).is_some();
         }
         Ok(wrote)
+    }
+
+    /// The directory of the file, if it was replaced since the start or the last call. dnsmasq
+    /// watches a directory itself, not its path: it notices nothing in another one.
+    pub fn take_replaced(&mut self) -> Option<&Path> {
+        let replaced = std::mem::take(&mut self.replaced);
+        directory_of(&self.path).filter(|_| replaced)
     }
 }
 

@@ -114,8 +114,8 @@ pub fn local_source(common: &CommonArgs, what: String) -> anyhow::Result<Source>
 
 fn source_as(tool: &str, common: &CommonArgs, file: String) -> anyhow::Result<Source> {
     let mut node = format!("{tool}{}", common.node()?);
-    // A name of a node is at most 128 ASCII letters.
-    node.truncate(128);
+    // The name of a node is ASCII.
+    node.truncate(NodeName::LIMIT);
     Ok(Source {
         registrar: node.parse::<NodeName>()?,
         file,

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, bail, ensure};
 use mayfly_core::keys::Kind;
+use mayfly_core::shorten::counted;
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output::{self, TextTable, complain, printable};
 use mayfly_daemon::store::{Guard, LeaseId, Store, Write};
@@ -93,7 +94,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
         if plan.is_done() {
             output::print(&match written {
                 0 => "etcd has every record of the dump already\n".to_owned(),
-                count => format!("restored: {} changed\n", keys(count)),
+                count => format!("restored: {} changed\n", counted(count, "key")),
             })?;
         }
         if args.dry_run || plan.is_done() {
@@ -101,7 +102,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
         }
         let all = carry_out(&store, &plan, &mut written).await;
         if all.with_context(|| stopped(written))? {
-            output::print(&format!("restored: {} changed\n", keys(written)))?;
+            output::print(&format!("restored: {} changed\n", counted(written, "key")))?;
             if plan.count(Some(Kind::Environment), RestoreAction::Delete) > 1 {
                 complain(
                     "note: routers keep environments that vanish together: \
@@ -151,35 +152,21 @@ fn refusal(plan: &RestorePlan, written: usize) -> String {
     );
     let happened = match written {
         0 => "nothing was changed".to_owned(),
-        count => format!("{} changed already", keys(count)),
+        count => format!("{} changed already", counted(count, "key")),
     };
     format!(
         "etcd differs from the dump: --replace would change {} and delete {}; {happened}. To make etcd \
          equal to the dump, run the command again with --replace",
-        records(changed),
-        records(deleted)
+        counted(changed, "record"),
+        counted(deleted, "record")
     )
 }
 
 fn stopped(written: usize) -> String {
     format!(
         "{} changed so far; run the same command again to continue",
-        keys(written)
+        counted(written, "key")
     )
-}
-
-fn keys(count: usize) -> String {
-    match count {
-        1 => "1 key".to_owned(),
-        count => format!("{count} keys"),
-    }
-}
-
-fn records(count: usize) -> String {
-    match count {
-        1 => "1 record".to_owned(),
-        count => format!("{count} records"),
-    }
 }
 
 /// The plan for people: a table, and every key that is changed, deleted or over.

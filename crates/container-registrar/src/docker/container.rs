@@ -28,9 +28,9 @@ const SIGNALS: [(&str, u32); 11] = [
     ("WINCH", 28),
     ("PWR", 30),
 ];
-/// The real-time signals, the first and the last as RTMIN and RTMAX.
 /// The longest stop timeout that counts, in seconds. Below 0, an engine waits for ever.
 const MOST_STOP_TIMEOUT: u64 = 24 * 60 * 60;
+/// The real-time signals, the first and the last as RTMIN and RTMAX.
 const REAL_TIME: RangeInclusive<u32> = 34..=64;
 const KILL: u32 = 9;
 const TERM: u32 = 15;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use mayfly_core::keys::{Key, KeySpace};
 use mayfly_core::records::Record;
 use mayfly_core::records::lifetime::Moment;
+use mayfly_core::shorten::counted;
 use mayfly_daemon::output::printable;
 use mayfly_daemon::store::Entry;
 use mayfly_daemon::watch::{Change, Stored};
@@ -48,10 +49,7 @@ pub struct Header {
 impl Header {
     /// How many records it has.
     pub fn records_in_words(&self) -> String {
-        match self.records {
-            1 => "1 record".to_owned(),
-            count => format!("{count} records"),
-        }
+        counted(self.records, "record")
     }
 }
 

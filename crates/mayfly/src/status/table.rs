@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 use mayfly_core::index::ServiceView;
 use mayfly_core::keys::Daemon;
 use mayfly_core::lost::LostHeader;
+use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::SetAside;
+use mayfly_core::shorten::first_of;
 use mayfly_daemon::output::{Look, TextTable, Tone, printable};
 
 use mayfly_state::attention::{self, trouble};
@@ -69,19 +71,10 @@ fn environments(report: &Report, now: SystemTime, look: Look) -> String {
     }
     let mut text = table.render_as(look);
     if !report.ended.is_empty() {
-        let names: Vec<&str> = report
-            .ended
-            .iter()
-            .take(MOST_SET_ASIDE)
-            .map(|name| name.as_str())
-            .collect();
-        let more = report.ended.len() - names.len();
-        let more = if more > 0 {
-            format!(" and {more} more")
-        } else {
-            String::new()
-        };
-        text += &format!("ended: {}{more}\n", names.join(", "));
+        text += &format!(
+            "ended: {}\n",
+            first_of(report.ended.iter().map(EnvironmentName::as_str), MOST_SET_ASIDE)
+        );
     }
     text
 }
@@ -329,9 +322,7 @@ fn unreachable(lines: &[String], look: Look) -> Option<String> {
     let mut text: String = shown
         .map(|line| look.paint(Tone::Bad, &format!("warning: {}", printable(line))) + "\n")
         .collect();
-    if more > 0 {
-        text += &format!("and {more} more\n");
-    }
+    text += &and_more(more);
     (!text.is_empty()).then_some(text)
 }
 
