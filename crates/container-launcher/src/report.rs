@@ -187,9 +187,9 @@ impl LauncherReport {
         self.metrics.leading.set(leading.into());
         show(&self.metrics.units, units);
         show(&self.metrics.held_back, held_back);
-        let mut counts: BTreeMap<&'static str, usize> = PHASES.iter().map(|phase| (*phase, 0)).collect();
+        let mut counts: BTreeMap<&'static str, usize> = Phase::NAMES.map(|phase| (phase, 0)).into();
         for state in backends.values() {
-            *counts.entry(label(&state.phase)).or_default() += 1;
+            *counts.entry(state.phase.name()).or_default() += 1;
         }
         for (phase, count) in counts {
             show(&self.metrics.backends.get_or_create(&OfPhase { phase }), count);
@@ -271,34 +271,6 @@ fn farewell(phase: &Phase) -> &'static str {
              needs it"
         }
         _ => "no container of this backend is left, so the launcher no longer manages it",
-    }
-}
-
-const PHASES: [&str; 10] = [
-    "waiting",
-    "pulling",
-    "starting",
-    "checking",
-    "foreign",
-    "running",
-    "unused",
-    "retiring",
-    "failed",
-    "no-definition",
-];
-
-fn label(phase: &Phase) -> &'static str {
-    match phase {
-        Phase::Waiting => "waiting",
-        Phase::Pulling { .. } => "pulling",
-        Phase::Starting => "starting",
-        Phase::Checking => "checking",
-        Phase::Foreign => "foreign",
-        Phase::Running => "running",
-        Phase::Unused { .. } => "unused",
-        Phase::Retiring => "retiring",
-        Phase::Failed { .. } => "failed",
-        Phase::NoDefinition => "no-definition",
     }
 }
 

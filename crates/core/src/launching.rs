@@ -124,24 +124,51 @@ pub enum Phase {
     NoDefinition,
 }
 
+impl Phase {
+    /// The names of all phases, as in records and metrics.
+    pub const NAMES: [&'static str; 10] = [
+        "waiting",
+        "pulling",
+        "starting",
+        "checking",
+        "foreign",
+        "running",
+        "unused",
+        "retiring",
+        "failed",
+        "no-definition",
+    ];
+
+    /// Its name, one of [`Phase::NAMES`].
+    pub fn name(&self) -> &'static str {
+        Self::NAMES[match self {
+            Self::Waiting => 0,
+            Self::Pulling { .. } => 1,
+            Self::Starting => 2,
+            Self::Checking => 3,
+            Self::Foreign => 4,
+            Self::Running => 5,
+            Self::Unused { .. } => 6,
+            Self::Retiring => 7,
+            Self::Failed { .. } => 8,
+            Self::NoDefinition => 9,
+        }]
+    }
+}
+
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Waiting => f.write_str("waiting"),
-            Self::Pulling { percent: None } => f.write_str("pulling"),
             Self::Pulling {
                 percent: Some(percent),
             } => write!(f, "pulling {percent} %"),
-            Self::Starting => f.write_str("starting"),
-            Self::Checking => f.write_str("checking"),
             Self::Foreign => {
                 f.write_str("not started: another program's container runs, but is not registered yet")
             }
-            Self::Running => f.write_str("running"),
             Self::Unused { retire_at } => write!(f, "unused, will be retired at {retire_at}"),
-            Self::Retiring => f.write_str("retiring"),
             Self::Failed { reason } => write!(f, "failed: {reason}"),
             Self::NoDefinition => f.write_str("no definition"),
+            plain => f.write_str(plain.name()),
         }
     }
 }
@@ -206,6 +233,9 @@ mod tests {
             },
             Phase::NoDefinition,
         ];
+        for phase in &phases {
+            assert_eq!(serde_json::to_value(phase).unwrap()["state"], phase.name());
+        }
         let backends = phases
             .into_iter()
             .enumerate()
