@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 pub use change::{Batch, Change, Stored, Unreadable};
-use handle::Heard;
+use handle::{Heard, Told};
 pub use handle::{Watch, WatchMetrics};
 
 use crate::retry::{Backoff, between};
@@ -107,6 +107,7 @@ pub async fn look_up(store: &Store, key: Key) -> Result<Option<Change>, StoreErr
 fn start<S: WatchSource>(source: S, space: KeySpace, kinds: &'static [Kind], options: WatchOptions) -> Watch {
     let (sender, heard) = mpsc::channel(QUEUE);
     let (in_sync_sender, in_sync) = channel::channel(false);
+    let (last_heard_sender, last_heard) = channel::channel(None);
     let (metrics, trust) = (WatchMetrics::default(), Trust::new(options.policy));
     let watcher = Watcher {
         source,
@@ -115,11 +116,17 @@ fn start<S: WatchSource>(source: S, space: KeySpace, kinds: &'static [Kind], opt
         revision: 0,
         sender,
         in_sync: in_sync_sender,
+        last_heard: last_heard_sender,
         metrics: metrics.clone(),
         doubted: None,
         was_in_sync: false,
     };
-    Watch::new(heard, in_sync, tokio::spawn(watcher.run()), metrics, trust, space)
+    let told = Told {
+        heard,
+        in_sync,
+        last_heard,
+    };
+    Watch::new(told, tokio::spawn(watcher.run()), metrics, trust, space)
 }
 
 /// Where listings and events come from: etcd, or a test.
@@ -197,6 +204,7 @@ struct Watcher<S> {
     revision: i64,
     sender: mpsc::Sender<Heard>,
     in_sync: channel::Sender<bool>,
+    last_heard: channel::Sender<Option<Instant>>,
     metrics: WatchMetrics,
     /// What was told last of the present doubt.
     doubted: Option<Topic>,
@@ -229,6 +237,7 @@ impl<S: WatchSource> Watcher<S> {
             Ok(listing) => listing,
             Err(error) => return Ok(self.doubt(&error)),
         };
+        self.hear();
         if self.revision != 0 {
             self.metrics.relists.inc();
         }
@@ -292,6 +301,7 @@ impl<S: WatchSource> Watcher<S> {
             biased;
             message = following.stream.next() => match message {
                 Ok(message) => {
+                    self.hear();
                     (following.heard, following.asked) = (Instant::now(), false);
                     if let StreamMessage::Events { revision, events } = message {
                         // Not for every message: a watch that is refused says `created` first.
@@ -337,6 +347,10 @@ impl<S: WatchSource> Watcher<S> {
             warn!("{}", error.retrying());
         }
         WatcherState::Rest
+    }
+
+    fn hear(&self) {
+        self.last_heard.send_replace(Some(Instant::now()));
     }
 
     fn set_in_sync(&self, in_sync: bool) {

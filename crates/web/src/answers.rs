@@ -133,7 +133,7 @@ impl Api {
             answer.headers_mut().insert(header::CACHE_CONTROL, fresh);
             return Ok(answer);
         }
-        self.guard.admit_token(headers)?;
+        let admission = self.guard.admit_token(headers)?;
         let query = |known: &[&str]| Query::read(uri.query(), known);
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match segments.as_slice() {
@@ -147,7 +147,7 @@ impl Api {
             }
             ["v1", "events"] => {
                 query(&[])?;
-                self.events(gzip).await
+                self.events(admission, gzip).await
             }
             ["v1", "environments", name] => {
                 let name = percent_decode_str(name).decode_utf8_lossy();
@@ -160,7 +160,7 @@ impl Api {
             }
             ["v1", "explain"] => self.explain(&query(explain::PARAMETERS)?, gzip),
             ["v1", "decide"] => self.decide(&query(&["service", "value"])?),
-            ["v1", "decisions"] => self.decisions(&query(&["service"])?, gzip).await,
+            ["v1", "decisions"] => self.decisions(&query(&["service"])?, admission, gzip).await,
             _ => Err(Problem::not_found(
                 "there is no such call; /v1/openapi.json describes all: /v1/state, /v1/events, \
                  /v1/environments/NAME, /v1/environments/NAME/markdown, /v1/explain, /v1/decide and /v1/decisions",

@@ -125,6 +125,11 @@ impl WebArguments {
         Ok(())
     }
 
+    /// Whether the token crosses the network as it is, unless a proxy with HTTPS is in front.
+    pub fn sends_token_in_clear_text(&self) -> bool {
+        self.token_file.is_some() && self.tls_certificate.is_none() && !self.bind.ip().is_loopback()
+    }
+
     /// What a link to the page looks like, as far as it is known here.
     pub fn link(&self, bound: SocketAddr) -> String {
         let scheme = if self.tls_certificate.is_some() {
@@ -180,6 +185,21 @@ mod tests {
             if let Err(error) = checked {
                 assert!(error.to_string().contains("--token-file"), "{error}");
             }
+        }
+    }
+
+    #[test]
+    fn a_token_without_https_is_noticed() {
+        for (line, clear) in [
+            ("--token-file t", false),
+            ("--bind 10.0.0.1:1 --token-file t", true),
+            (
+                "--bind 10.0.0.1:1 --token-file t --tls-certificate c --tls-key k",
+                false,
+            ),
+            ("--bind 10.0.0.1:1 --without-token", false),
+        ] {
+            assert_eq!(parse(line).unwrap().sends_token_in_clear_text(), clear, "{line}");
         }
     }
 

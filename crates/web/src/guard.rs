@@ -10,6 +10,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use mayfly_core::names::Hostname;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::files::WatchedFiles;
@@ -25,6 +26,22 @@ type Hash = [u8; 32];
 pub struct Authorizer {
     hosts: Vec<String>,
     token: Option<TokenFile>,
+    /// Tells of each new token.
+    renewed: watch::Sender<()>,
+}
+
+/// That a request was admitted, until there is another token.
+#[derive(Debug)]
+pub struct Admission(watch::Receiver<()>);
+
+impl Admission {
+    /// Waits until the token with which the request came is no longer in force. Safe in `select!`.
+    pub async fn ended(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Nobody is left who could renew the token.
+            std::future::pending().await
+        }
+    }
 }
 
 /// A file with a token, which may change.
@@ -49,13 +66,14 @@ impl Authorizer {
         Ok(Self {
             hosts: hosts.iter().map(ToString::to_string).collect(),
             token: token_file.map(TokenFile::read).transpose()?,
+            renewed: watch::Sender::new(()),
         })
     }
 
     /// Reads the token again if its file has changed.
     pub fn refresh(&self) {
-        if let Some(token) = &self.token {
-            token.refresh();
+        if self.token.as_ref().is_some_and(TokenFile::refresh) {
+            self.renewed.send_replace(());
         }
     }
 
@@ -97,9 +115,11 @@ impl Authorizer {
     ///
     /// # Errors
     /// When it has none, or another one.
-    pub fn admit_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    pub fn admit_token(&self, headers: &HeaderMap) -> Result<Admission, Problem> {
+        // Before the check, so that a token that is renewed meanwhile is noticed.
+        let admission = Admission(self.renewed.subscribe());
         let Some(token) = &self.token else {
-            return Ok(());
+            return Ok(admission);
         };
         let said = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
         let given = said.and_then(|said| {
@@ -109,7 +129,7 @@ impl Authorizer {
         let refused = |detail: &str| Err(Problem::new(StatusCode::UNAUTHORIZED, detail));
         match given {
             None => refused("this server requires a token: send `Authorization: Bearer <token>`"),
-            Some(given) if token.is(given) => Ok(()),
+            Some(given) if token.is(given) => Ok(admission),
             Some(_) => refused("the token is wrong; the file of --token-file has the right one"),
         }
     }
@@ -126,14 +146,16 @@ impl TokenFile {
         })
     }
 
-    fn refresh(&self) {
+    /// Reads the file again if it has changed. Whether there is another token.
+    fn refresh(&self) -> bool {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let former = "the former token stays in force";
         let read = || read(&self.path);
-        if let Some(hash) = state.reading.again([&self.path], read, former) {
-            state.hash = hash;
-            info!("the new token of `{}` is in force", self.path.display());
-        }
+        let Some(hash) = state.reading.again([&self.path], read, former) else {
+            return false;
+        };
+        info!("the new token of `{}` is in force", self.path.display());
+        std::mem::replace(&mut state.hash, hash) != hash
     }
 
     /// Compares hashes, and all of their bytes: how long it takes says nothing about the token.
@@ -161,6 +183,7 @@ fn read(path: &Path) -> anyhow::Result<Hash> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
 
     fn host(guard: &Authorizer, host: &str) -> bool {
         let headers = HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
@@ -224,11 +247,17 @@ mod tests {
             assert!(!ask(wrong), "{wrong}");
         }
         assert!(guard.admit_token(&HeaderMap::new()).is_err());
+        let headers = [(header::AUTHORIZATION, "Bearer 0123456789abcdef".parse().unwrap())];
+        let mut admission = guard.admit_token(&HeaderMap::from_iter(headers)).unwrap();
+        let mut has_ended = || admission.ended().now_or_never().is_some();
+        guard.refresh();
+        assert!(!has_ended());
         let new = directory.path().join("new");
         fs::write(&new, "fedcba9876543210").unwrap();
         fs::rename(&new, &path).unwrap();
         guard.refresh();
         assert!(ask("Bearer fedcba9876543210") && !ask("Bearer 0123456789abcdef"));
+        assert!(has_ended(), "whoever follows with the old token is let go");
         fs::remove_file(&path).unwrap();
         guard.refresh();
         assert!(

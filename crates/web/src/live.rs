@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime};
 
+use mayfly_core::keys::Key;
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::lifetime::Moment;
 use mayfly_daemon::admin::{CommonMetrics, Readiness};
@@ -21,6 +22,8 @@ use crate::problem::Problem;
 
 /// How often to look whether etcd still answers.
 const LOOK: Duration = Duration::from_secs(1);
+/// How old the knowledge may be that etcd answers.
+const SURE: Duration = Duration::from_secs(1);
 /// How long no change may arrive before etcd counts as gone: a new listing takes shorter.
 const DOUBT: Duration = Duration::from_secs(3);
 /// How old what etcd is asked for besides the watch may be.
@@ -40,6 +43,8 @@ pub struct Live {
     changes: watch::Sender<u64>,
     /// One question to etcd at a time.
     asking: tokio::sync::Mutex<Option<Instant>>,
+    /// When etcd was asked last whether it answers, and whether it did.
+    answered: tokio::sync::Mutex<Option<(Instant, bool)>>,
 }
 
 /// What the watch does not bring.
@@ -68,6 +73,7 @@ impl Live {
             facts: Mutex::new(facts),
             changes: watch::Sender::new(0),
             asking: tokio::sync::Mutex::new(None),
+            answered: tokio::sync::Mutex::new(None),
         }
     }
 
@@ -116,7 +122,7 @@ impl Live {
                 }
                 _ = looks.tick() => {
                     doubt = match in_sync.get() {
-                        0 => doubt.or_else(|| Some((Instant::now(), Moment::of(SystemTime::now())))),
+                        0 => doubt.or_else(|| Some((Instant::now(), last_heard(&watch)))),
                         _ => None,
                     };
                     let since = doubt.filter(|(begun, _)| begun.elapsed() >= DOUBT);
@@ -146,6 +152,21 @@ impl Live {
         facts.unreachable_since = since;
         drop(facts);
         self.bump();
+    }
+
+    /// Whether etcd answers, as of the last second. The watch notices a silent etcd only after some
+    /// seconds; whoever acts on an answer asks here first.
+    pub async fn is_sure(&self, name: &EnvironmentName) -> bool {
+        let mut answered = self.answered.lock().await;
+        if let Some((asked, outcome)) = *answered {
+            if asked.elapsed() < SURE {
+                return outcome;
+            }
+        }
+        let key = Key::Environment(name.clone());
+        let outcome = matches!(timeout(PATIENCE, self.store.get(&key)).await, Ok(Ok(_)));
+        *answered = Some((Instant::now(), outcome));
+        outcome
     }
 
     /// Asks etcd for what the watch does not bring, unless it was asked just now.
@@ -189,6 +210,12 @@ impl Live {
     fn lock(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When etcd was heard last, as far as it was ever.
+fn last_heard(watch: &Watch) -> Moment {
+    let silent = watch.last_heard().map_or(Duration::ZERO, |heard| heard.elapsed());
+    Moment::of(SystemTime::now() - silent)
 }
 
 fn is_same(one: Moment, other: Moment) -> bool {

@@ -77,6 +77,12 @@ pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<Exi
         tasks.spawn("files", look(guard.clone(), tls.clone()));
     }
     info!("the page is at {}", web.link(bound));
+    if web.sends_token_in_clear_text() {
+        info!(
+            "the token and all answers are not encrypted: put a proxy with HTTPS in front, or give \
+             --tls-certificate and --tls-key"
+        );
+    }
     let api = Arc::new(Api::new(live, feeds, guard, metrics, &web.base_path, &shutdown));
     let work = async {
         serve(listener, tls, api, shutdown).await;

@@ -27,6 +27,8 @@ use crate::tls::TlsFiles;
 
 /// Connections at a time.
 const CONNECTIONS: usize = 1024;
+/// How long a new connection may be silent: it takes a place that others wait for.
+const SILENT: Duration = Duration::from_secs(5);
 /// How long a head may take to come, and how long a connection may be idle.
 const HEAD_TIME: Duration = Duration::from_secs(20);
 /// How long a handshake may take.
@@ -88,6 +90,7 @@ async fn connection(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
+    speaks(&stream).await?;
     let stream = Patient::new(stream, STUCK);
     match tls {
         Some(tls) => {
@@ -96,6 +99,14 @@ async fn connection(
         }
         None => exchange(stream, api, shutdown).await,
     }
+}
+
+/// Waits until the client has sent something.
+///
+/// # Errors
+/// When it is silent for too long.
+async fn speaks(stream: &TcpStream) -> io::Result<()> {
+    timeout(SILENT, stream.readable()).await?
 }
 
 async fn exchange<S>(stream: S, api: Arc<Api>, shutdown: &Shutdown) -> anyhow::Result<()>
@@ -195,6 +206,19 @@ impl AsyncWrite for Patient {
 mod tests {
     use super::*;
     use tokio::io::AsyncWriteExt as _;
+
+    #[tokio::test]
+    async fn a_silent_connection_makes_way() {
+        let listener = TcpListener::bind(mayfly_e2e::port::free()).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        tokio::time::pause();
+        let error = speaks(&accepted).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        tokio::time::resume();
+        client.write_all(b"G").await.unwrap();
+        speaks(&accepted).await.unwrap();
+    }
 
     #[tokio::test]
     async fn a_client_that_takes_nothing_is_given_up() {

@@ -15,6 +15,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::sleep;
 
 use crate::feeds::{FeedTopic, Feeds, Subscription};
+use crate::guard::Admission;
 use crate::pieces::{Inflating, Piece, gzip_head};
 use crate::problem::Problem;
 
@@ -30,6 +31,7 @@ pub struct Client {
     inflating: Option<Inflating>,
     gzip: bool,
     begun: bool,
+    admission: Admission,
     shutdown: Shutdown,
     _counted: CountedStream,
 }
@@ -66,6 +68,7 @@ impl Client {
         feeds: &Arc<Feeds>,
         topic: FeedTopic,
         gzip: bool,
+        admission: Admission,
         shutdown: &Shutdown,
         counted: CountedStream,
     ) -> Result<Self, Problem> {
@@ -78,6 +81,7 @@ impl Client {
             inflating: None,
             gzip,
             begun: false,
+            admission,
             shutdown: shutdown.clone(),
             _counted: counted,
         })
@@ -116,6 +120,7 @@ impl Client {
     async fn wait(&mut self) -> Option<Piece> {
         tokio::select! {
             () = self.shutdown.begun() => None,
+            () = self.admission.ended() => None,
             () = sleep(BEAT) => Some(Piece::of(":\n\n")),
             change = self.subscription.changes.recv() => match change {
                 Ok(change) => Some(change),

@@ -35,13 +35,22 @@ pub(super) struct Heard {
     pub(super) after_outage: bool,
 }
 
+/// Where the task tells it.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) heard: mpsc::Receiver<Heard>,
+    /// Whether changes arrive.
+    pub(super) in_sync: channel::Receiver<bool>,
+    /// When etcd was heard last.
+    pub(super) last_heard: channel::Receiver<Option<Instant>>,
+}
+
 /// A running watch: yields batches, the first one being the full first sync.
 #[derive(Debug)]
 pub struct Watch {
-    heard: mpsc::Receiver<Heard>,
+    told: Told,
     /// What was received already, and is to be taken alone.
     next: Option<Heard>,
-    in_sync: channel::Receiver<bool>,
     task: JoinHandle<()>,
     metrics: WatchMetrics,
     trust: Trust,
@@ -55,17 +64,15 @@ pub struct Watch {
 
 impl Watch {
     pub(super) fn new(
-        heard: mpsc::Receiver<Heard>,
-        in_sync: channel::Receiver<bool>,
+        told: Told,
         task: JoinHandle<()>,
         metrics: WatchMetrics,
         trust: Trust,
         space: KeySpace,
     ) -> Self {
         Self {
-            heard,
+            told,
             next: None,
-            in_sync,
             task,
             metrics,
             trust,
@@ -77,6 +84,11 @@ impl Watch {
         }
     }
 
+    /// When etcd was heard last; `None` if never.
+    pub fn last_heard(&self) -> Option<Instant> {
+        *self.told.last_heard.borrow()
+    }
+
     /// Waits for the next batch, without limit: with etcd gone there is none. Safe in `select!`.
     pub async fn next(&mut self) -> Batch {
         if let Some(heard) = self.next.take() {
@@ -84,12 +96,12 @@ impl Watch {
         }
         loop {
             // With etcd gone, nothing is taken away.
-            let in_sync = *self.in_sync.borrow_and_update();
+            let in_sync = *self.told.in_sync.borrow_and_update();
             let expiry = self.trust.next_expiry().filter(|_| in_sync);
             let heard = tokio::select! {
                 biased;
-                heard = self.heard.recv() => heard,
-                Ok(()) = self.in_sync.changed() => continue,
+                heard = self.told.heard.recv() => heard,
+                Ok(()) = self.told.in_sync.changed() => continue,
                 () = sleep_until(expiry.map_or_else(Instant::now, Instant::from_std)), if expiry.is_some() => {
                     return self.expire();
                 }
@@ -116,7 +128,7 @@ impl Watch {
         if batch.revision < before {
             return batch;
         }
-        while let Ok(heard) = self.heard.try_recv() {
+        while let Ok(heard) = self.told.heard.try_recv() {
             if heard.batch.revision < batch.revision {
                 self.next = Some(heard);
                 break;
@@ -164,7 +176,7 @@ impl Watch {
     pub fn judge(&mut self, health: impl Fn(&Key) -> Health) -> Vec<Change> {
         let ended = self
             .trust
-            .judge(health, *self.in_sync.borrow(), Instant::now().into_std());
+            .judge(health, *self.told.in_sync.borrow(), Instant::now().into_std());
         self.ends(ended)
     }
 

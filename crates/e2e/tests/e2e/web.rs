@@ -6,9 +6,10 @@ mod events;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
+use mayfly_core::records::lifetime::Moment;
 use mayfly_e2e::http::{Answer, Request};
 use mayfly_e2e::mayfly::{Mayfly, SOON};
 use mayfly_e2e::process::Process;
@@ -297,9 +298,21 @@ async fn it_says_since_when_etcd_is_gone_and_goes_on_answering() {
     let mut table = Events::open(web.address, "/v1/decisions?service=web").await;
     assert_eq!(table.next().await.1["etcd_unreachable_since"], Value::Null);
     mayfly.etcd.freeze().unwrap();
+    let frozen = Moment::of(SystemTime::now()).to_string();
+    let wait = web.ask("/v1/environments/prod?wait=1ms").await;
+    assert!(
+        wait.status == 504 && wait.body.contains("etcd does not answer"),
+        "before the watch notices: {}",
+        wait.body
+    );
     let long = Duration::from_secs(30);
     let since = async |web: &Web| web.json("/v1/state").await["etcd_unreachable_since"].clone();
     eventually(long, "it notices", async || since(&web).await.is_string()).await;
+    let told = since(&web).await;
+    assert!(
+        told.as_str().unwrap() <= frozen.as_str(),
+        "{told} is later than {frozen}"
+    );
     let told = events
         .next_with(|data| data["rest"]["etcd_unreachable_since"].is_string())
         .await;

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode};
 use mayfly_core::explain::Decision;
+use mayfly_core::names::ServiceName;
 use mayfly_core::records::lifetime::Moment;
 use serde::Serialize;
 
@@ -24,7 +25,7 @@ struct DecideAnswer<'a> {
 
 impl Api {
     pub(super) fn decide(&self, query: &Query) -> ApiResult {
-        let Some(service) = query.filled("service") else {
+        let Some(service) = query.parsed::<ServiceName>("service")? else {
             return Err(Problem::bad_request(
                 "the parameter service is missing; example: /v1/decide?service=orders&value=temp-1",
             ));
@@ -37,7 +38,7 @@ impl Api {
         }
         let state = self.live.state()?;
         let settings = router_settings(&state)?;
-        let decided = state.index.decide(&settings, service, value);
+        let decided = state.index.decide(&settings, service.as_str(), value);
         let decision = decided.map_err(|refusal| {
             let status = match refusal.status {
                 400 => StatusCode::BAD_REQUEST,

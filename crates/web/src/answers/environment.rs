@@ -9,7 +9,7 @@ use mayfly_daemon::args::duration;
 use mayfly_state::markdown;
 use mayfly_state::wait::WaitState;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Api, ApiResult, WAITS};
 use crate::problem::Problem;
@@ -23,6 +23,8 @@ const LONGEST: Duration = Duration::from_secs(600);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How many times as long as a look took the next one waits: as many requests may wait at a time.
 const PROPORTION: u32 = 200;
+/// When to ask an etcd again that does not answer.
+const DOUBT: Duration = Duration::from_secs(1);
 
 struct EnvironmentWait {
     state: WaitState,
@@ -72,12 +74,20 @@ impl Api {
         loop {
             changes.mark_unchanged();
             let begun = Instant::now();
+            let mut in_doubt = false;
             // Before etcd has answered the first time there is nothing to find.
             let (reasons, refused) = match self.find(name, mark, WaitState::is_ready) {
                 Ok(EnvironmentWait {
                     outcome: Some(outcome),
                     ..
-                }) => return super::json(&outcome, false),
+                }) => {
+                    // The watch notices a silent etcd only after some seconds.
+                    if self.live.is_sure(name).await {
+                        return super::json(&outcome, false);
+                    }
+                    in_doubt = true;
+                    (vec!["etcd does not answer".to_owned()], Vec::new())
+                }
                 Ok(found) => {
                     if let Some(backend) = found.state.hopeless() {
                         let what = format!("{name} cannot come into force: {backend} keeps failing");
@@ -90,8 +100,13 @@ impl Api {
             };
             let next = begun + pause_after(begun.elapsed());
             let changed = async {
-                // Whoever tells of changes lives as long as this.
-                let _ = changes.changed().await;
+                if in_doubt {
+                    // That etcd answers again is no change.
+                    sleep(DOUBT).await;
+                } else {
+                    // Whoever tells of changes lives as long as this.
+                    let _ = changes.changed().await;
+                }
                 sleep_until(next).await;
             };
             tokio::select! {

@@ -6,6 +6,7 @@ use mayfly_core::names::ServiceName;
 
 use super::{Api, ApiResult, JSON, STREAMS, answer_of, piece};
 use crate::feeds::FeedTopic;
+use crate::guard::Admission;
 use crate::problem::Problem;
 use crate::query::{Query, has_already};
 use crate::stream::{Client, CountedStream};
@@ -30,22 +31,22 @@ impl Api {
         Ok(answer)
     }
 
-    pub(super) async fn events(&self, gzip: bool) -> ApiResult {
+    pub(super) async fn events(&self, admission: Admission, gzip: bool) -> ApiResult {
         self.live.freshen().await;
-        self.stream(FeedTopic::State, gzip).await
+        self.stream(FeedTopic::State, admission, gzip).await
     }
 
-    pub(super) async fn decisions(&self, query: &Query, gzip: bool) -> ApiResult {
+    pub(super) async fn decisions(&self, query: &Query, admission: Admission, gzip: bool) -> ApiResult {
         let service: Option<ServiceName> = query.parsed("service")?;
         let Some(service) = service else {
             return Err(Problem::bad_request(
                 "the parameter service is missing; example: /v1/decisions?service=orders",
             ));
         };
-        self.stream(FeedTopic::Versions(service), gzip).await
+        self.stream(FeedTopic::Versions(service), admission, gzip).await
     }
 
-    async fn stream(&self, topic: FeedTopic, gzip: bool) -> ApiResult {
+    async fn stream(&self, topic: FeedTopic, admission: Admission, gzip: bool) -> ApiResult {
         let Ok(permit) = self.streams.clone().try_acquire_owned() else {
             return Err(Problem::unavailable(format!(
                 "{STREAMS} streams are open already, which is the limit; try again later, or poll \
@@ -53,7 +54,7 @@ impl Api {
             )));
         };
         let counted = CountedStream::new(&self.metrics.streams, permit);
-        let client = Client::new(&self.feeds, topic, gzip, &self.shutdown, counted).await?;
+        let client = Client::new(&self.feeds, topic, gzip, admission, &self.shutdown, counted).await?;
         let mut answer = answer_of(EVENTS, client.into_body(), gzip);
         // Proxies such as nginx would collect events before they pass them on.
         let headers = answer.headers_mut();
