@@ -106,7 +106,8 @@ async fn connection(
 /// # Errors
 /// When it is silent for too long.
 async fn speaks(stream: &TcpStream) -> io::Result<()> {
-    timeout(SILENT, stream.readable()).await?
+    timeout(SILENT, stream.peek(&mut [0])).await??;
+    Ok(())
 }
 
 async fn exchange<S>(stream: S, api: Arc<Api>, shutdown: &Shutdown) -> anyhow::Result<()>
