@@ -147,13 +147,20 @@ impl<'text> Document<'text> {
         }
         if is_second_colon && parts(line).0 > indentation {
             let message = "indented further than the line before, so that it continues its value: indent \
-                           the fields of one mapping alike";
+                           the fields of one mapping alike, or put the value in quotes";
             return Some((at(self.mark.line, parts(line).0), message.to_owned()));
         }
         // A text without a colon goes on in lines that are indented further.
         let mut number = number;
         for (line_before, text_before) in self.before(number) {
-            if has_colon(text_before) || own_indentation(text_before) >= own_indentation(text) {
+            if own_indentation(text_before) >= own_indentation(text) {
+                break;
+            }
+            if has_colon(text_before) {
+                if is_second_colon && !text_before.trim_end().ends_with(':') {
+                    let message = "a `: ` in a value that goes on over lines: put the value in quotes";
+                    return Some((self.mark, message.to_owned()));
+                }
                 break;
             }
             (number, text) = (line_before, text_before);
@@ -162,9 +169,11 @@ impl<'text> Document<'text> {
         if has_colon(content) {
             return None;
         }
-        let name = content.split_whitespace().next()?;
-        let name: String = name.chars().take(40).collect();
-        let message = format!("a colon and a space are missing after the name of a field: write `{name}: …`");
+        let name: String = content.split_whitespace().next()?.chars().take(40).collect();
+        let message = format!(
+            "this line has no colon: write `{name}: …` for a field, or indent the line further if it \
+             continues a value"
+        );
         Some((at(number, indentation), message))
     }
 
@@ -241,7 +250,7 @@ mod tests {
     #[test]
     fn the_line_to_change_is_named() {
         let space = "not YAML: a space is missing after the";
-        let colon = "not YAML: a colon and a space are missing after the name of a field: write";
+        let colon = "not YAML: this line has no colon: write";
         let deeper = "not YAML: indented further than the line before";
         let unlike = "not YAML: this indentation fits no line before";
         let quotes =
@@ -282,6 +291,11 @@ mod tests {
                 "name: a\nservices\n  - b\n",
                 "line 2, column 1",
                 &format!("{colon} `services: …`"),
+            ),
+            (
+                "services:\n  - name: a\n    version\n  - name: b\n",
+                "line 3, column 5",
+                &format!("{colon} `version: …`"),
             ),
             ("name: a\n  prefix: b\n", "line 2, column 3", deeper),
             (
