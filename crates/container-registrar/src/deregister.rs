@@ -36,7 +36,7 @@ pub async fn run(common: &CommonArgs, instance: &InstanceArguments) -> anyhow::R
     }
     let address = instance
         .host
-        .locate(instance.port, store.endpoints(), None)
+        .locate(HOST, instance.port, store.endpoints(), None)
         .await
         .map_err(|error| with_remedy(&error, HOST))?;
     let key = Key::Instance(backend.clone(), InstanceId::of(&address));
