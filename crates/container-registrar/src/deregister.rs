@@ -8,12 +8,15 @@ use mayfly_core::address::InstanceId;
 use mayfly_core::keys::{Key, KeyRange};
 use mayfly_core::records::Record;
 use mayfly_daemon::args::CommonArgs;
-use mayfly_daemon::output;
 use mayfly_daemon::store::{Guard, Store};
-use mayfly_daemon::watch::{Change, Stored, look_up};
+use mayfly_daemon::watch::{Change, look_up};
+use mayfly_daemon::{instances, output};
 
 use crate::args::InstanceArguments;
 use crate::location::{AdvertisedHost, HOST, with_remedy};
+
+/// How often an entry is looked at that another program changes at the same moment.
+const ATTEMPTS: usize = 5;
 
 /// Runs the command.
 ///
@@ -36,7 +39,7 @@ pub async fn run(common: &CommonArgs, instance: &InstanceArguments) -> anyhow::R
     }
     let address = instance
         .host
-        .locate(instance.port, store.endpoints(), None)
+        .locate(HOST, instance.port, store.endpoints(), None)
         .await
         .map_err(|error| with_remedy(&error, HOST))?;
     let key = Key::Instance(backend.clone(), InstanceId::of(&address));
@@ -51,20 +54,36 @@ pub async fn run(common: &CommonArgs, instance: &InstanceArguments) -> anyhow::R
 
 /// Deletes an instance's entry, also one that was put by hand with the service's suffix in its key.
 async fn delete(store: &Store, key: &Key) -> anyhow::Result<bool> {
-    if let Some(found) = look_up(store, key.clone()).await? {
-        if let Change::Put(Stored {
-            record: Record::Instance(_, _, instance),
-            revision,
-            lease,
-        }) = found
-        {
-            let unchanged = Guard::ModRevision(revision.changed);
-            store.put_if(key, instance.farewell(), lease, unchanged).await?;
+    for _ in 0..ATTEMPTS {
+        let is_deleted = match look_up(store, key.clone()).await? {
+            Some(Change::Put(stored)) => match stored.record {
+                Record::Instance(_, _, instance) => {
+                    instances::deregister(store, key, instance, stored.revision, stored.lease).await?
+                }
+                _ => store.delete(key).await?,
+            },
+            // What is no record has no farewell.
+            Some(Change::Unreadable(unreadable)) => {
+                let unchanged = Guard::ModRevision(unreadable.revision.changed);
+                store.delete_if(key, unchanged).await?
+            }
+            Some(Change::Gone(_)) | None => {
+                return match store.keyspace().text_with_suffix(key) {
+                    Some(text) => Ok(store.delete_all(&KeyRange::only(&text)).await? > 0),
+                    None => Ok(false),
+                };
+            }
+        };
+        if is_deleted {
+            return Ok(true);
         }
-        return Ok(store.delete(key).await?);
     }
-    match store.keyspace().text_with_suffix(key) {
-        Some(text) => Ok(store.delete_all(&KeyRange::only(&text)).await? > 0),
-        None => Ok(false),
-    }
+    bail!(
+        "cannot deregister {}: another program keeps changing it; stop that program, and run the command \
+         again",
+        store.keyspace().text(key)
+    )
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::args::Register;
 use crate::check::{CheckRequest, SET_BY_FLAG, ask};
-use crate::location;
+use crate::location::{self, HOST};
 
 /// Runs the command.
 ///
@@ -48,7 +48,7 @@ pub async fn run(common: &CommonArgs, arguments: &Register) -> anyhow::Result<Ex
             "{backend} at {place} is already registered by a running container-registrar; stop that registrar first, or keep its entry"
         );
     }
-    if let Some(doubt) = location::doubt(&backend, &place, location::HOST) {
+    if let Some(doubt) = location::doubt(&backend, &place, HOST) {
         warn!("{doubt}");
     }
     store.put(&key, records::to_json(&record), None).await?;

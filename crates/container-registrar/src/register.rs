@@ -185,7 +185,7 @@ impl Registration {
         loop {
             match instance
                 .host
-                .locate(instance.port, &self.endpoints, self.address)
+                .locate(HOST, instance.port, &self.endpoints, self.address)
                 .await
             {
                 Ok(address) => {
@@ -206,7 +206,7 @@ impl Registration {
                     return;
                 }
                 Err(error) if backoff.failures() == 0 => {
-                    warn!("{error:#}; retrying{}", location::remedy(&error, HOST))
+                    warn!("{error:#}; retrying{}", HOST.remedy(&error))
                 }
                 Err(error) => debug!("{error:#}; retrying"),
             }

@@ -70,7 +70,7 @@ pub async fn register_value(
         Err(_) => None,
     };
     if let Some(unused) = unused {
-        if let Err(error) = let_go(store, unused).await {
+        if let Err(error) = store.revoke_unused(unused).await {
             debug!("{error}");
         }
     }
@@ -95,14 +95,6 @@ async fn put_anew(
         }
         done => done,
     }
-}
-
-/// Revokes a lease that holds no key: one that was put by hand may hold several.
-async fn let_go(store: &Store, lease: LeaseId) -> Result<(), StoreError> {
-    if store.keys_of(lease).await?.is_empty() {
-        store.revoke(lease).await?;
-    }
-    Ok(())
 }
 
 async fn lease_for(

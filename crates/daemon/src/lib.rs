@@ -6,7 +6,8 @@
 //! [`store::Store`] -> [`watch::Watch`] (batches of changes, through every doubt) -> the daemon's
 //! own work -> [`lease::Advertiser`] and [`status::StatusReporter`] (what it says of itself) ->
 //! [`admin`]. [`tasks`], [`retry`], [`advice`], [`failure`], [`file`], [`input`], [`lint`], [`output`]
-//! and [`own_address`] serve them all.
+//! and [`own_address`] serve them all. [`environments`] and [`instances`] write the records that
+//! several programs write.
 //!
 //! ```no_run
 //! # use std::{process::ExitCode, time::Duration};
@@ -57,6 +58,7 @@ pub mod environments;
 pub mod failure;
 pub mod file;
 pub mod input;
+pub mod instances;
 pub mod lease;
 pub mod lint;
 pub mod logs;

@@ -1,20 +1,23 @@
-//! The address by which others reach this host: the meaning of `auto` wherever an address is
-//! registered.
+//! The address by which others reach this host, wherever one is registered. [`Advertised`] is what
+//! an operator gives for it. This file has the meaning of `auto`.
 //!
-//! It is the address from which packets to etcd leave. If etcd is reached at loopback, that address
-//! would lead others to themselves. Then it is the address of the default route, unless that is
-//! public: a service there was meant for a private network. The same holds for further endpoints
+//! `auto` is the address from which packets to etcd leave. If etcd is reached at loopback, that
+//! address would lead others to themselves. Then it is the address of the default route, unless that
+//! is public: a service there was meant for a private network. The same holds for further endpoints
 //! once one is at loopback.
+
+mod advertised;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use mayfly_core::locality::{is_public, kind, only_here};
-use tokio::net::{UdpSocket, lookup_host};
+use tokio::net::{ToSocketAddrs, UdpSocket, lookup_host};
 use tokio::time::timeout;
 
 use crate::store::Endpoint;
+pub use advertised::{AddressOption, Advertised};
 
 /// How long a name may take to resolve.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -39,25 +42,7 @@ pub enum NoAddress {
     NoneUsable(String),
 }
 
-impl NoAddress {
-    /// What helps, as a further sentence; empty for another error. `option` is where an operator
-    /// sets the address, and `who` has to reach it.
-    pub fn remedy(error: &anyhow::Error, option: &str, who: &str) -> String {
-        match error.downcast_ref::<Self>() {
-            Some(Self::NoWay(_)) => format!(
-                ". Check --etcd and the network of this host, or set {option} to an address that \
-                 all {who} reach"
-            ),
-            Some(Self::NoneUsable(_)) => format!(
-                ". Set {option} to an address that all {who} reach, or to 127.0.0.1 if everything \
-                 runs on this host"
-            ),
-            None => String::new(),
-        }
-    }
-}
-
-/// Finds it.
+/// Finds what `auto` means.
 ///
 /// # Errors
 /// When no interface leads to etcd, or none of its addresses is to be chosen.
@@ -114,12 +99,8 @@ fn instead_of(local: IpAddr, by_default: &[IpAddr]) -> Result<IpAddr, NoAddress>
 /// The addresses of this host that packets to an endpoint leave from.
 async fn towards(endpoint: &Endpoint) -> anyhow::Result<Vec<IpAddr>> {
     let place = endpoint.host_and_port();
-    let looked_up = timeout(LIMIT, lookup_host(place)).await;
-    let found = looked_up
-        .map_err(|_| anyhow!("no answer within {LIMIT:?}"))
-        .and_then(|found| Ok(found?))
-        .with_context(|| format!("cannot resolve {place}"))?;
-    let mut remotes: Vec<SocketAddr> = found.collect();
+    let found = look_up(place).await;
+    let mut remotes = found.with_context(|| format!("cannot resolve {place}"))?;
     // The order of a resolver's answer changes; IPv4 before IPv6, then the lowest.
     remotes.sort_by_key(|remote| (remote.is_ipv6(), *remote));
     let mut own = Vec::new();
@@ -131,6 +112,13 @@ async fn towards(endpoint: &Endpoint) -> anyhow::Result<Vec<IpAddr>> {
         }
     }
     if own.is_empty() { Err(trouble) } else { Ok(own) }
+}
+
+/// Asks the system's resolver.
+async fn look_up(place: impl ToSocketAddrs) -> anyhow::Result<Vec<SocketAddr>> {
+    let answer = timeout(LIMIT, lookup_host(place)).await;
+    let found = answer.map_err(|_| anyhow!("no answer within {LIMIT:?}"))??;
+    Ok(found.collect())
 }
 
 /// The address of this host that packets to `remote` leave from. To connect a UDP socket sends
@@ -231,8 +219,6 @@ mod tests {
                 .starts_with("cannot choose the address of this host: cannot resolve no-such-host.invalid:1"),
             "{error}"
         );
-        let remedy = NoAddress::remedy(&error.into(), "HOST", "routers");
-        assert!(remedy.starts_with(". Check --etcd"), "{remedy}");
         let error = find(&[]).await.unwrap_err().to_string();
         assert!(error.contains("--etcd names no endpoint"), "{error}");
     }

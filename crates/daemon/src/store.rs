@@ -473,6 +473,17 @@ impl Store {
         }
     }
 
+    /// Revokes a lease if it holds no key: one that was put by hand may hold several.
+    ///
+    /// # Errors
+    /// As [`Store::keys_of`]. The lease then runs out, which costs nothing but its time.
+    pub async fn revoke_unused(&self, lease: LeaseId) -> Result<(), StoreError> {
+        match self.keys_of(lease).await?.is_empty() {
+            true => self.revoke(lease).await,
+            false => Ok(()),
+        }
+    }
+
     /// Watches a range from a revision on (that one included). Meant for [`crate::watch`], which
     /// minds the traps.
     pub(crate) async fn stream(&self, range: &KeyRange, from: i64) -> Result<RangeStream, StoreError> {

@@ -12,8 +12,8 @@ use mayfly_core::explain::ShareLinks;
 use mayfly_core::names::{EnvironmentName, Hostname};
 use mayfly_core::outside::MOST;
 use mayfly_daemon::args::{AddressArgs, CommonArgs, duration, interval};
+use mayfly_daemon::own_address::Advertised;
 
-use crate::advertise::Advertised;
 use crate::haproxy::render::{AnsweredBy, RenderSettings, Renderer, TEMPLATE, TlsSettings};
 use crate::haproxy::slots::{MOST_OUTSIDE, MOST_SLOTS};
 use crate::haproxy::tokens::{Bind, CaFile, ConfigPath, EdgeBind, HealthPath, Millis, Pseudonym};

@@ -55,7 +55,7 @@ use mayfly_daemon::watch::{self, WatchOptions};
 use prometheus_client::registry::Registry;
 use tracing::warn;
 
-use advertise::remedy;
+use advertise::{OPTION, or_where_it_listens};
 use apply::{Applier, Parts};
 use args::{Arguments, Command, internal_bind};
 use certificates::EdgeCertificates;
@@ -91,7 +91,7 @@ pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result
         return Ok(ExitCode::SUCCESS);
     }
     let binds = &arguments.options.internal_bind;
-    let advertised = arguments.options.advertise.or_where_it_listens(binds);
+    let advertised = or_where_it_listens(&arguments.options.advertise, binds);
     let listens = match arguments.listens_where_advertised() {
         false => None,
         true => {
@@ -190,11 +190,12 @@ pub async fn run(mut arguments: Arguments, shutdown: Shutdown) -> anyhow::Result
 async fn where_advertised(arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Option<IpAddr>> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        let error = match arguments.options.advertise.locate(&arguments.common.etcd).await {
+        let advertise = &arguments.options.advertise;
+        let error = match advertise.locate(OPTION, &arguments.common.etcd, None).await {
             Ok(address) => return Ok(Some(address)),
             Err(error) => error,
         };
-        let remedy = remedy(&error);
+        let remedy = OPTION.remedy(&error);
         let error = error
             .context("HAProxy's internal side has no address to listen at, as --internal-bind is not set");
         if arguments.command.is_some() {

@@ -23,7 +23,7 @@ use mayfly_daemon::watch::Batch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::advertise::{doubt, remedy};
+use crate::advertise::OPTION;
 use crate::apply::Applier;
 use crate::args::internal_bind;
 use crate::certificates::{self, CertificateTurn, EdgeCertificates};
@@ -209,7 +209,7 @@ impl Run {
     fn located(&mut self, found: anyhow::Result<IpAddr>) {
         match found {
             Ok(address) if self.report.address.replace(address) != Some(address) => {
-                if let Some(doubt) = doubt(address) {
+                if let Some(doubt) = OPTION.doubt("the names of services resolve to", address) {
                     warn!("{doubt}");
                 }
                 if let Some(before) = self.location.listens.filter(|before| *before != address) {
@@ -225,7 +225,7 @@ impl Run {
                 self.publish();
             }
             Ok(_) => {}
-            Err(error) => warn!("{error:#}; retrying{}", remedy(&error)),
+            Err(error) => warn!("{error:#}; retrying{}", OPTION.remedy(&error)),
         }
     }
 

@@ -202,11 +202,8 @@ async fn carry_out(store: &Store, plan: &RestorePlan, written: &mut usize) -> an
         let done = commit(store, &transaction, &mut leases).await;
         if !matches!(done, Ok(true)) {
             for lease in leases {
-                // What holds no key costs nothing but its time.
-                let is_unused = store.keys_of(lease).await.is_ok_and(|keys| keys.is_empty());
-                if is_unused {
-                    let _ = store.revoke(lease).await;
-                }
+                // A lease that stays costs nothing but its time.
+                let _ = store.revoke_unused(lease).await;
             }
         }
         if !done? {

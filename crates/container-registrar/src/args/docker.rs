@@ -97,6 +97,8 @@ impl DockerArguments {
 mod tests {
     use std::time::Duration;
 
+    use mayfly_daemon::own_address::Advertised;
+
     use super::*;
     use crate::args::Command;
     use clap::Parser as _;
@@ -118,7 +120,7 @@ mod tests {
         let docker = parse("--docker unix:///run/x.sock").unwrap();
         assert_eq!(
             (docker.network, docker.published, docker.host),
-            (None, false, AdvertisedHost::Auto)
+            (None, false, AdvertisedHost::Clear(Advertised::Auto))
         );
         assert_eq!(docker.keeping.ttl, Duration::from_secs(15));
         let docker = parse("--published --host 10.0.0.5 --docker tcp://[fd00::1]:2375 --fall 1").unwrap();

@@ -5,18 +5,22 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use mayfly_core::address::Address;
+use mayfly_daemon::own_address::AddressOption;
 use mayfly_daemon::retry::Backoff;
 use mayfly_daemon::store::Endpoint;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::location::{self, AdvertisedHost};
+use crate::location::{self, AdvertisedHost, READERS};
 
 /// How often it is looked up while all is well.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Where the host is set.
-const OPTION: &str = "--host";
+const OPTION: AddressOption = AddressOption {
+    name: "--host",
+    readers: READERS,
+};
 /// In place of a port: only the address matters.
 const ANY_PORT: u16 = 1;
 
@@ -32,7 +36,7 @@ pub async fn run(
     let mut backoff = Backoff::default();
     let mut last: Option<Address> = None;
     while !found.is_closed() {
-        match host.locate(ANY_PORT, &endpoints, last).await {
+        match host.locate(OPTION, ANY_PORT, &endpoints, last).await {
             Ok(address) => {
                 backoff.reset();
                 if last.replace(address) != Some(address) {
@@ -46,7 +50,7 @@ pub async fn run(
                 continue;
             }
             Err(error) if backoff.failures() == 0 => {
-                warn!("{error:#}; retrying{}", location::remedy(&error, OPTION))
+                warn!("{error:#}; retrying{}", OPTION.remedy(&error))
             }
             Err(error) => debug!("{error:#}; retrying"),
         }

@@ -10,8 +10,8 @@ use mayfly_core::labels;
 use mayfly_core::names::NodeName;
 use mayfly_core::records::{Instance, Record};
 use mayfly_daemon::retry::Backoff;
-use mayfly_daemon::store::{Guard, Store, StoreError};
-use mayfly_daemon::watch;
+use mayfly_daemon::store::{Store, StoreError};
+use mayfly_daemon::{instances, watch};
 use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -78,17 +78,13 @@ async fn take_out(
             continue;
         }
         // Not if it was put again meanwhile.
-        let unchanged = Guard::ModRevision(stored.revision.changed);
-        let farewell = store.put_if(&key, instance.farewell(), stored.lease, unchanged);
-        let Some(revision) = farewell.await? else {
-            continue;
-        };
-        store.delete_if(&key, Guard::ModRevision(revision)).await?;
-        info!(
-            "deregistered {}, which an earlier registrar left behind: the container at this address is \
-             gone, or has another address now",
-            store.keyspace().text(&key)
-        );
+        if instances::deregister(store, &key, instance, stored.revision, stored.lease).await? {
+            info!(
+                "deregistered {}, which an earlier registrar left behind: the container at this address is \
+                 gone, or has another address now",
+                store.keyspace().text(&key)
+            );
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod election;
 mod environments;
+mod instances;
 mod lease;
 mod store;
 mod watch;

@@ -84,7 +84,11 @@ async fn leases_end_and_take_their_keys_along() {
         .await
         .unwrap();
     store.keep_alive(lease.id).await.unwrap();
+    store.revoke_unused(lease.id).await.unwrap();
     assert!(store.keys_of(lease.id).await.unwrap().contains(&text("dev")));
+    let unused = store.grant(Duration::from_secs(30)).await.unwrap().id;
+    store.revoke_unused(unused).await.unwrap();
+    assert_eq!(store.lease_life(unused).await.unwrap(), None);
     store.revoke(lease.id).await.unwrap();
     assert_eq!(store.get(&environment("dev")).await.unwrap(), None);
     store.revoke(lease.id).await.unwrap();

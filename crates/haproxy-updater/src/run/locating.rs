@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use mayfly_daemon::own_address::Advertised;
 use mayfly_daemon::store::Endpoint;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::advertise::Advertised;
+use crate::advertise::OPTION;
 
 /// How often a name to advertise is looked up again.
 const EVERY: Duration = Duration::from_secs(30);
@@ -40,7 +41,8 @@ impl Locating {
             let Some(search) = &mut self.search else {
                 self.ticks.tick().await;
                 let (advertised, endpoints) = (self.advertised.clone(), self.endpoints.clone());
-                self.search = Some(tokio::spawn(async move { advertised.locate(&endpoints).await }));
+                let search = async move { advertised.locate(OPTION, &endpoints, None).await };
+                self.search = Some(tokio::spawn(search));
                 continue;
             };
             let found = search.await.unwrap_or_else(|error| Err(error.into()));
