@@ -19,7 +19,8 @@ use crate::apply::Applier;
 use crate::certificates::EdgeCertificates;
 use crate::desired::DesiredRouting;
 
-/// How many missing services the status record names at most; it counts them all.
+/// How many missing services the status record names at most; it counts them all, and readers find
+/// out themselves which there are.
 const MOST_MISSING: usize = 20;
 
 /// What is said, and where.
@@ -81,7 +82,8 @@ impl RouterReport {
         let failing = follower.failures();
         let failing: BTreeMap<&str, &str> = failing.map(|(name, reason)| (name.as_str(), reason)).collect();
         let nameless: Vec<_> = index.host_names_without_address().collect();
-        let unanswered = desired.unanswered().iter().take(MOST_MISSING);
+        // All of them: readers decide by this list which environments are complete.
+        let unanswered = desired.unanswered().iter();
         let mut notes = haproxy_faults::known(version);
         notes.extend(certificates.into_iter().flat_map(EdgeCertificates::notes));
         let detail = json!({
