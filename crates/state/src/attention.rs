@@ -109,10 +109,7 @@ pub fn trouble(daemon: &DaemonView) -> Option<String> {
         DaemonView {
             certificate_warnings: count @ 1..,
             ..
-        } => {
-            let count = usize::try_from(*count).unwrap_or(usize::MAX);
-            format!("has {} of certificates", counted(count, "warning", "warnings")?)
-        }
+        } => format!("has {} of certificates", counted(*count, "warning", "warnings")?),
         DaemonView { lag: 1.., .. } => {
             format!("is {} behind", counted(lag(daemon), "revision", "revisions")?)
         }
