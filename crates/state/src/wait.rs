@@ -80,8 +80,8 @@ impl WaitState {
         self.reasons.is_empty()
     }
 
-    /// A backend for which it makes no sense to wait.
-    pub fn hopeless(&self) -> Option<&str> {
+    /// A backend that keeps failing. Whether to wait for it all the same, [`SeenFailures`] knows.
+    fn hopeless(&self) -> Option<&str> {
         let failed = |backend: &Backend| matches!(backend.phase, Phase::Failed { .. });
         let mut all = self.launching.iter().filter(|_| self.is_current);
         let found = all.find(|(_, backend)| failed(backend) && backend.failures >= HOPELESS);
