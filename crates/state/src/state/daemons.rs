@@ -8,17 +8,17 @@ use mayfly_core::launching::Launching;
 use mayfly_core::lost::LostHeader;
 use mayfly_core::names::{Hostname, NodeName};
 use mayfly_core::records::{self, Status};
-use mayfly_core::trust::Kept;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::State;
+use super::kept::kept_of;
 use crate::launchers::{Launchers, Leader};
 
 /// What a daemon says of itself, and how far it lags behind.
 #[derive(Debug, Clone, Serialize)]
 pub struct DaemonView {
-    pub daemon: &'static str,
+    pub daemon: Daemon,
     pub node: NodeName,
     /// Where the internal side of a router is.
     pub address: Option<String>,
@@ -63,16 +63,12 @@ pub struct DaemonView {
 
 impl DaemonView {
     /// The daemon whose confirmation lets go of what this one withholds.
-    pub fn confirmed_by(&self) -> Option<&'static str> {
-        let all = [
-            Daemon::ContainerLauncher,
-            Daemon::HaproxyUpdater,
-            Daemon::DnsUpdater,
-        ];
-        match all.into_iter().find(|daemon| daemon.as_str() == self.daemon)? {
+    pub fn confirmed_by(&self) -> Option<Daemon> {
+        match self.daemon {
+            Daemon::ContainerLauncher => Some(Daemon::ContainerLauncher),
             // Names are those of what is routed.
-            Daemon::DnsUpdater => Some(Daemon::HaproxyUpdater.as_str()),
-            daemon => Some(daemon.as_str()),
+            Daemon::HaproxyUpdater | Daemon::DnsUpdater => Some(Daemon::HaproxyUpdater),
+            Daemon::EnvironmentRegistrar | Daemon::ContainerRegistrar => None,
         }
     }
 }
@@ -111,12 +107,9 @@ impl State {
         let certificates = reported.and_then(|reported| reported.certificates.as_ref());
         let leading = (daemon == Daemon::ContainerLauncher).then(|| self.is_leader(&node, &status));
         let guard = Launching::of(&status).filter(|_| leading == Some(true));
-        let kept = match daemon {
-            Daemon::HaproxyUpdater | Daemon::DnsUpdater => Kept::of(&status),
-            _ => Kept::default(),
-        };
+        let kept = kept_of(daemon, &status);
         DaemonView {
-            daemon: daemon.as_str(),
+            daemon,
             address: router
                 .and_then(Option::as_ref)
                 .map(|router| router.address.to_string()),
