@@ -8,6 +8,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 use crate::address::InstanceId;
 use crate::names::{EnvironmentName, Hostname, NameError, NodeName, ServiceName};
 use crate::version::BackendId;
@@ -213,6 +215,12 @@ impl Daemon {
             Self::HaproxyUpdater => "haproxy-updater",
             Self::DnsUpdater => "dns-updater",
         }
+    }
+}
+
+impl Serialize for Daemon {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

@@ -35,6 +35,7 @@ pub mod outside;
 pub mod pattern;
 pub mod printable;
 pub mod records;
+pub mod router_status;
 pub mod routing;
 mod shared;
 pub mod shorten;

@@ -11,9 +11,11 @@ use mayfly_core::failing::Failing;
 use mayfly_core::keys::Kind;
 use mayfly_core::labels;
 use mayfly_core::launching::{Backend, GivenUp, Launching, Phase};
+use mayfly_core::outside::AddressRule;
 use mayfly_core::records::ended::Why;
 use mayfly_core::records::lifetime::{Life, Moment};
 use mayfly_core::records::{Environment, Instance, Status};
+use mayfly_core::router_status::{CertificateInUse, CertificateStatus, RouterStatus};
 use mayfly_core::trust::Kept;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -237,7 +239,23 @@ fn what_core_puts_into_a_status_record() {
     Kept::default().put(&mut status);
     Failing::put(vec![failing; 200], &mut status);
     launching.put(&mut status);
-    assert_eq!(status.detail.len(), 6, "{:?}", status.detail);
+    let certificate = CertificateInUse {
+        file: String::new(),
+        names: Vec::new(),
+        names_count: 0,
+        serial: String::new(),
+        ends_at: Moment::of(std::time::SystemTime::now()),
+        default: false,
+    };
+    named("status", fields(&certificate).iter().map(String::as_str));
+    let certificates = CertificateStatus::default();
+    named("status", fields(&certificates).iter().map(String::as_str));
+    named(
+        "status",
+        fields(&AddressRule::default()).iter().map(String::as_str),
+    );
+    RouterStatus::default().put(&mut status);
+    assert_eq!(status.detail.len(), 12, "{:?}", status.detail);
     named("status", status.detail.keys().map(String::as_str));
 }
 
@@ -263,7 +281,7 @@ fn every_metric_and_every_detail_of_a_status_record() {
         }
     }
     assert!(
-        metrics.len() > 27 && details.len() > 20,
+        metrics.len() > 27 && details.len() > 14,
         "{metrics:?} {details:?}"
     );
     let text = read("docs/reference/metrics.md");

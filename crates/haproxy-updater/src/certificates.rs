@@ -25,9 +25,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use mayfly_core::names::DnsPrefix;
 use mayfly_core::records::lifetime::Moment;
+use mayfly_core::router_status::{CertificateInUse, CertificateStatus};
 use mayfly_core::routing::Routing;
 use mayfly_core::shorten::first_of;
-use serde_json::{Value, json};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
@@ -244,24 +244,26 @@ impl EdgeCertificates {
     }
 
     /// What is in use, for the status record.
-    pub fn detail(&self) -> Value {
+    pub fn status(&self) -> CertificateStatus {
         let default = default_of(&self.served).map(|(name, _)| name);
-        let in_use = self.served.iter().take(MOST_LISTED).map(|(name, certificate)| {
-            json!({
-                "file": name,
-                "names": certificate.names.iter().take(MOST_NAMES).collect::<Vec<_>>(),
-                "names_count": certificate.names.len(),
-                "serial": certificate.serial,
-                "ends_at": Moment::of(certificate.not_after),
-                "default": default == Some(name),
-            })
-        });
-        json!({
-            "in_use": in_use.collect::<Vec<_>>(),
-            "count": self.served.len(),
-            "faulty": self.faulty,
-            "warnings": self.words.len(),
-        })
+        let in_use = self
+            .served
+            .iter()
+            .take(MOST_LISTED)
+            .map(|(name, certificate)| CertificateInUse {
+                file: name.as_str().to_owned(),
+                names: certificate.names.iter().take(MOST_NAMES).cloned().collect(),
+                names_count: certificate.names.len(),
+                serial: certificate.serial.clone(),
+                ends_at: Moment::of(certificate.not_after),
+                default: default == Some(name),
+            });
+        CertificateStatus {
+            in_use: in_use.collect(),
+            count: self.served.len(),
+            faulty: self.faulty,
+            warnings: self.words.len(),
+        }
     }
 }
 

@@ -9,9 +9,10 @@ use mayfly_core::keys::Key;
 use mayfly_core::lost::{self, LostHeader};
 use mayfly_core::names::NodeName;
 use mayfly_core::records::{self, Router};
+use mayfly_core::router_status::RouterStatus;
 use mayfly_daemon::admin::Readiness;
 use mayfly_daemon::lease::Advertiser;
-use mayfly_daemon::status::StatusReporter;
+use mayfly_daemon::status::{NOTES, StatusReporter};
 use serde_json::json;
 use tracing::{info, warn};
 
@@ -19,7 +20,8 @@ use crate::apply::Applier;
 use crate::certificates::EdgeCertificates;
 use crate::desired::DesiredRouting;
 
-/// How many missing services the status record names at most; it counts them all.
+/// How many missing services the status record names at most; it counts them all, and readers find
+/// out themselves which there are.
 const MOST_MISSING: usize = 20;
 
 /// What is said, and where.
@@ -80,27 +82,30 @@ impl RouterReport {
         let version = applier.version().unwrap_or_default();
         let failing = follower.failures();
         let failing: BTreeMap<&str, &str> = failing.map(|(name, reason)| (name.as_str(), reason)).collect();
-        let nameless: Vec<_> = index.host_names_without_address().collect();
-        let unanswered = desired.unanswered().iter().take(MOST_MISSING);
         let mut notes = haproxy_faults::known(version);
         notes.extend(certificates.into_iter().flat_map(EdgeCertificates::notes));
+        let refused = index.refused_host_names().into_iter();
+        let reported = RouterStatus {
+            settings: Some(applier.settings()),
+            address_rule: Some(index.rule().clone()),
+            not_answering: desired.unanswered().clone(),
+            host_names_refused: refused
+                .map(|(name, addresses)| (name.clone(), addresses.clone()))
+                .collect(),
+            host_names_without_address: index.host_names_without_address().cloned().collect(),
+            certificates: certificates.map(EdgeCertificates::status),
+        };
         let detail = json!({
             "haproxy_version": applier.version(),
-            "notes": notes,
-            "certificates": certificates.map(EdgeCertificates::detail),
+            (NOTES): notes,
             "reloads": applier.metrics().reloads.get(),
             "slots_total": pool.total(),
             "slots_used": pool.used(),
             "backends_without_slot": applier.waiting(),
             "host_names": follower.len(),
             "host_names_failing": failing,
-            "host_names_without_address": nameless,
-            "host_names_refused": index.refused_host_names(),
-            "address_rule": index.rule(),
             "missing": missing,
-            "not_answering": unanswered.map(ToString::to_string).collect::<Vec<_>>(),
             (lost::FIELD): lost,
-            "settings": applier.settings(),
         });
         if applier.in_sync() {
             self.status.applied(revision, index.set_aside());
@@ -127,6 +132,7 @@ impl RouterReport {
             if let serde_json::Value::Object(detail) = detail {
                 status.detail.extend(detail);
             }
+            reported.put(status);
             kept.put(status);
         });
     }

@@ -34,7 +34,8 @@ Exit codes: 0 in force; 1 not in force, with the reason; 2 wrong command line.";
 ///
 /// Every instance that the container-launcher starts for the environment must answer. If a
 /// backend fails three times in a row, the command ends immediately. It prints the reason and the
-/// last lines of the container's output.
+/// last lines of the container's output. A backend that had failed before gets its next try first,
+/// if that try comes in time.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -64,10 +65,20 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     let state = State::new(store.keyspace(), args.min_instances);
     tokio::select! {
         () = shutdown.begun() => Ok(ExitCode::from(130)),
-        (state, latest) = until(&store, state, &args.environment, args.timeout, complain) => {
-            conclude(args, &state, &latest)
+        waited = until(&store, state, &args.environment, args.timeout, complain) => {
+            conclude(args, &waited)
         }
     }
+}
+
+/// What a wait has come to.
+pub struct Waited {
+    /// What etcd had at its end.
+    pub state: State,
+    /// How the environment was then.
+    pub latest: WaitState,
+    /// The backend that keeps failing, if the wait was given up for it.
+    pub hopeless: Option<String>,
 }
 
 /// Follows etcd until an environment is in force everywhere, or cannot be, or time is over. Tells
@@ -78,30 +89,38 @@ pub async fn until(
     name: &EnvironmentName,
     limit: Duration,
     tell: impl Fn(&str),
-) -> (State, WaitState) {
+) -> Waited {
     let deadline = Instant::now() + limit;
     let mut following = watch(store, store.keyspace().everything(), WatchOptions::default());
     let mut latest = WaitState::unknown();
+    let mut hopeless = None;
     let (end, mut seen) = (SystemTime::now() + limit, SeenFailures::default());
     loop {
         tokio::select! {
-            () = sleep_until(deadline) => return (state, latest),
+            () = sleep_until(deadline) => break,
             batch = following.next_batch_coalesced() => state.take(batch),
         }
         let now = WaitState::of(&state, name);
-        if now.is_ready() || seen.hopeless(&now, end).is_some() {
-            return (state, now);
+        hopeless = seen.hopeless(&now, end).map(str::to_owned);
+        if now.is_ready() || hopeless.is_some() {
+            latest = now;
+            break;
         }
         if now.reasons != latest.reasons {
             tell(&format!("waiting: {}", printable(&now.reasons.join("; "))));
         }
         latest = now;
     }
+    Waited {
+        state,
+        latest,
+        hopeless,
+    }
 }
 
-fn conclude(args: &Args, state: &State, latest: &WaitState) -> anyhow::Result<ExitCode> {
-    let name = &args.environment;
-    let outcome = latest.outcome(name, state);
+fn conclude(args: &Args, waited: &Waited) -> anyhow::Result<ExitCode> {
+    let (name, latest) = (&args.environment, &waited.latest);
+    let outcome = latest.outcome(name, &waited.state);
     if args.format == Format::Json {
         output::print(&output::json(&outcome)?)?;
     } else if outcome.ready {
@@ -111,7 +130,7 @@ fn conclude(args: &Args, state: &State, latest: &WaitState) -> anyhow::Result<Ex
     if outcome.ready {
         return Ok(ExitCode::SUCCESS);
     }
-    let what = match latest.hopeless() {
+    let what = match &waited.hopeless {
         Some(backend) => format!("{name} cannot come into force: {backend} keeps failing"),
         None => {
             let limit = humantime::format_duration(args.timeout);

@@ -75,10 +75,7 @@ fn environments(report: &Report, found: &mut Vec<String>) {
 fn daemons(all: &[DaemonView], found: &mut Vec<String>) {
     if all.is_empty() {
         found.push("no daemon reports".to_owned());
-    } else if !all
-        .iter()
-        .any(|daemon| daemon.daemon == Daemon::HaproxyUpdater.as_str())
-    {
+    } else if !all.iter().any(|daemon| daemon.daemon == Daemon::HaproxyUpdater) {
         found.push("no router reports".to_owned());
     }
     let launchers: Vec<bool> = all.iter().filter_map(|daemon| daemon.leading).collect();
@@ -109,10 +106,7 @@ pub fn trouble(daemon: &DaemonView) -> Option<String> {
         DaemonView {
             certificate_warnings: count @ 1..,
             ..
-        } => {
-            let count = usize::try_from(*count).unwrap_or(usize::MAX);
-            format!("has {} of certificates", counted(count, "warning", "warnings")?)
-        }
+        } => format!("has {} of certificates", counted(*count, "warning", "warnings")?),
         DaemonView { lag: 1.., .. } => {
             format!("is {} behind", counted(lag(daemon), "revision", "revisions")?)
         }
@@ -165,7 +159,7 @@ mod tests {
 
     fn daemon(node: &str, notes: &[&str]) -> DaemonView {
         DaemonView {
-            daemon: Daemon::HaproxyUpdater.as_str(),
+            daemon: Daemon::HaproxyUpdater,
             node: node.parse().unwrap(),
             address: None,
             applied_revision: 1,
@@ -263,7 +257,7 @@ mod tests {
         assert_eq!(router(nameless), of("has no address of 1 host name"));
         assert_eq!(said(&[]), ["no daemon reports"]);
         let launcher = |leading| DaemonView {
-            daemon: Daemon::ContainerLauncher.as_str(),
+            daemon: Daemon::ContainerLauncher,
             leading: Some(leading),
             ..daemon("l1", &[])
         };

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
 use mayfly_core::explain::{Explanation, Login, Request, Responder, Settings, Side, Step, bare_host};
-use mayfly_core::keys::Key;
+use mayfly_core::keys::{Daemon, Key};
 use mayfly_core::launching::{Backend, Phase};
 use mayfly_core::names::{EnvironmentName, Hostname, ServiceName};
 use mayfly_core::records::Environment;
@@ -70,7 +70,7 @@ pub fn explain(state: &State, asked: &ExplainRequest, now: SystemTime) -> anyhow
     tell_end(&mut explanation, state, now);
     tell_kept(&mut explanation, state);
     let mut routers = state.daemons();
-    routers.retain(|daemon| daemon.daemon == "haproxy-updater");
+    routers.retain(|daemon| daemon.daemon == Daemon::HaproxyUpdater);
     let mut output = ExplainOutput::of(explanation, &state.launchers());
     output.environment = EnvironmentLack::of(state, &output.explanation.answer);
     Ok(Explained { output, routers })
@@ -328,7 +328,7 @@ fn parts(target: &str) -> anyhow::Result<(bool, String, String, String)> {
 mod tests {
     use super::*;
     use mayfly_core::explain::ShareLinks;
-    use mayfly_core::keys::{Daemon, KeySpace};
+    use mayfly_core::keys::KeySpace;
     use mayfly_core::launching::Launching;
     use mayfly_core::records::{Record, SetAsides};
     use mayfly_daemon::watch::{Batch, Change, Stored};

@@ -19,6 +19,7 @@ use mayfly_core::keys::{Daemon, Key, KeySpace, Kind};
 use mayfly_core::names::{EnvironmentName, NodeName, ServiceName};
 use mayfly_core::records::traffic::{self, Traffic};
 use mayfly_core::records::{Environment, Router, Status};
+use mayfly_core::router_status::RouterStatus;
 use mayfly_core::version::{BackendId, Selector};
 use mayfly_daemon::store::{LeaseId, Store};
 use mayfly_daemon::watch;
@@ -49,6 +50,9 @@ pub struct State {
     relaunches: BTreeSet<BackendId>,
     routers: BTreeMap<NodeName, Option<Router>>,
     statuses: BTreeMap<(Daemon, NodeName), Result<Status, String>>,
+    /// What routers report in their statuses, of those whose status can be read. Every batch of
+    /// changes asks for all of it.
+    reported: BTreeMap<NodeName, RouterStatus>,
     /// What each router has counted.
     traffic: BTreeMap<NodeName, Traffic>,
     /// For each kind of key the revision at which one of them was last put.
@@ -78,6 +82,7 @@ impl State {
             relaunches: BTreeSet::new(),
             routers: BTreeMap::new(),
             statuses: BTreeMap::new(),
+            reported: BTreeMap::new(),
             traffic: BTreeMap::new(),
             newest: BTreeMap::new(),
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use mayfly_core::keys::Daemon;
 use mayfly_core::launching::{Backend, Phase};
 use mayfly_core::names::EnvironmentName;
 use mayfly_core::records::lifetime::Moment;
@@ -80,8 +81,8 @@ impl WaitState {
         self.reasons.is_empty()
     }
 
-    /// A backend for which it makes no sense to wait.
-    pub fn hopeless(&self) -> Option<&str> {
+    /// A backend that keeps failing. Whether to wait for it all the same, [`SeenFailures`] knows.
+    fn hopeless(&self) -> Option<&str> {
         let failed = |backend: &Backend| matches!(backend.phase, Phase::Failed { .. });
         let mut all = self.launching.iter().filter(|_| self.is_current);
         let found = all.find(|(_, backend)| failed(backend) && backend.failures >= HOPELESS);
@@ -157,13 +158,12 @@ fn hindrances(state: &State, name: &EnvironmentName) -> Vec<String> {
     let revision = state.revision_of(name);
     let mut routers = 0;
     for daemon in state.daemons() {
-        let what = match daemon.daemon {
-            "haproxy-updater" => "router",
-            "dns-updater" => "dns-updater",
-            _ => continue,
+        let who = match daemon.daemon {
+            Daemon::HaproxyUpdater => format!("router {}", daemon.node),
+            Daemon::DnsUpdater => format!("dns-updater {}", daemon.node),
+            Daemon::EnvironmentRegistrar | Daemon::ContainerRegistrar | Daemon::ContainerLauncher => continue,
         };
-        routers += usize::from(what == "router");
-        let who = format!("{what} {}", daemon.node);
+        routers += usize::from(daemon.daemon == Daemon::HaproxyUpdater);
         // What a router keeps for others hinders nobody here.
         let of_others = daemon.error == daemon.guard && !state.keeps_of(&daemon.node, &view);
         if let Some(error) = daemon.error.filter(|_| !of_others) {

@@ -283,6 +283,26 @@ async fn wait_gives_up_at_once_on_what_fails_again_and_again() {
 }
 
 #[tokio::test]
+async fn wait_gives_what_failed_before_its_next_try() {
+    let (mayfly, _frontend) = mayfly().await;
+    for (next_try, outcome) in [
+        ("2020-01-01T00:00:00Z", "is not in force after 300ms"),
+        // That is too late for this wait.
+        (
+            "2099-01-01T00:00:00Z",
+            "cannot come into force: backend@0.0.3 keeps failing",
+        ),
+    ] {
+        let failed = json!({"state": "failed", "reason": "exited with 1", "wanted": 1, "live": 0, "failures": 7,
+            "next_try": next_try});
+        says_of_backend(&mayfly, failed).await;
+        let waited = tool(&mayfly, &["wait", "temp-1", "--timeout", "300ms"]).await;
+        assert_eq!(waited.code, Some(1));
+        contains(&waited.stderr, &format!("error: temp-1 {outcome}: "));
+    }
+}
+
+#[tokio::test]
 async fn a_drain_is_no_live_instance() {
     let (mayfly, frontend) = mayfly().await;
     let backend = mayfly.instance("backend", "0.0.3").await.unwrap();

@@ -102,6 +102,38 @@ async fn an_environment_leads_to_a_service_outside() {
 }
 
 #[tokio::test]
+async fn however_many_do_not_answer_all_readers_count_them() {
+    let mayfly = Mayfly::start_with(&LOOPBACK).await.unwrap();
+    // More than a record lists of what is missing.
+    let many = 25;
+    for number in 1..=many {
+        let services = format!("[{{name: gone, address: \"127.0.0.1:{number}\"}}]");
+        let environment = format!("{{name: e{number}, services: {services}}}");
+        mayfly.save(&format!("e{number}.yaml"), &environment);
+    }
+    eventually(
+        SOON,
+        "the router finds all of them dead",
+        async || -> Result<_> {
+            let missing = &mayfly.status("haproxy-updater").await?["detail"]["missing"];
+            ensure!(missing["environments"] == many, "{missing}");
+            Ok(())
+        },
+    )
+    .await;
+    eventually(SOON, "the tool counts as many", async || -> Result<_> {
+        let told = mayfly.run("mayfly", &["status", "--format", "json"]).await?;
+        let told: serde_json::Value = serde_json::from_str(&told.stdout)?;
+        let environments = told["environments"].as_array().into_iter().flatten();
+        let incomplete = environments.filter(|environment| environment["complete"] == false);
+        let incomplete = incomplete.count();
+        ensure!(incomplete == many, "{incomplete}: {}", told["shortage"]);
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_host_name_is_followed_as_it_changes() {
     let mut mayfly = Mayfly::start_with_names(&[&LOOPBACK[..], &["--resolve", "100ms"]].concat())
         .await

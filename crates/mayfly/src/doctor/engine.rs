@@ -105,7 +105,7 @@ pub async fn examine(
 
 /// There is no engine. That matters where a daemon uses one.
 fn silent(state: &State, why: &str, found: &mut Examination) {
-    let uses = [Daemon::ContainerLauncher, Daemon::ContainerRegistrar].map(Daemon::as_str);
+    let uses = [Daemon::ContainerLauncher, Daemon::ContainerRegistrar];
     if state.daemons().iter().any(|daemon| uses.contains(&daemon.daemon)) {
         found.cannot(DoctorCheck::Engine, why);
         cannot_look(why, found);
@@ -340,7 +340,7 @@ async fn surroundings(state: &State, args: &Args) -> Surroundings {
     let outside = args.outside.to_string();
     let is_given = outside != OUTSIDE;
     let routers = state.daemons().into_iter();
-    let routers = routers.filter(|view| view.daemon == Daemon::HaproxyUpdater.as_str());
+    let routers = routers.filter(|view| view.daemon == Daemon::HaproxyUpdater);
     Surroundings {
         routers: routers.filter_map(|view| view.address?.parse().ok()).collect(),
         is_expected: is_given || tokio::net::lookup_host((outside.as_str(), 80)).await.is_ok(),

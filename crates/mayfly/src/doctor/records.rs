@@ -80,7 +80,7 @@ fn name(daemon: &DaemonView) -> String {
 }
 
 fn daemons(all: &[DaemonView], found: &mut Examination) {
-    let is_there = |daemon: Daemon| all.iter().any(|view| view.daemon == daemon.as_str());
+    let is_there = |daemon: Daemon| all.iter().any(|view| view.daemon == daemon);
     for (daemon, what, cure) in [
         (
             Daemon::HaproxyUpdater,
@@ -138,7 +138,7 @@ fn daemons(all: &[DaemonView], found: &mut Examination) {
 fn registrars(state: &State, scope: &Examined, all: &[DaemonView], found: &mut Examination) {
     let reporting: BTreeSet<&str> = all
         .iter()
-        .filter(|view| view.daemon == Daemon::EnvironmentRegistrar.as_str())
+        .filter(|view| view.daemon == Daemon::EnvironmentRegistrar)
         .map(|view| view.node.as_str())
         .collect();
     let mut orphans: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -202,11 +202,11 @@ fn notes(all: &[DaemonView], found: &mut Examination) {
     for daemon in all {
         for note in &daemon.notes {
             let (check, cure) = match note {
-                _ if daemon.daemon == Daemon::EnvironmentRegistrar.as_str() => (
+                _ if daemon.daemon == Daemon::EnvironmentRegistrar => (
                     DoctorCheck::Archive,
                     "give --archive (MAYFLY_ARCHIVE) a directory on a volume or disk",
                 ),
-                _ if daemon.daemon == Daemon::DnsUpdater.as_str() => {
+                _ if daemon.daemon == Daemon::DnsUpdater => {
                     (DoctorCheck::Daemons, "restart dnsmasq, then dns-updater")
                 }
                 note if haproxy_faults::is_one(note) => (
@@ -340,7 +340,7 @@ mod tests {
 
     fn daemon(node: &str, version: Option<&str>, applied_at: Option<&str>) -> DaemonView {
         DaemonView {
-            daemon: Daemon::HaproxyUpdater.as_str(),
+            daemon: Daemon::HaproxyUpdater,
             node: node.parse().unwrap(),
             address: None,
             applied_revision: 1,

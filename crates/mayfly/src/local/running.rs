@@ -182,7 +182,8 @@ impl RunningSession {
         let (store, name) = (self.store.clone(), name.clone());
         tokio::spawn(async move {
             let state = State::new(store.keyspace(), 1);
-            let (_, outcome) = wait::until(&store, state, &name, IN_FORCE_WITHIN, |_| {}).await;
+            let waited = wait::until(&store, state, &name, IN_FORCE_WITHIN, |_| {}).await;
+            let outcome = waited.latest;
             match outcome.is_ready() {
                 true => drop(output::print(&format!("{name} is in force everywhere\n"))),
                 false => complain(&format!(

@@ -242,7 +242,7 @@ fn daemons(daemons: &[DaemonView], look: Look) -> String {
         }
         state += &aside_of(daemon);
         // What follows nothing in etcd has no revision.
-        let follows = daemon.daemon != Daemon::ContainerRegistrar.as_str();
+        let follows = daemon.daemon != Daemon::ContainerRegistrar;
         let applied = follows.then(|| (daemon.applied_revision.to_string(), lag));
         let (applied, lag) = applied.unwrap_or_else(|| (dash(), dash()));
         let tone = match trouble(daemon) {
@@ -251,7 +251,7 @@ fn daemons(daemons: &[DaemonView], look: Look) -> String {
             Some(_) => Tone::Pending,
         };
         let cells = [
-            daemon.daemon.to_owned(),
+            daemon.daemon.to_string(),
             daemon.node.to_string(),
             applied,
             lag,
@@ -265,7 +265,7 @@ fn daemons(daemons: &[DaemonView], look: Look) -> String {
 /// How much a daemon sets aside, and of a router what of it is told at the environments: no table
 /// has that.
 fn aside_of(daemon: &DaemonView) -> String {
-    let is_router = daemon.daemon == Daemon::HaproxyUpdater.as_str();
+    let is_router = daemon.daemon == Daemon::HaproxyUpdater;
     let at_environments = |entry: &&SetAside| is_router && entry.key.contains("/environments/");
     let told = daemon.set_aside.iter().filter(at_environments).count();
     let others = daemon.set_aside.len() - told;
@@ -282,8 +282,8 @@ fn aside_of(daemon: &DaemonView) -> String {
 /// The commands that confirm what daemons withhold, each once.
 fn confirmations(daemons: &[DaemonView]) -> String {
     let guarded = daemons.iter().filter(|daemon| daemon.guard.is_some());
-    let commands: BTreeSet<&str> = guarded.filter_map(DaemonView::confirmed_by).collect();
-    let line = |daemon: &str| format!("if the loss was intended: `mayfly confirm {daemon}`\n");
+    let commands: BTreeSet<Daemon> = guarded.filter_map(DaemonView::confirmed_by).collect();
+    let line = |daemon: Daemon| format!("if the loss was intended: `mayfly confirm {daemon}`\n");
     commands.into_iter().map(line).collect()
 }
 
@@ -340,9 +340,9 @@ fn set_aside(report: &Report) -> Vec<&SetAside> {
     // What routers and DNS updaters set aside is in etcd, and so told already; files, containers,
     // definitions, and services whose name a static record takes are not.
     let others = report.daemons.iter().flat_map(|daemon| {
-        let is_router = daemon.daemon == Daemon::HaproxyUpdater.as_str();
+        let is_router = daemon.daemon == Daemon::HaproxyUpdater;
         let is_of_etcd = move |entry: &SetAside| {
-            is_router || (daemon.daemon == Daemon::DnsUpdater.as_str() && entry.key.starts_with('/'))
+            is_router || (daemon.daemon == Daemon::DnsUpdater && entry.key.starts_with('/'))
         };
         daemon.set_aside.iter().filter(move |entry| !is_of_etcd(entry))
     });
@@ -444,7 +444,7 @@ mod tests {
 
     fn daemon(node: &str, notes: &[&str]) -> DaemonView {
         DaemonView {
-            daemon: Daemon::HaproxyUpdater.as_str(),
+            daemon: Daemon::HaproxyUpdater,
             node: node.parse().unwrap(),
             address: None,
             applied_revision: 1,
@@ -474,7 +474,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_told_once_and_who_keeps_it() {
         let keeping = |name: Daemon, node: &str, keys: &[&str]| DaemonView {
-            daemon: name.as_str(),
+            daemon: name,
             guard: Some("2 vanished".to_owned()),
             keeps: keys.iter().map(ToString::to_string).collect(),
             ..daemon(node, &[])
@@ -529,7 +529,7 @@ mod tests {
         assert_eq!(aside_of(&router), ", 2 set aside in environments");
         router.set_aside.push(aside("/mayfly/backends/a/1/x"));
         assert_eq!(aside_of(&router), ", 2 set aside in environments, 1 set aside");
-        router.daemon = Daemon::EnvironmentRegistrar.as_str();
+        router.daemon = Daemon::EnvironmentRegistrar;
         assert_eq!(aside_of(&router), ", 3 set aside");
         router.set_aside.clear();
         assert_eq!(aside_of(&router), "");

@@ -1,7 +1,6 @@
 //! What the daemons say of themselves: how far each has come, and which launcher leads.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 
 use mayfly_core::explain;
 use mayfly_core::keys::{Daemon, Kind};
@@ -9,18 +8,17 @@ use mayfly_core::launching::Launching;
 use mayfly_core::lost::LostHeader;
 use mayfly_core::names::{Hostname, NodeName};
 use mayfly_core::records::{self, Status};
-use mayfly_core::trust::Kept;
-use mayfly_core::version::BackendId;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::State;
+use super::kept::kept_of;
 use crate::launchers::{Launchers, Leader};
 
 /// What a daemon says of itself, and how far it lags behind.
 #[derive(Debug, Clone, Serialize)]
 pub struct DaemonView {
-    pub daemon: &'static str,
+    pub daemon: Daemon,
     pub node: NodeName,
     /// Where the internal side of a router is.
     pub address: Option<String>,
@@ -54,7 +52,7 @@ pub struct DaemonView {
     pub host_names_without_address: BTreeSet<Hostname>,
     /// Of a router: how many certificates of its edge have a fault or end soon.
     #[serde(skip_serializing_if = "mayfly_core::records::is_default")]
-    pub certificate_warnings: u64,
+    pub certificate_warnings: usize,
     /// Of a router: the known faults of its version of HAProxy, and the faults of certificates. Of
     /// an environment-registrar: that its archive may be lost.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -65,16 +63,12 @@ pub struct DaemonView {
 
 impl DaemonView {
     /// The daemon whose confirmation lets go of what this one withholds.
-    pub fn confirmed_by(&self) -> Option<&'static str> {
-        let all = [
-            Daemon::ContainerLauncher,
-            Daemon::HaproxyUpdater,
-            Daemon::DnsUpdater,
-        ];
-        match all.into_iter().find(|daemon| daemon.as_str() == self.daemon)? {
+    pub fn confirmed_by(&self) -> Option<Daemon> {
+        match self.daemon {
+            Daemon::ContainerLauncher => Some(Daemon::ContainerLauncher),
             // Names are those of what is routed.
-            Daemon::DnsUpdater => Some(Daemon::HaproxyUpdater.as_str()),
-            daemon => Some(daemon.as_str()),
+            Daemon::HaproxyUpdater | Daemon::DnsUpdater => Some(Daemon::HaproxyUpdater),
+            Daemon::EnvironmentRegistrar | Daemon::ContainerRegistrar => None,
         }
     }
 }
@@ -107,18 +101,15 @@ impl State {
             .max()
             .copied()
             .unwrap_or_default();
-        let router = self
-            .routers
-            .get(&node)
-            .filter(|_| daemon == Daemon::HaproxyUpdater);
+        let is_router = daemon == Daemon::HaproxyUpdater;
+        let router = self.routers.get(&node).filter(|_| is_router);
+        let reported = self.reported.get(&node).filter(|_| is_router);
+        let certificates = reported.and_then(|reported| reported.certificates.as_ref());
         let leading = (daemon == Daemon::ContainerLauncher).then(|| self.is_leader(&node, &status));
         let guard = Launching::of(&status).filter(|_| leading == Some(true));
-        let kept = match daemon {
-            Daemon::HaproxyUpdater | Daemon::DnsUpdater => Kept::of(&status),
-            _ => Kept::default(),
-        };
+        let kept = kept_of(daemon, &status);
         DaemonView {
-            daemon: daemon.as_str(),
+            daemon,
             address: router
                 .and_then(Option::as_ref)
                 .map(|router| router.address.to_string()),
@@ -129,8 +120,10 @@ impl State {
             ready: status.ready,
             version: version(&status),
             applied_at: status.applied_at.clone(),
-            host_names_without_address: nameless(&status),
-            certificate_warnings: certificate_warnings(&status),
+            host_names_without_address: reported.map_or_else(BTreeSet::new, |reported| {
+                reported.host_names_without_address.clone()
+            }),
+            certificate_warnings: certificates.map_or(0, |certificates| certificates.warnings),
             notes: notes(&status),
             error: unreadable.or(status.error),
             leading,
@@ -183,26 +176,9 @@ impl State {
 
     /// The settings of the routers, as the first of them says; `None` when none does.
     pub fn settings(&self) -> Option<explain::Settings> {
-        let routers = self
-            .statuses
-            .iter()
-            .filter(|((daemon, _), _)| *daemon == Daemon::HaproxyUpdater);
-        let mut settings = routers.filter_map(|(_, status)| status.as_ref().ok()?.detail.get("settings"));
-        settings.find_map(|settings| serde_json::from_value(settings.clone()).ok())
+        let mut routers = self.reported.values();
+        routers.find_map(|router| router.settings.clone())
     }
-}
-
-/// The host names that a router needs and has no address of, as its status says.
-pub(super) fn nameless(status: &Status) -> BTreeSet<Hostname> {
-    let names = status.detail.get("host_names_without_address");
-    let names = names.and_then(|names| serde_json::from_value(names.clone()).ok());
-    names.unwrap_or_default()
-}
-
-fn certificate_warnings(status: &Status) -> u64 {
-    let certificates = status.detail.get("certificates");
-    let warnings = certificates.and_then(|certificates| certificates.get("warnings")?.as_u64());
-    warnings.unwrap_or(0)
 }
 
 fn version(status: &Status) -> Option<String> {
@@ -218,21 +194,6 @@ fn notes(status: &Status) -> Vec<String> {
         .and_then(Value::as_array);
     let texts = notes.into_iter().flatten().filter_map(Value::as_str);
     texts.map(str::to_owned).collect()
-}
-
-/// The host names of which a router refuses something, with all that they resolve to, as its status
-/// says.
-pub(super) fn refused(status: &Status) -> BTreeMap<Hostname, BTreeSet<IpAddr>> {
-    let names = status.detail.get("host_names_refused");
-    let names = names.and_then(|names| serde_json::from_value(names.clone()).ok());
-    names.unwrap_or_default()
-}
-
-/// The external services that do not answer a router's checks, as its status says.
-pub(super) fn unanswered(status: &Status) -> BTreeSet<BackendId> {
-    let backends = status.detail.get("not_answering").and_then(Value::as_array);
-    let texts = backends.into_iter().flatten().filter_map(Value::as_str);
-    texts.filter_map(|text| text.parse().ok()).collect()
 }
 
 /// The kinds of keys whose changes a daemon applies. A confirmation changes nothing that it would

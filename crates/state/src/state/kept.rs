@@ -3,16 +3,27 @@
 use mayfly_core::index::EnvironmentView;
 use mayfly_core::keys::{Daemon, Key};
 use mayfly_core::names::{EnvironmentName, NodeName};
+use mayfly_core::records::Status;
 use mayfly_core::trust::Kept;
 
 use super::State;
+
+/// What a daemon keeps although etcd has lost it, as its status says. Only what is routed and the
+/// names of that are kept: other daemons have nothing to go on with.
+pub(super) fn kept_of(daemon: Daemon, status: &Status) -> Kept {
+    match daemon {
+        Daemon::HaproxyUpdater | Daemon::DnsUpdater => Kept::of(status),
+        Daemon::EnvironmentRegistrar | Daemon::ContainerRegistrar | Daemon::ContainerLauncher => {
+            Kept::default()
+        }
+    }
+}
 
 impl State {
     /// What routers and DNS updaters keep although etcd has lost it.
     pub fn kept(&self) -> impl Iterator<Item = (Daemon, &NodeName, Kept)> {
         self.statuses.iter().filter_map(|((daemon, node), status)| {
-            let keeps = matches!(daemon, Daemon::HaproxyUpdater | Daemon::DnsUpdater);
-            let kept = Kept::of(status.as_ref().ok().filter(|_| keeps)?);
+            let kept = kept_of(*daemon, status.as_ref().ok()?);
             kept.alarm.is_some().then_some((*daemon, node, kept))
         })
     }

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use mayfly_core::index::Revision;
 use mayfly_core::keys::{Daemon, Key};
-use mayfly_core::names::Hostname;
+use mayfly_core::names::{Hostname, NodeName};
 use mayfly_core::outside::AddressRule;
-use mayfly_core::records::Record;
+use mayfly_core::records::{Record, Status};
+use mayfly_core::router_status::RouterStatus;
 use mayfly_daemon::store::LeaseId;
 use mayfly_daemon::watch::{Batch, Change, Stored, Unreadable};
 
-use super::daemons::{nameless, refused, unanswered};
 use super::unreachable::InstancePlace;
 use super::{State, StoredEnvironment};
 
@@ -35,32 +35,30 @@ impl State {
         // Host names are the routers' to resolve; what one of them has no address of, or refuses,
         // is not in force.
         self.index.set_rule(self.rule());
-        let routers = || self.statuses.values().flatten();
-        let nameless = routers().flat_map(nameless).map(|name| (name, BTreeSet::new()));
-        let known: BTreeMap<Hostname, BTreeSet<IpAddr>> =
-            nameless.chain(routers().flat_map(refused)).collect();
+        let routers = || self.reported.values();
+        let nameless = routers().flat_map(|router| &router.host_names_without_address);
+        let nameless = nameless.map(|name| (name.clone(), BTreeSet::new()));
+        let refused = routers().flat_map(|router| &router.host_names_refused);
+        let refused = refused.map(|(name, addresses)| (name.clone(), addresses.clone()));
+        let known: BTreeMap<Hostname, BTreeSet<IpAddr>> = nameless.chain(refused).collect();
+        let unanswered = routers().flat_map(|router| &router.not_answering);
+        let unanswered = unanswered.cloned().collect();
         self.index.believe_names(known);
         self.index.resolve();
-        let routers = self.statuses.values().flatten();
-        self.index.set_unanswered(&routers.flat_map(unanswered).collect());
+        self.index.set_unanswered(&unanswered);
         self.index.settle();
     }
 
     /// Which addresses outside the routers ask: as the first says, but none where any of them
     /// listens.
     fn rule(&self) -> AddressRule {
-        let routers = self
-            .statuses
-            .iter()
-            .filter(|((daemon, _), _)| *daemon == Daemon::HaproxyUpdater);
-        let rules = routers.map(|(_, status)| {
-            let said = status
-                .as_ref()
-                .ok()
-                .and_then(|status| status.detail.get("address_rule"));
+        let all = self.statuses.keys();
+        let routers = all.filter(|(daemon, _)| *daemon == Daemon::HaproxyUpdater);
+        let rules = routers.map(|(_, node)| {
+            let reported = self.reported.get(node);
+            let rule = reported.and_then(|router| router.address_rule.clone());
             // One that does not say it is older, and refuses none.
-            said.and_then(|rule| serde_json::from_value(rule.clone()).ok())
-                .unwrap_or_else(AddressRule::off)
+            rule.unwrap_or_else(AddressRule::off)
         });
         rules
             .reduce(|first, other| first.with_own_of(&other))
@@ -87,14 +85,22 @@ impl State {
                 self.history.insert(environment.name.clone(), Some(environment));
             }
             Record::Router(node, router) => drop(self.routers.insert(node, Some(router))),
-            Record::Status(daemon, node, status) => {
-                self.statuses.insert((daemon, node), Ok(status));
-            }
+            Record::Status(daemon, node, status) => self.put_status(daemon, node, Ok(status)),
             Record::Traffic(node, traffic) => drop(self.traffic.insert(node, traffic)),
             Record::Leader(Daemon::ContainerLauncher, node) => self.leader = Some(node),
             Record::Relaunch(backend) => drop(self.relaunches.insert(backend)),
             other => self.index.put(other, revision),
         }
+    }
+
+    fn put_status(&mut self, daemon: Daemon, node: NodeName, status: Result<Status, String>) {
+        if daemon == Daemon::HaproxyUpdater {
+            match &status {
+                Ok(status) => drop(self.reported.insert(node.clone(), RouterStatus::of(status))),
+                Err(_) => drop(self.reported.remove(&node)),
+            }
+        }
+        self.statuses.insert((daemon, node), status);
     }
 
     /// Of what cannot be read it is known that it is there.
@@ -110,7 +116,7 @@ impl State {
         match key {
             Key::History(name) => drop(self.history.entry(name).or_default()),
             Key::Router(node) => drop(self.routers.entry(node).or_default()),
-            Key::Status(daemon, node) => drop(self.statuses.insert((daemon, node), Err(reason))),
+            Key::Status(daemon, node) => self.put_status(daemon, node, Err(reason)),
             Key::Traffic(node) => drop(self.traffic.remove(&node)),
             _ => {}
         }
@@ -148,7 +154,12 @@ impl State {
             Key::Definition(service) => drop(self.definitions.remove(service)),
             Key::Relaunch(backend) => drop(self.relaunches.remove(backend)),
             Key::Router(node) => drop(self.routers.remove(node)),
-            Key::Status(daemon, node) => drop(self.statuses.remove(&(*daemon, node.clone()))),
+            Key::Status(daemon, node) => {
+                self.statuses.remove(&(*daemon, node.clone()));
+                if *daemon == Daemon::HaproxyUpdater {
+                    self.reported.remove(node);
+                }
+            }
             Key::Traffic(node) => drop(self.traffic.remove(node)),
             _ => {}
         }

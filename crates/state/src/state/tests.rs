@@ -242,6 +242,42 @@ fn addresses_are_refused_as_the_routers_say() {
 }
 
 #[test]
+fn what_a_router_reports_counts_as_long_as_its_status_is_there_and_readable() {
+    let names: Vec<String> = (1..=25).map(|number| format!("e{number}")).collect();
+    let environment = |name: &String| {
+        let services = r#"[{"name": "a", "version": "http://10.0.0.1:80"}]"#;
+        let services = services.replace("\"a\"", &format!("\"{name}\""));
+        let record = format!(
+            r#"{{"name": "{name}", "prefix": "{name}", "header": "{name}", "services": {services}}}"#
+        );
+        entry(&format!("environments/{name}"), &record, 5)
+    };
+    let dead = names.iter().map(|name| format!("{name}@http://10.0.0.1:80"));
+    let dead = serde_json::json!(dead.collect::<Vec<_>>());
+    // As an earlier router writes it, with no other field, and with one that is not known here.
+    let status = serde_json::json!({"applied_revision": 9, "detail": {"not_answering": dead, "new": {}}});
+    let status = entry("status/haproxy-updater/r", &status.to_string(), 7);
+    let mut state = state(names.iter().map(environment).chain([status.clone()]).collect());
+    assert_eq!(state.index.shortage(0).environments, 25);
+    for change in [
+        entry("status/haproxy-updater/r", "{", 8),
+        Change::Gone(parse("status/haproxy-updater/r")),
+    ] {
+        let mut take = |change: Change| {
+            state.take(Batch {
+                revision: 101,
+                listed: false,
+                changes: vec![change],
+                set_aside: SetAsides::default(),
+            });
+            state.index.shortage(0).environments
+        };
+        assert_eq!(take(change), 0);
+        assert_eq!(take(status.clone()), 25);
+    }
+}
+
+#[test]
 fn what_a_router_keeps_hinders_only_whom_it_concerns() {
     let record = |name: &str, version: &str| {
         format!(

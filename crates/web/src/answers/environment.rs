@@ -1,13 +1,13 @@
 //! `/v1/environments/NAME`: whether an environment is in force everywhere, at once or when it is;
 //! and the comment that says so.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::http::StatusCode;
 use mayfly_core::names::EnvironmentName;
 use mayfly_daemon::args::duration;
 use mayfly_state::markdown;
-use mayfly_state::wait::WaitState;
+use mayfly_state::wait::{SeenFailures, WaitState};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -70,6 +70,7 @@ impl Api {
 
     async fn wait(&self, name: &EnvironmentName, mark: Option<&str>, limit: Duration) -> ApiResult {
         let deadline = Instant::now() + limit;
+        let (end, mut seen) = (SystemTime::now() + limit, SeenFailures::default());
         let mut changes = self.live.changes();
         loop {
             changes.mark_unchanged();
@@ -89,7 +90,7 @@ impl Api {
                     (vec!["etcd does not answer".to_owned()], Vec::new())
                 }
                 Ok(found) => {
-                    if let Some(backend) = found.state.hopeless() {
+                    if let Some(backend) = seen.hopeless(&found.state, end) {
                         let what = format!("{name} cannot come into force: {backend} keeps failing");
                         let problem = not_in_force(&what, &found.state.reasons, &found.refused);
                         return Err(problem.with("failing", json!(backend)));
