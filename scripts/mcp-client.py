@@ -12,8 +12,8 @@ FILE = """
 """
 # Tool, arguments, a part of the answer, whether it is an error.
 CALLS = [
-    ("lint", {"files": ["-"], "stdin": FILE}, "ok, 2 environments", False),
-    ("apply", {"files": ["-"], "stdin": FILE}, "temp created", False),
+    ("lint", {"stdin": FILE}, "ok, 2 environments", False),
+    ("apply", {"stdin": FILE}, "temp created", False),
     ("status", {"environment": "temp"}, "temp", False),
     ("explain", {"target": "www-temp.example.com"}, "instances", False),
     ("diff", {"a": "temp", "b": "prod", "at_most": 1}, "1 of 1 services differs", False),

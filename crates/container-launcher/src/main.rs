@@ -8,5 +8,7 @@ use container_launcher::args::Arguments;
 fn main() -> ExitCode {
     let arguments: Arguments = mayfly_daemon::args::parse();
     let common = arguments.common.clone();
-    mayfly_daemon::run::main(&common, |shutdown| container_launcher::run(arguments, shutdown))
+    mayfly_daemon::run::main(&common, |signals| async {
+        container_launcher::run(arguments, signals.shutdown()?).await
+    })
 }

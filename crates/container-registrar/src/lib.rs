@@ -22,7 +22,7 @@ mod register;
 
 use std::process::ExitCode;
 
-use mayfly_daemon::shutdown::Shutdown;
+use mayfly_daemon::shutdown::Signals;
 
 use args::{Arguments, Command};
 
@@ -30,12 +30,13 @@ use args::{Arguments, Command};
 ///
 /// # Errors
 /// When the command fails; the message says which action on what.
-pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
+pub async fn run(arguments: Arguments, signals: impl Into<Signals>) -> anyhow::Result<ExitCode> {
+    let signals = signals.into();
     let Arguments { common, command } = arguments;
     match command {
         Command::Register(register) if register.permanent => permanent::run(&common, &register).await,
-        Command::Docker(docker) => docker::run(&common, *docker, shutdown).await,
-        Command::Register(register) => register::run(&common, *register, shutdown).await,
+        Command::Docker(docker) => docker::run(&common, *docker, signals.shutdown()?).await,
+        Command::Register(register) => register::run(&common, *register, signals.shutdown()?).await,
         Command::Deregister(instance) => deregister::run(&common, &instance).await,
         Command::List(list) => list::run(&common, &list).await,
     }

@@ -10,5 +10,5 @@ fn main() -> ExitCode {
         error.exit();
     }
     let common = arguments.common.clone();
-    mayfly_daemon::run::with_one_thread(&common, |shutdown| container_registrar::run(arguments, shutdown))
+    mayfly_daemon::run::with_one_thread(&common, |signals| container_registrar::run(arguments, signals))
 }

@@ -67,6 +67,35 @@ impl Backoff {
     }
 }
 
+/// Tries of a change that another writer's change at the same moment can undo: ten, with a random
+/// pause of 10 to 100 ms before each but the first. Several writers of the same key, such as jobs
+/// that start together, so come one after the other.
+///
+/// ```ignore
+/// let mut tries = Tries::default();
+/// while tries.next().await { ... }
+/// ```
+#[derive(Debug, Default)]
+pub struct Tries {
+    begun: u32,
+}
+
+impl Tries {
+    const MOST: u32 = 10;
+
+    /// Whether there is one more try; waits until it may begin.
+    pub async fn next(&mut self) -> bool {
+        if self.begun == Self::MOST {
+            return false;
+        }
+        if self.begun > 0 {
+            tokio::time::sleep(Duration::from_millis(100).mul_f64(between(0.1, 1.0))).await;
+        }
+        self.begun += 1;
+        true
+    }
+}
+
 /// A number that differs from process to process: std seeds every hash map with such a one.
 pub(crate) fn between(least: f64, most: f64) -> f64 {
     let any = RandomState::new().hash_one(0) >> 32;
@@ -90,6 +119,21 @@ mod tests {
             );
         }
         assert_eq!(backoff.failures(), 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writers_of_the_same_key_try_again_after_a_pause() {
+        let (mut tries, mut pauses) = (Tries::default(), Vec::new());
+        let mut last = tokio::time::Instant::now();
+        while tries.next().await {
+            pauses.push(last.elapsed().as_millis());
+            last = tokio::time::Instant::now();
+        }
+        assert_eq!((pauses.len(), pauses[0]), (10, 0));
+        assert!(
+            pauses[1..].iter().all(|pause| (10..=101).contains(pause)),
+            "{pauses:?}"
+        );
     }
 
     #[test]

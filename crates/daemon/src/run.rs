@@ -11,20 +11,21 @@ use tokio::runtime::Builder;
 use tracing::debug;
 
 use crate::args::CommonArgs;
-use crate::shutdown::Shutdown;
-use crate::{clock, logs, systemd};
+use crate::shutdown::Signals;
+use crate::{clock, logs};
 
 /// How long blocking work, such as a name being looked up, may hold up the end of the process.
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
 /// Runs a program to its end: `fn main() -> ExitCode { let args = Args::parse();
-/// run::main(&args.common, |shutdown| ...) }`.
+/// run::main(&args.common, |signals| ...) }`.
 ///
-/// `run` gets the [`Shutdown`] that SIGTERM and SIGINT begin; it has to return soon after. Its
-/// error is printed to stderr as one line, causes included, and gives exit code 1.
+/// `run` gets the [`Signals`]. A daemon asks them for the shutdown that SIGTERM and SIGINT begin,
+/// and has to return soon after; a command that does not ask ends with the first signal. The error
+/// of `run` is printed to stderr as one line, causes included, and gives exit code 1.
 pub fn main<F, Work>(common: &CommonArgs, run: F) -> ExitCode
 where
-    F: FnOnce(Shutdown) -> Work,
+    F: FnOnce(Signals) -> Work,
     Work: Future<Output = anyhow::Result<ExitCode>>,
 {
     let mut runtime = Builder::new_multi_thread();
@@ -37,7 +38,7 @@ where
 /// waking another thread.
 pub fn with_one_thread<F, Work>(common: &CommonArgs, run: F) -> ExitCode
 where
-    F: FnOnce(Shutdown) -> Work,
+    F: FnOnce(Signals) -> Work,
     Work: Future<Output = anyhow::Result<ExitCode>>,
 {
     finish(common, &mut Builder::new_current_thread(), run)
@@ -45,7 +46,7 @@ where
 
 fn finish<F, Work>(common: &CommonArgs, runtime: &mut Builder, run: F) -> ExitCode
 where
-    F: FnOnce(Shutdown) -> Work,
+    F: FnOnce(Signals) -> Work,
     Work: Future<Output = anyhow::Result<ExitCode>>,
 {
     let outcome = start(common, runtime, run);
@@ -61,20 +62,15 @@ where
 
 fn start<F, Work>(common: &CommonArgs, runtime: &mut Builder, run: F) -> anyhow::Result<ExitCode>
 where
-    F: FnOnce(Shutdown) -> Work,
+    F: FnOnce(Signals) -> Work,
     Work: Future<Output = anyhow::Result<ExitCode>>,
 {
     logs::start(&common.log, common.log_format)?;
+    let signals = Signals::of_process();
     let runtime = runtime.enable_all().build().context("cannot start the runtime")?;
     let result = runtime.block_on(async {
-        let shutdown = Shutdown::on_signals()?;
         tokio::spawn(clock::watch());
-        let ending = shutdown.clone();
-        tokio::spawn(async move {
-            ending.begun().await;
-            systemd::stopping();
-        });
-        run(shutdown).await
+        run(signals).await
     });
     runtime.shutdown_timeout(LAST_WAIT);
     debug!("ended");

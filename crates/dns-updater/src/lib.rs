@@ -20,7 +20,7 @@ mod static_records;
 
 use std::process::ExitCode;
 
-use mayfly_daemon::shutdown::Shutdown;
+use mayfly_daemon::shutdown::Signals;
 
 use args::{Arguments, Command};
 
@@ -28,10 +28,11 @@ use args::{Arguments, Command};
 ///
 /// # Errors
 /// When the command fails; the message says which action on what.
-pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
+pub async fn run(arguments: Arguments, signals: impl Into<Signals>) -> anyhow::Result<ExitCode> {
+    let signals = signals.into();
     let Arguments { common, command } = arguments;
     match command {
-        Command::Watch(watch) => run::run(&common, watch, shutdown).await,
+        Command::Watch(watch) => run::run(&common, watch, signals.shutdown()?).await,
         Command::Update { host, addresses } => static_records::update(&common, host, addresses).await,
         Command::Delete { hosts } => static_records::delete(&common, hosts).await,
         Command::List { format } => static_records::list(&common, format).await,

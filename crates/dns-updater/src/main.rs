@@ -7,5 +7,5 @@ use dns_updater::args::Arguments;
 fn main() -> ExitCode {
     let arguments: Arguments = mayfly_daemon::args::parse();
     let common = arguments.common.clone();
-    mayfly_daemon::run::with_one_thread(&common, |shutdown| dns_updater::run(arguments, shutdown))
+    mayfly_daemon::run::with_one_thread(&common, |signals| dns_updater::run(arguments, signals))
 }

@@ -37,7 +37,7 @@ mod run;
 
 use std::process::ExitCode;
 
-use mayfly_daemon::shutdown::Shutdown;
+use mayfly_daemon::shutdown::Signals;
 
 use args::{Arguments, Command};
 
@@ -45,10 +45,11 @@ use args::{Arguments, Command};
 ///
 /// # Errors
 /// When what the command needs is not there: see each of them.
-pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
+pub async fn run(arguments: Arguments, signals: impl Into<Signals>) -> anyhow::Result<ExitCode> {
+    let signals = signals.into();
     let common = arguments.common;
     match arguments.command {
-        Command::Watch(options) => run::watch(&common, options, shutdown).await,
+        Command::Watch(options) => run::watch(&common, options, signals.shutdown()?).await,
         Command::Check {
             files,
             services,

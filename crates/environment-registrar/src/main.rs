@@ -7,7 +7,5 @@ use environment_registrar::args::Arguments;
 fn main() -> ExitCode {
     let arguments: Arguments = mayfly_daemon::args::parse();
     let common = arguments.common.clone();
-    mayfly_daemon::run::with_one_thread(&common, |shutdown| {
-        environment_registrar::run(arguments, shutdown)
-    })
+    mayfly_daemon::run::with_one_thread(&common, |signals| environment_registrar::run(arguments, signals))
 }

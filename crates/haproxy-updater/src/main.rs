@@ -8,5 +8,7 @@ use haproxy_updater::args::Arguments;
 fn main() -> ExitCode {
     let arguments: Arguments = mayfly_daemon::args::parse();
     let common = arguments.common.clone();
-    mayfly_daemon::run::with_one_thread(&common, |shutdown| haproxy_updater::run(arguments, shutdown))
+    mayfly_daemon::run::with_one_thread(&common, |signals| async {
+        haproxy_updater::run(arguments, signals.shutdown()?).await
+    })
 }

@@ -16,6 +16,7 @@ use mayfly_core::records::Environment;
 use mayfly_core::records::lifetime::{Life, Moment};
 use mayfly_core::records::switching;
 use mayfly_daemon::args::CommonArgs;
+use mayfly_daemon::retry::Tries;
 use mayfly_daemon::store::{Guard, LeaseId, Store};
 use mayfly_daemon::{environments, input, output};
 
@@ -66,7 +67,8 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
     let store = common.store()?;
     let mut done = BTreeSet::new();
     // Whoever changes one of them at the same moment makes us look again.
-    for _ in 0..5 {
+    let mut tries = Tries::default();
+    while tries.next().await {
         let registry = Registry::read(&store).await?;
         let now = SystemTime::now();
         let left = wanted.iter().filter(|it| !done.contains(&it.name));
@@ -291,6 +293,8 @@ async fn carry_out(store: &Store, step: &EnvironmentStep, now: SystemTime) -> an
         None => (Guard::Absent, None),
         Some((revision, lease)) if step.change == EnvironmentChange::TakenOver => {
             let guard = Guard::ModRevision(revision);
+            // A program that is killed between the two steps leaves an ended environment, which the
+            // same command registers again. etcd takes no transaction with both steps.
             if !environments::unregister(store, &environment.name, guard, false).await? {
                 return Ok(false);
             }

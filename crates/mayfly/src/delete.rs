@@ -1,8 +1,8 @@
 //! `mayfly delete`: ends environments. Their history stays, so that a registrar does not bring them
-//! back from their files, and `mayfly keep` can. What a pattern matches is shown, and ends only when
-//! that is confirmed.
+//! back from their files, and `mayfly keep` can. What a pattern matches is shown, and nothing ends
+//! until that is confirmed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -14,7 +14,9 @@ use mayfly_core::pattern::NamePattern;
 use mayfly_core::records::ended::{Ended, Why};
 use mayfly_core::records::lifetime::Moment;
 use mayfly_core::records::{Environment, Record};
+use mayfly_core::shorten::{counted, first_of};
 use mayfly_daemon::args::CommonArgs;
+use mayfly_daemon::retry::Tries;
 use mayfly_daemon::store::{Guard, Store};
 use mayfly_daemon::watch::{Change, Stored, Unreadable, look_up};
 use mayfly_daemon::{environments, output};
@@ -39,8 +41,10 @@ Examples:
 /// it back. A protected environment comes back from its file: delete the file as well.
 ///
 /// In a pattern `*` stands for any text; quote it, so that the shell does not replace it. The
-/// command shows which environments a pattern matches, and asks before it ends them. A pattern
-/// never ends a protected environment, even with --force.
+/// command shows which environments a pattern matches, and asks before it ends any environment. A
+/// pattern never ends a protected environment, even with --force.
+///
+/// Environments that extend a deleted environment stay, but are incomplete. The command names them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -57,45 +61,80 @@ pub struct Args {
     pub yes: bool,
 }
 
-/// Deletes environments; those that can be are, although others can't.
+/// Children of one environment that a note names.
+const CHILDREN_NAMED: usize = 10;
+
+/// Deletes environments; those that can be are, although others can't. Without the answer `yes` to
+/// the question none is.
 ///
 /// # Errors
 /// When one of them is not registered or is protected, or etcd does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
     let store = common.store()?;
-    let mut names: Vec<(EnvironmentName, bool)> = Vec::new();
+    let (patterns, named): (Vec<_>, Vec<_>) = args.names.iter().partition(|name| name.is_open());
+    let mut names: Vec<EnvironmentName> = Vec::new();
+    for name in named {
+        let name = name.to_string().parse()?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let registry = Registry::read(&store).await?;
+    let selection = Selection::of(&registry, &patterns, names);
+    output::print(&selection.text(&registry))?;
     let mut code = ExitCode::SUCCESS;
     let mut fail = |reason: &str| {
         output::complain(&format!("error: {reason}"));
         code = ExitCode::FAILURE;
     };
-    let (patterns, exact): (Vec<_>, Vec<_>) = args.names.iter().partition(|name| name.is_open());
-    for name in exact {
-        names.push((name.to_string().parse()?, args.force));
-    }
-    if !patterns.is_empty() {
-        let selection = Selection::of(&Registry::read(&store).await?, &patterns);
-        output::print(&selection.text())?;
-        selection.unmatched.iter().for_each(|reason| fail(reason));
-        if let Err(error) = selection.confirm(args.yes) {
-            fail(&error.to_string());
-        } else {
-            names.extend(selection.matched.into_iter().map(|name| (name, false)));
-        }
-    }
-    for (name, force) in names {
+    selection.unmatched.iter().for_each(|reason| fail(reason));
+    selection.confirm(args.yes)?;
+    let mut deleted = BTreeSet::new();
+    let named = selection.named.into_iter().map(|name| (name, args.force));
+    let matched = selection.matched.into_iter().map(|name| (name, false));
+    for (name, force) in named.chain(matched) {
         match delete(&store, &name, force).await {
-            Ok(line) => output::print(&line)?,
+            Ok(line) => {
+                output::print(&line)?;
+                deleted.insert(name);
+            }
             Err(error) => fail(&format!("{error:#}")),
         }
+    }
+    for (parent, children) in orphans(&registry, &deleted) {
+        let (extend, are) = match children.len() {
+            1 => ("extends", "is"),
+            _ => ("extend", "are"),
+        };
+        let children = first_of(children.iter().map(|it| it.as_str()), CHILDREN_NAMED);
+        output::complain(&format!(
+            "note: {children} {extend} {parent}, and {are} incomplete until {parent} is registered again"
+        ));
     }
     Ok(code)
 }
 
-/// What patterns match.
+/// The environments that extend some of these and are not among them, by the environment that they
+/// extend.
+fn orphans<'a>(
+    registry: &'a Registry,
+    ended: &'a BTreeSet<EnvironmentName>,
+) -> BTreeMap<&'a EnvironmentName, Vec<&'a EnvironmentName>> {
+    let mut children: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for environment in registry.environments().filter(|it| !ended.contains(&it.name)) {
+        if let Some(parent) = environment.extends.as_ref().and_then(|parent| ended.get(parent)) {
+            children.entry(parent).or_default().push(&environment.name);
+        }
+    }
+    children
+}
+
+/// What names and patterns mean.
 #[derive(Debug, Default)]
 struct Selection {
-    /// The environments that are to end.
+    /// The environments that are named in full.
+    named: Vec<EnvironmentName>,
+    /// Those that match a pattern, and are to end as well.
     matched: BTreeSet<EnvironmentName>,
     /// Those that match and stay, each with the reason.
     kept: Vec<String>,
@@ -104,13 +143,19 @@ struct Selection {
 }
 
 impl Selection {
-    fn of(registry: &Registry, patterns: &[&NamePattern]) -> Self {
-        let mut selection = Self::default();
+    fn of(registry: &Registry, patterns: &[&NamePattern], named: Vec<EnvironmentName>) -> Self {
+        let mut selection = Self {
+            named,
+            ..Self::default()
+        };
         let mut kept = BTreeSet::new();
         for pattern in patterns {
             let mut is_any = false;
             for (name, live) in registry.live.iter().filter(|(name, _)| pattern.matches(name)) {
                 is_any = true;
+                if selection.named.contains(name) {
+                    continue;
+                }
                 match &live.record {
                     Ok(environment) if !environment.protected => {
                         selection.matched.insert(name.clone());
@@ -133,11 +178,24 @@ impl Selection {
         selection
     }
 
-    /// What matches, for the person who is asked.
-    fn text(&self) -> String {
+    /// What would end, for the person who is asked; nothing where names alone say it.
+    fn text(&self, registry: &Registry) -> String {
+        if self.matched.is_empty() {
+            return self
+                .kept
+                .iter()
+                .map(|reason| format!("kept: {reason}\n"))
+                .collect();
+        }
+        let named = self.named.iter().map(|name| format!("named: {name}\n"));
         let matched = self.matched.iter().map(|name| format!("matches: {name}\n"));
         let kept = self.kept.iter().map(|reason| format!("kept: {reason}\n"));
-        matched.chain(kept).collect()
+        let ended: BTreeSet<_> = self.named.iter().chain(&self.matched).cloned().collect();
+        let orphans = orphans(registry, &ended).into_iter().map(|(parent, children)| {
+            let children = first_of(children.iter().map(|it| it.as_str()), CHILDREN_NAMED);
+            format!("incomplete without {parent}: {children}\n")
+        });
+        named.chain(matched).chain(kept).chain(orphans).collect()
     }
 
     /// Asks whether these are to end, unless that is said already.
@@ -145,21 +203,19 @@ impl Selection {
     /// # Errors
     /// When they are not to end, or nobody is there to answer.
     fn confirm(&self, is_said: bool) -> anyhow::Result<()> {
-        let count = self.matched.len();
-        if is_said || count == 0 {
+        if is_said || self.matched.is_empty() {
             return Ok(());
         }
+        let count = counted(self.named.len() + self.matched.len(), "environment");
         if !std::io::stdin().is_terminal() {
-            bail!(
-                "there is no terminal for the question, so these {count} environments stay: to end them, add --yes"
-            );
+            bail!("nothing was deleted: there is no terminal for the question; to end {count}, add --yes");
         }
-        output::print(&format!("end these {count} environments? [y/N] "))?;
+        output::print(&format!("end {count}? [y/N] "))?;
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer)?;
         match answer.trim().to_ascii_lowercase().as_str() {
             "y" | "yes" => Ok(()),
-            _ => bail!("these {count} environments stay"),
+            _ => bail!("nothing was deleted"),
         }
     }
 }
@@ -167,7 +223,8 @@ impl Selection {
 /// Deletes one and says what that means.
 async fn delete(store: &Store, name: &EnvironmentName, force: bool) -> anyhow::Result<String> {
     // Whoever changes it at the same moment makes us look again: it may be protected now.
-    for _ in 0..5 {
+    let mut tries = Tries::default();
+    while tries.next().await {
         let Some(found) = look_up(store, Key::Environment(name.clone())).await? else {
             match store.get(&Key::History(name.clone())).await? {
                 Some(_) => bail!("{name} has ended already"),
@@ -224,38 +281,101 @@ mod tests {
     use super::*;
     use crate::registry::LiveEnvironment;
     use mayfly_core::index::Revision;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    #[test]
-    fn a_pattern_ends_what_matches_and_is_not_protected() {
+    fn registry(environments: &[Value]) -> Registry {
         let mut registry = Registry::default();
-        for (name, protected) in [("pr-1", false), ("pr-2", true), ("pr-3", false), ("qa", false)] {
-            let record = json!({"name": name, "prefix": name, "header": name, "protected": protected});
+        for fields in environments {
+            let mut record = json!({"prefix": fields["name"], "header": fields["name"]});
+            let fields = fields.as_object().unwrap().clone();
+            record.as_object_mut().unwrap().extend(fields);
+            let record: Environment = serde_json::from_value(record).unwrap();
             let live = LiveEnvironment {
                 revision: Revision {
                     created: 1,
                     changed: 1,
                 },
                 lease: None,
-                record: Ok(serde_json::from_value(record).unwrap()),
+                record: Ok(record.clone()),
             };
-            registry.live.insert(name.parse().unwrap(), live);
+            registry.live.insert(record.name, live);
         }
+        registry
+    }
+
+    fn select(registry: &Registry, patterns: &[&str], named: &[&str]) -> Selection {
+        let patterns: Vec<NamePattern> = patterns.iter().map(|it| it.parse().unwrap()).collect();
+        let named = named.iter().map(|it| it.parse().unwrap()).collect();
+        Selection::of(registry, &patterns.iter().collect::<Vec<_>>(), named)
+    }
+
+    #[test]
+    fn a_pattern_ends_what_matches_and_is_not_protected() {
+        let mut registry = registry(&[
+            json!({"name": "pr-1"}),
+            json!({"name": "pr-2", "protected": true}),
+            json!({"name": "pr-3"}),
+            json!({"name": "qa"}),
+        ]);
         registry.live.get_mut(&"pr-3".parse().unwrap()).unwrap().record = Err("no record".to_owned());
-        let select = |patterns: &[&str]| {
-            let patterns: Vec<NamePattern> = patterns.iter().map(|it| it.parse().unwrap()).collect();
-            Selection::of(&registry, &patterns.iter().collect::<Vec<_>>())
-        };
-        let selection = select(&["pr-*", "*-1", "x-*"]);
+        let selection = select(&registry, &["pr-*", "*-1", "x-*"], &[]);
         assert_eq!(
-            selection.text(),
+            selection.text(&registry),
             "matches: pr-1\nkept: pr-2 is protected\nkept: pr-3 cannot be read\n"
         );
         assert_eq!(
             selection.unmatched,
             ["no environment matches x-*; `mayfly status` lists all"]
         );
-        assert!(select(&["pr-2*"]).matched.is_empty());
+        assert!(select(&registry, &["pr-2*"], &[]).matched.is_empty());
+        // What is named in full besides is no matter of the pattern, and --force counts for it.
+        let both = select(&registry, &["pr-*"], &["pr-2", "qa"]);
+        assert_eq!(
+            both.text(&registry),
+            "named: pr-2\nnamed: qa\nmatches: pr-1\nkept: pr-3 cannot be read\n"
+        );
+        assert_eq!(select(&registry, &[], &["qa"]).text(&registry), "");
+    }
+
+    #[test]
+    fn without_a_terminal_nothing_that_matches_ends() {
+        let registry = registry(&[json!({"name": "pr-1"}), json!({"name": "qa"})]);
+        let selection = select(&registry, &["pr-*"], &[]);
+        assert_eq!(
+            selection.confirm(false).unwrap_err().to_string(),
+            "nothing was deleted: there is no terminal for the question; to end 1 environment, add --yes"
+        );
+        let both = select(&registry, &["pr-*"], &["qa"]);
+        let error = both.confirm(false).unwrap_err().to_string();
+        assert!(error.contains("to end 2 environments"), "{error}");
+        assert!(both.confirm(true).is_ok() && select(&registry, &[], &["qa"]).confirm(false).is_ok());
+    }
+
+    #[test]
+    fn environments_that_extend_what_ends_are_named() {
+        let registry = registry(&[
+            json!({"name": "base"}),
+            json!({"name": "kid-1", "extends": "base"}),
+            json!({"name": "kid-2", "extends": "base"}),
+            json!({"name": "grandkid", "extends": "kid-1"}),
+            json!({"name": "other"}),
+        ]);
+        let told = |ended: &[&str]| {
+            let ended: BTreeSet<EnvironmentName> = ended.iter().map(|name| name.parse().unwrap()).collect();
+            let told = orphans(&registry, &ended).into_iter();
+            let told = told.map(|(parent, children)| {
+                format!("{parent}: {}", first_of(children.iter().map(|it| it.as_str()), 9))
+            });
+            told.collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(told(&["base", "other"]), "base: kid-1, kid-2");
+        assert_eq!(told(&["base", "kid-1"]), "base: kid-2; kid-1: grandkid");
+        assert_eq!(told(&["other"]), "");
+        let selection = select(&registry, &["kid-*"], &[]);
+        assert_eq!(
+            selection.text(&registry),
+            "matches: kid-1\nmatches: kid-2\nincomplete without kid-1: grandkid\n"
+        );
     }
 
     #[test]

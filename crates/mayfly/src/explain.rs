@@ -50,19 +50,21 @@ pub struct Args {
     pub service: Option<ServiceName>,
 
     /// Explains a request with this value of the header x-mayfly
-    #[arg(long, value_name = "VALUE")]
+    ///
+    /// Not with an environment and a SERVICE: such a call has the header of the environment.
+    #[arg(long, value_name = "VALUE", conflicts_with = "service")]
     pub header: Option<String>,
 
     /// Explains a request that has these cookies, such as mayfly=temp-1
-    #[arg(long, value_name = "COOKIES", default_value = "")]
+    #[arg(long, value_name = "COOKIES", default_value = "", conflicts_with = "service")]
     pub cookie: String,
 
     /// Explains a request as if this user had sent it with the right password
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "service")]
     pub user: Option<UserName>,
 
     /// Explains a request from this address
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", conflicts_with = "service")]
     pub from: Option<IpAddr>,
 
     /// Sets the domain of service names [default: the domain that the routers report, or `service`]

@@ -2,15 +2,16 @@
 //! that has ended.
 
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{bail, ensure};
 use mayfly_core::keys::Key;
-use mayfly_core::names::EnvironmentName;
+use mayfly_core::names::{EnvironmentName, NameError};
 use mayfly_core::records::ended::{Ended, Why};
 use mayfly_core::records::lifetime::{Expiry, Idle, Life, Moment};
 use mayfly_core::records::{self, Environment};
 use mayfly_daemon::args::CommonArgs;
+use mayfly_daemon::retry::Tries;
 use mayfly_daemon::store::Guard;
 use mayfly_daemon::{environments, output};
 
@@ -25,7 +26,13 @@ Examples:
   mayfly keep temp-1 2days
 
 If an ended environment has neither `expires` nor `idle`, it comes back with `expires`: the end of the given time. The
-command never shortens a life: an environment that expires later, or is in use, stays as long as before.";
+command never shortens a life: an environment that expires later, or is in use, stays as long as before. Of an ended
+environment, only its own `expires` and `idle` count, and no earlier `mayfly keep`. To shorten the time that an earlier
+`mayfly keep` gave, delete the environment and keep it again.";
+
+/// Longer times are typing mistakes: nothing would end the environment. Files may have them, since
+/// earlier versions took them, and an environment must not be refused because of an upgrade.
+const LONGEST: Duration = Duration::from_secs(10 * 31_557_600);
 
 /// Extends the life of an environment, or brings back an ended environment
 ///
@@ -39,9 +46,23 @@ pub struct Args {
     #[arg(value_name = "NAME")]
     pub name: EnvironmentName,
 
-    /// Keeps the environment for this long, counted from now, such as 90m, 8h or 2days
-    #[arg(value_name = "TIME")]
+    /// Keeps the environment for this long, counted from now, such as 90m, 8h or 2days; at most
+    /// 10years
+    #[arg(value_name = "TIME", value_parser = keep_time)]
     pub time: Idle,
+}
+
+/// The time to keep an environment, unless it is a typing mistake.
+fn keep_time(text: &str) -> Result<Idle, String> {
+    let time: Idle = text.parse().map_err(|error: NameError| error.to_string())?;
+    match time.span() <= LONGEST {
+        true => Ok(time),
+        false => Err(
+            "this is longer than 10 years: give a shorter time, or set `protected: true` in the \
+                      environment's file"
+                .to_owned(),
+        ),
+    }
 }
 
 /// Keeps an environment and says until when.
@@ -53,7 +74,8 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
     let store = common.store()?;
     // Whoever changes it at the same moment, such as a router that saw a request, makes us look
     // again.
-    for _ in 0..5 {
+    let mut tries = Tries::default();
+    while tries.next().await {
         let registry = Registry::read(&store).await?;
         let now = SystemTime::now();
         // The value too: it may hold more than this version of Mayfly knows.
@@ -148,6 +170,11 @@ fn revived<'a>(
         clashes.join("; ")
     );
     let mut back = prolonged(environment, args.time, now, true);
+    // What an earlier `mayfly keep` set, below, ends with the life that it was for.
+    let kept = environment.life.as_ref().and_then(|life| life.kept_until);
+    if kept.is_some_and(|kept| back.expires == Some(Expiry::At(kept.time()))) {
+        back.expires = None;
+    }
     // Nothing would end it otherwise, and the time that was asked for would mean nothing.
     if back.expires.is_none() && back.idle.is_none() && !back.protected {
         let until = Moment::of(now).after(args.time.span());
@@ -162,7 +189,8 @@ fn prolonged(environment: &Environment, time: Idle, now: SystemTime, revived: bo
     let until = now.after(time.span());
     Environment {
         life: Some(Life {
-            kept_until: life.kept_until.max(Some(until)),
+            // An earlier `mayfly keep` was for the life that has ended.
+            kept_until: life.kept_until.filter(|_| !revived).max(Some(until)),
             revived: life.revived || revived,
             // Of one that comes back, its registrar says again what it thinks of the file.
             refused: life.refused.filter(|_| !revived),
@@ -321,6 +349,51 @@ mod tests {
              register it again"
         );
         assert_eq!(said(None), "there is no environment t4; did you mean t3?");
+    }
+
+    #[test]
+    fn a_typing_mistake_is_refused() {
+        for good in ["90m", "10years"] {
+            assert_eq!(
+                keep_time(good).unwrap().to_string().replace(' ', ""),
+                good.replace("90m", "1h30m")
+            );
+        }
+        assert!(
+            keep_time("99999999999999h")
+                .unwrap_err()
+                .starts_with("this is longer than 10 years")
+        );
+        assert!(keep_time("11years").is_err());
+        let error = keep_time("soon").unwrap_err();
+        assert!(error.contains("is not a span of time"), "{error}");
+    }
+
+    #[test]
+    fn an_earlier_keep_ends_with_the_life_that_it_was_for() {
+        let noon = "2030-01-31T12:00:00Z".parse::<Moment>().unwrap().time();
+        let args = Args {
+            name: "a".parse().unwrap(),
+            time: "1h".parse().unwrap(),
+        };
+        let life = json!({"registered_at": "2030-01-31T11:00:00Z", "kept_until": "2030-03-01T11:00:00Z"});
+        for (fields, until) in [
+            (json!({"life": life, "expires": "30m"}), "2030-01-31T13:00:00Z"),
+            (json!({"life": life, "expires": "8h"}), "2030-01-31T19:00:00Z"),
+            // The end that it came back with before.
+            (
+                json!({"life": life, "expires": "2030-03-01T11:00:00Z"}),
+                "2030-01-31T13:00:00Z",
+            ),
+        ] {
+            let mut registry = Registry::default();
+            registry.ended.insert(args.name.clone(), environment(fields));
+            let (_, back) = revived(&registry, &args, noon).unwrap();
+            assert_eq!(
+                report(&back, true),
+                format!("a is back; it lives until {until}\n")
+            );
+        }
     }
 
     #[test]

@@ -40,35 +40,36 @@ mod wait;
 
 use std::process::ExitCode;
 
-use mayfly_daemon::shutdown::Shutdown;
+use mayfly_daemon::shutdown::Signals;
 
 use args::{Arguments, Command};
 
-/// Runs the command that the arguments name.
+/// Runs the command that the arguments name. A command that asks for no shutdown ends with the first
+/// signal.
 ///
 /// # Errors
 /// When the command fails; the message says which action on what.
-pub async fn run(arguments: Arguments, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
+pub async fn run(arguments: Arguments, signals: Signals) -> anyhow::Result<ExitCode> {
     let Arguments { common, command } = arguments;
     match command {
-        Command::Init(args) => init::run(&args, &shutdown).await,
-        Command::Status(args) => status::run(&common, &args, &shutdown).await,
-        Command::Doctor(args) => doctor::run(&common, &args, &shutdown).await,
+        Command::Init(args) => init::run(&args, &signals.shutdown()?).await,
+        Command::Status(args) => status::run(&common, &args, signals).await,
+        Command::Doctor(args) => doctor::run(&common, &args, &signals.shutdown()?).await,
         Command::Explain(args) => explain::run(&common, &args).await,
-        Command::Wait(args) => wait::run(&common, &args, &shutdown).await,
+        Command::Wait(args) => wait::run(&common, &args, &signals.shutdown()?).await,
         Command::Diff(args) => diff::run(&common, &args).await,
         Command::Lint(args) => lint::run(&args),
         Command::Apply(args) => apply::run(&common, &args).await,
         Command::Delete(args) => delete::run(&common, &args).await,
         Command::Confirm(args) => confirm::run(&common, &args).await,
-        Command::Relaunch(args) => relaunch::run(&common, &args, &shutdown).await,
+        Command::Relaunch(args) => relaunch::run(&common, &args, &signals.shutdown()?).await,
         Command::Access(args) => access::run(&common, &args).await,
         Command::Keep(args) => keep::run(&common, &args).await,
-        Command::Local(args) => local::run(&common, &args, &shutdown).await,
+        Command::Local(args) => local::run(&common, &args, &signals.shutdown()?).await,
         Command::Import(args) => import::run(&args, init::project_around),
         Command::Dump(args) => dump::run(&common, &args).await,
         Command::Restore(args) => restore::run(&common, &args).await,
-        Command::Mcp(args) => mcp::run(&args, args::command(), &shutdown).await,
+        Command::Mcp(args) => mcp::run(&args, args::command(), &signals.shutdown()?).await,
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args, args::command()),
         Command::Man(args) => man::run(&args, args::command()),

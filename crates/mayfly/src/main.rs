@@ -8,5 +8,5 @@ use mayfly_daemon::run;
 fn main() -> ExitCode {
     let arguments = Arguments::from_command_line();
     let common = arguments.common.clone();
-    run::main(&common, |shutdown| mayfly::run(arguments, shutdown))
+    run::main(&common, |signals| mayfly::run(arguments, signals))
 }

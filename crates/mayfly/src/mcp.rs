@@ -10,12 +10,14 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{BufRead, Read as _, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Command;
 use mayfly_daemon::shutdown::Shutdown;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 use call::common_arguments;
 use tools::Tool;
@@ -25,7 +27,10 @@ use tools::Tool;
 const VERSIONS: [&str; 3] = ["2024-11-05", "2025-06-18", "2025-11-25"];
 /// Longer messages are refused, far above any file of environments.
 const LONGEST: u64 = 8 << 20;
-/// What is said then.
+/// How long calls may go on after the client has closed standard input: then nobody may be there to
+/// cancel them, and a `wait` can last for hours.
+const LAST_CALLS: Duration = Duration::from_secs(5);
+/// What is said to a message that is too long.
 const TOO_LONG: &str = "the message is longer than 8 MiB";
 /// What an agent has to know before it calls a tool.
 const INSTRUCTIONS: &str = "Mayfly gives a team short-lived virtual environments. An environment is a \
@@ -46,7 +51,8 @@ Tools that only read: status, explain, wait, diff, lint, schema. Tools that chan
 delete, confirm. Of these, apply, delete and confirm are marked as destructive, so that clients ask before they call
 them.
 
-The client starts the program, and closes standard input to end the program. Flags such as --etcd apply to every tool.";
+The client starts the program, and closes standard input to end the program. Calls that still run then get 5 s to end.
+Flags such as --etcd apply to every tool.";
 
 /// Offers the commands as tools to an agent, over standard input and output (Model Context
 /// Protocol)
@@ -61,24 +67,43 @@ pub struct Args {
     pub read_only: bool,
 }
 
-/// Serves the client until it closes standard input.
+/// Serves the client until it closes standard input; then calls get [`LAST_CALLS`] to end.
 ///
 /// # Errors
 /// When standard output can't be written.
 pub async fn run(args: &Args, tool: Command, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
     let common = common_arguments(&tool, std::env::args_os());
-    let mut server = Server::new(tools::of(tool, args.read_only), common);
-    let mut lines = messages();
+    let server = Server::new(tools::of(tool, args.read_only), common);
+    let write = |answer: &Value| {
+        let mut stdout = std::io::stdout().lock();
+        writeln!(stdout, "{answer}").and_then(|()| stdout.flush())
+    };
+    serve(server, messages(), shutdown, write).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Answers messages until there are no more, and calls until they are done or [`LAST_CALLS`] is
+/// over: the programs of calls end with the server.
+async fn serve(
+    mut server: Server,
+    mut lines: mpsc::Receiver<Result<Vec<u8>, RpcError>>,
+    shutdown: &Shutdown,
+    mut write: impl FnMut(&Value) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let mut is_open = true;
+    let last = tokio::time::sleep(LAST_CALLS);
+    tokio::pin!(last);
     while is_open || !server.calls.is_empty() {
         let answer = tokio::select! {
-            () = shutdown.begun() => return Ok(ExitCode::SUCCESS),
+            () = shutdown.begun() => break,
+            () = &mut last, if !is_open => break,
             line = lines.recv(), if is_open => match line {
                 Some(Ok(line)) => server.take(&line),
                 Some(Err(fault)) => Some(answered(&Value::Null, Err(fault))),
                 None => {
-                    // What was asked before is still answered.
+                    // What was asked before is still answered, if that does not take long.
                     is_open = false;
+                    last.as_mut().reset(Instant::now() + LAST_CALLS);
                     None
                 }
             },
@@ -92,11 +117,10 @@ pub async fn run(args: &Args, tool: Command, shutdown: &Shutdown) -> anyhow::Res
             },
         };
         if let Some(answer) = answer {
-            let mut stdout = std::io::stdout().lock();
-            writeln!(stdout, "{answer}").and_then(|()| stdout.flush())?;
+            write(&answer)?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The messages of standard input. A thread of its own reads them: nothing can interrupt such a

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use mayfly_core::names::EnvironmentName;
 use mayfly_daemon::args::CommonArgs;
 use mayfly_daemon::output::{self, Color, Look, printable};
-use mayfly_daemon::shutdown::Shutdown;
+use mayfly_daemon::shutdown::Signals;
 use mayfly_daemon::store::{FULL, Store};
 use mayfly_daemon::watch::{WatchOptions, watch};
 use mayfly_state::markdown::{self, edge_url};
@@ -107,7 +107,7 @@ pub enum StatusFormat {
 ///
 /// # Errors
 /// When etcd does not answer, or it cannot be printed.
-pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
+pub async fn run(common: &CommonArgs, args: &Args, signals: Signals) -> anyhow::Result<ExitCode> {
     let store = common.store()?;
     let look = args.color.look();
     if !args.watch {
@@ -124,6 +124,7 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
             }
         };
     }
+    let shutdown = signals.shutdown()?;
     let mut following = watch(&store, store.keyspace().everything(), WatchOptions::default());
     let mut state = State::new(store.keyspace(), args.min_instances);
     let mut shown = String::new();

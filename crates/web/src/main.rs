@@ -7,5 +7,7 @@ use mayfly_web::args::Arguments;
 fn main() -> ExitCode {
     let arguments: Arguments = mayfly_daemon::args::parse();
     let common = arguments.common.clone();
-    mayfly_daemon::run::main(&common, |shutdown| mayfly_web::run(arguments, shutdown))
+    mayfly_daemon::run::main(&common, |signals| async {
+        mayfly_web::run(arguments, signals.shutdown()?).await
+    })
 }

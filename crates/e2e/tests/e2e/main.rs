@@ -56,6 +56,7 @@ mod refused;
 mod registrar_docker;
 mod restarted;
 mod robustness;
+mod signals;
 mod status;
 mod switching;
 mod terminal;

@@ -107,7 +107,7 @@ async fn an_agent_works_with_every_tool() {
     assert_eq!(names, all);
 
     let file = "- {name: prod, prefix: www, services: [{name: web, version: 1, route: /}]}\n- {name: temp, extends: prod, expires: 1h}\n";
-    let by_text = json!({"files": ["-"], "stdin": file});
+    let by_text = json!({"stdin": file});
     for (name, arguments, part, fails) in [
         ("lint", by_text.clone(), "ok, 2 environments", false),
         (

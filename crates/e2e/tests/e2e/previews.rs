@@ -184,24 +184,25 @@ async fn a_preview_that_fails_says_why() {
     assert_eq!(unsure.code, Some(1), "{unsure:?}");
     assert_eq!(unsure.stdout, "matches: pr-1\nmatches: pr-3\n");
     assert!(unsure.stderr.contains("--yes"), "{unsure:?}");
-    let ask = async |answer: &str, pattern: &str| {
+    let ask = async |answer: &str, names: &str| {
         let command = mayfly.command("mayfly").unwrap();
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
         // A terminal, as `script` makes one.
-        let inside = format!("{} delete '{pattern}'", words.join(" "));
+        let inside = format!("{} delete {names}", words.join(" "));
         let line = format!("echo {answer} | script --quiet --return --command \"{inside}\" /dev/null");
         let mut shell = std::process::Command::new("sh");
         shell.args(["-c", &line]).env("SHELL", "/bin/sh");
         run(&shell, SOON).await.unwrap()
     };
-    let no = ask("n", "pr-*").await;
+    // Who says no expects that nothing ends.
+    let no = ask("n", "pr-1 'pr-*'").await;
     assert!(no.stdout.contains("end these 2 environments? [y/N] "), "{no:?}");
     assert!(
-        no.code == Some(1) && no.stdout.contains("these 2 environments stay"),
+        no.code == Some(1) && no.stdout.contains("error: nothing was deleted"),
         "{no:?}"
     );
-    let yes = ask("y", "*-1").await;
+    let yes = ask("y", "'*-1'").await;
     assert!(
         yes.code == Some(0) && yes.stdout.contains("pr-1 deleted"),
         "{yes:?}"

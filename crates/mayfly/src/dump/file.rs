@@ -102,7 +102,7 @@ pub fn write(space: &KeySpace, contents: &Contents, at: Moment) -> (Header, Stri
 /// When it is none, was cut off or changed, or has what this Mayfly does not know.
 pub fn read(space: &KeySpace, text: &str) -> anyhow::Result<(Header, Vec<DumpedRecord>)> {
     let (first, body) = text.split_once('\n').unwrap_or((text, ""));
-    let no_dump = "this is no dump of Mayfly: the first line of a dump begins with {\"mayfly_dump\":";
+    let no_dump = "this is no dump of Mayfly: the first line of a dump begins with `{\"mayfly_dump\":`";
     let format: Format = serde_json::from_str(first).context(no_dump)?;
     let by = match format.version.as_str() {
         "" => "another Mayfly".to_owned(),

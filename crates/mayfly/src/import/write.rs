@@ -1,5 +1,6 @@
 //! Writes the files of an import: all of them or none. A file that is there already stays as it is;
-//! if it differs from what would be written, nothing is written.
+//! if it differs from what would be written, nothing is written. An import that a signal ends may
+//! leave some files, each of them whole; the next run adds the others.
 
 use std::fs;
 use std::io::ErrorKind;

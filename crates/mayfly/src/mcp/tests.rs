@@ -63,6 +63,9 @@ fn every_schema_is_valid_and_takes_what_the_command_line_takes() {
             json!({"services": ["-"], "stdin": "name: a"}),
             "lint --services=- --",
         ),
+        ("lint", json!({"stdin": "name: a"}), "lint -- -"),
+        ("lint", json!({"files": [], "stdin": "name: a"}), "lint -- -"),
+        ("apply", json!({"stdin": "name: a"}), "apply --file=- --"),
         ("schema", json!({"files": "services"}), "schema -- services"),
         ("keep", json!({"name": "a", "time": "8h"}), "keep -- a 8h"),
         (
@@ -139,6 +142,10 @@ fn bad_arguments_are_told_to_the_agent() {
         "the tool diff has no argument \"c\"; it has a, b, at_most, format"
     );
     assert_eq!(told("diff", json!({"a": 1, "b": "b"})), "a: 1 is no text");
+    for name in ["lint", "apply"] {
+        let needed = format!("the tool {name} needs the argument \"stdin\"");
+        assert_eq!(told(name, json!({"files": ["-"]})), needed);
+    }
     assert_eq!(
         told("delete", json!({"names": "a"})),
         "names: \"a\" is no list of texts"
@@ -210,6 +217,26 @@ fn a_message_that_is_too_long_is_refused_as_a_whole() {
     let lines: Vec<_> = lines.map(|line| line.map(|line| line.len())).collect();
     let refused = Err((-32600, "the message is longer than 8 MiB".to_owned()));
     assert_eq!(lines, [Ok(longest), refused, Ok(6), Ok(4)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_end_of_the_input_calls_have_five_seconds() {
+    let mut server = server();
+    for (id, seconds) in [(1, 4), (2, 3600)] {
+        server.calls.spawn(async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            (json!(id), json!("done"))
+        });
+    }
+    // The client has asked these, and closed its end at once.
+    let (_, lines) = mpsc::channel(1);
+    let (begun, mut answers) = (Instant::now(), Vec::new());
+    let write = |answer: &Value| {
+        answers.push(answer["id"].clone());
+        Ok(())
+    };
+    serve(server, lines, &Shutdown::new(), write).await.unwrap();
+    assert_eq!((answers, begun.elapsed().as_secs()), (vec![json!(1)], 5));
 }
 
 #[test]

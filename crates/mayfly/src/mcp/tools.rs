@@ -48,6 +48,8 @@ const WITH_STDIN: [&str; 2] = ["apply", "lint"];
 const LEFT_OUT: [&str; 3] = ["watch", "color", "help"];
 /// The only file that a tool reads.
 const STDIN: &str = "-";
+/// The argument that names the environment files, which standard input is if no other is named.
+const FILES: &str = "files";
 
 /// A command, as an agent sees it.
 #[derive(Debug)]
@@ -114,17 +116,25 @@ impl Tool {
             properties.insert(arg.get_id().to_string(), property(arg));
         }
         if self.has_stdin {
-            let text = "The content of the file that is named `-`, as YAML";
+            let text = "The content of the file that is named `-`, as YAML. If no argument names a file, \
+                        `files` is this file";
             properties.insert("stdin".to_owned(), json!({"type": "string", "description": text}));
         }
-        let required = self.arguments.iter().filter(|arg| arg.is_required_set());
-        let required: Vec<&str> = required.map(|arg| arg.get_id().as_str()).collect();
+        let required = self.arguments.iter().filter(|arg| self.is_required(arg));
+        let mut required: Vec<&str> = required.map(|arg| arg.get_id().as_str()).collect();
+        required.extend(self.has_stdin.then_some("stdin"));
         json!({
             "type": "object",
             "properties": properties,
             "required": required,
             "additionalProperties": false,
         })
+    }
+
+    /// Whether a call has to have this argument. A file can only be standard input, which is the
+    /// argument `stdin`.
+    fn is_required(&self, arg: &Arg) -> bool {
+        arg.is_required_set() && !(self.has_stdin && is_file(arg))
     }
 
     /// The command line of a call with these arguments.
@@ -150,11 +160,24 @@ impl Tool {
                 all.join(", ")
             ));
         }
+        // The only file that a tool has is meant, so an agent need not say so.
+        let mut of_files = self.arguments.iter().filter(|arg| is_file(arg));
+        let is_named = |arg: &Arg| match given.get(arg.get_id().as_str()) {
+            None | Some(Value::Null) => false,
+            Some(Value::Array(values)) => !values.is_empty(),
+            Some(_) => true,
+        };
+        let names_none = self.has_stdin && !of_files.any(is_named);
+        let stdin_alone = json!([STDIN]);
         let (mut flags, mut positional) = (vec![self.name.clone()], vec!["--".to_owned()]);
         for arg in &self.arguments {
             let name = arg.get_id().as_str();
-            let values = match given.get(name) {
-                None | Some(Value::Null) if arg.is_required_set() => {
+            let value = match names_none && name == FILES {
+                true => Some(&stdin_alone),
+                false => given.get(name),
+            };
+            let values = match value {
+                None | Some(Value::Null) if self.is_required(arg) => {
                     return Err(format!("the tool {} needs the argument {name:?}", self.name));
                 }
                 None | Some(Value::Null) => continue,
@@ -171,6 +194,9 @@ impl Tool {
         }
         flags.extend(positional);
         let stdin = match given.get("stdin") {
+            None | Some(Value::Null) if self.has_stdin => {
+                return Err(format!("the tool {} needs the argument \"stdin\"", self.name));
+            }
             None | Some(Value::Null) => None,
             Some(Value::String(text)) => Some(text.clone()),
             Some(_) => return Err("the argument stdin is no text".to_owned()),

@@ -37,10 +37,15 @@ fn in_words(
         note,
     }: &Step,
 ) -> String {
+    // Of a request without a header there is nothing to look up.
+    let of = match key.is_empty() {
+        true => String::new(),
+        false => format!(" for `{key}`"),
+    };
     match (found, note) {
         (Some(found), _) => format!("{step} {key}: {found}"),
-        (None, Some(note)) => format!("no {step} for `{key}`: {note}"),
-        (None, None) => format!("no {step} for `{key}`"),
+        (None, Some(note)) => format!("no {step}{of}: {note}"),
+        (None, None) => format!("no {step}{of}"),
     }
 }
 
@@ -117,6 +122,21 @@ mod tests {
     use super::*;
     use crate::explain::{ExplainRequest, explain};
     use crate::state::State;
+
+    #[test]
+    fn what_was_looked_up_is_named_if_anything_was() {
+        let said = |key: &str, note: Option<&str>| {
+            in_words(&Step {
+                step: "x-mayfly",
+                key: key.to_owned(),
+                found: None,
+                note: note.map(str::to_owned),
+            })
+        };
+        assert_eq!(said("a", Some("why")), "no x-mayfly for `a`: why");
+        assert_eq!(said("", Some("why")), "no x-mayfly: why");
+        assert_eq!(said("", None), "no x-mayfly");
+    }
 
     #[test]
     fn an_incomplete_environment_needs_attention_although_an_instance_answers() {

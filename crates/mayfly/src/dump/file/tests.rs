@@ -115,7 +115,10 @@ fn what_is_no_whole_dump_is_refused_with_the_reason() {
     let lines: Vec<&str> = text.lines().collect();
     for (text, part) in [
         (String::new(), "this is no dump of Mayfly"),
-        ("name: a\n".to_owned(), "this is no dump of Mayfly"),
+        (
+            "name: a\n".to_owned(),
+            "begins with `{\"mayfly_dump\":`: expected",
+        ),
         (lines[0][..40].to_owned(), "this is no dump of Mayfly"),
         (
             format!("{}\n{}\n", lines[0], lines[1]),
