@@ -197,7 +197,7 @@ async fn a_preview_that_fails_says_why() {
     };
     // Who says no expects that nothing ends.
     let no = ask("n", "pr-1 'pr-*'").await;
-    assert!(no.stdout.contains("end these 2 environments? [y/N] "), "{no:?}");
+    assert!(no.stdout.contains("end 2 environments? [y/N] "), "{no:?}");
     assert!(
         no.code == Some(1) && no.stdout.contains("error: nothing was deleted"),
         "{no:?}"
