@@ -1,5 +1,8 @@
 //! What a real HAProxy counts, before and after a reload.
 
+use std::time::Duration;
+
+use mayfly_e2e::eventually;
 use mayfly_e2e::instance::Service;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -8,6 +11,8 @@ use super::support::Router;
 use crate::haproxy::counters::{self, Counters, ProcessCounters};
 use crate::haproxy::master::ask_old_workers;
 use crate::haproxy::tokens::Slot;
+
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// What was read of the backend `s0@1`.
 fn of_s0(router: &Router, reading: &ProcessCounters) -> (Slot, Counters) {
@@ -26,7 +31,12 @@ async fn requests_errors_and_times_are_counted_through_a_reload() {
         let path = if number == 3 { "/?status=500" } else { "/?delay=20" };
         router.outside("www-a.x", path).await;
     }
-    let before = router.applier.runtime().counters().await.unwrap();
+    // HAProxy counts a request a moment after its answer has arrived.
+    let before = eventually(LIMIT, "all requests are counted", async || {
+        let read = router.applier.runtime().counters().await.unwrap();
+        (of_s0(&router, &read).1.requests == 10).then_some(read)
+    })
+    .await;
     let (slot, counted) = of_s0(&router, &before);
     assert_eq!((counted.requests, counted.errors), (10, 1));
     assert_eq!(counted.connection_errors, 0);
