@@ -90,7 +90,9 @@ async fn connection(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
-    speaks(&stream).await?;
+    if !speaks(&stream, shutdown).await? {
+        return Ok(());
+    }
     let stream = Patient::new(stream, STUCK);
     match tls {
         Some(tls) => {
@@ -101,13 +103,16 @@ async fn connection(
     }
 }
 
-/// Waits until the client has sent something.
+/// Waits until the client has sent something; says `false` if the shutdown begins before that.
 ///
 /// # Errors
 /// When it is silent for too long.
-async fn speaks(stream: &TcpStream) -> io::Result<()> {
-    timeout(SILENT, stream.peek(&mut [0])).await??;
-    Ok(())
+async fn speaks(stream: &TcpStream, shutdown: &Shutdown) -> io::Result<bool> {
+    let mut first = [0];
+    tokio::select! {
+        () = shutdown.begun() => Ok(false),
+        heard = timeout(SILENT, stream.peek(&mut first)) => heard?.map(|_| true),
+    }
 }
 
 async fn exchange<S>(stream: S, api: Arc<Api>, shutdown: &Shutdown) -> anyhow::Result<()>
@@ -213,12 +218,19 @@ mod tests {
         let listener = TcpListener::bind(mayfly_e2e::port::free()).await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
+        let shutdown = Shutdown::new();
         tokio::time::pause();
-        let error = speaks(&accepted).await.unwrap_err();
+        let error = speaks(&accepted, &shutdown).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         tokio::time::resume();
+        let ending = Shutdown::new();
+        ending.begin();
+        assert!(
+            !speaks(&accepted, &ending).await.unwrap(),
+            "it holds up no shutdown"
+        );
         client.write_all(b"G").await.unwrap();
-        speaks(&accepted).await.unwrap();
+        assert!(speaks(&accepted, &shutdown).await.unwrap());
     }
 
     #[tokio::test]
