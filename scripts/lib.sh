@@ -196,13 +196,18 @@ at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; 
 
 rust_version() { rustc --version 2>/dev/null | awk '{print $2}'; }
 
-# ensure_rust: finds Rust with what the checks need, or installs it where Debian has a version that is
-# new enough.
+# RUST is what a script needs of Rust; scripts/test.sh adds its checkers.
+RUST=(cargo rustc)
+
+# ensure_rust: finds what RUST names, or installs it where Debian has a version that is new enough.
 ensure_rust() {
-    local found offered
+    local found offered program is_whole=1
+    for program in "${RUST[@]}"; do
+        have "$program" || is_whole=''
+    done
     if have cargo && have rustc; then
         found=$(rust_version)
-        at_least "$found" "$OLDEST_RUST" && have cargo-clippy && have cargo-fmt && return 0
+        at_least "$found" "$OLDEST_RUST" && [ -n "$is_whole" ] && return 0
     fi
     have apt-cache || die "Rust $OLDEST_RUST or newer with clippy and rustfmt is needed (found: ${found:-none})"
     as_root apt-get update >/dev/null 2>&1 || true

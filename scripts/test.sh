@@ -8,6 +8,8 @@ source scripts/lib.sh
 # The newest cargo-deny that this Rust can build.
 CARGO_DENY=0.18.3
 
+RUST+=(cargo-clippy cargo-fmt)
+
 STEPS=(format deny build lint unit e2e versions demo)
 
 usage() {
