@@ -1,5 +1,5 @@
 //! Golden files: what etcd holds, beside the hosts file that follows from it; in `fails/`, beside the reasons for what
-//! is left out. `MAYFLY_UPDATE_GOLDEN=1 cargo test -p dns-updater golden` writes the expectations anew.
+//! is left out. `MAYFLY_UPDATE_GOLDEN=1 cargo test -p dns-updater golden` writes the expectations again.
 
 // The lint's exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used)]

@@ -1,5 +1,5 @@
-//! Commands that end by themselves ask for no shutdown: the first signal ends them, also in a read that nothing can
-//! interrupt, and as process 1 of a container.
+//! Commands that end by themselves ask for no shutdown: the first signal ends them, also in a read
+//! that nothing can interrupt, and as process 1 of a container.
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;

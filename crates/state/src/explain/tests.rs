@@ -26,6 +26,18 @@ fn explained(status: u16, wanted: &str, launchers: &Launchers) -> ExplainOutput 
     ExplainOutput::of(explanation, launchers)
 }
 
+/// A router without any option.
+fn settings() -> Settings {
+    Settings {
+        domain: "service".parse().unwrap(),
+        default_environment: None,
+        allow_header_at_edge: false,
+        share_links: ShareLinks::Off,
+        health_path: None,
+        redirect_to_https: None,
+    }
+}
+
 #[test]
 fn where_nobody_answers_the_launcher_is_asked() {
     let backend = |phase| Backend {
@@ -108,14 +120,7 @@ fn an_environment_that_has_ended_is_told_rather_than_one_that_is_spelt_alike() {
         ],
         set_aside: SetAsides::default(),
     });
-    let settings = Settings {
-        domain: "service".parse().unwrap(),
-        default_environment: None,
-        allow_header_at_edge: false,
-        share_links: ShareLinks::Off,
-        health_path: None,
-        redirect_to_https: None,
-    };
+    let settings = settings();
     let note = |side, host: &str, value: Option<&str>| {
         let request = Request {
             side,
@@ -143,14 +148,7 @@ fn an_environment_that_has_ended_is_told_rather_than_one_that_is_spelt_alike() {
 
 #[test]
 fn what_is_only_kept_is_told_with_the_router_that_keeps_it() {
-    let settings = Settings {
-        domain: "service".parse().unwrap(),
-        default_environment: None,
-        allow_header_at_edge: false,
-        share_links: ShareLinks::Off,
-        health_path: None,
-        redirect_to_https: None,
-    };
+    let settings = settings();
     let put = |record: Record| {
         Change::Put(Stored {
             record,
